@@ -1,0 +1,55 @@
+# `make help` lists what can be made. Everything happens in .venv and in this folder.
+
+PYTHON ?= python3
+DATA   ?= $(wildcard ../shared/data)
+MODELS ?= $(wildcard ../shared/models)
+OUT    ?= runs/small
+PORT   ?= 8000
+
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help study test site serve lab bench dist clean
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
+	    printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@echo
+	@echo '  Variables: PYTHON (Python 3.11 or newer), DATA and MODELS (local folders used in place of the Hugging'
+	@echo '  Face Hub), OUT (where the study writes), PORT (where the site is served).'
+
+# Made again whenever one of the files that say what is installed changes.
+$(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "prompt_transferability needs Python 3.11 or newer, and '$(PYTHON)' is not one: name one with PYTHON=..." >&2; \
+	    exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+study: $(ENVIRONMENT) ## train the small study's prompts and evaluate every prompt on every task
+	$(BIN)/prompt-transfer study run small $(if $(DATA),--data $(DATA)) $(if $(MODELS),--models $(MODELS)) --out $(OUT)
+
+test: $(ENVIRONMENT) ## lint, run every notebook, run every test
+	$(BIN)/ruff check
+	$(BIN)/nbdev-test --n-workers 1
+	$(BIN)/python -m pytest
+
+site: $(ENVIRONMENT) ## build the website into _docs/
+	$(BIN)/python tools/build_site.py
+
+serve: site ## build the website and serve it on this machine
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)
+
+lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
+	$(BIN)/python benchmarks/training_step.py
+
+dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
+	$(BIN)/python -m build
+
+clean: ## remove what was built, the environment included; runs/ stays
+	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,244 @@
+"""The website: numbered references, math without scripts, links that lead somewhere, and nothing from another host."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from check_site import site_problems  # noqa: E402  (tools/ is no package)
+
+MODULE = '''\
+def area(
+    radius: float,  # in cm
+) -> float:  # in cm^2
+    "The area of a disc, as in Eq. 7."
+    return 3 * radius**2
+'''
+
+PROSE = r"""A projector maps $P \in \mathbb{R}^{l \times d}$, as @eq-projector says; see @fig-line, @tbl-scores,
+@tbl-rooms and [the details](#sec-details). `area` is documented, and `@fig-line` in code stays.
+
+$$
+\tilde{P} = \operatorname{LayerNorm}(W P + b)
+$$ {#eq-projector}
+
+Another one, $$a_i = \begin{aligned} b \\ c \end{aligned}$$ stands in a line.
+
+| room | floor |
+| --- | --- |
+| tasks | 1 |
+
+: The rooms {#tbl-rooms}
+
+## Details {#sec-details}
+
+::: {.callout-note}
+[Home](../index.ipynb) and [some numbers](../../results/scores.csv).
+:::
+"""
+
+BARE = ("code", "#| label: fig-bare\nplot()", {"image/svg+xml": "<svg></svg>"})
+FIGURE = '#| label: fig-line\n#| fig-cap: "A line, $y = x$."\nplot()'
+TABLE = '#| label: tbl-scores\n#| tbl-cap: "Scores."\nscores'
+
+
+def notebook(cells: list[tuple]) -> str:
+    """A notebook of (kind, source[, output]) cells, where an output is the data of one displayed object."""
+    made = []
+    for n, (kind, source, *outputs) in enumerate(cells):
+        cell = {"cell_type": kind, "id": f"cell-{n}", "metadata": {}, "source": source}
+        if kind == "code":
+            shown = [{"output_type": "display_data", "metadata": {}, "data": data} for data in outputs]
+            cell |= {"execution_count": None, "outputs": shown}
+        made.append(cell)
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    return json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+
+
+PAGE = [
+    ("markdown", "# Projectors\n> From one space to another."),
+    ("code", "#| default_exp demo"),
+    ("markdown", PROSE),
+    ("code", "#| export\n" + MODULE),
+    ("code", "area(2)", {"text/plain": "12"}),
+    ("code", FIGURE, {"image/svg+xml": "<svg></svg>"}),
+    ("code", TABLE, {"text/html": "<table><tr><td>0.80</td></tr></table>"}),
+    ("code", "#| include: false\nassert area(1) == 3", {"text/plain": "a hidden output"}),
+]
+HOME = [("markdown", "# Home\n> Where it begins."), ("markdown", "See [projectors](library/demo.ipynb#sec-details).")]
+
+QUARTO = """
+project: {type: website, output-dir: _docs, render: [nbs/index.ipynb, nbs/library/demo.ipynb]}
+website:
+  title: tiny_site
+  navbar: {logo-href: nbs/index.html, left: [{text: Home, href: nbs/index.ipynb}]}
+  sidebar: {contents: [nbs/index.ipynb, nbs/library/demo.ipynb]}
+format: {html: {theme: default, css: nbs/styles.css, toc: true, html-math-method: mathml}}
+"""
+PYPROJECT = '[project]\nname = "tiny_site"\n[tool.nbdev]\nnbs_path = "."\nlib_path = "tiny_site"\n'
+
+
+def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOME) -> Path:
+    """A project of two pages and one module, with this project's site builder."""
+    (folder / "nbs/library").mkdir(parents=True)
+    (folder / "tiny_site").mkdir()
+    (folder / "results").mkdir()
+    (folder / "results/scores.csv").write_text("task,accuracy\nsst2,0.80\n")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "_quarto.yml").write_text(QUARTO)
+    (folder / "tiny_site/__init__.py").write_text('__version__ = "0.1.0"\n')
+    (folder / "nbs/index.ipynb").write_text(notebook(home))
+    (folder / "nbs/library/demo.ipynb").write_text(notebook(page))
+    shutil.copy(ROOT / "nbs/styles.css", folder / "nbs")
+    # What installing the project would leave: nbdev finds the documented names through it.
+    (folder / "tiny_site.dist-info").mkdir()
+    (folder / "tiny_site.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: tiny_site\nVersion: 0.1.0\n")
+    (folder / "tiny_site.dist-info/entry_points.txt").write_text("[nbdev]\ntiny_site = tiny_site._modidx:d\n")
+    subprocess.run([Path(sysconfig.get_path("scripts")) / "nbdev-export"], cwd=folder, check=True)
+    shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def build(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Build a site without Quarto, whether or not this machine has it."""
+    environment = os.environ | {"PATH": "", "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(project / "tools/build_site.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    project = make_project(tmp_path_factory.mktemp("site"))
+    done = build(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project / "_docs"
+
+
+@pytest.fixture(scope="module")
+def page(site) -> str:
+    return (site / "nbs/library/demo.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- a small site
+
+
+def test_references_are_numbered_and_linked(page):
+    for label, words in {"eq-projector": "Equation", "fig-line": "Figure", "tbl-rooms": "Table"}.items():
+        assert f'<a href="#{label}" class="quarto-xref">{words}&nbsp;1</a>' in page
+        assert len(re.findall(f'id="{label}"', page)) == 1
+    assert '<a href="#tbl-scores" class="quarto-xref">Table&nbsp;2</a>' in page
+    assert "<code>@fig-line</code>" in page
+
+
+def test_captions_and_equations_show_their_numbers(page):
+    assert re.search(r"<figcaption>Figure&nbsp;1: A line, <math", page)
+    assert "<caption>Table&nbsp;2: Scores." in page
+    assert '<span class="equation-number">(1)</span>' in page
+
+
+def test_math_became_mathml(page):
+    assert page.count("<math ") == 4
+    prose = re.sub(r"<(script|pre|code)\b.*?</\1>", "", page, flags=re.S)
+    assert not re.search(r"\\\(|\\\[|\$\$|katex|\\operatorname", prose)
+
+
+def test_source_stands_beside_the_signature(page):
+    documented = page[page.index('data-anchor-id="area"') :]
+    source = re.sub(r"<[^>]+>", "", re.search(r"<details>.*?</details>", documented, re.S)[0])
+    assert "return 3 * radius**2" in source and "in cm^2" in source
+    assert "/blob/" not in page
+
+
+def test_names_in_prose_link_to_their_documentation(page):
+    assert '<a href="demo.html#area"><code>area</code></a>' in page
+
+
+def test_hidden_cells_stay_hidden(page):
+    assert "a hidden output" not in page
+    assert ">12</code>" in page
+
+
+def test_site_works_from_a_folder(site):
+    assert site_problems(site) == []
+    assert 'url=nbs/index.html"' in (site / "index.html").read_text(encoding="utf-8")
+    assert (site / "results/scores.csv").is_file()
+    script = (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
+    assert "Projectors" in script and "search.json" not in script
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def replaced(cell: int, *new: str) -> list[tuple]:
+    return [*PAGE[:cell], ("markdown", *new), *PAGE[cell + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("page", "home", "message"),
+    [
+        (replaced(2, "See @fig-nowhere."), HOME, "@fig-nowhere refers to nothing on its page"),
+        (replaced(2, r"A formula: $\nosuchcommand{x}$."), HOME, "cannot read all of this formula"),
+        (replaced(2, "[A page](nowhere.ipynb)"), HOME, "broken link nowhere.ipynb"),
+        (replaced(2, "[A place](#nowhere)"), [HOME[0]], "#nowhere leads to no anchor"),
+        (replaced(2, '<img src="https://example.org/a.png">'), [HOME[0]], "asks another host for https://example.org"),
+        (replaced(0, "# Title\n> Summary.\n\nProse."), HOME, "the first cell holds '# Title'"),
+        ([*PAGE[:5], BARE, *PAGE[5:]], HOME, "fig-bare has no caption"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, page, home, message):
+    done = build(make_project(tmp_path, page, home))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_listed_page_that_is_missing_is_named(tmp_path):
+    project = make_project(tmp_path)
+    (project / "nbs/library/demo.ipynb").unlink()
+    done = build(project)
+    assert done.returncode == 1
+    assert "lists pages that do not exist: nbs/library/demo.ipynb" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("markup", "problem"),
+    [
+        ('<script src="https://cdn.example.org/a.js"></script>', "asks another host"),
+        ('<link rel="stylesheet" href="//cdn.example.org/a.css">', "asks another host"),
+        ('<script type="module">import m from "https://cdn.example.org/m.mjs";</script>', "asks another host"),
+        ("<style>@import url(https://fonts.example.org/css);</style>", "asks another host"),
+        ('<div style="background: url(https://example.org/a.png)"></div>', "asks another host"),
+        ('<a href="missing.html">x</a>', "leads to no file"),
+        ('<a href="folder/">x</a>', "leads to no file"),
+        ('<a href="#missing">x</a>', "leads to no anchor"),
+        ('<a href="other.html#missing">x</a>', "leads to no anchor"),
+    ],
+)
+def test_the_check_finds(tmp_path, markup, problem):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other.html").write_text('<p id="here"></p>')
+    fine = '<a href="https://example.org">x</a> <a href="other.html#here">y</a> <img src="data:image/png;base64,AA">'
+    (tmp_path / "page.html").write_text(fine)
+    assert site_problems(tmp_path) == []
+    (tmp_path / "page.html").write_text(markup)
+    (found,) = site_problems(tmp_path)
+    assert problem in found
+
+
+# ---------------------------------------------------------------- this project's site
+
+
+def test_this_projects_site_builds_and_holds_together(tmp_path):
+    done = build(ROOT, "--out", str(tmp_path / "site"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 1 and site_problems(tmp_path / "site") == []

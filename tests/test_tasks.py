@@ -1,0 +1,418 @@
+"""Tasks: malformed input, the held-out dev split, reading and writing of every format, and no network."""
+
+import csv
+import gzip
+import json
+import pickle
+import time
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from prompt_transferability import tasks
+from prompt_transferability.tasks import (
+    PAPER_TASKS,
+    DataError,
+    HubSource,
+    Task,
+    UnknownNameError,
+    load_task,
+    task_from_files,
+    unify_label_words,
+)
+
+WORDS = {"bad": "negative", "good": "positive"}
+ROWS = [{"text_a": f"Sentence {i}, with a comma and \"quotes\".", "text_b": f"part {i}",
+         "label": ["bad", "good"][i % 2]} for i in range(40)]
+
+
+def write(path, rows):
+    """Write rows in the format that the file's name asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".csv", ".tsv"):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def load(path, **others):
+    return task_from_files("reviews", "SA", WORDS, train=path, **others)
+
+
+def restaurant(folder, sentences=60):
+    """A local copy of the restaurant task, two rows a sentence, without a dev split."""
+    rows = [{"text_a": f"The soup of table {i} was cold.", "text_b": aspect, "label": label}
+            for i in range(sentences) for aspect, label in [("soup", "negative"), (f"table {i}", "neutral")]]
+    write(folder / "tasks" / "restaurant" / "train.jsonl.gz", rows)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch, request):
+    """The folder of whoever runs the tests is used by the tests of real data only."""
+    if "real_data" not in request.fixturenames:
+        monkeypatch.delenv("PROMPT_TRANSFERABILITY_DATA", raising=False)
+
+
+@pytest.fixture
+def csv_limit():
+    """The csv module's limit as Python starts with it."""
+    before = csv.field_size_limit(131_072)
+    yield 131_072
+    csv.field_size_limit(before)
+
+
+# Names and tasks
+
+def test_unknown_name_shows_the_nearest_and_survives_pickling():
+    error = UnknownNameError("task", "SST-2", PAPER_TASKS)
+    assert "did you mean 'sst2'?" in str(error) and "ethics_justice" in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(UnknownNameError("task", "zzz", ["a"])) == "unknown task 'zzz'. Known: a."
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
+    (("t", "SA", ("a",), ("x",)), "needs two labels"),
+    (("t", "SA", ("a", "a"), ("x", "y")), "names a label twice"),
+    (("t", "SA", ("a", "b"), ("x",)), "label without a word: b;"),
+    (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
+    (("t", "SA", ("a", "b"), ("x", "y", "z")), "3 label words for 2 labels"),
+    (("t", "SA", ("a", "b"), ("x", "x")), "one word to two labels"),
+])
+def test_task_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Task(*arguments)
+
+
+def test_task_is_hashable_and_can_get_other_words():
+    assert len({*PAPER_TASKS.values()}) == 13
+    assert replace(PAPER_TASKS["sst2"], label_words=["no", "yes"]).label_words == ("no", "yes")
+    with pytest.raises(ValueError, match="label without a word: positive"):
+        replace(PAPER_TASKS["sst2"], label_words=("no",))
+
+
+def test_paper_tasks_are_those_of_table_8():
+    words = {name: set(task.label_words) for name, task in PAPER_TASKS.items()}
+    assert list(words) == ("imdb sst2 laptop restaurant movie_rationales tweet_eval mnli qnli snli "
+                           "ethics_deontology ethics_justice qqp mrpc").split()
+    assert words["imdb"] == words["sst2"] == words["movie_rationales"] == {"positive", "negative"}
+    assert words["laptop"] == words["restaurant"] == words["tweet_eval"] == {"positive", "moderate", "negative"}
+    assert words["mnli"] == words["snli"] == {"yes", "neutral", "no"} and words["qnli"] == {"yes", "no"}
+    assert words["ethics_deontology"] == words["ethics_justice"] == {"acceptable", "un"}
+    assert words["qqp"] == words["mrpc"] == {"true", "false"}
+    sides = {name: dict(zip(task.labels, task.label_words, strict=True)) for name, task in PAPER_TASKS.items()}
+    assert sides["mnli"]["entailment"] == "yes" and sides["qnli"]["not_entailment"] == "no"
+    assert sides["ethics_justice"]["unacceptable"] == "un" and sides["tweet_eval"]["neutral"] == "moderate"
+    assert sides["qqp"]["duplicate"] == sides["mrpc"]["equivalent"] == "true"
+
+
+def test_unified_words_are_numbers_by_position():
+    unified = unify_label_words(["mnli", PAPER_TASKS["sst2"]])
+    assert {name: task.label_words for name, task in unified.items()} == {"mnli": ("1", "2", "3"), "sst2": ("1", "2")}
+    assert unified["mnli"].labels == PAPER_TASKS["mnli"].labels
+    with pytest.raises(UnknownNameError, match="did you mean 'mnli'"):
+        unify_label_words(["mnly"])
+
+
+# Files of the user
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.jsonl.gz", "ROWS.CSV"])
+def test_every_format_comes_back_whole(tmp_path, name):
+    lower = write(tmp_path / name.lower(), ROWS)
+    file = lower.rename(tmp_path / name)
+    data = load(file, dev=file, test=file)
+    labels = data.task.labels
+    assert [dict(row, label=labels[row["label"]]) for row in data.dev] == ROWS
+    assert data.dev[:] == data.test[:] == data.train[:]
+
+
+def test_texts_are_kept_as_they_are(tmp_path, csv_limit):
+    texts = ["NA", "null", "  two  spaces, \"a quote\" and\na line", "long " * 60_000, "naïve – 数"]
+    rows = [{"text_a": text, "label": "good"} for text in texts]
+    for name in ("rows.csv", "rows.tsv", "rows.jsonl"):
+        data = load(write(tmp_path / name, rows), dev=tmp_path / name)
+        assert list(data.train["text_a"]) == texts and set(data.train["text_b"]) == {None}
+    assert csv.field_size_limit() == csv_limit
+
+
+def test_byte_order_mark_blank_lines_and_empty_second_text(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"\xef\xbb\xbftext_a,text_b,label\r\nfine,,good\r\n\r\npoor,so so,bad\r\n")
+    assert load(file, dev=file).train[:]["text_b"] == [None, "so so"]
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text_a": "fine", "label": "good"}\n\n{"text_a": "poor", "text_b": null, "label": "bad"}\n')
+    assert load(file, dev=file).train[:]["text_b"] == [None, None]
+
+
+def test_labels_may_be_numbers(tmp_path):
+    rows = [{"text_a": f"text {i}", "label": i % 2} for i in range(10)]
+    for name in ("rows.csv", "rows.jsonl"):
+        file = write(tmp_path / name, rows)
+        data = task_from_files("numbers", "SA", {0: "bad", 1: "good"}, train=file, dev=file)
+        assert data.task.labels == ("0", "1") and list(data.train["label"]) == [0, 1] * 5
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.csv", "text_a,lable\nx,good\n", r"a\.csv, line 2: there is no column 'label'; the columns are text_a, lable"),
+    ("a.jsonl", '{"text": "x", "label": "good"}', r"a\.jsonl, line 1: there is no column 'text_a'; the columns are te"),
+    ("a.csv", "text_a,label\nx,good\n\"two\nlines\",bad\ny,god\n", r"a\.csv, line 5: unknown label 'god'; did you m"),
+    ("a.jsonl", '{"text_a": "x", "label": "good"}\n\n{"text_a": "x", "label": "ugly"}', "line 3: unknown label 'ugly'"),
+    ("a.jsonl", '{"text_a": "x", "label": null}', "line 1: unknown label 'None'"),
+    ("a.csv", "", r"a\.csv has no rows"),
+    ("a.csv", "text_a,label\n", r"a\.csv has no rows"),
+    ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
+    ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
+    ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
+    ("a.tsv", "text_a\tlabel\n\"open\tgood\nx\tbad\n", r"line 2: .* is a quote left open\?"),
+    ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
+    ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
+    ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
+    ("a.jsonl", '{"text_a": "x", "label": "good"}\n{"text_a"', "line 2: this is not JSON"),
+    ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object a line"),
+    ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
+    ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
+])
+def test_malformed_files_are_named_with_their_place(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(DataError, match=message):
+        load(file, dev=file)
+
+
+def test_broken_bytes(tmp_path):
+    whole = write(tmp_path / "rows.jsonl.gz", ROWS).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        load(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "latin.csv").write_bytes("text_a,label\ncafé,good\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        load(tmp_path / "latin.csv")
+
+
+def test_missing_file_and_bad_words(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.csv"):
+        load(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="label without a word: good"):
+        task_from_files("t", "SA", {"bad": "negative", "good": ""}, train=tmp_path / "none.csv")
+
+
+# The held-out dev split
+
+def test_held_out_dev_shares_no_sentence_with_train(tmp_path):
+    data = load_task("restaurant", restaurant(tmp_path))
+    train, dev = ({text.lower() for text in rows["text_a"]} for rows in (data.train, data.dev))
+    assert not train & dev and len(train | dev) == 60
+    assert data.dev.num_rows == 18 and data.train.num_rows == 102 and data.test is None
+    assert data.overlaps().loc[("train", "dev"), "rows"] == 0
+
+
+def test_case_and_spacing_do_not_part_a_sentence(tmp_path):
+    rows = [{"text_a": text, "label": "good"} for i in range(30) for text in (f"Nice thing {i}.", f"nice  THING {i}. ")]
+    data = load(write(tmp_path / "rows.jsonl", rows))
+    assert data.overlaps()["rows"].tolist() == [0] and data.dev.num_rows == 8
+
+
+def test_dev_is_the_same_whatever_the_seed_and_splits(tmp_path):
+    restaurant(tmp_path)
+    whole = load_task("restaurant", tmp_path)
+    small = load_task("restaurant", tmp_path, max_train=10, seed=7)
+    only_dev = load_task("restaurant", tmp_path, splits=["dev"])
+    only_train = load_task("restaurant", tmp_path, splits=["train"])
+    assert whole.dev[:] == small.dev[:] == only_dev.dev[:]
+    assert only_dev.train is None and only_train.dev is None and only_train.train[:] == whole.train[:]
+
+
+def test_max_train_draws_with_the_seed(tmp_path):
+    restaurant(tmp_path)
+    draws = {seed: load_task("restaurant", tmp_path, max_train=10, seed=seed).train[:] for seed in (0, 1)}
+    assert draws[0] == load_task("restaurant", tmp_path, max_train=10, seed=0).train[:] != draws[1]
+    assert len(draws[0]["text_a"]) == 10
+    whole = load_task("restaurant", tmp_path).train
+    assert load_task("restaurant", tmp_path, max_train=10_000).train[:] == whole[:]
+
+
+def test_hold_out_has_a_limit_and_small_files_work(tmp_path):
+    rows = [{"text_a": f"text {i}", "label": "good"} for i in range(12_000)]
+    assert load(write(tmp_path / "many.jsonl", rows)).dev.num_rows == 1_500
+    for sizes in [(1, 1), (1, 9), (9, 1), (5, 5)]:
+        rows = [{"text_a": f"text {i}", "label": "good"} for i, size in enumerate(sizes) for _ in range(size)]
+        data = load(write(tmp_path / "few.jsonl", rows))
+        assert data.train.num_rows and data.dev.num_rows and data.overlaps()["rows"].tolist() == [0]
+    with pytest.raises(DataError, match="cannot hold a dev split out"):
+        load(write(tmp_path / "same.jsonl", [{"text_a": "same", "label": "good"}] * 5))
+
+
+def test_a_dev_file_is_taken_as_it_is(tmp_path):
+    data = load(write(tmp_path / "a.jsonl", ROWS[:30]), dev=write(tmp_path / "b.jsonl", ROWS[30:]))
+    assert (data.train.num_rows, data.dev.num_rows) == (30, 10)
+
+
+# What a TaskData says of itself
+
+def test_counts_majority_overlaps(tmp_path):
+    train = write(tmp_path / "train.jsonl", ROWS[:20])
+    test = write(tmp_path / "test.jsonl", [dict(ROWS[0], text_a=ROWS[0]["text_a"].upper()), ROWS[1], ROWS[30]])
+    data = load(train, dev=test, test=test)
+    assert data.counts().loc["test"].to_dict() == {"bad": 2, "good": 1}
+    assert data.majority("test") == pytest.approx(2 / 3)
+    assert data.overlaps().to_dict("index") == {("train", "dev"): {"rows": 2, "of": 3},
+                                                ("train", "test"): {"rows": 2, "of": 3},
+                                                ("dev", "test"): {"rows": 3, "of": 3}}
+    assert repr(data) == "TaskData(reviews: train 20, dev 3, test 3)"
+    assert "| train | 10 | 10 |" in data._repr_markdown_()
+
+
+def test_absent_splits_are_said_to_be_absent(tmp_path):
+    data = load_task("restaurant", restaurant(tmp_path))
+    with pytest.raises(UnknownNameError, match="unknown split of restaurant 'test'.*train, dev"):
+        data.majority("test")
+
+
+def test_same_texts_with_another_second_text_do_not_overlap(tmp_path):
+    train = write(tmp_path / "train.jsonl", ROWS[:10])
+    dev = write(tmp_path / "dev.jsonl", [dict(ROWS[0], text_b="another part")])
+    assert load(train, dev=dev).overlaps()["rows"].tolist() == [0]
+
+
+# The local folder
+
+def test_unknown_task_split_and_size(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'imdb'"):
+        load_task("imbd", tmp_path)
+    with pytest.raises(UnknownNameError, match="unknown split 'validation'"):
+        load_task("restaurant", restaurant(tmp_path), splits=["validation"])
+    with pytest.raises(ValueError, match="max_train is 0"):
+        load_task("restaurant", tmp_path, max_train=0)
+
+
+def test_folder_without_the_task_lists_what_it_has(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no rows of task 'imdb'.*tasks in that folder: restaurant"):
+        load_task("imdb", restaurant(tmp_path))
+    with pytest.raises(FileNotFoundError, match="tasks in that folder: none"):
+        load_task("imdb", tmp_path / "nowhere")
+
+
+def test_folder_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMPT_TRANSFERABILITY_DATA", str(restaurant(tmp_path)))
+    assert load_task("restaurant").train.num_rows == 102
+
+
+def test_empty_split_is_refused_by_name(tmp_path):
+    write(restaurant(tmp_path) / "tasks" / "restaurant" / "test.jsonl.gz", [])
+    with pytest.raises(DataError, match=r"test\.jsonl\.gz has no rows"):
+        load_task("restaurant", tmp_path)
+
+
+def test_test_split_alone(tmp_path):
+    write(tmp_path / "tasks" / "imdb" / "test.jsonl", [{"text_a": "fine", "label": "positive"}])
+    assert load_task("imdb", tmp_path, splits=["test"]).test.num_rows == 1
+    with pytest.raises(FileNotFoundError, match="'imdb' has no train split, only test"):
+        load_task("imdb", tmp_path)
+
+
+def test_task_of_ones_own_from_a_folder(tmp_path):
+    write(tmp_path / "tasks" / "mine" / "train.jsonl", ROWS)
+    mine = Task("mine", "SA", ("bad", "good"), ("negative", "positive"))
+    assert load_task(mine, tmp_path).train.num_rows == 34
+    with pytest.raises(FileNotFoundError, match="'mine' has no source on the Hub"):
+        load_task(mine)
+
+
+# The Hub
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_no_network_and_no_copy_fails_at_once(monkeypatch, tmp_path, declared):
+    # A port where nothing listens stands for no network, so that the test is the same on a machine that has one.
+    monkeypatch.setattr(tasks, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9"))
+    if declared:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="stanfordnlp/imdb cannot be reached.*set PROMPT_TRANSFERABILITY_DATA"):
+        load_task("imdb")
+    assert time.monotonic() - start < 5
+
+
+def test_declared_offline_still_asks_the_cache(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = []
+    rows = Dataset.from_dict({"text": ["x"], "label": [1]})
+    monkeypatch.setattr(tasks, "load_dataset", lambda *args, **options: asked.append(args) or rows)
+    assert load_task("imdb", splits=["test"]).test.num_rows == 1 and asked == [("stanfordnlp/imdb",)]
+
+
+def hub(monkeypatch, columns):
+    """Let the Hub answer every question with these columns, and record what it was asked."""
+    asked = []
+    monkeypatch.setattr(tasks, "_ask_hub", lambda dataset: None)
+    monkeypatch.setattr(tasks, "load_dataset", lambda *args, **options: asked.append((args, options)) or
+                        Dataset.from_dict(columns))
+    return asked
+
+
+def test_hub_rows_get_our_columns_and_labels(monkeypatch):
+    asked = hub(monkeypatch, {"premise": ["a", "b", "c", " "], "hypothesis": ["d", "e", "f", "g"],
+                              "label": [2, -1, 0, 1]})
+    data = load_task("snli", splits=["train", "dev"])
+    assert data.train[:] == {"text_a": ["a", "c"], "text_b": ["d", "f"], "label": [2, 0]}
+    assert [options["split"] for _, options in asked] == ["train", "validation"]
+
+
+def test_hub_labels_by_name_leave_conflict_out(monkeypatch):
+    hub(monkeypatch, {"text": ["x", "y", "z"], "span": ["a", "b", "c"], "label": ["positive", "conflict", "negative"]})
+    data = load_task("laptop", splits=["test"])
+    assert data.test[:]["label"] == [2, 0] and data.test[:]["text_b"] == ["a", "c"]
+
+
+def test_hub_with_script_is_read_from_the_parquet_export(monkeypatch):
+    asked = hub(monkeypatch, {"scenario": ["x", "y"], "excuse": ["a", "b"], "label": [1, 0]})
+    assert load_task("ethics_deontology", splits=["test"]).test[:]["label"] == [0, 1]
+    assert asked == [(("EleutherAI/hendrycks_ethics",),
+                      {"split": "test", "data_files": {"test": "deontology/test/*.parquet"},
+                       "revision": "refs/convert/parquet"})]
+
+
+def test_hub_with_other_columns_or_labels(monkeypatch):
+    hub(monkeypatch, {"text": ["x"], "sentiment": [1]})
+    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no column 'label'; the columns are text,"):
+        load_task("imdb")
+    hub(monkeypatch, {"text": ["x"], "label": [-1]})
+    with pytest.raises(DataError, match="row 1: unknown label '-1'"):
+        load_task("imdb")
+
+
+def test_glue_tests_without_labels_are_never_the_test_split():
+    sources = {name: task.hub for name, task in PAPER_TASKS.items()}
+    assert {name: source.test for name, source in sources.items() if source.dataset == "nyu-mll/glue"} == {
+        "mnli": None, "qnli": "validation", "qqp": None, "mrpc": "test"}
+    for name, source in sources.items():
+        assert isinstance(source, HubSource) and len({source.train, source.dev, source.test} - {None}) == sum(
+            split is not None for split in (source.train, source.dev, source.test))
+        assert set(source.labels.values()) - {None} == set(PAPER_TASKS[name].labels)
+
+
+# The real data, where it is
+
+@pytest.mark.parametrize("name", PAPER_TASKS)
+def test_real_task_has_the_counted_rows(real_data, name):
+    counted = json.loads((real_data / "tasks" / "counts.json").read_text())[name]
+    start = time.monotonic()
+    data = load_task(name, real_data)
+    assert time.monotonic() - start < 5
+    counts = data.counts()
+    if "dev" not in counted:
+        counts.loc["train"] += counts.loc["dev"]
+        assert set(data.train["text_a"]).isdisjoint(data.dev["text_a"])
+        counts = counts.drop("dev")
+    assert {split: row.to_dict() for split, row in counts.iterrows()} == {
+        split: {label: counted[split]["labels"][label] for label in data.task.labels} for split in counted}
+    shares = data.overlaps()["rows"] / data.overlaps()["of"]
+    assert shares.max() < 0.01

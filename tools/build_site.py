@@ -1,0 +1,236 @@
+"""Build the website into _docs/: run from anywhere with `python tools/build_site.py`.
+
+nbdev processes the notebooks that _quarto.yml lists into _proc/. From there Quarto renders the site where it is on
+PATH, and smalldocs, a pure-Python renderer of the same project file, does elsewhere. What smalldocs lacks is mended
+here: numbered cross references, math as MathML, and pages that ask no other host for anything.
+"""
+
+import argparse
+import ast
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import yaml
+from check_site import site_problems
+from latex2mathml.converter import convert as latex_to_mathml
+from nbdev.serve import proc_nbs
+from smalldocs.config import load
+from smalldocs.site import Page, Site
+
+# Folders that hold no page and nothing that a page links to
+SKIPPED_FOLDERS = r"^[_.]|^(build|dist|runs|tests|tools)$|\.egg-info$"
+# smalldocs says so of options that only Quarto reads
+KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read")
+
+LABELS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
+REFERENCE = re.compile(r"(?<![\w@`/])\[?@((?:fig|tbl|eq|sec)-[\w-]*\w)\]?")
+MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
+LABELED_EQUATION = re.compile(r"\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S)
+# What is no prose: tags, and whole elements whose text is shown as it stands
+NOT_PROSE = re.compile(r"(<(pre|code|script|style|math)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
+SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^/]+/([^)#]+)#L(\d+)\)(?:\{[^}]*\})?\s*")
+
+
+class SiteError(Exception):
+    """A site that cannot be built, with a sentence that says why."""
+
+
+# ---------------------------------------------------------------- notebooks, before either renderer
+
+
+def stage(
+    root: Path,  # the project, which is the working directory
+) -> Path:  # the folder with the processed pages
+    """Process the listed notebooks as nbdev does, and put the source of each documented object beside its signature."""
+    pages = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"]
+    missing = [page for page in pages if not (root / page).is_file()]
+    if missing:
+        raise SiteError(f"_quarto.yml lists pages that do not exist: {', '.join(missing)}; write them or unlist them.")
+    for page in pages:
+        if page.endswith(".ipynb"):
+            check_first_cell(root / page)
+    staged = proc_nbs(".", skip_folder_re=SKIPPED_FOLDERS)
+    for page in pages:
+        if page.endswith(".ipynb"):
+            show_sources(staged / page, root)
+    return staged
+
+
+def check_first_cell(notebook: Path) -> None:
+    """Refuse prose in the title's cell: nbdev reads that cell as metadata, so the prose would be lost."""
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    lines = "".join(first["source"]).strip().splitlines()
+    extra = [line for line in lines[1:] if line.strip() and not line.startswith((">", "- "))]
+    if first["cell_type"] != "markdown" or not lines[0].startswith("# ") or extra:
+        raise SiteError(f"{notebook}: the first cell holds '# Title', a line '> summary' and nothing else.")
+
+
+def show_sources(notebook: Path, root: Path) -> None:
+    """Replace each link to an object's source, which leads out of the site, by the source itself, folded."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        for output in cell.get("outputs", []):
+            text = "".join(output.get("data", {}).get("text/markdown", ""))
+            link = SOURCE_LINK.search(text)
+            if link:
+                code = source_at(root / link[1], int(link[2]))
+                folded = f"\n\n<details><summary>Source</summary>\n\n```python\n{code}\n```\n\n</details>\n"
+                output["data"]["text/markdown"] = text.replace(link[0], "") + folded
+    notebook.write_text(json.dumps(content), encoding="utf-8")
+
+
+def source_at(module: Path, line: int) -> str:
+    """The source of the function or class whose definition, or first decorator, is at a line."""
+    text = module.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if line in (first, node.lineno):
+                return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    raise SiteError(f"{module}: nothing is defined at line {line}; run nbdev-export and build again.")
+
+
+# ---------------------------------------------------------------- the two renderers
+
+
+def render_with_quarto(staged: Path) -> Path:
+    """Render the processed pages with Quarto, which runs no cell again."""
+    subprocess.run(["quarto", "render", str(staged), "--no-execute"], check=True)
+    return staged / "_docs"
+
+
+class MendedSite(Site):
+    """A smalldocs site whose labeled equations, `$$ ... $$ {#eq-label}`, are divisions with that id."""
+
+    def read(self, src: PurePosixPath) -> Page:
+        """A page with its options, not yet rendered."""
+        page = super().read(src)
+        page.body = LABELED_EQUATION.sub(r"::: {#\2 .equation}\n$$\1$$\n:::", page.body)
+        return page
+
+
+def render_with_smalldocs(staged: Path) -> Path:
+    """Render the processed pages with smalldocs, and mend what it lacks."""
+    site = MendedSite(load(staged), quiet=True)
+    site.build()
+    warnings = [warning for warning in site.warnings if not KNOWN_WARNING.search(warning)]
+    if warnings:
+        raise SiteError("smalldocs warns of:\n  " + "\n  ".join(warnings))
+    search_without_server(site.out)
+    for page in site.out.rglob("*.html"):
+        page.write_text(mend(page.read_text(encoding="utf-8"), page.relative_to(site.out)), encoding="utf-8")
+    return site.out
+
+
+def search_without_server(rendered: Path) -> None:
+    """Put the search index into the script that searches it: a page opened from a folder may fetch no file."""
+    fetching = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
+    script = rendered / "site_libs" / "smalldocs.js"
+    text = script.read_text(encoding="utf-8")
+    if fetching not in text:
+        raise SiteError("smalldocs searches in another way than its version 0.5.4 did; mend search_without_server.")
+    index = (rendered / "search.json").read_text(encoding="utf-8")
+    script.write_text(text.replace(fetching, f"index = {index};"), encoding="utf-8")
+
+
+def mend(page: str, name: Path) -> str:
+    """Turn math into MathML, number what is labelled, link the references, and drop what other hosts would serve."""
+    page = re.sub(r'<link [^>]*href="https://cdn[^>]*>|<script [^>]*src="https://cdn[^>]*></script>', "", page)
+    page = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(?=</(?:fig)?caption>)", caption_math, page, flags=re.S)
+    page = MATH.sub(lambda m: mathml(html.unescape(m[2]), m[1], name), page)
+    page, targets = number(page, name)
+
+    def link(m: re.Match) -> str:
+        if m[1] not in targets:
+            raise SiteError(f"{name}: @{m[1]} refers to nothing on its page; label something so, or write a link.")
+        return f'<a href="#{m[1]}" class="quarto-xref">{targets[m[1]]}</a>'
+
+    pieces = NOT_PROSE.split(page)[::3]  # the pattern has two groups, so every third piece is prose
+    marks = [m[0] for m in NOT_PROSE.finditer(page)]
+    linked = [REFERENCE.sub(link, piece) for piece in pieces]
+    return "".join(piece + mark for piece, mark in zip(linked, [*marks, ""], strict=True))
+
+
+def caption_math(m: re.Match) -> str:
+    """Mark the math of a cell's caption, which smalldocs takes as plain text."""
+    return m[1] + re.sub(r"\$([^$]+)\$", r'<span class="math inline">\\(\1\\)</span>', m[2])
+
+
+def mathml(latex: str, display: str, name: Path) -> str:
+    """Turn a formula into MathML, which browsers draw without any script."""
+    known = latex.strip().replace("{aligned}", "{split}")  # the same layout, by the name that latex2mathml knows
+    markup = latex_to_mathml(known, display="block" if display == "display" else "inline")
+    if re.search(r"\\[a-zA-Z]+|<mi>&</mi>", markup):
+        raise SiteError(f"{name}: latex2mathml cannot read all of this formula; write it more plainly: {latex.strip()}")
+    return markup
+
+
+def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
+    """Number figures, tables and equations in page order; also returns the words that a reference to each id shows."""
+    targets, counts = {}, dict.fromkeys(LABELS, 0)
+    for m in re.finditer(r'<\w+ id="((fig|tbl|eq)-[\w-]+)"(?: class="([^"]*)")?', page):
+        label, kind = m[1], m[2]
+        if label.endswith("-caption"):  # smalldocs' own id inside a captioned table
+            continue
+        counts[kind] += 1
+        targets[label] = f"{LABELS[kind]}&nbsp;{counts[kind]}"
+    for label, words in targets.items():
+        start = page.index(f'id="{label}"')
+        if label.startswith("eq-"):
+            end = page.index("</math>", start) + len("</math>")
+            page = f'{page[:end]}<span class="equation-number">({words.split(";")[1]})</span>{page[end:]}'
+            continue
+        own = page.find("<div id=", start)  # the next cell or labeled element begins here
+        caption = re.compile(r"<(fig)?caption[^>]*>\s*").search(page, start, own if own > 0 else len(page))
+        if caption is None:
+            raise SiteError(f"{name}: {label} has no caption; give the cell fig-cap or tbl-cap.")
+        page = f"{page[: caption.end()]}{words}: {page[caption.end() :]}"
+    for m in re.finditer(r'<h\d class="anchored" data-anchor-id="(sec-[\w-]+)">(.*?)</h\d>', page, re.S):
+        targets[m[1]] = m[2]
+    return page, targets
+
+
+# ---------------------------------------------------------------- the command
+
+
+def build(
+    root: Path,  # the project, which is the working directory
+    out: Path,  # the folder to build into; what it held is replaced
+) -> None:
+    """Build the site and check it: every link leads somewhere, and nothing is asked of another host."""
+    staged = stage(root)
+    rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
+    home = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"][0]
+    if not (rendered / "index.html").exists():
+        target = Path(home).with_suffix(".html").as_posix()
+        redirect = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}">'
+        (rendered / "index.html").write_text(f'{redirect}<title>…</title><a href="{target}">{target}</a>\n')
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.move(rendered, out)
+    problems = site_problems(out)
+    if problems:
+        raise SiteError("the built pages have faults:\n  " + "\n  ".join(problems))
+
+
+def main() -> None:
+    """Build the site of the project that this file belongs to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    root = Path(__file__).resolve().parent.parent
+    parser.add_argument("--out", type=Path, default=root / "_docs", help="the folder to build into")
+    out = parser.parse_args().out.resolve()
+    os.chdir(root)  # nbdev looks for its project from here
+    try:
+        build(root, out)
+    except SiteError as error:
+        sys.exit(f"build_site: {error}")
+    print(f"The site is at {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()
