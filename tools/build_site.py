@@ -8,7 +8,6 @@ here: numbered cross references, math as MathML, and pages that ask no other hos
 import argparse
 import ast
 import html
-import json
 import os
 import re
 import shutil
@@ -18,13 +17,14 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 from check_site import site_problems
+from fastcore.nbio import NbCell, mk_cell, read_nb, write_nb
 from latex2mathml.converter import convert as latex_to_mathml
-from nbdev.serve import proc_nbs
+from nbdev.processors import FilterDefaults
 from smalldocs.config import load
 from smalldocs.site import Page, Site
 
-# Folders that hold no page and nothing that a page links to
-SKIPPED_FOLDERS = r"^[_.]|^(build|dist|runs|tests|tools)$|\.egg-info$"
+# What holds no page, and nothing that a page links to
+NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "*.egg-info", "__pycache__")
 # smalldocs says so of options that only Quarto reads
 KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read")
 
@@ -34,7 +34,7 @@ MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</spa
 LABELED_EQUATION = re.compile(r"\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S)
 # What is no prose: tags, and whole elements whose text is shown as it stands
 NOT_PROSE = re.compile(r"(<(pre|code|script|style|math)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
-SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^/]+/([^)#]+)#L(\d+)\)(?:\{[^}]*\})?\s*")
+SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
 
 
 class SiteError(Exception):
@@ -47,53 +47,55 @@ class SiteError(Exception):
 def stage(
     root: Path,  # the project, which is the working directory
 ) -> Path:  # the folder with the processed pages
-    """Process the listed notebooks as nbdev does, and put the source of each documented object beside its signature."""
+    """Copy the project, and process the listed notebooks as nbdev does, with the exported code put back in."""
     pages = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"]
     missing = [page for page in pages if not (root / page).is_file()]
     if missing:
         raise SiteError(f"_quarto.yml lists pages that do not exist: {', '.join(missing)}; write them or unlist them.")
+    staged = root / "_proc"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(root, staged, ignore=shutil.ignore_patterns(*NOT_STAGED))
+    os.environ["IN_TEST"] = "1"  # as nbdev sets it while it builds pages
     for page in pages:
         if page.endswith(".ipynb"):
-            check_first_cell(root / page)
-    staged = proc_nbs(".", skip_folder_re=SKIPPED_FOLDERS)
-    for page in pages:
-        if page.endswith(".ipynb"):
-            show_sources(staged / page, root)
+            notebook = read_nb(root / page)
+            check_first_cell(notebook.cells[0], page)
+            notebook.cells = [part for cell in notebook.cells for part in with_source(cell)]
+            FilterDefaults()(notebook)
+            for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+                mend_documentation(output.get("data", {}))
+            write_nb(notebook, staged / page)
     return staged
 
 
-def check_first_cell(notebook: Path) -> None:
+def check_first_cell(cell: NbCell, page: str) -> None:
     """Refuse prose in the title's cell: nbdev reads that cell as metadata, so the prose would be lost."""
-    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
-    lines = "".join(first["source"]).strip().splitlines()
-    extra = [line for line in lines[1:] if line.strip() and not line.startswith((">", "- "))]
-    if first["cell_type"] != "markdown" or not lines[0].startswith("# ") or extra:
-        raise SiteError(f"{notebook}: the first cell holds '# Title', a line '> summary' and nothing else.")
+    title, *rest = cell.source.strip().splitlines()
+    if not title.startswith("# ") or any(line.strip() and not line.startswith((">", "- ")) for line in rest):
+        raise SiteError(f"{page}: the first cell holds '# Title', a line '> summary' and nothing else.")
 
 
-def show_sources(notebook: Path, root: Path) -> None:
-    """Replace each link to an object's source, which leads out of the site, by the source itself, folded."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    for cell in content["cells"]:
-        for output in cell.get("outputs", []):
-            text = "".join(output.get("data", {}).get("text/markdown", ""))
-            link = SOURCE_LINK.search(text)
-            if link:
-                code = source_at(root / link[1], int(link[2]))
-                folded = f"\n\n<details><summary>Source</summary>\n\n```python\n{code}\n```\n\n</details>\n"
-                output["data"]["text/markdown"] = text.replace(link[0], "") + folded
-    notebook.write_text(json.dumps(content), encoding="utf-8")
+def with_source(cell: NbCell) -> list[NbCell]:
+    """A cell, and after an exported one its code, which nbdev hides: folded where documentation stands for it."""
+    directives = cell.directives if cell.cell_type == "code" else {}
+    if "export" not in directives or directives.get("include") == "false":
+        return [cell]
+    code = "".join(line for line in cell.source.splitlines(True) if not line.startswith("#|")).strip()
+    defined = ast.parse(code).body
+    if all(isinstance(node, ast.Import | ast.ImportFrom) for node in defined):
+        return [cell]
+    shown = f"```python\n{code}\n```"
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    if any(isinstance(node, documented) and not node.name.startswith("_") for node in defined):
+        shown = f"<details><summary>Source</summary>\n\n{shown}\n\n</details>"
+    return [cell, mk_cell(shown, "markdown")]
 
 
-def source_at(module: Path, line: int) -> str:
-    """The source of the function or class whose definition, or first decorator, is at a line."""
-    text = module.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if line in (first, node.lineno):
-                return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-    raise SiteError(f"{module}: nothing is defined at line {line}; run nbdev-export and build again.")
+def mend_documentation(data: dict) -> None:
+    """Drop nbdev's links to a repository that it does not know, and the name of the module that it runs cells in."""
+    if "text/markdown" in data:
+        text = "".join(data["text/markdown"])
+        data["text/markdown"] = SOURCE_LINK.sub("", text).replace("__main__.", "")
 
 
 # ---------------------------------------------------------------- the two renderers
