@@ -46,7 +46,7 @@ lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/step_vs_peft.py
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
@@ -33,7 +33,8 @@ setup(
         "console_scripts": lines("console_scripts"),
         "nbdev": [f"{settings['lib_name']} = {settings['lib_name']}._modidx:d"],
     },
-    packages=find_packages(include=[settings["lib_name"] + "*"]),
+    packages=[settings["lib_name"]],
+    package_data={settings["lib_name"]: ["micro_models/*/*"]},
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     zip_safe=False,

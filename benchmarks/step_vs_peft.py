@@ -1,15 +1,16 @@
 """One training step of a soft prompt: ours beside the same step through PEFT's `PromptTuningConfig`.
 
-Both train a prompt of 100 vectors on the same frozen BERT with random weights, in float32 on the CPU, 16 texts a step, dropout
-off, AdamW. The texts are random tokens with lengths like SST-2's: what they say does not change what they cost.
+Both train a prompt of 100 vectors in front of the same frozen BERT of random weights: float32 on the CPU, 16 texts a
+step, dropout off, AdamW. The texts are random tokens with lengths like SST-2's; what a text says does not change what
+it costs.
 
-- ours: `Backbone.mask_states` and `read_out` as `tune_prompt` calls them, on batches grouped by length (`epoch_batches`);
-- PEFT: the mask stands in the text, random batches are padded to their longest text, and the masked-LM model gives logits of
-  the whole vocabulary at every position and the cross entropy of the label word.
+- ours: `Backbone.mask_states` and `read_out` as `tune_prompt` calls them, on batches grouped by length;
+- PEFT: the mask stands in the text, random batches are padded to their longest text, and the masked-LM model gives
+  the logits of the whole vocabulary at every position and the cross entropy of the label word.
 
-The two take turns in one process. A step is everything from picking the rows to the optimizer's update. Memory is measured
-in a fresh process a side: its peak resident size after all steps (`ru_maxrss`) less the peak before the first, when the model
-stands. Run with `python benchmarks/step_vs_peft.py`; `--help` lists the arguments.
+The two take turns in one process. A step is everything from picking its texts to the optimizer's update. Memory is
+measured in a fresh process for each side: the peak resident size (`ru_maxrss`) after all steps, less the peak before
+the first one, when model and texts stand.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import resource
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -59,11 +61,9 @@ def make_model(size: str, seed: int) -> BertForMaskedLM:
 
 
 def make_texts(seed: int) -> tuple[list[list[int]], torch.Tensor]:
-    """Token ids of each text with [CLS] and [SEP], and the labels, int64 [texts].
-
-    SST-2's train split has 23.3 BERT tokens a text in the mean, 10.8 in standard deviation, 3 to 67 in all.
-    """
+    "Token ids of each text with [CLS] and [SEP], and the labels, int64 [texts]."
     random = np.random.default_rng(seed)
+    # SST-2's train sentences have 3 to 67 BERT tokens, specials included: 23.3 in the mean, standard deviation 10.8.
     lengths = random.gamma(4.7, 5, TEXTS).round().clip(3, 67).astype(int)
     texts = [[CLS, *random.integers(len(TOKENS), VOCABULARY, length - 2), SEP] for length in lengths]
     return texts, torch.from_numpy(random.integers(0, len(TASK.labels), TEXTS))
@@ -90,16 +90,19 @@ def peft_step(model: BertForMaskedLM, texts: list[list[int]], labels: torch.Tens
     "The same through PEFT, with the mask after [CLS] and the loss of a masked-LM model."
     # Of PEFT's wrappers, FEATURE_EXTRACTION is the one that puts a prompt before a `BertForMaskedLM`; it passes the
     # labels on as they are, so the prompt's positions are added to them here.
-    tuned = get_peft_model(model, PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=LENGTH)).eval()
-    optimizer = torch.optim.AdamW([weight for weight in tuned.parameters() if weight.requires_grad], lr=LEARNING_RATE,
-                                  weight_decay=0.0)
+    config = PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=LENGTH)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks `transformers` for an attribute by its old name
+        tuned = get_peft_model(model, config).eval()
+    trained = [weight for weight in tuned.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     masked = [torch.tensor([CLS, MASK, *text[1:]]) for text in texts]
     words = torch.tensor(LABEL_WORDS)[labels]
 
     def random_batches() -> Iterator[np.ndarray]:
         for epoch in count():
             order = np.random.default_rng([seed, epoch]).permutation(TEXTS)
-            yield from (order[start:start + BATCH] for start in range(0, TEXTS, BATCH))
+            yield from (order[start : start + BATCH] for start in range(0, TEXTS, BATCH))
 
     batches = random_batches()
 
@@ -148,6 +151,19 @@ def measure_times(size: str, steps: int, seed: int) -> dict[str, list[float]]:  
     return times
 
 
+def summary(times: dict[str, list[float]]) -> dict:
+    "Medians, means and how many times as fast ours is. Grouped batches differ in length, so the means count too."
+    medians = {side: statistics.median(values) for side, values in times.items()}
+    means = {side: statistics.mean(values) for side, values in times.items()}
+    return {
+        "median_ms": medians,
+        "ratio_of_medians": medians["peft"] / medians["ours"],
+        "mean_ms": means,
+        "ratio_of_means": means["peft"] / means["ours"],
+        "step_ms": times,
+    }
+
+
 def measure_memory(size: str, side: str, steps: int, threads: int, seed: int) -> float:  # MiB
     "By how much the steps of one side raise the peak resident size of this process."
     torch.set_num_threads(threads)
@@ -159,28 +175,41 @@ def measure_memory(size: str, side: str, steps: int, threads: int, seed: int) ->
     return grown / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def in_fresh_process(function: Callable, *args):
+def in_fresh_process(function: Callable, *args) -> float:
+    "What a function returns in a new Python process."
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
+def cpu_model() -> str:
+    "The processor's name, where the system tells it."
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def provenance(args: argparse.Namespace) -> dict:
     "What the numbers depend on."
-    cpu_info = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in cpu_info.read_text().splitlines() if line.startswith("model name")] \
-        if cpu_info.exists() else []
-    return {"command": f"python benchmarks/step_vs_peft.py --steps {args.steps} --threads {args.threads} --size {args.size} "
-                       f"--seed {args.seed}",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"), "cpu": models[0] if models else platform.processor(),
-            "threads": args.threads, "seed": args.seed, "python": platform.python_version(),
-            "versions": {name: version(name) for name in
-                         ("prompt_transferability", "torch", "transformers", "peft", "numpy")}}
+    settings = {name: getattr(args, name) for name in ("steps", "threads", "size", "seed")}
+    packages = ("prompt_transferability", "torch", "transformers", "peft", "numpy")
+    return {
+        "command": " ".join(
+            ["python benchmarks/step_vs_peft.py", *(f"--{name} {settings[name]}" for name in settings)]
+        ),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        **settings,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a prompt-tuning step beside the same step through PEFT.")
     parser.add_argument("--steps", type=int, default=20, help="measured steps of each side (default 20)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch (default: its own)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of torch (default: its own)"
+    )
     parser.add_argument("--size", choices=[*SIZES, "all"], default="all", help="size of the model (default all)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, texts and batches (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, with what they depend on")
@@ -188,20 +217,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     sizes = list(SIZES) if args.size == "all" else [args.size]
     # Memory first: on Linux a process inherits the peak of the one that starts it, so that one must still be small.
-    memory = {size: {side: in_fresh_process(measure_memory, size, side, args.steps, args.threads, args.seed) for side in SIDES}
-              for size in sizes}
+    memory = {
+        size: {
+            side: in_fresh_process(measure_memory, size, side, args.steps, args.threads, args.seed) for side in SIDES
+        }
+        for size in sizes
+    }
+    print(f"prompt of {LENGTH} vectors, {BATCH} texts a step, {args.threads} thread(s), median of {args.steps} steps")
     results = {}
-    print(f"one step: prompt of {LENGTH} vectors, {BATCH} texts, {args.threads} thread(s), median of {args.steps}")
     for size in sizes:
-        times = measure_times(size, args.steps, args.seed)
-        medians = {side: statistics.median(values) for side, values in times.items()}
-        means = {side: statistics.mean(values) for side, values in times.items()}
-        results[size] = {"config": SIZES[size], "median_ms": medians, "ratio_of_medians": medians["peft"] / medians["ours"],
-                         "mean_ms": means, "ratio_of_means": means["peft"] / means["ours"], "memory_mib": memory[size],
-                         "step_ms": times}
-        print(f"{size:>7}: ours {medians['ours']:6.1f} ms, PEFT {medians['peft']:6.1f} ms, "
-              f"{results[size]['ratio_of_medians']:.2f} times as fast ({results[size]['ratio_of_means']:.2f} by means); "
-              f"memory of the steps: ours {memory[size]['ours']:.0f} MiB, PEFT {memory[size]['peft']:.0f} MiB")
+        result = summary(measure_times(size, args.steps, args.seed)) | {"memory_mib": memory[size]}
+        results[size] = {"config": SIZES[size]} | result
+        print(
+            f"{size:>6}: ours {result['median_ms']['ours']:.0f} ms, PEFT {result['median_ms']['peft']:.0f} ms a step: "
+            f"{result['ratio_of_medians']:.2f} times as fast ({result['ratio_of_means']:.2f} by means); "
+            f"memory of the steps: ours {memory[size]['ours']:.0f} MiB, PEFT {memory[size]['peft']:.0f} MiB"
+        )
     if args.json:
         args.json.write_text(json.dumps({"provenance": provenance(args), "results": results}, indent=1) + "\n")
 

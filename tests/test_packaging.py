@@ -1,5 +1,6 @@
 """The metadata agrees wherever it stands, the distributions hold what they should, and no module has drifted."""
 
+import ast
 import configparser
 import filecmp
 import importlib.metadata
@@ -59,8 +60,9 @@ def requirements(settings, key: str) -> list[Requirement]:
     return [Requirement(line) for line in settings[key].splitlines() if line]
 
 
-def modules() -> set[str]:
-    return {path.name for path in (ROOT / PACKAGE).glob("*.py")}
+def package_files() -> set[str]:
+    files = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(ROOT).as_posix() for path in files}
 
 
 # ---------------------------------------------------------------- metadata
@@ -93,6 +95,23 @@ def test_every_requirement_is_pinned_inside_its_range(settings):
             assert requirement.specifier.contains(pins[name]), f"{requirement} excludes its pin {pins[name]}"
 
 
+def imported_distributions() -> set[str]:
+    """What the package's modules import, at the top or inside a function, beside the standard library."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / PACKAGE).glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {PACKAGE}
+    provided = importlib.metadata.packages_distributions()
+    return {canonicalize_name(provided[name][0]) for name in others}
+
+
+def test_requirements_are_what_the_modules_import(settings):
+    required = {canonicalize_name(r.name) for r in requirements(settings, "requirements")}
+    optional = {canonicalize_name(r.name) for r in requirements(settings, "peft_requirements")}
+    assert imported_distributions() - optional == required
+
+
 # ---------------------------------------------------------------- sdist and wheel
 
 
@@ -100,13 +119,13 @@ def test_sdist_holds_what_building_needs(distributions):
     with tarfile.open(distributions["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     files = ["settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", "CITATION.cff"]
-    assert {*files, *(f"{PACKAGE}/{module}" for module in modules())} <= names
+    assert {*files, *package_files()} <= names
 
 
 def test_wheel_holds_the_package_alone(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     package = {name for name in names if ".dist-info/" not in name}
-    assert package == {f"{PACKAGE}/{module}" for module in modules()}
+    assert package == package_files()
     assert any(name.endswith("/LICENSE") for name in names)
 
 
@@ -172,13 +191,14 @@ def run_nbdev(command: str, folder: Path) -> None:
 
 
 def test_modules_are_what_the_notebooks_export(copy):
-    package = copy / PACKAGE
-    for module in modules() - {"__init__.py"}:
-        (package / module).unlink()
+    for module in (copy / PACKAGE).glob("*.py"):
+        if module.name != "__init__.py":
+            module.unlink()
     run_nbdev("nbdev-export", copy)
-    compared = filecmp.dircmp(ROOT / PACKAGE, package, ignore=["__pycache__"])
-    differing = compared.left_only + compared.right_only + compared.diff_files
-    assert not differing, f"{differing}: run nbdev-export; edit the notebooks, never the modules"
+    present, exported = ({path.name for path in (root / PACKAGE).glob("*.py")} for root in (ROOT, copy))
+    _, differing, missing = filecmp.cmpfiles(ROOT / PACKAGE, copy / PACKAGE, present | exported, shallow=False)
+    drifted = sorted(differing + missing)
+    assert not drifted, f"{drifted}: run nbdev-export; edit the notebooks, never the modules"
 
 
 def test_notebooks_are_clean(copy):

@@ -16,16 +16,16 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from check_site import site_problems  # noqa: E402  (tools/ is no package)
 
-MODULE = '''\
+MODULE = """\
 def area(
     radius: float,  # in cm
 ) -> float:  # in cm^2
     "The area of a disc, as in Eq. 7."
     return 3 * radius**2
-'''
+"""
 
 PROSE = r"""A projector maps $P \in \mathbb{R}^{l \times d}$, as @eq-projector says; see @fig-line, @tbl-scores,
-@tbl-rooms and [the details](#sec-details). `area` is documented, and `@fig-line` in code stays.
+@tbl-rooms and [the details](#sec-details). `area` is documented, and in code `@fig-line` and `$$ x $$ {#eq-x}` stay.
 
 $$
 \tilde{P} = \operatorname{LayerNorm}(W P + b)
@@ -69,6 +69,7 @@ PAGE = [
     ("code", "#| default_exp demo"),
     ("markdown", PROSE),
     ("code", "#| export\n" + MODULE),
+    ("code", "#| export\n_LIMIT = 3  # cm"),
     ("code", "area(2)", {"text/plain": "12"}),
     ("code", FIGURE, {"image/svg+xml": "<svg></svg>"}),
     ("code", TABLE, {"text/html": "<table><tr><td>0.80</td></tr></table>"}),
@@ -136,7 +137,7 @@ def test_references_are_numbered_and_linked(page):
         assert f'<a href="#{label}" class="quarto-xref">{words}&nbsp;1</a>' in page
         assert len(re.findall(f'id="{label}"', page)) == 1
     assert '<a href="#tbl-scores" class="quarto-xref">Table&nbsp;2</a>' in page
-    assert "<code>@fig-line</code>" in page
+    assert "<code>@fig-line</code>" in page and "<code>$$ x $$ {#eq-x}</code>" in page
 
 
 def test_captions_and_equations_show_their_numbers(page):
@@ -147,15 +148,23 @@ def test_captions_and_equations_show_their_numbers(page):
 
 def test_math_became_mathml(page):
     assert page.count("<math ") == 4
-    prose = re.sub(r"<(script|pre|code)\b.*?</\1>", "", page, flags=re.S)
+    prose = re.sub(r"<(script|pre|code)\b.*?</\1>", "", page, flags=re.S)  # as written in code, it stays
     assert not re.search(r"\\\(|\\\[|\$\$|katex|\\operatorname", prose)
 
 
-def test_source_stands_beside_the_signature(page):
+def words(markup: str) -> str:
+    return re.sub(r"<[^>]+>", "", markup)
+
+
+def test_exported_code_stands_folded_below_its_documentation(page):
     documented = page[page.index('data-anchor-id="area"') :]
-    source = re.sub(r"<[^>]+>", "", re.search(r"<details>.*?</details>", documented, re.S)[0])
-    assert "return 3 * radius**2" in source and "in cm^2" in source
-    assert "/blob/" not in page
+    (source,) = re.findall(r"<details>.*?</details>", documented, re.S)
+    assert "return 3 * radius**2" in words(source) and "in cm^2" in words(source)
+    assert "/blob/" not in page and "__main__" not in page
+
+
+def test_exported_code_without_documentation_stands_as_it_is(page):
+    assert "_LIMIT = 3  # cm" in words(page)
 
 
 def test_names_in_prose_link_to_their_documentation(page):
@@ -207,6 +216,15 @@ def test_a_listed_page_that_is_missing_is_named(tmp_path):
     done = build(project)
     assert done.returncode == 1
     assert "lists pages that do not exist: nbs/library/demo.ipynb" in done.stderr
+
+
+def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
+    project, kept = make_project(tmp_path / "project"), tmp_path / "mine" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    done = build(project, "--out", str(kept.parent))
+    assert done.returncode == 1 and "is no built site" in done.stderr
+    assert kept.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

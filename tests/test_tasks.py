@@ -24,8 +24,10 @@ from prompt_transferability.tasks import (
 )
 
 WORDS = {"bad": "negative", "good": "positive"}
-ROWS = [{"text_a": f"Sentence {i}, with a comma and \"quotes\".", "text_b": f"part {i}",
-         "label": ["bad", "good"][i % 2]} for i in range(40)]
+ROWS = [
+    {"text_a": f'Sentence {i}, with a comma and "quotes".', "text_b": f"part {i}", "label": ["bad", "good"][i % 2]}
+    for i in range(40)
+]
 
 
 def write(path, rows):
@@ -48,8 +50,11 @@ def load(path, **others):
 
 def restaurant(folder, sentences=60):
     """A local copy of the restaurant task, two rows a sentence, without a dev split."""
-    rows = [{"text_a": f"The soup of table {i} was cold.", "text_b": aspect, "label": label}
-            for i in range(sentences) for aspect, label in [("soup", "negative"), (f"table {i}", "neutral")]]
+    rows = [
+        {"text_a": f"The soup of table {i} was cold.", "text_b": aspect, "label": label}
+        for i in range(sentences)
+        for aspect, label in [("soup", "negative"), (f"table {i}", "neutral")]
+    ]
     write(folder / "tasks" / "restaurant" / "train.jsonl.gz", rows)
     return folder
 
@@ -71,6 +76,7 @@ def csv_limit():
 
 # Names and tasks
 
+
 def test_unknown_name_shows_the_nearest_and_survives_pickling():
     error = UnknownNameError("task", "SST-2", PAPER_TASKS)
     assert "did you mean 'sst2'?" in str(error) and "ethics_justice" in str(error)
@@ -78,15 +84,18 @@ def test_unknown_name_shows_the_nearest_and_survives_pickling():
     assert str(UnknownNameError("task", "zzz", ["a"])) == "unknown task 'zzz'. Known: a."
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
-    (("t", "SA", ("a",), ("x",)), "needs two labels"),
-    (("t", "SA", ("a", "a"), ("x", "y")), "names a label twice"),
-    (("t", "SA", ("a", "b"), ("x",)), "label without a word: b;"),
-    (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
-    (("t", "SA", ("a", "b"), ("x", "y", "z")), "3 label words for 2 labels"),
-    (("t", "SA", ("a", "b"), ("x", "x")), "one word to two labels"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
+        (("t", "SA", ("a",), ("x",)), "needs two labels"),
+        (("t", "SA", ("a", "a"), ("x", "y")), "names a label twice"),
+        (("t", "SA", ("a", "b"), ("x",)), "label without a word: b;"),
+        (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
+        (("t", "SA", ("a", "b"), ("x", "y", "z")), "3 label words for 2 labels"),
+        (("t", "SA", ("a", "b"), ("x", "x")), "one word to two labels"),
+    ],
+)
 def test_task_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         Task(*arguments)
@@ -101,8 +110,13 @@ def test_task_is_hashable_and_can_get_other_words():
 
 def test_paper_tasks_are_those_of_table_8():
     words = {name: set(task.label_words) for name, task in PAPER_TASKS.items()}
-    assert list(words) == ("imdb sst2 laptop restaurant movie_rationales tweet_eval mnli qnli snli "
-                           "ethics_deontology ethics_justice qqp mrpc").split()
+    assert (
+        list(words)
+        == (
+            "imdb sst2 laptop restaurant movie_rationales tweet_eval mnli qnli snli "
+            "ethics_deontology ethics_justice qqp mrpc"
+        ).split()
+    )
     assert words["imdb"] == words["sst2"] == words["movie_rationales"] == {"positive", "negative"}
     assert words["laptop"] == words["restaurant"] == words["tweet_eval"] == {"positive", "moderate", "negative"}
     assert words["mnli"] == words["snli"] == {"yes", "neutral", "no"} and words["qnli"] == {"yes", "no"}
@@ -124,6 +138,7 @@ def test_unified_words_are_numbers_by_position():
 
 # Files of the user
 
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.jsonl.gz", "ROWS.CSV"])
 def test_every_format_comes_back_whole(tmp_path, name):
     lower = write(tmp_path / name.lower(), ROWS)
@@ -135,7 +150,7 @@ def test_every_format_comes_back_whole(tmp_path, name):
 
 
 def test_texts_are_kept_as_they_are(tmp_path, csv_limit):
-    texts = ["NA", "null", "  two  spaces, \"a quote\" and\na line", "long " * 60_000, "naïve – 数"]
+    texts = ["NA", "null", '  two  spaces, "a quote" and\na line', "long " * 60_000, "naïve – 数"]
     rows = [{"text_a": text, "label": "good"} for text in texts]
     for name in ("rows.csv", "rows.tsv", "rows.jsonl"):
         data = load(write(tmp_path / name, rows), dev=tmp_path / name)
@@ -160,26 +175,41 @@ def test_labels_may_be_numbers(tmp_path):
         assert data.task.labels == ("0", "1") and list(data.train["label"]) == [0, 1] * 5
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.csv", "text_a,lable\nx,good\n", r"a\.csv, line 2: there is no column 'label'; the columns are text_a, lable"),
-    ("a.jsonl", '{"text": "x", "label": "good"}', r"a\.jsonl, line 1: there is no column 'text_a'; the columns are te"),
-    ("a.csv", "text_a,label\nx,good\n\"two\nlines\",bad\ny,god\n", r"a\.csv, line 5: unknown label 'god'; did you m"),
-    ("a.jsonl", '{"text_a": "x", "label": "good"}\n\n{"text_a": "x", "label": "ugly"}', "line 3: unknown label 'ugly'"),
-    ("a.jsonl", '{"text_a": "x", "label": null}', "line 1: unknown label 'None'"),
-    ("a.csv", "", r"a\.csv has no rows"),
-    ("a.csv", "text_a,label\n", r"a\.csv has no rows"),
-    ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
-    ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
-    ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
-    ("a.tsv", "text_a\tlabel\n\"open\tgood\nx\tbad\n", r"line 2: .* is a quote left open\?"),
-    ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
-    ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
-    ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
-    ("a.jsonl", '{"text_a": "x", "label": "good"}\n{"text_a"', "line 2: this is not JSON"),
-    ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object a line"),
-    ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
-    ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "a.csv",
+            "text_a,lable\nx,good\n",
+            r"a\.csv, line 2: there is no column 'label'; the columns are text_a, lable",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "good"}',
+            r"a\.jsonl, line 1: there is no column 'text_a'; the columns are te",
+        ),
+        ("a.csv", 'text_a,label\nx,good\n"two\nlines",bad\ny,god\n', r"a\.csv, line 5: unknown label 'god'; did you m"),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "label": "good"}\n\n{"text_a": "x", "label": "ugly"}',
+            "line 3: unknown label 'ugly'",
+        ),
+        ("a.jsonl", '{"text_a": "x", "label": null}', "line 1: unknown label 'None'"),
+        ("a.csv", "", r"a\.csv has no rows"),
+        ("a.csv", "text_a,label\n", r"a\.csv has no rows"),
+        ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
+        ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
+        ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
+        ("a.tsv", 'text_a\tlabel\n"open\tgood\nx\tbad\n', r"line 2: .* is a quote left open\?"),
+        ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
+        ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
+        ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
+        ("a.jsonl", '{"text_a": "x", "label": "good"}\n{"text_a"', "line 2: this is not JSON"),
+        ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object a line"),
+        ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
+        ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
+    ],
+)
 def test_malformed_files_are_named_with_their_place(tmp_path, name, content, message):
     file = tmp_path / name
     file.write_text(content)
@@ -205,6 +235,7 @@ def test_missing_file_and_bad_words(tmp_path):
 
 
 # The held-out dev split
+
 
 def test_held_out_dev_shares_no_sentence_with_train(tmp_path):
     data = load_task("restaurant", restaurant(tmp_path))
@@ -257,15 +288,18 @@ def test_a_dev_file_is_taken_as_it_is(tmp_path):
 
 # What a TaskData says of itself
 
+
 def test_counts_majority_overlaps(tmp_path):
     train = write(tmp_path / "train.jsonl", ROWS[:20])
     test = write(tmp_path / "test.jsonl", [dict(ROWS[0], text_a=ROWS[0]["text_a"].upper()), ROWS[1], ROWS[30]])
     data = load(train, dev=test, test=test)
     assert data.counts().loc["test"].to_dict() == {"bad": 2, "good": 1}
     assert data.majority("test") == pytest.approx(2 / 3)
-    assert data.overlaps().to_dict("index") == {("train", "dev"): {"rows": 2, "of": 3},
-                                                ("train", "test"): {"rows": 2, "of": 3},
-                                                ("dev", "test"): {"rows": 3, "of": 3}}
+    assert data.overlaps().to_dict("index") == {
+        ("train", "dev"): {"rows": 2, "of": 3},
+        ("train", "test"): {"rows": 2, "of": 3},
+        ("dev", "test"): {"rows": 3, "of": 3},
+    }
     assert repr(data) == "TaskData(reviews: train 20, dev 3, test 3)"
     assert "| train | 10 | 10 |" in data._repr_markdown_()
 
@@ -283,6 +317,7 @@ def test_same_texts_with_another_second_text_do_not_overlap(tmp_path):
 
 
 # The local folder
+
 
 def test_unknown_task_split_and_size(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'imdb'"):
@@ -328,6 +363,7 @@ def test_task_of_ones_own_from_a_folder(tmp_path):
 
 # The Hub
 
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_no_network_and_no_copy_fails_at_once(monkeypatch, tmp_path, declared):
     # A port where nothing listens stands for no network, so that the test is the same on a machine that has one.
@@ -352,15 +388,17 @@ def test_declared_offline_still_asks_the_cache(monkeypatch):
 def hub(monkeypatch, columns):
     """Let the Hub answer every question with these columns, and record what it was asked."""
     asked = []
-    monkeypatch.setattr(tasks, "_ask_hub", lambda dataset: None)
-    monkeypatch.setattr(tasks, "load_dataset", lambda *args, **options: asked.append((args, options)) or
-                        Dataset.from_dict(columns))
+    monkeypatch.setattr(tasks, "ask_hub", lambda name, repo_type: None)
+    monkeypatch.setattr(
+        tasks, "load_dataset", lambda *args, **options: asked.append((args, options)) or Dataset.from_dict(columns)
+    )
     return asked
 
 
 def test_hub_rows_get_our_columns_and_labels(monkeypatch):
-    asked = hub(monkeypatch, {"premise": ["a", "b", "c", " "], "hypothesis": ["d", "e", "f", "g"],
-                              "label": [2, -1, 0, 1]})
+    asked = hub(
+        monkeypatch, {"premise": ["a", "b", "c", " "], "hypothesis": ["d", "e", "f", "g"], "label": [2, -1, 0, 1]}
+    )
     data = load_task("snli", splits=["train", "dev"])
     assert data.train[:] == {"text_a": ["a", "c"], "text_b": ["d", "f"], "label": [2, 0]}
     assert [options["split"] for _, options in asked] == ["train", "validation"]
@@ -375,9 +413,12 @@ def test_hub_labels_by_name_leave_conflict_out(monkeypatch):
 def test_hub_with_script_is_read_from_the_parquet_export(monkeypatch):
     asked = hub(monkeypatch, {"scenario": ["x", "y"], "excuse": ["a", "b"], "label": [1, 0]})
     assert load_task("ethics_deontology", splits=["test"]).test[:]["label"] == [0, 1]
-    assert asked == [(("EleutherAI/hendrycks_ethics",),
-                      {"split": "test", "data_files": {"test": "deontology/test/*.parquet"},
-                       "revision": "refs/convert/parquet"})]
+    assert asked == [
+        (
+            ("EleutherAI/hendrycks_ethics",),
+            {"split": "test", "data_files": {"test": "deontology/test/*.parquet"}, "revision": "refs/convert/parquet"},
+        )
+    ]
 
 
 def test_hub_with_other_columns_or_labels(monkeypatch):
@@ -392,14 +433,20 @@ def test_hub_with_other_columns_or_labels(monkeypatch):
 def test_glue_tests_without_labels_are_never_the_test_split():
     sources = {name: task.hub for name, task in PAPER_TASKS.items()}
     assert {name: source.test for name, source in sources.items() if source.dataset == "nyu-mll/glue"} == {
-        "mnli": None, "qnli": "validation", "qqp": None, "mrpc": "test"}
+        "mnli": None,
+        "qnli": "validation",
+        "qqp": None,
+        "mrpc": "test",
+    }
     for name, source in sources.items():
         assert isinstance(source, HubSource) and len({source.train, source.dev, source.test} - {None}) == sum(
-            split is not None for split in (source.train, source.dev, source.test))
+            split is not None for split in (source.train, source.dev, source.test)
+        )
         assert set(source.labels.values()) - {None} == set(PAPER_TASKS[name].labels)
 
 
 # The real data, where it is
+
 
 @pytest.mark.parametrize("name", PAPER_TASKS)
 def test_real_task_has_the_counted_rows(real_data, name):
@@ -413,6 +460,7 @@ def test_real_task_has_the_counted_rows(real_data, name):
         assert set(data.train["text_a"]).isdisjoint(data.dev["text_a"])
         counts = counts.drop("dev")
     assert {split: row.to_dict() for split, row in counts.iterrows()} == {
-        split: {label: counted[split]["labels"][label] for label in data.task.labels} for split in counted}
+        split: {label: counted[split]["labels"][label] for label in data.task.labels} for split in counted
+    }
     shares = data.overlaps()["rows"] / data.overlaps()["of"]
     assert shares.max() < 0.01

@@ -31,7 +31,7 @@ KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read
 LABELS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
 REFERENCE = re.compile(r"(?<![\w@`/])\[?@((?:fig|tbl|eq|sec)-[\w-]*\w)\]?")
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
-LABELED_EQUATION = re.compile(r"\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S)
+LABELED_EQUATION = re.compile(r"^\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S | re.M)
 # What is no prose: tags, and whole elements whose text is shown as it stands
 NOT_PROSE = re.compile(r"(<(pre|code|script|style|math)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
 SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
@@ -176,7 +176,7 @@ def mathml(latex: str, display: str, name: Path) -> str:
 def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
     """Number figures, tables and equations in page order; also returns the words that a reference to each id shows."""
     targets, counts = {}, dict.fromkeys(LABELS, 0)
-    for m in re.finditer(r'<\w+ id="((fig|tbl|eq)-[\w-]+)"(?: class="([^"]*)")?', page):
+    for m in re.finditer(r'<\w+ id="((fig|tbl|eq)-[\w-]+)"', page):
         label, kind = m[1], m[2]
         if label.endswith("-caption"):  # smalldocs' own id inside a captioned table
             continue
@@ -206,13 +206,15 @@ def build(
     out: Path,  # the folder to build into; what it held is replaced
 ) -> None:
     """Build the site and check it: every link leads somewhere, and nothing is asked of another host."""
+    if out.exists() and not (out / "site_libs").is_dir():
+        raise SiteError(f"{out} is there already and is no built site; name another folder, or remove it.")
     staged = stage(root)
     rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
     home = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"][0]
     if not (rendered / "index.html").exists():
         target = Path(home).with_suffix(".html").as_posix()
-        redirect = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={target}">'
-        (rendered / "index.html").write_text(f'{redirect}<title>…</title><a href="{target}">{target}</a>\n')
+        redirect = f'<!doctype html><title>Home</title><meta http-equiv="refresh" content="0; url={target}">'
+        (rendered / "index.html").write_text(f'{redirect}<a href="{target}">Home</a>\n', encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(rendered, out)
     problems = site_problems(out)

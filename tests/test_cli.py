@@ -1,0 +1,322 @@
+"The command line: its answers as JSON, and one sentence for each of a user's mistakes."
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.cli import main
+from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.tasks import load_task
+from prompt_transferability.zero_shot_transfer import evaluate
+
+COMMAND = Path(sys.executable).with_name("prompt-transfer")
+SMALL = ["--length", "5", "--steps", "20", "--eval-every", "10", "--max-train", "200", "--learning-rate", "0.01"]
+STUDY = """
+name: tiny
+backbones: [micro-bert]
+tasks: [micro/sst2, micro/mrpc]
+length: 5
+steps: 10
+eval_every: 10
+max_train: 100
+max_eval: 30
+random_seeds: [0]
+"""
+
+
+def tune(task, out, *more):
+    return ["tune", task, "--backbone", "micro-bert", "--out", str(out), *SMALL, *more]
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch):
+    "The data of whoever runs the tests plays no part."
+    monkeypatch.delenv("PROMPT_TRANSFERABILITY_DATA", raising=False)
+
+
+@pytest.fixture
+def command(capsys):
+    "Run a command that succeeds; its JSON answer."
+
+    def run(*arguments):
+        code = main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        assert out.count("\n") == 1
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    "Run a command that is a mistake; the sentence it ends with."
+
+    def run(*arguments):
+        code = main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        assert code == 2 and out == ""
+        assert err.startswith("prompt-transfer: ") and err.count("\n") == 1 and "Traceback" not in err
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    "A prompt that the command trained."
+    path = tmp_path_factory.mktemp("prompts") / "sst2.safetensors"
+    assert main([*tune("micro/sst2", path), "--json"]) == 0
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    "The files below the test's folder."
+    return lambda: sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+
+
+# ---- answers
+
+
+def test_tune_evaluate_transfer(command, tuned, tmp_path):
+    answer = command(*tune("micro/mrpc", tmp_path / "new" / "mrpc.safetensors"))
+    assert {"prompt", "task", "backbone", "accuracy", "step", "majority", "seconds"} <= answer.keys()
+    assert (answer["task"], answer["backbone"]) == ("micro/mrpc", "micro-bert")
+    other = SoftPrompt.load(answer["prompt"])
+    assert (other.task, other.length, other.metadata["accuracy"]) == ("micro/mrpc", 5, answer["accuracy"])
+
+    evaluated = command("evaluate", answer["prompt"], "micro/mrpc")
+    assert evaluated["accuracy"] == answer["accuracy"] and evaluated["trained_on"] == "micro/mrpc"
+    assert evaluated["low"] < evaluated["accuracy"] < evaluated["high"] and 0 <= evaluated["f1"] <= 1
+
+    abroad = command("evaluate", tuned, "micro/mrpc", "--split", "test")
+    expected = evaluate(Backbone.from_pretrained("micro-bert"), SoftPrompt.load(tuned), load_task("micro/mrpc"), "test")
+    assert (abroad["accuracy"], abroad["n"], abroad["split"]) == (expected.accuracy, expected.n, "test")
+
+    table = tmp_path / "matrix.csv"
+    paths = tuned, answer["prompt"]
+    matrix = command("transfer", *paths, "--tasks", "micro/mrpc", "micro/sst2", "--out", table)["matrix"]
+    assert list(matrix) == ["sst2", "mrpc", "random"] and list(matrix["mrpc"]) == ["micro/mrpc", "micro/sst2"]
+    assert matrix["mrpc"]["micro/mrpc"] == answer["accuracy"]
+    assert pd.read_csv(table, index_col=0).round(9).to_dict("index") == {
+        source: {target: round(value, 9) for target, value in row.items()} for source, row in matrix.items()
+    }
+
+
+def test_an_answer_for_people(tuned, capsys):
+    assert main(["evaluate", str(tuned), "micro/sst2"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["task"] == "micro/sst2" and len(lines["accuracy"]) == len("0.1234")
+
+
+def test_training_goes_on_from_a_prompt_and_from_a_checkpoint(command, tuned, tmp_path):
+    out, checkpoint = tmp_path / "prompt.safetensors", tmp_path / "checkpoint"
+    settings = ["--init", tuned, "--checkpoint", checkpoint, "--length", "99"]
+    first = command(*tune("micro/sst2", out), *settings)
+    assert SoftPrompt.load(out).length == 5 and checkpoint.is_file()
+    again = command(*tune("micro/sst2", out), *settings)
+    assert (again["accuracy"], again["step"]) == (first["accuracy"], first["step"])
+
+
+def test_the_installed_command_prints_one_json_object(tuned, tmp_path):
+    arguments = [*tune("micro/sst2", tmp_path / "prompt.safetensors"), "--json"]
+    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["prompt"] == str(tmp_path / "prompt.safetensors")
+    assert torch.allclose(
+        SoftPrompt.load(tmp_path / "prompt.safetensors").values, SoftPrompt.load(tuned).values, atol=1e-2
+    )
+
+
+def test_a_study(command, refused, tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    out = tmp_path / "out"
+    assert "no study file" in refused("study", "status", out)
+    answer = command("study", "run", tmp_path / "study.yaml", "--out", out, "--workers", 1)
+    assert answer["study"] == "tiny" and Path(answer["report"]).is_file()
+    done = {"tune": {"done": 2, "missing": 0}, "transfer": {"done": 5, "missing": 0}}
+    assert command("study", "status", out) == {"study": "tiny"} | done
+    Path(answer["report"]).unlink()
+    assert command("study", "report", out) == {"report": answer["report"]}
+    assert Path(answer["report"]).is_file()
+    (tmp_path / "other.yaml").write_text(STUDY.replace("length: 5", "length: 6"))
+    assert "differs in length" in refused("study", "run", tmp_path / "other.yaml", "--out", out)
+
+
+def test_a_study_shows_how_far_it_is(tmp_path, capfd):
+    (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
+    assert main(["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert "4/4 cells" in capfd.readouterr().err
+
+
+# ---- mistakes
+
+
+def test_names_that_nothing_has(refused, tuned, tmp_path, files):
+    out = tmp_path / "prompt.safetensors"
+    assert "unknown task 'micro/sst'; did you mean 'micro/sst2'?" in refused(*tune("micro/sst", out))
+    assert "unknown task 'mrcp'; did you mean 'mrpc'?" in refused("evaluate", tuned, "mrcp")
+    assert "did you mean 'authors'?" in refused(*tune("micro/sst2", out), "--layout", "author")
+    assert "unknown split" in refused("evaluate", tuned, "micro/sst2", "--split", "validation")
+    assert "unknown preset 'smal'; did you mean 'small'?" in refused("study", "run", "smal", "--out", tmp_path / "out")
+    assert "no study file" in refused("study", "run", "smal.yaml", "--out", tmp_path / "out")
+    assert "no study file" in refused("study", "report", tmp_path / "out")
+    assert files() == []
+
+
+def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, files):
+    "Without a network, and from the installed command, as a user sees it."
+    arguments = ["tune", "micro/sst2", "--backbone", "roberta-bas", "--out", str(tmp_path / "prompt.safetensors")]
+    started = time.monotonic()
+    done = subprocess.run(
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")},
+    )
+    assert time.monotonic() - started < 60  # the imports included, on a busy machine
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert "there is no model 'roberta-bas'" in done.stderr and "did you mean 'roberta-base'?" in done.stderr
+    assert files() == []
+
+
+def test_prompts_that_do_not_fit(refused, tuned, tmp_path):
+    narrow = SoftPrompt(torch.zeros(5, 64), "micro-bert", "imdb").save(tmp_path / "narrow.safetensors")
+    authors = SoftPrompt(torch.zeros(5, 128), "micro-bert", "imdb", "authors").save(tmp_path / "authors.safetensors")
+    sentence = "is 64 wide; 'micro-bert' takes 128: carry it over with a projector"
+    out = tmp_path / "out"
+    assert sentence in refused("evaluate", narrow, "micro/sst2")
+    assert sentence in refused("transfer", tuned, narrow, "--tasks", "micro/sst2", "--out", out)
+    assert sentence in refused(*tune("micro/sst2", out), "--init", narrow)
+    assert "stands in layout 'authors'" in refused("transfer", tuned, authors, "--tasks", "micro/sst2", "--out", out)
+    assert not out.exists()
+
+
+def test_files_that_are_no_prompt(refused, tuned, tmp_path):
+    text, weights, pickled = (tmp_path / name for name in ("notes.txt", "model.safetensors", "task_prompt"))
+    text.write_text("hello")
+    save_file({"weight": torch.zeros(2)}, weights)
+    torch.save(torch.zeros(100, 768), pickled)
+    out = tmp_path / "out"
+    assert "'notes.txt' is no safetensors file" in refused("evaluate", text, "micro/sst2")
+    assert "'model.safetensors' is a safetensors file but no soft prompt" in refused("evaluate", weights, "micro/sst2")
+    assert "SoftPrompt.from_authors" in refused("evaluate", pickled, "micro/sst2")
+    assert "there is no prompt file 'absent'" in refused("evaluate", tmp_path / "absent", "micro/sst2")
+    assert "there is no prompt file" in refused("transfer", tuned, tmp_path, "--tasks", "micro/sst2", "--out", out)
+    assert "'notes.txt'" in refused(*tune("micro/sst2", out), "--init", text)
+    assert not out.exists()
+
+
+def test_data_that_is_not_there(refused, tmp_path, files):
+    out = tmp_path / "prompt.safetensors"
+    assert "no rows of task 'sst2'" in refused(*tune("sst2", out), "--data", tmp_path / "absent")
+    (tmp_path / "study.yaml").write_text(STUDY.replace("micro/", ""))
+    arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out", "--workers", 1]
+    assert "no rows of task 'sst2'" in refused(*arguments, "--data", tmp_path / "absent")
+    assert files() in (["study.yaml"], ["out/study.yaml", "study.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ('{"text_a": "fine", "text_b": null, "label": "positve"}', "line 3: unknown label 'positve'; did you mean"),
+        ('{"text_a": "fine", "text_b": null}', "line 3: there is no column 'label'"),
+        ('{"text_a": "fine", "text_b": null, "label": "positive"', "line 3: this is not JSON"),
+        ('{"text_a": " ", "text_b": null, "label": "positive"}', "line 3: text_a must be a text"),
+    ],
+    ids=["unknown label", "no label", "no JSON", "no text"],
+)
+def test_rows_that_do_not_fit_their_task(refused, tmp_path, files, row, sentence):
+    good = [
+        f'{{"text_a": "text {i}", "text_b": null, "label": "{label}"}}'
+        for i, label in enumerate(["positive", "negative"] * 4)
+    ]
+    folder = tmp_path / "tasks" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "dev.jsonl").write_text("\n".join(good))
+    (folder / "train.jsonl").write_text("\n".join([*good[:2], row, *good[2:]]))
+    error = refused(*tune("sst2", tmp_path / "prompt.safetensors"), "--data", tmp_path)
+    assert "train.jsonl, " + sentence in error
+    assert files() == ["tasks/sst2/dev.jsonl", "tasks/sst2/train.jsonl"]
+
+
+def test_training_that_cannot_be(refused, tmp_path, files):
+    out = tmp_path / "prompt.safetensors"
+    error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", tmp_path / "checkpoint")
+    assert "the loss of task 'micro/sst2' is nan at step" in error and "smaller learning rate" in error
+    assert "steps must be at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
+    assert "learning_rate must be above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
+    assert "at least one vector" in refused(*tune("micro/sst2", out), "--length", "0")
+    assert "max_length is 4000" in refused(*tune("micro/sst2", out), "--max-length", "4000")
+    assert "max_train is 0" in refused(*tune("micro/sst2", out), "--max-train", "0")
+    assert files() == []
+
+
+def test_a_loss_that_is_no_number_with_the_progress_shown(tmp_path, capfd):
+    assert main([*tune("micro/sst2", tmp_path / "prompt.safetensors"), "--learning-rate", "1e30"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("prompt-transfer: the loss of task 'micro/sst2' is nan")
+
+
+@pytest.mark.parametrize("workers", ["0", "-1"])
+def test_no_processes(refused, tmp_path, workers):
+    (tmp_path / "study.yaml").write_text(STUDY)
+    arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out"]
+    assert "workers" in refused(*arguments, "--workers", workers)
+
+
+def test_settings_of_a_study_that_are_no_numbers(refused, tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY.replace("steps: 10", "steps: many"))
+    arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out", "--workers", 1]
+    assert "steps" in refused(*arguments) and not (tmp_path / "out" / "cells").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused, tuned, tmp_path, monkeypatch):
+    def work(*_, **__):
+        pytest.fail("the work was done before the output was looked at")
+
+    for name in ("tune_prompt", "transfer_matrix"):
+        monkeypatch.setattr(f"prompt_transferability.cli.{name}", work)
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    file.write_text("")
+    assert "folder" in refused(*tune("micro/sst2", folder))
+    assert "folder" in refused("transfer", tuned, "--tasks", "micro/sst2", "--out", folder)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    assert "file" in refused("study", "run", tmp_path / "study.yaml", "--out", file)
+
+
+def test_a_matrix_is_written_to_a_new_folder(command, tuned, tmp_path):
+    "As `tune` does with a prompt."
+    command("transfer", tuned, "--tasks", "micro/sst2", "--out", tmp_path / "new" / "matrix.csv")
+    assert (tmp_path / "new" / "matrix.csv").is_file()
+
+
+def test_prompts_of_one_file_name_are_not_mixed_up(tuned, tmp_path, capsys):
+    "A row of the matrix is called by its file; two files of one name in two folders are two rows, or refused."
+    for name in ("first", "second"):
+        SoftPrompt.load(tuned).save(tmp_path / name / "prompt.safetensors")
+    paths = [str(tmp_path / name / "prompt.safetensors") for name in ("first", "second")]
+    code = main(["transfer", *paths, "--tasks", "micro/sst2", "--json"])
+    out, err = capsys.readouterr()
+    if code:
+        assert code == 2 and "prompt" in err and err.count("\n") == 1
+    else:
+        assert len(json.loads(out)["matrix"]) == 3
+
+
+def test_a_random_prompt_file_beside_the_random_prompts(refused, tuned, tmp_path):
+    path = SoftPrompt.load(tuned).save(tmp_path / "random.safetensors")
+    assert "cannot be called 'random'" in refused("transfer", path, "--tasks", "micro/sst2")

@@ -1,0 +1,123 @@
+"Prompt tuning: what a reader of the notebook should not have to see."
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.prompt_tuning import TuningError, tune_prompt
+from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.tasks import load_task
+
+SETTINGS = dict(length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
+
+RUN = """
+import sys
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.prompt_tuning import tune_prompt
+from prompt_transferability.tasks import load_task
+import torch
+torch.set_num_threads(1)
+run = tune_prompt(Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=300), checkpoint=sys.argv[1],
+                  length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
+run.prompt.save(sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone.from_pretrained("micro-bert")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_task("micro/sst2", max_train=300)
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
+    whole = [sys.executable, "-c", RUN, str(tmp_path / "whole.checkpoint"), str(tmp_path / "whole.safetensors")]
+    killed = [sys.executable, "-c", RUN, str(tmp_path / "killed.checkpoint"), str(tmp_path / "killed.safetensors")]
+    subprocess.run(whole, check=True)
+    process = subprocess.Popen(killed)
+    while not (tmp_path / "killed.checkpoint").exists():
+        time.sleep(0.01)
+        assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.safetensors").exists()
+    subprocess.run(killed, check=True)
+    whole, resumed = (SoftPrompt.load(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
+    assert torch.equal(whole.values, resumed.values)
+    assert whole.metadata == resumed.metadata
+
+
+def test_resuming_continues_the_curve_and_the_optimizer(backbone, data, tmp_path, monkeypatch):
+    whole = tune_prompt(backbone, data, **SETTINGS)
+    from prompt_transferability import prompt_tuning
+
+    steps = []
+    step = prompt_tuning._Training.step
+
+    def stop_at_35(self):
+        if self.state.step == 35:
+            raise KeyboardInterrupt
+        steps.append(self.state.step)
+        step(self)
+
+    monkeypatch.setattr(prompt_tuning._Training, "step", stop_at_35)
+    with pytest.raises(KeyboardInterrupt):
+        tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+    monkeypatch.setattr(prompt_tuning._Training, "step", lambda self: (steps.append(self.state.step), step(self)))
+    resumed = tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+    assert steps == [*range(35), *range(30, 60)]
+    assert torch.equal(whole.prompt.values, resumed.prompt.values)
+    assert whole.curve.equals(resumed.curve)
+
+
+def test_patience_ends_a_run_early(backbone, data):
+    run = tune_prompt(backbone, data, **SETTINGS | dict(learning_rate=1e-12, patience=2))
+    assert list(run.curve.step) == [0, 10, 20]
+    assert run.best_step == 0
+
+
+def test_ties_go_to_the_earliest(backbone, data):
+    run = tune_prompt(backbone, data, **SETTINGS | dict(learning_rate=1e-12))
+    assert run.curve.accuracy.nunique() == 1
+    assert run.best_step == 0 == run.prompt.metadata["steps"]
+
+
+def test_only_the_prompt_gets_gradients(backbone, data):
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    vectors = torch.randn(4, backbone.hidden_size, requires_grad=True)
+    backbone.label_logits(vectors, [data.dev[0]], data.task).sum().backward()
+    assert vectors.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+
+
+def test_row_0_is_dead_in_the_authors_layout(data):
+    authors = Backbone.from_pretrained("micro-roberta", layout="authors")
+    vectors = torch.randn(4, authors.hidden_size, requires_grad=True)
+    authors.label_logits(vectors, [data.dev[0]], data.task).sum().backward()
+    assert vectors.grad[0].abs().sum() == 0 and (vectors.grad[1:].abs().sum(1) > 0).all()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(backbone, data, tmp_path):
+    with pytest.raises(TuningError, match="loss of task 'micro/sst2' is nan at step .* smaller learning rate"):
+        tune_prompt(backbone, data, **SETTINGS | dict(learning_rate=1e30))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(backbone, data, tmp_path):
+    (tmp_path / "state").write_text("not a checkpoint")
+    with pytest.raises(TuningError, match="'state' is no checkpoint"):
+        tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+
+
+def test_progress_can_be_silenced(backbone, data, capfd):
+    tune_prompt(backbone, data, **SETTINGS | dict(steps=1))
+    assert capfd.readouterr() == ("", "")
+    tune_prompt(backbone, data, **SETTINGS | dict(steps=1, progress=True))
+    assert "micro/sst2" in capfd.readouterr().err

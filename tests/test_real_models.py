@@ -1,0 +1,58 @@
+"The small real models and real tasks, where they are at hand."
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.prompt_tuning import tune_prompt
+from prompt_transferability.tasks import load_task
+from prompt_transferability.zero_shot_transfer import evaluate
+
+
+def test_a_plain_encoder_is_read_out_with_its_word_embeddings_and_says_so_once(real_models):
+    with pytest.warns(UserWarning, match="has no masked-LM head") as warned:
+        backbone = Backbone.from_pretrained(real_models / "all-MiniLM-L6-v2")
+    assert len(warned) == 1 and not backbone.has_head and backbone.name == "all-MiniLM-L6-v2"
+    states = torch.randn(3, backbone.hidden_size)
+    task = load_task("sst2", real_models.parent / "data", splits=["dev"]).task
+    expected = states @ backbone.word_embeddings[backbone.label_token_ids(task)].T
+    assert torch.allclose(backbone.read_out(states, task), expected, atol=1e-5)
+
+
+def test_half_precision_checkpoints_are_computed_in_float32(real_models):
+    assert Backbone.from_pretrained(real_models / "bert-tiny-mlm").dtype == torch.float32
+
+
+def test_logits_are_those_of_transformers(real_data, real_models):
+    "Through the public call of `transformers` alone: its own embeddings switched to ours by `inputs_embeds` with hooks."
+    path = real_models / "bert-tiny-mlm"
+    backbone = Backbone.from_pretrained(path)
+    model = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32).eval()
+    data = load_task("mnli", real_data, splits=["dev"])
+    rows = [data.dev[i] for i in range(12)]
+    prompt = torch.randn(7, backbone.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = backbone.label_logits(prompt, rows, data.task)
+        for i, row in enumerate(rows):
+            encoded = backbone.tokenizer(
+                row["text_a"], row["text_b"], return_tensors="pt", truncation=True, max_length=128
+            )
+            embed = model.base_model.embeddings
+            text = embed(input_ids=encoded["input_ids"], token_type_ids=encoded["token_type_ids"])[0]
+            mask = embed.word_embeddings.weight[backbone.tokenizer.mask_token_id]
+            slots = embed.LayerNorm(torch.cat([mask[None], prompt]))
+            hook = embed.register_forward_hook(lambda *_, whole=torch.cat([slots, text])[None]: whole)
+            logits = model(input_ids=torch.zeros(1, len(slots) + len(text), dtype=torch.long)).logits
+            hook.remove()
+            theirs = logits[0, 0, backbone.label_token_ids(data.task)]
+            assert torch.allclose(ours[i], theirs, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*no masked-LM head")
+def test_a_prompt_learns_sentiment(real_data, real_models):
+    backbone = Backbone.from_pretrained(real_models / "paraphrase-MiniLM-L3-v2")
+    data = load_task("laptop", real_data)
+    run = tune_prompt(backbone, data, length=10, steps=120, learning_rate=1e-2, eval_every=60, progress=False)
+    result = evaluate(backbone, run.prompt, data, "test")
+    assert result.accuracy > data.majority("test") + 0.03

@@ -1,0 +1,239 @@
+"Results: numbers counted by hand from cells that are written here, studies that are not whole, and the report."
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prompt_transferability.results import FIGURES, Results, write_report
+from prompt_transferability.study import LIBRARIES, Study, StudyError
+
+STUDY = Study(
+    name="made up",
+    backbones=("micro-bert",),
+    tasks=("sst2", "imdb", "mnli"),
+    seeds=(0, 1),
+    random_seeds=(0, 1),
+    steps=20,
+    eval_every=10,
+)
+HUNDRED = 100  # rows of every split
+TESTED = ("sst2", "imdb")  # MNLI has no labelled test split
+MAJORITY = {"sst2": 0.5, "imdb": 0.75, "mnli": 0.25}
+
+
+def correct(source, seed, target, split):
+    "Correct answers of a hundred: any numbers will do that differ in every cell and are easy to add up."
+    base = {"sst2": 80, "imdb": 60, "mnli": 40, "random": 30}[source]
+    return base + 4 * seed - 5 * (source != target) + {"sst2": 0, "imdb": 1, "mnli": 2}[target] + (split == "test")
+
+
+def evaluation(hits):
+    share = hits / HUNDRED
+    return dict(accuracy=share, low=share - 0.1, high=share + 0.1, n=HUNDRED, f1=None, predictions="0" * HUNDRED)
+
+
+def write(study, out, tested=TESTED, done=lambda cell: True):
+    "Cells of a study, as if they had been computed."
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.yaml").write_text(study.to_yaml())
+    for cell in filter(done, study.cells()):
+        asked = cell.asked
+        if cell.kind == "tune":
+            splits = [split for split in ("train", "dev", "test") if split != "test" or asked["task"] in tested]
+            result = {
+                "accuracy": 0.5,
+                "step": 10,
+                "curve": {"step": [0, 10, 20], "loss": [None, 0.7, 0.6], "accuracy": [0.4, 0.5, 0.5]},
+                "rows": {split: 1000 if split == "train" else HUNDRED for split in splits},
+                "majority": {split: MAJORITY[asked["task"]] for split in splits},
+            }
+        else:
+            source, seed, split = asked["source"], asked["seed"], asked["split"]
+            result = {
+                "targets": {
+                    target: evaluation(correct(source, seed, target, split))
+                    if split == "dev" or target in tested
+                    else None
+                    for target in asked["targets"]
+                }
+            }
+        provenance = {
+            "package": "0.1.0",
+            "commit": None,
+            "command": "prompt-transfer <study>",
+            "started": "2025-01-01T00:00:00Z",
+            "python": "3.11",
+            "libraries": {name: "1.0" for name in LIBRARIES},
+            "processor": "a processor",
+            "cores": 2,
+            "threads": 1,
+            "accelerator": None,
+            "seed": asked["seed"],
+            "seconds": 36.0,
+        }
+        folder = cell.folder(out)
+        folder.mkdir(parents=True)
+        for name, content in (("cell", dict(asked)), ("result", result), ("provenance", provenance)):
+            (folder / f"{name}.json").write_text(json.dumps(content))
+    return Results(out)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write(STUDY, tmp_path_factory.mktemp("made-up"))
+
+
+class Page(HTMLParser):
+    "The tags, links and text of a page."
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        addresses = [value for name, value in attrs if name in ("href", "src", "xlink:href")]
+        self.addresses += [address for address in addresses if not address.startswith(("#", "data:"))]
+
+    def handle_data(self, data):
+        self.text += data + " "
+
+
+def test_the_matrix_holds_means_over_seeds(results):
+    matrix = results.transfer()
+    assert list(matrix.index) == ["sst2", "imdb", "mnli", "random"] and list(matrix.columns) == ["sst2", "imdb", "mnli"]
+    for source in matrix.index:
+        for target in matrix.columns:
+            expected = np.mean([correct(source, seed, target, "dev") for seed in (0, 1)]) / HUNDRED
+            assert matrix.loc[source, target] == pytest.approx(expected)
+
+
+def test_the_summary_counted_by_hand(results):
+    table = results.summary()
+    assert list(table.index) == ["sst2", "imdb", "mnli"]
+    row = table.loc["sst2"]  # 80 and 84 of 100 on dev, one more on test; random prompts 25 and 29
+    assert row["accuracy"] == pytest.approx(0.82) and row["random"] == pytest.approx(0.27)
+    assert row["gain"] == pytest.approx(0.82 - 0.5)  # the majority class is the better of the two
+    assert table.loc["mnli", "gain"] == pytest.approx(0.44 - 0.29)  # here it is the random prompts
+    assert (row["n"], row["train"], row["test_n"]) == (100, 1000, 100)
+    assert row["test_accuracy"] == pytest.approx(0.83) and row["test_majority"] == 0.5
+    # Wilson's interval of 82 of 100, from its formula.
+    z, p, n = 1.959964, 0.82, 100
+    middle, half = (
+        (p + z**2 / (2 * n)) / (1 + z**2 / n),
+        z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n),
+    )
+    assert (row["low"], row["high"]) == (pytest.approx(middle - half, abs=1e-6), pytest.approx(middle + half, abs=1e-6))
+    assert table.loc["mnli", ["test_accuracy", "test_low", "test_n", "test_majority"]].isna().all()
+
+
+def test_evaluations_and_curves_name_their_cells(results):
+    evaluations = results.evaluations()
+    assert len(evaluations) == 2 * 3 * 3 + 2 * 2 + 2 * 3
+    one = evaluations.query("source == 'imdb' and seed == 1 and target == 'sst2' and split == 'dev'")
+    assert one["accuracy"].tolist() == [0.59]
+    curves = results.curves()
+    assert list(curves.columns) == ["task", "seed", "step", "loss", "accuracy"] and len(curves) == 3 * 2 * 3
+    assert curves["loss"].isna().sum() == 6 and curves.groupby(["task", "seed"])["step"].max().eq(20).all()
+
+
+def test_provenance_has_a_row_for_every_cell(results):
+    table = results.provenance()
+    assert len(table) == len(STUDY.cells()) == table["cell"].nunique()
+    assert set(table["kind"]) == {"tune", "transfer"} and table["seconds"].eq(36).all()
+
+
+def test_what_is_not_done_is_no_answer(tmp_path):
+    "A folder of a cell in the making stands beside those that are whole."
+    results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune")
+    cell = STUDY.cells()[-1]
+    cell.folder(tmp_path).with_name(f".{cell.key}.1234").mkdir(parents=True)
+    assert len(results.answered) == 6
+    assert len(results.curves()) == 18
+    with pytest.raises(StudyError, match="has no 'transfer' cell of 'micro-bert' yet; run it first"):
+        results.transfer()
+
+
+def test_a_study_of_which_some_tasks_are_missing(tmp_path):
+    some = write(STUDY, tmp_path, done=lambda cell: "mnli" not in (cell.asked.get("task"), cell.asked.get("source")))
+    assert list(some.transfer().index) == ["sst2", "imdb", "random"]
+    assert list(some.summary().index) == ["sst2", "imdb"]
+    page = write_report(some).read_text()
+    assert f"{len(some.answered)} of {len(STUDY.cells())}" in page
+
+
+def test_a_study_without_a_test_split(tmp_path):
+    "A study of tasks like MNLI alone."
+    results = write(STUDY, tmp_path, tested=())
+    table = results.summary()
+    assert table["accuracy"].notna().all() and table["test_accuracy"].isna().all()
+    assert write_report(results).is_file()
+
+
+def test_a_study_that_stopped_before_the_test_splits(tmp_path):
+    results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune" or cell.asked["split"] == "dev")
+    assert results.summary()["test_accuracy"].isna().all()
+
+
+def test_a_study_without_random_prompts(tmp_path):
+    study = Study(**{name: getattr(STUDY, name) for name in ("name", "backbones", "tasks")}, random_seeds=())
+    results = write(study, tmp_path)
+    table = results.summary()
+    assert list(results.transfer().index) == ["sst2", "imdb", "mnli"] and table["random"].isna().all()
+    assert table.loc["sst2", "gain"] == pytest.approx(0.80 - 0.5)
+    assert write_report(results).is_file()
+
+
+def test_the_tables_of_the_report_are_the_numbers(results):
+    folder = write_report(results).parent
+    assert {path.name for path in folder.iterdir()} == {
+        "index.html",
+        *(f"{name}.csv" for name in ("transfer", "type_means", "summary", "curves")),
+        *(f"{name}.svg" for name in FIGURES),
+    }
+    for name, table in (("transfer", results.transfer()), ("summary", results.summary())):
+        read = pd.read_csv(folder / f"{name}.csv", index_col=0)
+        assert list(read.index) == list(table.index) and list(read.columns) == list(table.columns)
+        assert np.allclose(read.to_numpy(float), table.astype(float).to_numpy(), equal_nan=True)
+    assert len(pd.read_csv(folder / "curves.csv")) == len(results.curves())
+
+
+def test_a_report_is_the_same_when_it_is_written_again(results):
+    "So that a committed report changes only when its numbers do."
+    folder = write_report(results).parent
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_report(Results(results.out))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_report_stands_alone(results):
+    text = write_report(results).read_text()
+    page = Page(text)
+    assert "script" not in page.tags and page.tags.count("svg") == len(FIGURES)
+    assert page.addresses and all((results.out / "report" / address).is_file() for address in page.addresses)
+    assert f"{len(STUDY.cells()) / 100:.2f}" in page.text  # hours of computing: every cell took 36 seconds
+    assert str(results.out) not in text
+
+
+def test_names_are_not_taken_for_html(tmp_path):
+    study = Study(name="<script>alert(1)</script> & more", backbones=("<b>bold</b>/micro",), tasks=("sst2", "imdb"))
+    page = Page(write_report(write(study, tmp_path)).read_text())
+    assert not {"script", "b", "study"} & set(page.tags)
+    assert "<script>alert(1)</script> & more" in page.text and "prompt-transfer <study>" in page.text
+
+
+def test_two_backbones_have_their_own_files_and_numbers(tmp_path):
+    study = Study(name="two", backbones=("micro-bert", "org/micro-roberta"), tasks=("sst2", "imdb"))
+    results = write(study, tmp_path)
+    folder = write_report(results).parent
+    assert {"micro-bert_transfer.csv", "org_micro-roberta_transfer.csv"} <= {path.name for path in folder.iterdir()}
+    page = Page((folder / "index.html").read_text())
+    assert len(page.addresses) == 8 and all((folder / address).is_file() for address in page.addresses)
+    for cell, _ in results.cells("tune", "org/micro-roberta"):
+        assert cell.asked["backbone"] == "org/micro-roberta"
+    with pytest.raises(ValueError, match="did you mean 'org/micro-roberta'"):
+        results.summary("org/micro-robert")

@@ -1,0 +1,371 @@
+"Studies: runs that fail, are killed or are spread over processes; the keys of cells; what is written about them."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prompt_transferability import study as study_module
+from prompt_transferability.cli import main
+from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.study import CODE_VERSIONS, LIBRARIES, Sources, Study, StudyError
+from prompt_transferability.tasks import DataError, load_task
+
+COMMAND = Path(sys.executable).with_name("prompt-transfer")
+TINY = Study(
+    name="tiny",
+    backbones=("micro-bert",),
+    tasks=("micro/sst2", "micro/mrpc"),
+    length=6,
+    steps=40,
+    learning_rate=1e-2,
+    eval_every=10,
+    max_train=120,
+    max_eval=40,
+    random_seeds=(0,),
+)
+
+
+def answers(study, out):
+    "What every cell found, without the time it took."
+    found = {}
+    for cell in study.cells():
+        result = json.loads((cell.folder(out) / "result.json").read_text())
+        found[cell.label] = {name: value for name, value in result.items() if name not in TIMINGS}
+    return found
+
+
+TIMINGS = ("seconds", "examples_per_second")
+
+
+def prompts(study, out):
+    return [SoftPrompt.load(path) for path in sorted(out.glob("cells/tune/*/prompt.safetensors"))]
+
+
+def halves(out):
+    "Files and folders of cells that are not done."
+    return [path.name for path in out.glob("cells/*/.*")]
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "As in a process that was started with OMP_NUM_THREADS=1, so that sums are formed in the same order."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, tmp_path_factory):
+    "The tiny study, from one run that nothing disturbed."
+    return TINY.run(tmp_path_factory.mktemp("whole"), workers=1, progress=False)
+
+
+# ---- runs that do not come to their end
+
+
+def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp_path, monkeypatch):
+    transfer = study_module.ANSWERS["transfer"]
+    bad = next(cell for cell in TINY.cells() if cell.kind == "transfer" and cell.asked["source"] == "micro/mrpc")
+
+    def raise_once(cell, sources, out, folder):
+        (folder / "half.json").write_text("{")
+        if cell.key == bad.key:
+            raise RuntimeError("out of memory")
+        (folder / "half.json").unlink()
+        return transfer(cell, sources, out, folder)
+
+    monkeypatch.setitem(study_module.ANSWERS, "transfer", raise_once)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        TINY.run(tmp_path, workers=1, progress=False)
+    done = [cell for cell in TINY.cells() if cell.folder(tmp_path).exists()]
+    assert bad not in done and [cell.kind for cell in done].count("tune") == 2 and len(done) > 2
+    assert halves(tmp_path) == []
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.undo()
+    TINY.run(tmp_path, workers=1, progress=False)
+    assert written.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}.items()
+    assert answers(TINY, tmp_path) == answers(TINY, whole)
+
+
+def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY.to_yaml())
+    out = tmp_path / "out"
+    command = [COMMAND, "study", "run", tmp_path / "tiny.yaml", "--out", out, "--workers", "1", "--json"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    try:
+        # In the middle: one prompt is trained, and the second one is on its way.
+        while not (list(out.glob("cells/tune/[!.]*")) and list(out.glob("cells/tune/.*.checkpoint"))):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = [cell for cell in TINY.cells() if cell.folder(out).exists()]
+    assert 0 < len(done) < len(TINY.cells())
+    before = {path: path.stat().st_mtime_ns for cell in done for path in cell.folder(out).iterdir()}
+    TINY.run(out, workers=1, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert answers(TINY, out) == answers(TINY, whole)
+    for ours, theirs in zip(prompts(TINY, out), prompts(TINY, whole), strict=True):
+        assert torch.equal(ours.values, theirs.values) and ours.metadata == theirs.metadata
+    assert halves(out) == [], "what the killed process had begun was not cleared away"
+
+
+def test_a_declaration_that_breaks_off_does_not_lock_the_folder(tmp_path, monkeypatch):
+    "A run that dies while it writes study.yaml can be started again."
+    write = Path.write_text
+
+    def break_off(path, text, *args, **kwargs):
+        write(path, text[: len(text) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", break_off)
+    with pytest.raises(OSError):
+        TINY.run(tmp_path, workers=1, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(study_module, "answer", lambda *_: None)
+    TINY.run(tmp_path, workers=1, progress=False)
+    assert Study.from_file(tmp_path / "study.yaml") == TINY
+
+
+# ---- several processes
+
+
+@pytest.fixture(scope="module")
+def local_data(tmp_path_factory):
+    "A data folder with two tasks: one without a test split, one with a bad label in it."
+    folder = tmp_path_factory.mktemp("data")
+    for name, source, splits in (
+        ("mrpc", "micro/mrpc", ("train", "dev")),
+        ("sst2", "micro/sst2", ("train", "dev", "test")),
+    ):
+        data = load_task(source)
+        (folder / "tasks" / name).mkdir(parents=True)
+        for split in splits:
+            rows = [row | {"label": data.task.labels[row["label"]]} for row in data.split(split).select(range(150))]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "tasks" / name / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(local_data, one_thread, tmp_path_factory):
+    "A study of that folder, in one process."
+    study = replace(TINY, name="local", tasks=("mrpc", "sst2"), steps=10)
+    return study, study.run(tmp_path_factory.mktemp("local"), data=local_data, workers=1, progress=False)
+
+
+def test_two_processes_find_the_same_and_keep_what_is_done_when_one_fails(local, local_data, tmp_path):
+    study, alone = local
+    dev = local_data / "tasks" / "sst2" / "dev.jsonl"
+    good = dev.read_text()
+    try:
+        dev.write_text(good.replace('"positive"', '"postive"'))
+        with pytest.raises(DataError, match="dev.jsonl, line .*did you mean 'positive'"):
+            study.run(tmp_path, data=local_data, workers=2, progress=False)
+    finally:
+        dev.write_text(good)
+    tune = study.cells()[0], study.cells()[1]
+    assert [cell.asked["task"] for cell in tune if cell.folder(tmp_path).exists()] == ["mrpc"]
+    assert halves(tmp_path) == []
+    study.run(tmp_path, data=local_data, workers=2, progress=False)
+    assert halves(tmp_path) == [] and study.status(tmp_path)["missing"].sum() == 0
+    for (label, ours), theirs in zip(answers(study, tmp_path).items(), answers(study, alone).values(), strict=True):
+        if label.startswith("tune"):
+            assert ours["rows"] == theirs["rows"] and ours["majority"] == theirs["majority"]
+            assert ours["curve"]["step"] == theirs["curve"]["step"]
+            assert ours["curve"]["loss"][1:] == pytest.approx(theirs["curve"]["loss"][1:], rel=1e-3)
+            assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=1 / 40)
+        else:
+            for task, found in ours["targets"].items():
+                expected = theirs["targets"][task]
+                assert found == expected or found["accuracy"] == pytest.approx(expected["accuracy"], abs=1 / 40)
+    for ours, theirs in zip(prompts(study, tmp_path), prompts(study, alone), strict=True):
+        assert torch.allclose(ours.values, theirs.values, atol=1e-2)
+
+
+# ---- what is evaluated on what
+
+
+def test_a_target_without_the_split_is_said_to_have_none(local):
+    study, out = local
+    tested = {
+        cell.asked["source"]: json.loads((cell.folder(out) / "result.json").read_text())["targets"]
+        for cell in study.cells()
+        if cell.kind == "transfer" and cell.asked["split"] == "test"
+    }
+    assert tested["mrpc"] == {"mrpc": None}
+    assert tested["sst2"]["sst2"]["n"] == 40
+
+
+def test_splits_are_capped_and_always_by_the_same_rows(whole):
+    for cell in TINY.cells():
+        result = json.loads((cell.folder(whole) / "result.json").read_text())
+        if cell.kind == "tune":
+            assert result["rows"] == {"train": 120, "dev": 40, "test": 40}
+            tuned = {cell.asked["task"]: result["accuracy"]} if cell.asked["task"] == "micro/sst2" else tuned
+        else:
+            assert all(found["n"] == 40 == len(found["predictions"]) for found in result["targets"].values())
+            if (cell.asked["source"], cell.asked["split"]) == ("micro/sst2", "dev"):
+                # The prompt was selected on the rows that it is evaluated on, so the numbers are the same.
+                assert result["targets"]["micro/sst2"]["accuracy"] == tuned["micro/sst2"]
+    capped, full = Sources().task("micro/sst2", None, 40), load_task("micro/sst2")
+    texts = full.dev["text_a"]
+    chosen = [texts.index(text) for text in capped.dev["text_a"]]
+    assert chosen == sorted(chosen) and chosen != list(range(40)) and len(capped.train) == len(full.train)
+    assert Sources().task("micro/sst2", None, 40).dev["text_a"][:] == capped.dev["text_a"][:]
+    assert len(Sources().task("micro/sst2", None, 10**6).dev) == len(full.dev)
+
+
+# ---- keys
+
+
+def keys(study, kind):
+    return {cell.label: cell.key for cell in study.cells() if cell.kind == kind}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(dict(layout="authors"), dict(length=7), dict(max_length=64), dict(steps=41), dict(learning_rate=1.1e-2)),
+        *(dict(batch_size=8), dict(eval_every=20), dict(patience=3), dict(max_train=None), dict(max_eval=41)),
+        *(dict(backbones=("micro-roberta",)), dict(seeds=(1,)), dict(tasks=("micro/imdb", "micro/qqp"))),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_key_changes_with_every_setting(change):
+    other = replace(TINY, **change)
+    for kind in ("tune", "transfer"):
+        tuned = [
+            {cell.key for cell in s.cells() if cell.kind == kind and cell.asked.get("source") != "random"}
+            for s in (TINY, other)
+        ]
+        assert tuned[0] and not tuned[0] & tuned[1], kind
+
+
+def test_keys_change_with_the_code_version(monkeypatch):
+    tune, transfer = keys(TINY, "tune"), keys(TINY, "transfer")
+    monkeypatch.setitem(CODE_VERSIONS, "transfer", CODE_VERSIONS["transfer"] + 1)
+    assert keys(TINY, "tune") == tune and not set(keys(TINY, "transfer").values()) & set(transfer.values())
+    monkeypatch.undo()
+    # A prompt that would be trained otherwise is another prompt, wherever it is evaluated.
+    monkeypatch.setitem(CODE_VERSIONS, "tune", CODE_VERSIONS["tune"] + 1)
+    assert not set(keys(TINY, "tune").values()) & set(tune.values())
+    changed = {label for label, key in keys(TINY, "transfer").items() if key != transfer[label]}
+    assert changed == {label for label in transfer if "random" not in label}
+
+
+def test_cells_of_a_study_have_different_keys_and_follow_what_they_need():
+    cells = replace(TINY, backbones=("micro-bert", "micro-roberta"), seeds=(0, 1), random_seeds=(0, 1)).cells()
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * (2 * 2 * 3 + 2)
+    seen = set()
+    for cell in cells:
+        assert seen.issuperset(need.key for need in cell.needs)
+        seen.add(cell.key)
+
+
+def test_keys_do_not_depend_on_names_and_places(whole, tmp_path, monkeypatch):
+    "A study of another name finds the same cells in a folder that was moved."
+    renamed = replace(TINY, name="other", random_seeds=(0,))
+    assert [cell.key for cell in renamed.cells()] == [cell.key for cell in TINY.cells()]
+    (tmp_path / "cells").symlink_to(whole / "cells")
+    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell.label} was computed again"))
+    renamed.run(tmp_path, data=tmp_path / "elsewhere", models=tmp_path / "models", workers=1, progress=False)
+
+
+def test_studies_share_cells():
+    more = replace(TINY, random_seeds=(0, 1))
+    assert set(keys(TINY, "transfer").values()) < set(keys(more, "transfer").values())
+
+
+def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    for change in (dict(steps=41), dict(name="other"), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
+        with pytest.raises(StudyError, match=f"holds study 'tiny', which differs in {next(iter(change))}"):
+            replace(TINY, **change).run(whole, workers=1, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+# ---- what is written
+
+
+def test_provenance_says_where_a_cell_came_from(whole):
+    for cell in TINY.cells():
+        written = json.loads((cell.folder(whole) / "provenance.json").read_text())
+        assert written["libraries"].keys() == set(LIBRARIES) and written["libraries"]["torch"] == torch.__version__
+        assert written["package"] and written["python"].startswith("3.")
+        commit, changed = written["commit"], written["changed_since"]
+        assert (commit is None) == (changed is None)
+        assert commit is None or (len(commit) == 40 and set(commit) <= set("0123456789abcdef"))
+        assert written["seed"] == cell.asked["seed"] and written["seconds"] > 0 and written["threads"] >= 1
+        assert written["processor"] and written["cores"] >= 1 and "accelerator" in written
+        assert time.strptime(written["started"], "%Y-%m-%dT%H:%M:%SZ")
+        asked = json.loads((cell.folder(whole) / "cell.json").read_text())
+        assert asked == {"kind": cell.kind, "code_version": CODE_VERSIONS[cell.kind], "asked": dict(cell.asked)}
+
+
+def mentions(folder, word):
+    return [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and word.encode() in path.read_bytes()
+    ]
+
+
+def test_no_path_of_this_machine_is_written(local, local_data):
+    study, out = local
+    for place in (out, local_data, Path(study_module.__file__).parents[1], Path.home()):
+        assert mentions(out, str(place)) == []
+
+
+def test_no_path_of_this_machine_is_written_by_the_command(whole, local_data, tmp_path, capsys):
+    "The command is noted in the provenance, and shown in the report; its absolute paths are not."
+    out = tmp_path / "out"
+    study = replace(TINY, tasks=("mrpc", "sst2"), steps=2, eval_every=2)
+    (tmp_path / "study.yaml").write_text(study.to_yaml())
+    arguments = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(out), "--data", str(local_data), "--json"]
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert mentions(out, "prompt-transfer study run"), "the command is not noted"
+    for place in (tmp_path, local_data):
+        assert mentions(out, str(place)) == []
+
+
+# ---- declarations
+
+
+def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
+    for study in (TINY, Study.from_preset("small"), Study.from_preset("paper"), replace(TINY, learning_rate=1e-7)):
+        (tmp_path / "study.yaml").write_text(study.to_yaml())
+        assert Study.from_file(tmp_path / "study.yaml") == study
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("steps: many", "steps: 1.5", "length: 0", "seeds: 3", "seeds: [a]", "tasks: [[micro/sst2]]", "max_eval: 0"),
+        *("learning_rate: fast", "batch_size: null", "patience: 0"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused_when_it_is_read(line, tmp_path):
+    "Not hours later, when the first cell needs it."
+    name = line.partition(":")[0]
+    lines = {"name": "name: x", "backbones": "backbones: [micro-bert]", name: line}
+    (tmp_path / "study.yaml").write_text("\n".join(lines.values()))
+    with pytest.raises(ValueError) as refused:
+        Study.from_file(tmp_path / "study.yaml")
+    assert name.removesuffix("s") in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_learning_rate_may_be_written_in_powers_of_ten(tmp_path):
+    "YAML takes 1e-2 for a word, since it has no dot; everyone who writes it means the number."
+    (tmp_path / "study.yaml").write_text("name: x\nbackbones: [micro-bert]\nlearning_rate: 1e-2\n")
+    assert Study.from_file(tmp_path / "study.yaml").learning_rate == 0.01

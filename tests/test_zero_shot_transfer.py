@@ -1,0 +1,52 @@
+"Zero-shot transfer on the small real tasks and with made-up numbers."
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.prompts import random_prompt
+from prompt_transferability.tasks import load_task
+from prompt_transferability.zero_shot_transfer import evaluate, transfer_matrix, type_means
+
+TYPES = {"imdb": "SA", "sst2": "SA", "laptop": "SA", "mnli": "NLI", "snli": "NLI"}
+
+
+def test_every_example_of_a_split_counts():
+    backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/mrpc")
+    result = evaluate(backbone, random_prompt(backbone, 5, seed=0), data, "test")
+    assert result.n == len(data.test) == len(result.predictions)
+    assert list(result.labels) == list(data.test["label"])
+
+
+def test_the_random_row_is_the_mean_of_its_prompts():
+    backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/mrpc")
+    matrix = transfer_matrix(backbone, {"x": random_prompt(backbone, 5, seed=9)}, [data], random_seeds=(3, 4))
+    each = [evaluate(backbone, random_prompt(backbone, 5, seed), data).accuracy for seed in (3, 4)]
+    assert matrix.loc["random", "micro/mrpc"] == pytest.approx(np.mean(each))
+    assert matrix.loc["x", "micro/mrpc"] == evaluate(backbone, random_prompt(backbone, 5, 9), data).accuracy
+
+
+def test_type_means_leave_the_diagonal_and_the_random_row_out():
+    names = list(TYPES)
+    same = np.array([[TYPES[a] == TYPES[b] for b in names] for a in names])
+    values = np.where(same, 0.8, 0.4)
+    np.fill_diagonal(values, 1.0)
+    matrix = pd.DataFrame(values, names, names)
+    matrix.loc["random"] = 0.0
+    means = type_means(matrix, TYPES)
+    assert np.allclose(means["within"], 0.8) and np.allclose(means["across"], 0.4)
+
+
+def test_type_means_have_an_interval_that_grows_with_the_spread_between_tasks():
+    random, names = np.random.default_rng(0), [f"{kind}{i}" for kind in "ab" for i in range(6)]
+    types = {name: name[0] for name in names}
+    narrow, wide = (
+        pd.DataFrame(0.5 + spread * random.normal(size=(12, 1)) @ np.ones((1, 12)), names, names)
+        for spread in (0.01, 0.1)
+    )
+    for matrix, least, most in ((narrow, 0.005, 0.05), (wide, 0.05, 0.5)):
+        means = type_means(matrix, types)
+        width = means["within"]["high"] - means["within"]["low"]
+        assert width.between(least, most).all()
+        assert (means["within"]["low"] <= means["within"]["mean"]).all()
