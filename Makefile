@@ -33,6 +33,7 @@ study: $(ENVIRONMENT) ## train the small study's prompts and evaluate every prom
 
 test: $(ENVIRONMENT) ## lint, run every notebook, run every test
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/nbdev-test --n-workers 1
 	$(BIN)/python -m pytest
 

@@ -7,7 +7,7 @@ __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'H
            'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files', 'ask_hub', 'load_task',
            'unify_label_words']
 
-# %% ../nbs/library/tasks.ipynb #b393158f
+# %% ../nbs/library/tasks.ipynb #e56f42a6
 import csv
 import gzip
 import json
@@ -28,7 +28,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from .microworld import MICRO_TASKS, generate_task
 
-# %% ../nbs/library/tasks.ipynb #7ee399ce
+# %% ../nbs/library/tasks.ipynb #e9e6f2fc
 class UnknownNameError(ValueError):
     "A name that nothing has; the message shows the nearest name and all known ones."
 
@@ -47,11 +47,11 @@ class UnknownNameError(ValueError):
         hint = f"; did you mean {by_lower_case[near[0]]!r}?" if near else "."
         return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}."
 
-# %% ../nbs/library/tasks.ipynb #d784e3e1
+# %% ../nbs/library/tasks.ipynb #9bd6943e
 class DataError(ValueError):
     "Rows that do not fit their task; the message says where and what to do."
 
-# %% ../nbs/library/tasks.ipynb #f4f6216a
+# %% ../nbs/library/tasks.ipynb #951c17e5
 @dataclass(frozen=True)
 class HubSource:
     "Where a task's rows lie on the Hugging Face Hub, and how to read them."
@@ -67,10 +67,10 @@ class HubSource:
     test: str | None = None  # labelled split to report on
     script: bool = False  # the repository holds a script, which is never run: the Hub's parquet export is read instead
 
-# %% ../nbs/library/tasks.ipynb #e137beeb
+# %% ../nbs/library/tasks.ipynb #87b6bf7e
 TASK_TYPES = ("SA", "NLI", "EJ", "PI")
 
-# %% ../nbs/library/tasks.ipynb #3310b713
+# %% ../nbs/library/tasks.ipynb #bb6fc940
 @dataclass(frozen=True)
 class Task:
     "A classification task: labels, and the word that the language model says for each."
@@ -99,7 +99,7 @@ class Task:
             raise UnknownNameError(f"label of {self.name}", label, self.labels)
         return self.labels.index(label)
 
-# %% ../nbs/library/tasks.ipynb #ba9ed0df
+# %% ../nbs/library/tasks.ipynb #50f4926e
 def _check_labels(task: Task) -> None:
     labels, words = task.labels, task.label_words
     if len(labels) < 2:
@@ -121,7 +121,7 @@ def _check_labels(task: Task) -> None:
             "the words must differ to be told apart at the mask."
         )
 
-# %% ../nbs/library/tasks.ipynb #ac9b79d0
+# %% ../nbs/library/tasks.ipynb #11dd60da
 _NEGATIVE_POSITIVE = {0: "negative", 1: "positive"}
 _ASPECT = {"negative": "negative", "neutral": "neutral", "positive": "positive", "conflict": None}
 _INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
@@ -143,7 +143,7 @@ def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
 def _ethics(name: str, title: str, hub: HubSource) -> Task:
     return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
 
-# %% ../nbs/library/tasks.ipynb #3a03ab67
+# %% ../nbs/library/tasks.ipynb #b2dab983
 _TASKS = [
     _sentiment("imdb", "IMDB", HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
     _sentiment("sst2", "SST-2", HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")),
@@ -260,7 +260,7 @@ _TASKS = [
 ]
 PAPER_TASKS = {task.name: task for task in _TASKS}
 
-# %% ../nbs/library/tasks.ipynb #89a230e1
+# %% ../nbs/library/tasks.ipynb #8ce63781
 MICRO_NAMES = {f"micro/{name}": name for name in MICRO_TASKS}
 "Names of the micro world's tasks here, and in the module that generates them."
 ALL_TASKS = PAPER_TASKS | {
@@ -269,10 +269,10 @@ ALL_TASKS = PAPER_TASKS | {
 }
 "Every task that is known by name."
 
-# %% ../nbs/library/tasks.ipynb #0d03d636
+# %% ../nbs/library/tasks.ipynb #185fa482
 SPLITS = ("train", "dev", "test")
 
-# %% ../nbs/library/tasks.ipynb #6d6c3654
+# %% ../nbs/library/tasks.ipynb #5d2a50a9
 @dataclass(frozen=True, eq=False, repr=False)
 class TaskData:
     "A task and its rows; a split has the columns text_a, text_b, label, and is None where the task does not have it."
@@ -334,7 +334,7 @@ class TaskData:
         header = f"| split | {' | '.join(task.labels)} |"
         return "\n".join([head, "", header, "|---|" + "--:|" * len(task.labels), *lines])
 
-# %% ../nbs/library/tasks.ipynb #9c929508
+# %% ../nbs/library/tasks.ipynb #ae109279
 def _normalized(text: str | None) -> str:
     return " ".join((text or "").lower().split())
 
@@ -342,7 +342,7 @@ def _normalized(text: str | None) -> str:
 def _text_keys(rows: Dataset) -> list[tuple[str, str]]:
     return [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
 
-# %% ../nbs/library/tasks.ipynb #59f4929f
+# %% ../nbs/library/tasks.ipynb #6d54dfb3
 HOLD_OUT_SHARE, HOLD_OUT_LIMIT, HOLD_OUT_SEED = 0.15, 1_500, 20_220_710
 
 
@@ -360,7 +360,7 @@ def _hold_out(
     is_dev = np.isin(group, order[np.cumsum(sizes) <= target])
     return rows.select(np.flatnonzero(~is_dev)), rows.select(np.flatnonzero(is_dev))
 
-# %% ../nbs/library/tasks.ipynb #a6185c63
+# %% ../nbs/library/tasks.ipynb #6859a76c
 def _json_records(path: Path) -> Iterator[tuple[int, dict]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig") as file:
@@ -375,7 +375,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict]]:
                 raise DataError(f"{path}, line {line}: expected one JSON object a line.")
             yield line, record
 
-# %% ../nbs/library/tasks.ipynb #ac2f7b6e
+# %% ../nbs/library/tasks.ipynb #62895a09
 @contextmanager
 def _long_fields() -> Iterator[None]:
     # The csv module refuses fields of more than 131,072 characters, a limit that long documents pass.
@@ -403,7 +403,7 @@ def _table_records(path: Path, delimiter: str) -> list[tuple[int, dict]]:
             raise DataError(f"{path}, line {line}: {error}; is a quote left open?") from None
     return records
 
-# %% ../nbs/library/tasks.ipynb #21e35c1a
+# %% ../nbs/library/tasks.ipynb #b7b6d610
 _READERS = {
     ".csv": lambda path: _table_records(path, ","),
     ".tsv": lambda path: _table_records(path, "\t"),
@@ -411,7 +411,7 @@ _READERS = {
     ".jsonl.gz": _json_records,
 }
 
-# %% ../nbs/library/tasks.ipynb #b2b30380
+# %% ../nbs/library/tasks.ipynb #49376fe5
 def _dataset(
     rows: Iterable[tuple[int, dict]],  # number of each row, and the row with the columns text_a, label and maybe text_b
     task: Task,
@@ -447,7 +447,7 @@ def _problem(row: dict, task: Task) -> str | None:
         return str(UnknownNameError("label", str(row["label"]), task.labels))
     return None
 
-# %% ../nbs/library/tasks.ipynb #d75d4641
+# %% ../nbs/library/tasks.ipynb #ca6d5ebc
 def _read_split(path: Path, task: Task) -> Dataset:
     "Rows of one file; raises `DataError`, naming file and line, for rows that do not fit the task."
     read = next((read for ending, read in _READERS.items() if path.name.lower().endswith(ending)), None)
@@ -462,7 +462,7 @@ def _read_split(path: Path, task: Task) -> Dataset:
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(f"{path} is not a whole gzip file.") from None
 
-# %% ../nbs/library/tasks.ipynb #6729e6d3
+# %% ../nbs/library/tasks.ipynb #3eff644c
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
@@ -479,7 +479,7 @@ def task_from_files(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 
-# %% ../nbs/library/tasks.ipynb #501394ca
+# %% ../nbs/library/tasks.ipynb #cebd0879
 def _local_files(task: Task, data_dir: Path) -> dict[str, Path]:
     "The files of a task's splits below `data_dir`; raises `FileNotFoundError` if there are none."
     folder = data_dir / "tasks" / task.name
@@ -497,7 +497,7 @@ def _local_files(task: Task, data_dir: Path) -> dict[str, Path]:
         )
     return files
 
-# %% ../nbs/library/tasks.ipynb #ee685509
+# %% ../nbs/library/tasks.ipynb #9227167a
 def _hub_split(task: Task, split: str) -> Dataset:
     "Rows of one split from the Hub; raises `FileNotFoundError` if it cannot be reached."
     hub = task.hub
@@ -529,15 +529,15 @@ def ask_hub(
     except Exception as error:
         raise ConnectionError(str(error)) from error
 
-# %% ../nbs/library/tasks.ipynb #edaca1d2
+# %% ../nbs/library/tasks.ipynb #371e0404
 def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     hub, origin = task.hub, f"split {split!r} of {task.hub.dataset}"
     columns = {"text_a": hub.text_a, "label": hub.label} | ({"text_b": hub.text_b} if hub.text_b else {})
     missing = [column for column in columns.values() if column not in source.column_names]
     if missing:
         raise DataError(f"{origin} has no column {missing[0]!r}; the columns are {', '.join(source.column_names)}.")
-    rows = source.select_columns(list(columns.values())).to_pandas()
-    rows = rows.rename(columns={column: ours for ours, column in columns.items()}).to_dict("records")
+    rows = source.select_columns(list(columns.values())).to_list()
+    rows = [{ours: row[column] for ours, column in columns.items()} for row in rows]
     # A label value that the source is not known to have stays as it is, for the check to name it.
     named = [row | {"label": hub.labels.get(row["label"], row["label"])} for row in rows]
     kept = (
@@ -547,7 +547,7 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     )
     return _dataset(kept, task, origin, unit="row")
 
-# %% ../nbs/library/tasks.ipynb #25e0a48f
+# %% ../nbs/library/tasks.ipynb #6a241a09
 def load_task(
     name_or_task: str | Task,  # a name in `ALL_TASKS`, or a task of your own
     data_dir: str | os.PathLike | None = None,  # has tasks/<name>/; None: $PROMPT_TRANSFERABILITY_DATA, else the Hub
@@ -576,7 +576,7 @@ def load_task(
         rows["train"] = _subsample(rows["train"], max_train, seed)
     return TaskData(task, **{split: rows[split] for split in splits if split in rows})
 
-# %% ../nbs/library/tasks.ipynb #0c888621
+# %% ../nbs/library/tasks.ipynb #4e12f3ed
 def _as_task(name_or_task: str | Task) -> Task:
     if isinstance(name_or_task, Task):
         return name_or_task
@@ -605,7 +605,7 @@ def _subsample(rows: Dataset, size: int, seed: int) -> Dataset:
     chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
     return rows.select(np.sort(chosen))
 
-# %% ../nbs/library/tasks.ipynb #f9f935fe
+# %% ../nbs/library/tasks.ipynb #84634268
 def unify_label_words(
     tasks: Iterable[str | Task],  # tasks, or names in `ALL_TASKS`
 ) -> dict[str, Task]:  # name -> the task with the words "1", "2", ...

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from prompt_transferability.backbones import Backbone
-from prompt_transferability.prompt_tuning import TuningError, tune_prompt
-from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.prompt_tuning import TuningError, TuningJob, tune_prompt, tune_prompts
+from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.tasks import load_task
 
 SETTINGS = dict(length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
@@ -22,8 +23,9 @@ from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.tasks import load_task
 import torch
 torch.set_num_threads(1)
-run = tune_prompt(Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=300), checkpoint=sys.argv[1],
-                  length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
+backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=300)
+run = tune_prompt(backbone, data, checkpoint=sys.argv[1], length=8, steps=60, learning_rate=1e-2, eval_every=10,
+                  progress=False)
 run.prompt.save(sys.argv[2])
 """
 
@@ -110,9 +112,27 @@ def test_a_loss_that_is_no_number_stops_the_run(backbone, data, tmp_path):
         tune_prompt(backbone, data, **SETTINGS | dict(learning_rate=1e30))
 
 
+def test_prompts_side_by_side_are_the_same_again(backbone, data):
+    jobs = [TuningJob(data, seed=seed) for seed in range(5)]
+    settings = SETTINGS | dict(steps=15)
+    first, second = (tune_prompts(backbone, jobs, **settings) for _ in range(2))
+    assert all(torch.equal(a.prompt.values, b.prompt.values) for a, b in zip(first, second, strict=True))
+
+
+def test_a_checkpoint_of_other_data_or_another_start_is_refused(backbone, data, tmp_path):
+    start = random_prompt(backbone, 8, seed=5)
+    settings = SETTINGS | dict(steps=10, checkpoint=tmp_path / "state")
+    tune_prompt(backbone, data, init=start, **settings)
+    reversed_start = replace(start, values=start.values.flip(0))
+    with pytest.raises(TuningError, match="differs in inits"):
+        tune_prompt(backbone, data, init=reversed_start, **settings)
+    with pytest.raises(TuningError, match="differs in labels, texts"):
+        tune_prompt(backbone, load_task("micro/sst2", max_train=300, seed=1), init=start, **settings)
+
+
 def test_a_damaged_checkpoint_is_refused_by_name(backbone, data, tmp_path):
     (tmp_path / "state").write_text("not a checkpoint")
-    with pytest.raises(TuningError, match="'state' is no checkpoint"):
+    with pytest.raises(TuningError, match="state' is no checkpoint"):
         tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
 
 

@@ -196,7 +196,7 @@ def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
         weights.write_bytes(good_weights)
 
     config.write_text(json.dumps(json.loads(good_config) | {"peft_type": "LORA"}))
-    refused("is a LORA; only PROMPT_TUNING")
+    refused("is a LORA, not a PROMPT_TUNING")
     config.write_text("{")
     refused("adapter_config.json")
     weights.write_bytes(good_weights[:40])

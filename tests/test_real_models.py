@@ -25,7 +25,7 @@ def test_half_precision_checkpoints_are_computed_in_float32(real_models):
 
 
 def test_logits_are_those_of_transformers(real_data, real_models):
-    "Through the public call of `transformers` alone: its own embeddings switched to ours by `inputs_embeds` with hooks."
+    "Through the public call of `transformers`, whose embedding layer a hook makes give the prompt and the text."
     path = real_models / "bert-tiny-mlm"
     backbone = Backbone.from_pretrained(path)
     model = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -42,7 +42,8 @@ def test_logits_are_those_of_transformers(real_data, real_models):
             text = embed(input_ids=encoded["input_ids"], token_type_ids=encoded["token_type_ids"])[0]
             mask = embed.word_embeddings.weight[backbone.tokenizer.mask_token_id]
             slots = embed.LayerNorm(torch.cat([mask[None], prompt]))
-            hook = embed.register_forward_hook(lambda *_, whole=torch.cat([slots, text])[None]: whole)
+            whole = torch.cat([slots, text])[None]
+            hook = embed.register_forward_hook(lambda *_, whole=whole: whole)
             logits = model(input_ids=torch.zeros(1, len(slots) + len(text), dtype=torch.long)).logits
             hook.remove()
             theirs = logits[0, 0, backbone.label_token_ids(data.task)]

@@ -35,7 +35,7 @@ def test_type_means_leave_the_diagonal_and_the_random_row_out():
     matrix = pd.DataFrame(values, names, names)
     matrix.loc["random"] = 0.0
     means = type_means(matrix, TYPES)
-    assert np.allclose(means["within"], 0.8) and np.allclose(means["across"], 0.4)
+    assert np.allclose(means["within"], 0.8) and np.allclose(means["across"], 0.4) and np.allclose(means["gap"], 0.4)
 
 
 def test_type_means_have_an_interval_that_grows_with_the_spread_between_tasks():
