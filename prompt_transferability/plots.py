@@ -34,8 +34,12 @@ __all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_curves', 'plot_su
 TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C45300"}
 
 # %% ../nbs/library/plots.ipynb #55aef269
-_TYPE_NAMES = {"SA": "sentiment analysis", "NLI": "natural language inference", "EJ": "ethical judgement",
-               "PI": "paraphrase identification"}
+_TYPE_NAMES = {
+    "SA": "sentiment analysis",
+    "NLI": "natural language inference",
+    "EJ": "ethical judgement",
+    "PI": "paraphrase identification",
+}
 _INK, _MUTED, _FAINT = "#1d2730", "#5b6873", "#d5dce2"  # text, secondary lines, grid
 
 
@@ -91,11 +95,25 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 # %% ../nbs/library/plots.ipynb #37c73387
 _STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana"], "font.size": 9,
-    "text.color": _INK, "axes.labelcolor": _INK, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
-    "axes.edgecolor": _MUTED, "xtick.color": _MUTED, "ytick.color": _MUTED, "axes.linewidth": 0.7,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.titlelocation": "left",
-    "grid.color": _FAINT, "grid.linewidth": 0.6, "hatch.linewidth": 0.7, "patch.linewidth": 0.8,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.7,
+    "patch.linewidth": 0.8,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it can be selected and searched
     "svg.hashsalt": "prompt_transferability",  # ids do not change from run to run
@@ -122,7 +140,7 @@ def figure_svg(
     with _styled():
         figure.savefig(file, format="svg", metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"]))
     svg = file.getvalue()
-    svg = svg[svg.index("<svg"):]  # without the XML declaration, which may not stand inside a page
+    svg = svg[svg.index("<svg") :]  # without the XML declaration, which may not stand inside a page
     name = "figure-" + sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("*{", f"#{name} *{{", 1)
@@ -137,8 +155,10 @@ def _recovered(
 ) -> pd.DataFrame:  # shares in [0, 1]
     "Share of the tuned prompt's gain over the random prompt that each source recovers, by target."
     if random_row not in accuracies.index:
-        raise ValueError(f"scale='recovered' measures from the row {random_row!r}, which the matrix lacks; "
-                         "add that row, name another with random_row, or use scale='accuracy'.")
+        raise ValueError(
+            f"scale='recovered' measures from the row {random_row!r}, which the matrix lacks; "
+            "add that row, name another with random_row, or use scale='accuracy'."
+        )
     random = accuracies.loc[random_row]
     tuned = pd.Series({task: accuracies[task].get(task, np.nan) for task in accuracies})
     gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
@@ -176,11 +196,21 @@ def _draw_cells(
             color = "white" if np.isnan(shade) else _SHADES(norm(shade))
             look = {"edgecolor": _FAINT, "linewidth": 0, "hatch": "////"} if np.isnan(shade) else {"edgecolor": "white"}
             axes.add_patch(Rectangle((left, top), 1, 1, facecolor=color, clip_on=False, **look))
-            axes.text(left + 0.5, top + 0.5, f"{100 * accuracy:.0f}", color=_ink_on(color), fontsize=8,
-                      ha="center", va="center")
+            axes.text(
+                left + 0.5,
+                top + 0.5,
+                f"{100 * accuracy:.0f}",
+                color=_ink_on(color),
+                fontsize=8,
+                ha="center",
+                va="center",
+            )
             if source == target:
-                axes.add_patch(Rectangle((left, top), 1, 1, facecolor="none", edgecolor=_INK, linewidth=1.6,
-                                         clip_on=False, zorder=3))
+                axes.add_patch(
+                    Rectangle(
+                        (left, top), 1, 1, facecolor="none", edgecolor=_INK, linewidth=1.6, clip_on=False, zorder=3
+                    )
+                )
 
 # %% ../nbs/library/plots.ipynb #f9ffdf27
 _CELL_HEIGHT, _BAR_HEIGHT = 0.33, 0.1  # inches
@@ -220,13 +250,22 @@ def _name_cells(
         color, letters = TYPE_COLORS[kind], int(15 * _cell_width(width) * (end - start))
         axes.plot([start + 0.08, end - 0.08], [height, height], color=color, linewidth=2, transform=line, clip_on=False)
         fits = max(map(len, _TYPE_NAMES[kind].split())) <= letters
-        axes.text((start + end) / 2, height, fill(_TYPE_NAMES[kind], letters) if fits else kind, color=color,
-                  fontsize=8, ha="center", va="top", transform=words)
+        axes.text(
+            (start + end) / 2,
+            height,
+            fill(_TYPE_NAMES[kind], letters) if fits else kind,
+            color=color,
+            fontsize=8,
+            ha="center",
+            va="top",
+            transform=words,
+        )
 
 # %% ../nbs/library/plots.ipynb #dae9e331
-_SCALES = {"accuracy": "accuracy",
-           "recovered": "share of tuning's gain over the random prompt\n"
-                        "that is recovered (hatched: gain below {:g} points)"}
+_SCALES = {
+    "accuracy": "accuracy",
+    "recovered": "share of tuning's gain over the random prompt\nthat is recovered (hatched: gain below {:g} points)",
+}
 
 
 def _check_matrix(matrix: pd.DataFrame, types: Mapping[str, str]) -> None:
@@ -279,8 +318,12 @@ def plot_transfer(
         axes.set_title(title, fontsize=11, pad=10)
         _draw_cells(axes, accuracies, shades, tops, norm)
         _name_cells(axes, accuracies, tops, types)
-        bar = figure.colorbar(ScalarMappable(norm, _SHADES), cax=bar_axes, orientation="horizontal",
-                              format=PercentFormatter(1, decimals=0))
+        bar = figure.colorbar(
+            ScalarMappable(norm, _SHADES),
+            cax=bar_axes,
+            orientation="horizontal",
+            format=PercentFormatter(1, decimals=0),
+        )
         bar.set_label(_SCALES[scale].format(100 * min_gain), fontsize=8)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
@@ -348,11 +391,12 @@ def plot_curves(
             axes.grid(axis="y")
             # A panel with nothing below it shows the steps.
             axes.tick_params(labelbottom=place + across >= len(tasks))
-        for axes in panels[len(tasks):]:
+        for axes in panels[len(tasks) :]:
             axes.remove()
         figure.axes[0].xaxis.set(major_locator=MaxNLocator(3, integer=True), major_formatter=_short)
-        figure.axes[0].yaxis.set(major_locator=MaxNLocator(4, steps=[1, 2, 5, 10]),
-                                 major_formatter=PercentFormatter(1, decimals=0))
+        figure.axes[0].yaxis.set(
+            major_locator=MaxNLocator(4, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals=0)
+        )
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel("accuracy on dev", fontsize=9)
         figure.legend(handles=_curve_legend(several, bool(reference)), loc="outside upper left", ncols=3)
@@ -404,8 +448,14 @@ def plot_summary(
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        marks = {"tuned prompt, 95% interval": {"color": _MUTED, **_TUNED}, "random prompt": _RANDOM,
-                 "majority class": _MAJORITY}
-        figure.legend(handles=[Line2D([], [], label=label, **look) for label, look in marks.items()],
-                      loc="outside upper left", ncols=3)
+        marks = {
+            "tuned prompt, 95% interval": {"color": _MUTED, **_TUNED},
+            "random prompt": _RANDOM,
+            "majority class": _MAJORITY,
+        }
+        figure.legend(
+            handles=[Line2D([], [], label=label, **look) for label, look in marks.items()],
+            loc="outside upper left",
+            ncols=3,
+        )
         return _settled(figure, "Tuned prompts with their intervals, random prompt and majority class, by task")

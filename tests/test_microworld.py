@@ -1,0 +1,191 @@
+"""The micro world's generator gives the same bytes everywhere, and its models can be built again."""
+
+import hashlib
+import json
+import re
+import stat
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from prompt_transferability import microworld
+from prompt_transferability.microworld import (
+    MICRO_MODELS,
+    MICRO_TASKS,
+    SIZE_LIMITS,
+    World,
+    build_model,
+    examine_model,
+    generate_corpus,
+    generate_task,
+    model_folder,
+    relatedness,
+    vocabulary,
+)
+from prompt_transferability.tasks import PAPER_TASKS
+
+GENERATED = "96c7646028c8086829f45405991320f481ab68201c2d8eb841f5dcff49cca318"
+"sha256 of what the test below generates; a new one means a new language, hence new models."
+SHIPPED = [name for name in MICRO_MODELS if (files("prompt_transferability") / "micro_models" / name).is_dir()]
+
+
+def test_the_same_seed_gives_the_same_bytes_everywhere():
+    made = {name: generate_task(name, train=20, dev=5, test=5) for name in MICRO_TASKS}
+    made["corpus"] = generate_corpus(100)
+    assert hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest() == GENERATED
+
+
+def test_tasks_are_the_papers():
+    assert list(MICRO_TASKS) == list(PAPER_TASKS)
+    for name, task in MICRO_TASKS.items():
+        paper = PAPER_TASKS[name]
+        assert (task.task_type, task.labels, task.label_words) == (paper.task_type, paper.labels, paper.label_words)
+
+
+@pytest.mark.parametrize("name", MICRO_TASKS)
+def test_splits_share_nothing_even_across_seeds_and_labels_are_balanced(name):
+    sizes = dict(train=600, dev=150, test=150)
+    one, two = generate_task(name, **sizes, seed=1), generate_task(name, **sizes, seed=2)
+    texts = {split: {(row["text_a"], row["text_b"]) for data in (one, two) for row in data[split]} for split in sizes}
+    assert not texts["train"] & texts["dev"] | texts["train"] & texts["test"] | texts["dev"] & texts["test"]
+    for split, size in sizes.items():
+        assert len(one[split]) == size == len({(row["text_a"], row["text_b"]) for row in one[split]})
+    counts = [[row["label"] for row in one["train"]].count(label) for label in MICRO_TASKS[name].labels]
+    assert min(counts) > 0.8 * max(counts)
+
+
+def test_the_largest_splits_can_be_had():
+    largest = {split: high for split, (_, high) in SIZE_LIMITS.items()}
+    for name in ("laptop", "ethics_deontology"):  # those with the fewest different texts
+        assert {split: len(rows) for split, rows in generate_task(name, **largest).items()} == largest
+
+
+def test_noise_is_the_share_of_wrong_labels():
+    clean, noisy = (
+        [row["label"] for row in generate_task("sst2", train=4, dev=4, test=1000, world=World(noise=noise))["test"]]
+        for noise in (0, 0.25)
+    )
+    assert clean.count("positive") == 500
+    texts = generate_task("sst2", train=4, dev=4, test=1000, world=World(noise=0.4))["test"]
+    assert noisy != clean and len(texts) == 1000
+
+
+@pytest.mark.parametrize("split", SIZE_LIMITS)
+@pytest.mark.parametrize("size", [0, -1, 3, 10**6, 10.5, "many"])
+def test_impossible_sizes_are_refused_with_the_range(split, size):
+    low, high = SIZE_LIMITS[split]
+    with pytest.raises(ValueError, match=f"the {split} split .* from {low} to {high:,}"):
+        generate_task("sst2", **{split: size})
+
+
+@pytest.mark.parametrize(
+    "knob, value", [("domain_overlap", -0.1), ("domain_overlap", 2), ("noise", 0.5), ("noise", "x")]
+)
+def test_impossible_knobs_are_refused_with_the_range(knob, value):
+    with pytest.raises(ValueError, match=f"{knob} is .* from 0 to"):
+        World(**{knob: value})
+
+
+def test_other_bad_input_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown micro task 'sst'; did you mean 'sst2'"):
+        generate_task("sst")
+    with pytest.raises(ValueError, match="unknown micro model 'micro-robert'; did you mean 'micro-roberta'"):
+        model_folder("micro-robert")
+    with pytest.raises(ValueError, match="from 1 to 100,000"):
+        build_model("micro-bert", tmp_path / "model", steps=0)
+    with pytest.raises(ValueError, match="0 paragraphs"):
+        generate_corpus(0)
+    with pytest.raises(ValueError, match="both, abilities, vocabulary"):
+        relatedness("words")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="is no micro model"):
+        build_model("micro-bert", tmp_path / "mine", steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("part", microworld.RELATEDNESS_PARTS)
+def test_relatedness_is_symmetric_with_ones_on_the_diagonal(part):
+    truth = relatedness(part)
+    assert list(truth.index) == list(truth.columns) == list(MICRO_TASKS)
+    assert np.array_equal(truth, truth.T) and (np.diag(truth) == 1).all()
+    assert ((truth >= 0) & (truth <= 1)).all(axis=None)
+
+
+def test_knobs_move_relatedness():
+    words = {overlap: relatedness("vocabulary", World(domain_overlap=overlap)) for overlap in (0, 1)}
+    assert words[1].loc["sst2", "laptop"] > words[0].loc["sst2", "laptop"] + 0.05
+    shared = relatedness("vocabulary", World(shared_label_words=True))
+    assert shared.loc["sst2", "qqp"] > relatedness("vocabulary").loc["sst2", "qqp"] + 0.03
+
+
+def test_every_sentence_is_made_of_the_vocabulary():
+    rows = [row for name in MICRO_TASKS for row in generate_task(name, train=500, dev=100, test=100)["train"]]
+    text = " ".join(f"{row['text_a']} {row['text_b'] or ''}" for row in rows)
+    assert set(re.findall("[a-z0-9]+", text)) <= set(vocabulary())
+
+
+def test_a_model_built_for_a_short_time_has_learned(tmp_path):
+    losses = []
+    report = build_model(
+        "micro-roberta", tmp_path / "model", steps=120, progress=lambda step, loss: losses.append(loss)
+    )
+    assert len(losses) == 120 and np.mean(losses[-10:]) < 0.6 * np.mean(losses[:3])
+    assert report["held_out_loss"] < 5
+    assert set(report["label_word_accuracy"]) == set(MICRO_TASKS)
+    assert json.loads((tmp_path / "model" / "training.json").read_text()) == report
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    model, tokenizer = _load(tmp_path / "model")
+    assert examine_model(model, tokenizer, rows=20)["held_out_loss"] == pytest.approx(report["held_out_loss"], abs=0.05)
+
+
+def test_the_same_seed_builds_the_same_model(tmp_path):
+    for name in ("one", "two"):
+        build_model("micro-bert", tmp_path / name, steps=3)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_model_that_does_not_ship_is_built_once_into_the_cache(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setenv("PROMPT_TRANSFERABILITY_CACHE", str(tmp_path))
+    monkeypatch.setattr(microworld, "files", lambda package: tmp_path / "nothing ships")
+    monkeypatch.setattr(microworld, "build_model", lambda name, out: built.append(name) or out.mkdir())
+    assert model_folder("micro-bert") == model_folder("micro-bert") == tmp_path / "micro_models" / "micro-bert"
+    assert built == ["micro-bert"]
+
+
+def _load(folder):
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_reads_every_word_as_one_token(name):
+    model, tokenizer = _load(model_folder(name))
+    ids = tokenizer([" " + word for word in vocabulary()], add_special_tokens=False)["input_ids"]
+    assert all(len(pieces) == 1 for pieces in ids) and len({pieces[0] for pieces in ids}) == len(vocabulary())
+    assert tokenizer.unk_token_id not in {pieces[0] for pieces in ids}
+    assert tokenizer("the film", "so")["input_ids"][0] == tokenizer.cls_token_id
+    shape = MICRO_MODELS[name]
+    assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == (
+        shape.family,
+        shape.layers,
+        shape.width,
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_knows_what_its_note_says(name):
+    model, tokenizer = _load(model_folder(name))
+    note = json.loads((model_folder(name) / "training.json").read_text())
+    assert examine_model(model, tokenizer)["held_out_loss"] == pytest.approx(note["held_out_loss"], abs=0.02)
+
+
+def test_shipped_models_are_small_and_readable_by_all():
+    assert {"micro-bert", "micro-roberta"} <= set(SHIPPED)
+    paths = [path for name in SHIPPED for path in model_folder(name).iterdir()]
+    assert sum(path.stat().st_size for path in paths) <= 8e6
+    assert all(path.stat().st_mode & stat.S_IROTH for path in paths)
