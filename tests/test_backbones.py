@@ -74,6 +74,7 @@ def build(family, shape, folder, headless=False):
     settings = dict(vocab_size=len(tokenizer) + 11, max_position_embeddings=100, type_vocab_size=1) | special
     if family == "bert":
         settings["type_vocab_size"] = 2
+    torch.manual_seed(0)  # what `transformers` draws before we add to it
     generator = torch.Generator().manual_seed(0)
     model = CLASSES[family][headless](CONFIGS[family](**settings | shape)).eval()
     with torch.no_grad():
