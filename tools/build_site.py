@@ -201,6 +201,20 @@ def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
 # ---------------------------------------------------------------- the command
 
 
+def lead_methods_to_their_class(out: Path) -> None:
+    """Let nbdev's links to a method without documentation of its own lead to its class, which has some."""
+    ids = {path: set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8"))) for path in out.rglob("*.html")}
+    for path in ids:
+
+        def led(link: re.Match, path: Path = path) -> str:
+            file, owner, method = link.groups()
+            found = ids.get((path.parent / file).resolve() if file else path, set())
+            return link[0] if f"{owner}.{method}" in found or owner not in found else f'href="{file}#{owner}"'
+
+        page = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
+
+
 def build(
     root: Path,  # the project, which is the working directory
     out: Path,  # the folder to build into; what it held is replaced
@@ -217,6 +231,7 @@ def build(
         (rendered / "index.html").write_text(f'{redirect}<a href="{target}">Home</a>\n', encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(rendered, out)
+    lead_methods_to_their_class(out)
     problems = site_problems(out)
     if problems:
         raise SiteError("the built pages have faults:\n  " + "\n  ".join(problems))
