@@ -135,9 +135,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,
-        steps=500,
-        learning_rate=1e-2,
+        steps=1000,
+        learning_rate=2e-3,
         eval_every=100,
+        patience=5,
         max_train=9000,
         max_eval=1000,
     ),
