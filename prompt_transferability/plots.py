@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 
 from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError
+from .zero_shot_transfer import recovered_transfer
 
 # %% auto #0
 __all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_curves', 'plot_summary']
@@ -146,23 +147,6 @@ def figure_svg(
     svg = svg.replace("*{", f"#{name} *{{", 1)
     attributes = f'id="{name}" role="img" aria-label={quoteattr(figure.get_label())}'
     return svg.replace("<svg", f'<svg {attributes} style="max-width: 100%; height: auto"', 1)
-
-# %% ../nbs/library/plots.ipynb #693a1731
-def _recovered(
-    accuracies: pd.DataFrame,  # [sources, targets]
-    random_row: str,  # the row of the random prompt
-    min_gain: float,  # a smaller gain of tuning gives NaN
-) -> pd.DataFrame:  # shares in [0, 1]
-    "Share of the tuned prompt's gain over the random prompt that each source recovers, by target."
-    if random_row not in accuracies.index:
-        raise ValueError(
-            f"scale='recovered' measures from the row {random_row!r}, which the matrix lacks; "
-            "add that row, name another with random_row, or use scale='accuracy'."
-        )
-    random = accuracies.loc[random_row]
-    tuned = pd.Series({task: accuracies[task].get(task, np.nan) for task in accuracies})
-    gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
-    return ((accuracies - random) / gain).clip(0, 1)
 
 # %% ../nbs/library/plots.ipynb #794aad29
 def _even_shades(name: str) -> ListedColormap:
@@ -310,7 +294,8 @@ def plot_transfer(
     tops = [*range(len(sources)), *(len(sources) + bool(sources) * _GAP + np.arange(len(others)))]
     shades, norm = accuracies, _range(accuracies)
     if scale == "recovered":
-        shades, norm = _recovered(accuracies, random_row, min_gain), Normalize(0, 1)
+        shades = recovered_transfer(accuracies, random_row, min_gain).clip(0, 1)
+        norm = Normalize(0, 1)
     with _styled():
         width, height = _cell_width(len(targets)) * len(targets), _CELL_HEIGHT * (tops[-1] + 1)
         figure = Figure(figsize=(width + 2, height + 2), layout="constrained")

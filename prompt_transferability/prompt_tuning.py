@@ -310,7 +310,7 @@ def tune_prompts(
     jobs: Sequence[TuningJob],  # trained side by side, one forward pass for all of them
     length: int = 100,  # vectors of a prompt, where a job brings none
     steps: int = 3000,  # of every job at most
-    learning_rate: float = 1e-3,  # of AdamW, constant (A.2); small models want more
+    learning_rate: float = 1e-3,  # of AdamW, constant (A.2)
     batch_size: int = 16,  # texts of each job in a step
     eval_every: int = 100,  # steps between two looks at dev; it is also looked at first and last
     patience: int | None = None,  # looks at dev without a new best after which a job stops; None: never

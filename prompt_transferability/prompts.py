@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,23 +257,20 @@ def label_word_prompt(
     seed: int,
 ) -> SoftPrompt:
     "The label words' embeddings, then words drawn from the vocabulary (Lester et al., 2021)."
-    values = _sampled_words(backbone, length, seed)
-    words = backbone.word_embeddings[backbone.label_token_ids(task)][:length].to(values)
-    values[: len(words)] = words
+    values = _sampled_words(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
     return SoftPrompt(values, backbone.name, "label words", backbone.layout, {"seed": seed, "init": "label words"})
 
 
-def _sampled_words(backbone: Backbone, length: int, seed: int) -> Tensor:
-    "Float32 [length, hidden]: embeddings of distinct words."
+def _sampled_words(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
+    "Float32 [length, hidden]: embeddings of distinct words, those with the ids `first` at the start."
     generator = _generator(length, seed)
-    special = torch.tensor(backbone.tokenizer.all_special_ids)
+    first = torch.as_tensor(first, dtype=torch.int64)
     words = torch.arange(len(backbone.word_embeddings))
-    words = words[~torch.isin(words, special)]
-    if length > len(words):
-        raise PromptError(
-            f"a prompt of {length} words needs a vocabulary of that size; {backbone.name!r} has {len(words)}"
-        )
-    chosen = words[torch.randperm(len(words), generator=generator)[:length]]
+    words = words[~torch.isin(words, torch.cat([first, torch.tensor(backbone.tokenizer.all_special_ids)]))]
+    known = len(first) + len(words)
+    if length > known:
+        raise PromptError(f"a prompt of {length} words needs a vocabulary of that size; {backbone.name!r} has {known}")
+    chosen = torch.cat([first, words[torch.randperm(len(words), generator=generator)]])[:length]
     return backbone.word_embeddings.detach()[chosen].to("cpu", torch.float32)
 
 

@@ -24,7 +24,7 @@ from .tasks import ALL_TASKS, UnknownNameError
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
-__all__ = ['TYPES', 'MEASURES', 'FIGURES', 'PROVENANCE', 'Results', 'write_report']
+__all__ = ['PROVENANCE', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
 class Results:
@@ -115,6 +115,23 @@ def provenance(self: Results) -> pd.DataFrame:  # one row a cell
         | json.loads((cell.folder(self.out) / "provenance.json").read_text())
         for cell, _ in self.answered
     )
+
+
+PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
+"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
+
+
+@patch
+def origin(self: Results) -> pd.Series:  # text, one entry a fact
+    "The provenance of all cells together: what was different from cell to cell is listed."
+    came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
+    libraries = pd.DataFrame(came_from.libraries.tolist())
+    facts = {"cells": f"{len(self.answered)} of {len(self.study.cells())}"}
+    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
+    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
+    facts |= {name: ", ".join(libraries[name].unique()) for name in libraries}
+    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
+    return pd.Series(facts, name="")
 
 # %% ../nbs/library/results.ipynb #f632f1d1
 @patch
@@ -229,15 +246,9 @@ def _section(backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping
 
 def _page(results: Results, sections: list[str]) -> str:
     "The whole report."
-    came_from = results.provenance().reindex(columns=["seconds", "started", "libraries", *PROVENANCE])
-    libraries = pd.DataFrame(came_from.libraries.tolist())
-    facts = {"cells": f"{len(results.answered)} of {len(results.study.cells())}"}
-    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in PROVENANCE}
-    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
-    facts |= {name: ", ".join(libraries[name].unique()) for name in libraries}
-    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}"
     rows = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in results.origin().items()
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -256,7 +267,3 @@ pre {{ background: #f5f5f5; padding: 1rem }}
 <pre>{html.escape(results.study.to_yaml())}</pre>
 </body></html>
 """
-
-
-PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
-"What the report says of where its numbers came from, beside the versions of the libraries."

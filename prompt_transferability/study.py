@@ -34,7 +34,15 @@ from .backbones import LAYOUTS, Backbone
 from .microworld import MICRO_MODELS
 from .prompt_tuning import tune_prompt
 from .prompts import SoftPrompt, random_prompt, written_whole
-from .tasks import ALL_TASKS, PAPER_TASKS, SPLITS, TaskData, UnknownNameError, load_task
+from prompt_transferability.tasks import (
+    ALL_TASKS,
+    MICRO_NAMES,
+    PAPER_TASKS,
+    SPLITS,
+    TaskData,
+    UnknownNameError,
+    load_task,
+)
 from .zero_shot_transfer import Evaluation, evaluate
 
 # %% auto #0
@@ -132,6 +140,15 @@ class Study:
 
 # %% ../nbs/library/study.ipynb #af668384
 PRESETS: dict[str, dict[str, Any]] = {
+    "micro": dict(
+        backbones=("micro-roberta",),
+        tasks=tuple(MICRO_NAMES),
+        seeds=(0, 1, 2),
+        length=20,
+        steps=300,
+        learning_rate=5e-3,
+        eval_every=50,
+    ),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,

@@ -17,7 +17,7 @@ from .prompts import PromptError, SoftPrompt, random_prompt
 from .tasks import Task, TaskData
 
 # %% auto #0
-__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'type_means']
+__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'type_means']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 def wilson_interval(
@@ -116,6 +116,26 @@ def transfer_matrix(
         columns[data.task.name] = accuracies[: len(sources)] + at_random
     index = pd.Index([*prompts, *(["random"] if randoms else [])], name="source")
     return pd.DataFrame(columns, index=index).rename_axis(columns="target")
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #4ec00002
+def recovered_transfer(
+    matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
+    random_row: str = "random",  # the row of the random prompt
+    min_gain: float = 0.02,  # targets on which tuning gains less give NaN
+) -> pd.DataFrame:  # fractions, of the shape of `matrix`
+    """(zero-shot - random) / (tuned - random), by target.
+
+    Raises `ValueError` for a matrix without that row.
+    """
+    if random_row not in matrix.index:
+        raise ValueError(
+            f"recovered transfer is measured from the row {random_row!r}, which the matrix lacks; add that row, or "
+            "name another with random_row"
+        )
+    random = matrix.loc[random_row]
+    tuned = pd.Series({target: matrix[target].get(target, np.nan) for target in matrix})
+    gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
+    return (matrix - random) / gain
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab981
 def type_means(

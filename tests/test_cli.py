@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -160,6 +161,17 @@ def test_a_study_shows_how_far_it_is(tmp_path, capfd):
 
 
 # ---- mistakes
+
+
+def test_micro_models_are_built(command, refused, tmp_path, capsys):
+    built = command("microworld", "build", "micro-bert", "--steps", "2", "--seed", "5", "--out", tmp_path / "models")
+    assert built["micro-bert"]["steps"] == 2 and built["micro-bert"]["seed"] == 5
+    assert Backbone.from_pretrained(tmp_path / "models" / "micro-bert").hidden_size == 128
+    assert main(["microworld", "build", "micro-bert", "--steps", "2", "--out", str(tmp_path / "shown")]) == 0
+    assert re.search(r"held-out loss \d\.\d\d; label words: imdb 0\.\d\d, .*mrpc 0\.\d\d", capsys.readouterr().out)
+    sentence = refused("microworld", "build", "micro-bert", "micro-brt", "--out", tmp_path / "none")
+    assert "did you mean 'micro-bert'" in sentence and not (tmp_path / "none").exists()
+    assert "from 1 to 100,000" in refused("microworld", "build", "micro-bert", "--steps", "0", "--out", tmp_path / "x")
 
 
 def test_names_that_nothing_has(refused, tuned, tmp_path, files):

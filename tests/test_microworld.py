@@ -9,6 +9,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from prompt_transferability import microworld
@@ -139,6 +140,24 @@ def test_a_model_built_for_a_short_time_has_learned(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     model, tokenizer = _load(tmp_path / "model")
     assert examine_model(model, tokenizer, rows=20)["held_out_loss"] == pytest.approx(report["held_out_loss"], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["micro-bert", "micro-roberta"])
+def test_the_same_seed_builds_the_same_model(name, tmp_path):
+    weights = []
+    for folder, seed in (("one", 3), ("two", 3), ("three", 4)):
+        build_model(name, tmp_path / folder, seed=seed, steps=3)
+        weights.append(load_file(tmp_path / folder / "model.safetensors"))
+    one, two, three = weights
+    assert all(torch.equal(one[part], two[part]) for part in one)
+    assert not all(torch.equal(one[part], three[part]) for part in one)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_tokenizer_comes_out_the_same_in_another_process(name, tmp_path):
+    microworld._make_tokenizer(MICRO_MODELS[name].family).save_pretrained(tmp_path)
+    made, shipped = (json.loads((folder / "tokenizer.json").read_text()) for folder in (tmp_path, model_folder(name)))
+    assert made["model"] == shipped["model"]
 
 
 def test_a_model_that_does_not_ship_is_built_once_into_the_cache(tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
 
 def test_words_in_a_starting_prompt_are_whole_and_different(backbone):
     task = ALL_TASKS["micro/snli"]
-    for start in (vocabulary_prompt(backbone, 200, seed=1), label_word_prompt(backbone, task, 2, seed=1)):
+    for start in (vocabulary_prompt(backbone, 200, seed=1), label_word_prompt(backbone, task, 200, seed=1)):
         same = (start.values[:, None] == backbone.word_embeddings).all(-1)  # [length, vocabulary]
         assert (same.sum(1) == 1).all() and (same.sum(0) <= 1).all()
         assert not same[:, backbone.tokenizer.all_special_ids].any()

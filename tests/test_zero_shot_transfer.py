@@ -7,7 +7,7 @@ import pytest
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompts import random_prompt
 from prompt_transferability.tasks import load_task
-from prompt_transferability.zero_shot_transfer import evaluate, transfer_matrix, type_means
+from prompt_transferability.zero_shot_transfer import evaluate, recovered_transfer, transfer_matrix, type_means
 
 TYPES = {"imdb": "SA", "sst2": "SA", "laptop": "SA", "mnli": "NLI", "snli": "NLI"}
 
@@ -25,6 +25,19 @@ def test_the_random_row_is_the_mean_of_its_prompts():
     each = [evaluate(backbone, random_prompt(backbone, 5, seed), data).accuracy for seed in (3, 4)]
     assert matrix.loc["random", "micro/mrpc"] == pytest.approx(np.mean(each))
     assert matrix.loc["x", "micro/mrpc"] == evaluate(backbone, random_prompt(backbone, 5, 9), data).accuracy
+
+
+def test_recovered_transfer_is_the_share_of_tunings_gain():
+    names = ["imdb", "sst2"]
+    matrix = pd.DataFrame([[0.9, 0.4], [0.7, 0.51], [0.5, 0.5]], [*names, "random"], names)
+    recovered = recovered_transfer(matrix)
+    assert np.allclose(recovered["imdb"], [1, 0.5, 0]) and recovered["sst2"].isna().all()
+    assert recovered_transfer(matrix, min_gain=0)["sst2"].tolist() == pytest.approx([-10, 1, 0])
+    assert recovered_transfer(matrix.rename({"random": "uniform"}), "uniform").equals(
+        recovered.rename({"random": "uniform"})
+    )
+    with pytest.raises(ValueError, match="the row 'random', which the matrix lacks"):
+        recovered_transfer(matrix.drop("random"))
 
 
 def test_type_means_leave_the_diagonal_and_the_random_row_out():
