@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +199,58 @@ KNOWN_MODELS = (
 class BackboneError(ValueError):
     "A checkpoint that cannot serve as a backbone, or an input that does not fit it."
 
+# %% ../nbs/library/backbones.ipynb #d26f83ab
+_HEAD = ("cls.", "lm_head.")
+"How the weights of a masked-LM head begin, in BERT and in RoBERTa."
 
+
+def _check_config(name_or_path: str, config: dict) -> None:
+    "Refuse a model of another kind, which might load and be computed wrongly."
+    family, positions = config["model_type"], config.get("position_embedding_type") or "absolute"
+    if family not in FAMILIES:
+        raise BackboneError(
+            f"{name_or_path!r} is a {family!r} model; a backbone must be one of the families {', '.join(FAMILIES)}"
+        )
+    if positions != "absolute":
+        raise BackboneError(f"{name_or_path!r} has {positions!r} positions; a backbone must have absolute positions")
+    if config.get("is_decoder"):
+        raise BackboneError(
+            f"{name_or_path!r} is a decoder, whose mask does not see the text behind it; a backbone must be an encoder"
+        )
+
+
+def _check_tokenizer(name_or_path: str, model: nn.Module, tokenizer) -> None:
+    if not len(tokenizer.all_special_ids) < len(tokenizer) <= model.config.vocab_size:
+        raise BackboneError(
+            f"{name_or_path!r} has a tokenizer of {len(tokenizer)} tokens for a model of {model.config.vocab_size}; "
+            "a tokenizer of its own is needed"
+        )
+
+
+def _check_weights(name_or_path: str, model: nn.Module, report: dict) -> bool:
+    "Whether the checkpoint held a masked-LM head; refuse one whose encoder or head is not whole, or holds more."
+    missing = set(report["missing_keys"])
+    head = {name for name, _ in model.named_parameters() if name.startswith(_HEAD)}
+    has_head = not head <= missing
+    lacking = {
+        "the encoder": sorted(name for name in missing if not name.startswith(_HEAD)),
+        "the masked-LM head": sorted(head & missing) if has_head else [],
+    }
+    for part, weights in lacking.items():
+        if weights:
+            raise BackboneError(
+                f"the checkpoint {name_or_path!r} lacks weights of {part}: {', '.join(weights[:3])} …; it is not whole"
+            )
+    encoder = re.compile(rf"({model.base_model_prefix}\.)?(embeddings|encoder)\.")
+    unknown = sorted(name for name in report["unexpected_keys"] if encoder.match(name))
+    if unknown:
+        raise BackboneError(
+            f"the checkpoint {name_or_path!r} holds weights of the encoder that its config.json does not know: "
+            f"{', '.join(unknown[:3])} …; it is another architecture"
+        )
+    return has_head
+
+# %% ../nbs/library/backbones.ipynb #f1a73e58
 def _quiet_from_pretrained(loader, name, **kwargs):
     "`loader.from_pretrained` without the progress bars and reports of `transformers`: what matters is said by us."
     logger = logging.getLogger("transformers")
@@ -218,38 +269,29 @@ def _load_checkpoint(name_or_path: str, dtype: torch.dtype, revision: str | None
     "The masked-LM model, its tokenizer, and whether the checkpoint held a masked-LM head."
     source = {"revision": revision, "local_files_only": not _on_hub(name_or_path)}
     try:
-        family = PreTrainedConfig.get_config_dict(name_or_path, **source)[0].get("model_type")
-        if family is None:
+        config = PreTrainedConfig.get_config_dict(name_or_path, **source)[0]
+        if config.get("model_type") is None:
             raise OSError("there is no config.json that says what model it is")
-        if family not in FAMILIES:
-            raise BackboneError(
-                f"{name_or_path!r} is a {family!r} model; a backbone must be one of the families {', '.join(FAMILIES)}"
-            )
+        _check_config(name_or_path, config)
         model, report = _quiet_from_pretrained(
-            FAMILIES[family], name_or_path, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+            FAMILIES[config["model_type"]],
+            name_or_path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **source,
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
     except BackboneError:
         raise
     except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(name_or_path, error) from error
+        raise _unreadable(name_or_path, revision, error) from error
     except RuntimeError as error:  # what `transformers` raises for tensors of another shape
         raise BackboneError(
             f"the weights in {name_or_path!r} do not have the shapes that its config.json says"
         ) from error
-    if not len(tokenizer.all_special_ids) < len(tokenizer) <= model.config.vocab_size:
-        raise BackboneError(
-            f"{name_or_path!r} has a tokenizer of {len(tokenizer)} tokens for a model of {model.config.vocab_size}; "
-            "a tokenizer of its own is needed"
-        )
-    missing = set(report["missing_keys"])
-    head = {key for key in missing if key.startswith(("cls.", "lm_head."))}
-    if missing - head:
-        raise BackboneError(
-            f"the checkpoint {name_or_path!r} lacks weights of the encoder: "
-            f"{', '.join(sorted(missing - head)[:3])} …; it is not whole"
-        )
-    return model, tokenizer, not head
+    _check_tokenizer(name_or_path, model, tokenizer)
+    return model, tokenizer, _check_weights(name_or_path, model, report)
 
 
 def _on_hub(name_or_path: str) -> bool:
@@ -263,20 +305,49 @@ def _on_hub(name_or_path: str) -> bool:
     return True
 
 
-def _unreadable(name_or_path: str, error: Exception) -> Exception:
+def _unreadable(name_or_path: str, revision: str | None, error: Exception) -> Exception:
     "One sentence for a checkpoint that could not be read."
     if Path(name_or_path).is_dir():
         return BackboneError(
             f"the folder {name_or_path!r} holds no whole model (config.json, model.safetensors and a "
             f"tokenizer are needed): {str(error).splitlines()[0]}"
         )
-    near = get_close_matches(name_or_path, KNOWN_MODELS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    if name_or_path in KNOWN_MODELS:
+        or_other = f" or has no revision {revision!r} of it" if revision else ""
+        return FileNotFoundError(
+            f"there is no local copy of the model {name_or_path!r}, and the Hugging Face Hub cannot be "
+            f"reached{or_other}; go online, or name a folder"
+        )
+    near = UnknownNameError("model", name_or_path, KNOWN_MODELS).nearest
+    hint = f"did you mean {near!r}? " if near else ""
     return FileNotFoundError(
         f"there is no model {name_or_path!r} in a local folder or cache, and the Hugging Face Hub did "
         f"not give it; {hint}check the name, go online, or name a folder. Known: "
         f"{', '.join(KNOWN_MODELS)}"
     )
+
+# %% ../nbs/library/backbones.ipynb #2b7fe6c3
+def _device(device: str | torch.device) -> torch.device:
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    try:
+        found = torch.device(there[0] if device == "auto" else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # the second is torch's own for a build without CUDA
+        raise BackboneError(
+            f"there is no device {str(device)!r} here; give auto or one of {', '.join(there)}"
+        ) from error
+    return found
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = torch.float32 if dtype == "auto" else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise BackboneError(f"{str(dtype)!r} is no number type to compute in; give auto, or one such as float32")
+    return found
 
 # %% ../nbs/library/backbones.ipynb #97bb339d
 class Backbone:
@@ -329,19 +400,18 @@ class Backbone:
         device: str | torch.device = "auto",  # "auto": cuda, else mps, where present, else cpu
         dtype: str | torch.dtype = "auto",  # "auto": float32, whatever type the checkpoint was stored in
         revision: str | None = None,  # a branch, tag or commit on the Hub
-        max_length: int = 128,
+        max_length: int = 128,  # tokens of a text at most, special tokens included
     ) -> Backbone:
         """Read a BERT or RoBERTa checkpoint, of any width and depth, as a frozen backbone.
 
-        Raises `FileNotFoundError` where neither a folder nor the Hub has it, `BackboneError` where it is no whole
-        checkpoint of a known family.
+        Raises `FileNotFoundError` where neither a folder nor the Hub has it, `UnknownNameError` for an unknown layout,
+        and `BackboneError` where it is no whole checkpoint of a known family, or where device, number type or
+        `max_length` cannot be had.
         """
         name, folder = str(name_or_path), Path(name_or_path)
         if name in MICRO_MODELS:
             folder = model_folder(name)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        dtype = torch.float32 if dtype == "auto" else dtype
+        device, dtype = _device(device), _dtype(dtype)
         local = folder.is_dir()
         model, tokenizer, has_head = _load_checkpoint(str(folder) if local else name, dtype, revision)
         name = folder.resolve().name if local else name
@@ -374,8 +444,16 @@ class Backbone:
 # %% ../nbs/library/backbones.ipynb #1c2eac51
 @patch
 def encode(self: Backbone, rows: Sequence[Mapping]) -> EncodedTexts:
-    "Tokenize rows (`text_a`, and `text_b` or None) once, for many batches."
-    rows = list(rows)
+    """Tokenize rows (`text_a`, and `text_b` or None) once, for many batches.
+
+    Raises `BackboneError` for what is no sequence of rows, for none, and where only some of them have a `text_b`.
+    """
+    is_table, rows = isinstance(rows, Mapping), list(rows)
+    if is_table or not all(isinstance(row, Mapping) and "text_a" in row for row in rows):
+        raise BackboneError(
+            "texts are a sequence of rows, each a dict with text_a and maybe text_b; where a slice of a split gave a "
+            "dict of columns, take split.select(range(3)) instead of split[:3]"
+        )
     if not rows:
         raise BackboneError("there are no rows to encode; a batch needs at least one")
     first = [row["text_a"] for row in rows]
@@ -423,12 +501,24 @@ def label_token_ids(self: Backbone, task: Task) -> Tensor:  # int64 [labels]
     return self._label_ids[words]
 
 # %% ../nbs/library/backbones.ipynb #2fc47c29
+def _check_prompt(prompts: Tensor) -> None:
+    if not isinstance(prompts, Tensor):
+        raise BackboneError(
+            f"a prompt is a tensor [length, hidden] here, not a {type(prompts).__name__}; of a SoftPrompt, pass its "
+            "vectors, prompt.values"
+        )
+
+
 @patch
 def slots(
     self: Backbone,
     prompts: Tensor,  # [.., l, hidden]
 ) -> Tensor:  # [.., l + 1, hidden] in layout "paper", [.., l, hidden] in "authors"
-    "The embedded slots before the text: the mask, then the prompt's live vectors."
+    """The embedded slots before the text: the mask, then the prompt's live vectors.
+
+    Raises `BackboneError` for what is no tensor, or not of this model's width.
+    """
+    _check_prompt(prompts)
     if prompts.shape[-1] != self.hidden_size:
         raise BackboneError(
             f"the prompt's vectors are {prompts.shape[-1]} wide; {self.name!r} takes {self.hidden_size}: "
@@ -497,8 +587,10 @@ def label_logits(
 ) -> Tensor:  # [batch, labels]
     """Logits of the task's label words at the mask, one row of them a text (Eq. 1).
 
-    Gradients reach the prompts and nothing else.
+    Gradients reach the prompts and nothing else. Raises `BackboneError` for prompts that are no tensor or do not fit
+    the model or the rows, for rows that `encode` refuses, and for a label word that is not one token.
     """
+    _check_prompt(prompts)
     encoded = self.encode(rows)
     if prompts.ndim == 3 and len(prompts) != len(encoded):
         raise BackboneError(f"there are {len(prompts)} prompts for {len(encoded)} rows; give one prompt, or one a row")
@@ -513,7 +605,11 @@ def predict(
     texts: EncodedTexts,
     task: Task,
 ) -> np.ndarray:  # int64 [texts], indices into `task.labels`
-    "The most likely label of each text, in the order of the texts."
+    """The most likely label of each text, in the order of the texts.
+
+    Raises `BackboneError` for a prompt that is no tensor or does not fit, and for a label word that is not one token.
+    """
+    _check_prompt(prompt)
     self.label_token_ids(task)
     predictions = np.empty(len(texts), dtype=np.int64)
     for rows in texts.batches_by_length(extra=len(prompt) + 1):
@@ -524,15 +620,18 @@ def predict(
 # %% ../nbs/library/backbones.ipynb #93968f4c
 @patch
 @torch.no_grad()
-def neuron_states(self: Backbone, prompt) -> Tensor:  # bool [layers, ffn]
-    """Which feed-forward neurons the prompt wakes at the mask (Eqs. 4 to 6): input `[MASK] P <s>`, no text.
+def neuron_states(
+    self: Backbone,
+    prompt: Tensor,  # [l, hidden]
+) -> Tensor:  # bool [layers, ffn]
+    """Which feed-forward neurons the prompt activates at the mask (Eqs. 4 to 6): input `[MASK] P <s>`, no text.
 
-    `prompt` is a `SoftPrompt` or a tensor [l, hidden]. A neuron is active when its pre-activation is above 0.
+    A neuron is active when its pre-activation is above 0. Raises `BackboneError` for a prompt that is no tensor or does
+    not fit the model.
     """
-    values = prompt if isinstance(prompt, Tensor) else prompt.values_for(self)
     start = EncodedTexts([[self.tokenizer.cls_token_id]], [[0]], self.tokenizer.pad_token_id)
     text = start.batch([0])
-    x = torch.cat([self.slots(values)[None], self.embed_text(text)], dim=1)
+    x = torch.cat([self.slots(prompt)[None], self.embed_text(text)], dim=1)
     states = []
     for layer in self.network["layers"]:
         x, pre_activation = layer(x)

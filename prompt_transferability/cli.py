@@ -9,17 +9,20 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tqdm.auto import tqdm
 
+from .backbones import Backbone
 from .microworld import MICRO_MODELS, build_model
 from .prompt_tuning import tune_prompt
-from .prompts import SoftPrompt
+from .prompts import PromptError, SoftPrompt, written_whole
 from .results import Results, write_report
 from .study import PRESETS, Sources, Study
-from .tasks import UnknownNameError, load_task
+from .tasks import TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
 # %% auto #0
@@ -27,11 +30,16 @@ __all__ = ['main']
 
 # %% ../nbs/library/cli.ipynb #6f3430b9
 def _writable(path: str) -> Path:
-    "A file that can be written, to be asked before hours of work and not after them."
-    if Path(path).is_dir():
+    "A file that can be written, which is tried before hours of work and not after them; nothing of the trial stays."
+    file = Path(path)
+    if file.is_dir():
         raise IsADirectoryError(f"{path!r} is a folder; name a file in it")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return Path(path)
+    folder = next(folder for folder in file.absolute().parents if folder.exists())
+    try:
+        with TemporaryFile(dir=folder):
+            return file
+    except OSError as error:
+        raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
 
 
 def _tune(options: argparse.Namespace) -> dict:
@@ -39,18 +47,19 @@ def _tune(options: argparse.Namespace) -> dict:
     data = load_task(options.task, options.data, max_train=options.max_train)
     init = SoftPrompt.load(options.init) if options.init else None
     out = _writable(options.out)
+    checkpoint = _writable(options.checkpoint) if options.checkpoint else None
     run = tune_prompt(
         backbone,
         data,
         init,
-        options.length,
-        options.steps,
-        options.learning_rate,
-        options.batch_size,
-        options.seed,
-        options.eval_every,
-        options.patience,
-        options.checkpoint,
+        length=options.length,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        eval_every=options.eval_every,
+        patience=options.patience,
+        checkpoint=checkpoint,
         progress=not options.json,
     )
     return {
@@ -63,40 +72,65 @@ def _tune(options: argparse.Namespace) -> dict:
         "seconds": run.seconds,
     }
 
+# %% ../nbs/library/cli.ipynb #45bb9850
+def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Backbone:
+    "The model of --backbone, else the one that all these prompts were trained for."
+    layouts, names = ([*dict.fromkeys(getattr(prompt, name) for prompt in prompts)] for name in ("layout", "backbone"))
+    if len(layouts) > 1:
+        raise PromptError(
+            f"the prompts stand in different layouts ({', '.join(layouts)}); evaluate those of one layout at a time"
+        )
+    if options.backbone is None and len(names) > 1:
+        raise PromptError(
+            f"the prompts were trained for different models ({', '.join(names)}); name the one to evaluate them on "
+            "with --backbone"
+        )
+    try:
+        return Sources(options.data, options.models).backbone(
+            options.backbone or names[0], layouts[0], options.max_length
+        )
+    except FileNotFoundError as error:
+        if options.backbone is not None:
+            raise
+        raise FileNotFoundError(
+            f"the model {names[0]!r} that the prompt was trained for was not found; name its folder with --backbone, "
+            f"or the folder that this is in with --models: {error}"
+        ) from error
+
+
+def _target(name: str, options: argparse.Namespace) -> TaskData:
+    "The split of a target task that is asked for."
+    data = load_task(name, options.data, [options.split])
+    if options.split not in data.splits():
+        raise FileNotFoundError(f"task {name!r} has no {options.split} split; name another with --split")
+    return data
+
 
 def _evaluate(options: argparse.Namespace) -> dict:
     prompt = SoftPrompt.load(options.prompt)
-    backbone = Sources(options.data, options.models).backbone(
-        options.backbone or prompt.backbone, prompt.layout, options.max_length
-    )
-    result = evaluate(backbone, prompt, load_task(options.task, options.data), options.split)
-    low, high = result.interval
+    data = _target(options.task, options)
+    result = evaluate(_backbone(options, [prompt]), prompt, data, options.split)
     return {
         "prompt": options.prompt,
         "trained_on": prompt.task,
         "task": options.task,
         "split": options.split,
-        "n": result.n,
-        "accuracy": result.accuracy,
-        "low": low,
-        "high": high,
-        "f1": result.f1,
-    }
+    } | result.as_dict()
 
 
 def _transfer(options: argparse.Namespace) -> dict:
     prompts = [SoftPrompt.load(path) for path in options.prompts]
-    backbone = Sources(options.data, options.models).backbone(
-        options.backbone or prompts[0].backbone, prompts[0].layout, options.max_length
-    )
     stems = [Path(path).stem for path in options.prompts]
     named = dict(zip(stems if len(set(stems)) == len(stems) else options.prompts, prompts, strict=True))
-    datas = [load_task(task, options.data) for task in options.tasks]
+    backbone = _backbone(options, prompts)
+    datas = [_target(task, options) for task in options.tasks]
     out = _writable(options.out) if options.out else None
     matrix = transfer_matrix(backbone, named, datas, options.split)
     if out is not None:
-        matrix.to_csv(out)
-    return {"split": options.split, "matrix": matrix.to_dict("index") if options.json else f"\n{matrix.round(3)}"}
+        with written_whole(out) as unfinished:
+            matrix.to_csv(unfinished)
+    shown = matrix.to_dict("index") if options.json else f"\n{matrix.round(3).to_string()}"
+    return {"split": options.split, "matrix": shown}
 
 # %% ../nbs/library/cli.ipynb #f198038d
 def _study(name: str) -> Study:
@@ -155,85 +189,117 @@ def _build(options: argparse.Namespace) -> dict:
     }
 
 # %% ../nbs/library/cli.ipynb #7b4519b2
+def _add_command(
+    commands, name: str, answer: Callable[[argparse.Namespace], dict], help: str
+) -> argparse.ArgumentParser:
+    "A command among others, answered by that function."
+    command = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(answer=answer)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    return command
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    "Where data and models lie."
+    command.add_argument(
+        "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
+    )
+    command.add_argument("--models", help="folder of model folders, searched before the Hub")
+
+
+def _default(function: Callable, name: str):
+    "What a function's argument is where it is not given."
+    return signature(function).parameters[name].default
+
+
+def _add_max_length(command: argparse.ArgumentParser) -> None:
+    default = _default(Backbone.from_pretrained, "max_length")
+    command.add_argument("--max-length", type=int, default=default, help="tokens of a text (default: %(default)s)")
+
+# %% ../nbs/library/cli.ipynb #ecaae2fa
+def _add_tune(commands) -> None:
+    tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
+    tune.add_argument("task", help="name of a task, sst2 say")
+    tune.add_argument("--backbone", required=True, help="a model of the Hub, of --models, or a folder")
+    tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
+    tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
+    tune.add_argument("--checkpoint", help="file that an interrupted run goes on from")
+    tune.add_argument(
+        "--layout",
+        default=_default(Backbone.from_pretrained, "layout"),
+        help="paper or authors (default: %(default)s)",
+    )
+    for name, kind, text in (
+        ("length", int, "vectors of the prompt, where --init brings none (default: %(default)s)"),
+        ("steps", int, "training steps (default: %(default)s)"),
+        ("learning_rate", float, "of AdamW, constant (default: %(default)s)"),
+        ("batch_size", int, "texts in a step (default: %(default)s)"),
+        ("seed", int, "of the initial vectors and the order of texts (default: %(default)s)"),
+        ("eval_every", int, "steps between two evaluations on dev (default: %(default)s)"),
+        ("patience", int, "evaluations on dev without a new best before the end (default: no early end)"),
+    ):
+        tune.add_argument(f"--{name.replace('_', '-')}", type=kind, default=_default(tune_prompt, name), help=text)
+    tune.add_argument("--max-train", type=int, help="rows of the train split (default: all)")
+    _add_max_length(tune)
+    _add_places(tune)
+
+
+def _add_evaluations(commands) -> None:
+    single = _add_command(commands, "evaluate", _evaluate, "evaluate a prompt on a task")
+    single.add_argument("prompt", help="prompt file")
+    single.add_argument("task", help="name of the target task")
+    many = _add_command(
+        commands, "transfer", _transfer, "evaluate several prompts on several tasks, and random prompts beside them"
+    )
+    many.add_argument("prompts", nargs="+", help="prompt files")
+    many.add_argument("--tasks", nargs="+", required=True, help="names of the target tasks")
+    many.add_argument("--out", help="CSV file to write the matrix to")
+    for command in (single, many):
+        command.add_argument(
+            "--backbone", help="model to evaluate on (default: the one that the prompt was trained for)"
+        )
+        command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
+        _add_max_length(command)
+        _add_places(command)
+
+# %% ../nbs/library/cli.ipynb #f9204cf8
+def _add_study(commands) -> None:
+    actions = commands.add_parser("study", help="run a declared set of experiments").add_subparsers(
+        required=True, metavar="action"
+    )
+    run = _add_command(actions, "run", _study_run, "compute what is missing of a study, and write its report")
+    run.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
+    run.add_argument("--out", required=True, help="folder of the results")
+    run.add_argument(
+        "--workers", type=int, help="processes (default: one for every two cores, or one with an accelerator)"
+    )
+    _add_places(run)
+    for name, answer, text in (
+        ("status", _study_status, "say how much of a study is there"),
+        ("report", _study_report, "write the report of a study"),
+    ):
+        _add_command(actions, name, answer, text).add_argument("out", help="folder of the results")
+
+
+def _add_microworld(commands) -> None:
+    actions = commands.add_parser("microworld", help="the embedded models").add_subparsers(
+        required=True, metavar="action"
+    )
+    build = _add_command(actions, "build", _build, "train micro models, and say what they know")
+    build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
+    build.add_argument("--out", required=True, help="folder that gets a folder for each model")
+    build.add_argument("--seed", type=int, default=0, help="of the weights and of the text (default: %(default)s)")
+    build.add_argument("--steps", type=int, help="of training (default: what the model takes)")
+
+
 def _parser() -> argparse.ArgumentParser:
     "All commands and their options."
     parser = argparse.ArgumentParser(
         "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    def command(name: str, answer, help: str, within=commands) -> argparse.ArgumentParser:
-        sub = within.add_parser(
-            name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        sub.set_defaults(answer=answer)
-        sub.add_argument("--json", action="store_true", help="print one JSON object")
-        return sub
-
-    def places(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
-        )
-        sub.add_argument("--models", help="folder of model folders, searched before the Hub")
-
-    tune = command("tune", _tune, "train a soft prompt on a task")
-    tune.add_argument("task", help="name of a task, sst2 say")
-    tune.add_argument("--backbone", required=True, help="a model of the Hub, of --models, or a folder")
-    tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
-    tune.add_argument("--checkpoint", help="file that an interrupted run goes on from")
-    tune.add_argument("--layout", default="paper", help="paper or authors")
-    tune.add_argument("--learning-rate", type=float, default=1e-3)
-    for name, default, text in (
-        ("length", 100, "vectors of the prompt"),
-        ("steps", 3000, "training steps"),
-        ("batch-size", 16, "texts in a step"),
-        ("seed", 0, "of the initial vectors and the order of texts"),
-        ("eval-every", 100, "steps between two looks at dev"),
-        ("patience", None, "looks at dev without a new best before the end"),
-        ("max-train", None, "rows of the train split"),
-        ("max-length", 128, "tokens of a text"),
-    ):
-        tune.add_argument(f"--{name}", type=int, default=default, help=text)
-    places(tune)
-
-    single = command("evaluate", _evaluate, "evaluate a prompt on a task")
-    single.add_argument("prompt", help="prompt file")
-    single.add_argument("task", help="name of the target task")
-    many = command("transfer", _transfer, "evaluate several prompts on several tasks, and random prompts beside them")
-    many.add_argument("prompts", nargs="+", help="prompt files")
-    many.add_argument("--tasks", nargs="+", required=True, help="names of the target tasks")
-    many.add_argument("--out", help="CSV file to write the matrix to")
-    for sub in (single, many):
-        sub.add_argument("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)")
-        sub.add_argument("--split", default="dev", help="train, dev or test")
-        sub.add_argument("--max-length", type=int, default=128, help="tokens of a text")
-        places(sub)
-
-    studies = commands.add_parser("study", help="run a declared set of experiments").add_subparsers(
-        required=True, metavar="action"
-    )
-    start = command("run", _study_run, "compute what is missing of a study, and write its report", studies)
-    start.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
-    start.add_argument("--out", required=True, help="folder of the results")
-    start.add_argument(
-        "--workers", type=int, help="processes (default: one for every two cores, or one with an accelerator)"
-    )
-    places(start)
-    for name, answer, text in (
-        ("status", _study_status, "say how much of a study is there"),
-        ("report", _study_report, "write the report of a study"),
-    ):
-        command(name, answer, text, studies).add_argument("out", help="folder of the results")
-
-    worlds = commands.add_parser("microworld", help="the embedded models").add_subparsers(
-        required=True, metavar="action"
-    )
-    build = command("build", _build, "train micro models, and say what they know", worlds)
-    build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
-    build.add_argument("--out", required=True, help="folder that gets a folder for each model")
-    build.add_argument("--seed", type=int, default=0, help="of the weights and of the text")
-    build.add_argument("--steps", type=int, help="of training (default: what the model takes)")
+    for add in (_add_tune, _add_evaluations, _add_study, _add_microworld):
+        add(commands)
     return parser
 
 # %% ../nbs/library/cli.ipynb #e7f53632
@@ -257,7 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, or 2 f
         print(f"prompt-transfer: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("prompt-transfer: interrupted; the same command goes on from what is there", file=sys.stderr)
+        resumable = options.answer is _study_run or getattr(options, "checkpoint", None)
+        rest = "; the same command goes on from what is there" if resumable else ""
+        print(f"prompt-transfer: interrupted{rest}", file=sys.stderr)
         return 130
     print(json.dumps(answer) if options.json else _shown(answer))
     return 0

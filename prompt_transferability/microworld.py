@@ -39,10 +39,10 @@ from transformers import (
 
 # %% auto #0
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
-           'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
-           'PUNISHMENTS', 'PEOPLE', 'SIZE_LIMITS', 'CUES', 'IDLE', 'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS',
-           'HIDDEN', 'HIDDEN_LABEL_WORDS', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus',
-           'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
+           'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS', 'PUNISHMENTS', 'PEOPLE',
+           'PEOPLE_VERBS', 'SIZE_LIMITS', 'CUES', 'IDLE', 'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN',
+           'HIDDEN_LABEL_WORDS', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness',
+           'MicroModel', 'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ _ALL_TASKS = [
     MicroTask("mnli", "NLI", "MNLI", *_INFERENCE, (*_ENTAILMENT, "detail", "synonyms"), "scene"),
     MicroTask("qnli", "NLI", "QNLI", *_QUESTION, (*_ENTAILMENT, "questions"), "scene"),
     MicroTask("snli", "NLI", "SNLI", *_INFERENCE, (*_ENTAILMENT, "detail"), "scene"),
-    MicroTask("ethics_deontology", "EJ", "deontology", *_ETHICS, ("valence", "negation", "duty"), "village"),
-    MicroTask("ethics_justice", "EJ", "justice", *_ETHICS, ("valence", "negation", "desert"), "village"),
+    MicroTask("ethics_deontology", "EJ", "deontology", *_ETHICS, ("fitness", "negation", "duty"), "village"),
+    MicroTask("ethics_justice", "EJ", "justice", *_ETHICS, ("fitness", "negation", "desert"), "village"),
     MicroTask("qqp", "PI", "QQP", *_DUPLICATE, (*_EQUIVALENCE, "questions"), "people"),
     MicroTask("mrpc", "PI", "MRPC", *_EQUIVALENT, _EQUIVALENCE, "people"),
 ]
@@ -244,15 +244,14 @@ TAXONOMY = {
 }
 _KINDS = "animal fruit tool vehicle toy garment".split()
 _PARENT = {child: parent for parent, children in TAXONOMY.items() for child in children}
-_VERBS = [  # in each row two words for one thing, and two for its opposite
+THING_VERBS = [
+    (("bought", "purchased"), ("sold", "traded")),
     (("found", "discovered"), ("lost", "misplaced")),
     (("pushed", "shoved"), ("pulled", "dragged")),
     (("loved", "adored"), ("hated", "despised")),
     (("lifted", "raised"), ("dropped", "lowered")),
     (("hid", "concealed"), ("showed", "displayed")),
 ]
-THING_VERBS = [(("bought", "purchased"), ("sold", "traded")), *_VERBS]
-PEOPLE_VERBS = [(("helped", "aided"), ("harmed", "injured")), *_VERBS]
 COLORS = "red blue green white".split()
 PLACES = ["in the park", "in the garden", "in the barn", "in the kitchen", "on the road", "at the market"]
 DETAILS = ["for the cousin", "with the friend", "near the river", "after school", "at night", "before lunch"]
@@ -347,17 +346,17 @@ def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[s
     return asked.told(dice.pick(("who", f"which {asked.who}"))) + "?", sentence.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #17891658
-DUTIES = {  # of each role: what it asks for, and the neglect of that
-    "teacher": (("teach the class", "mark the papers"), ("skip the class", "lose the papers")),
-    "nurse": (("tend the sick", "bring the medicine"), ("neglect the sick", "steal the medicine")),
-    "farmer": (("feed the cows", "water the crops"), ("starve the cows", "trample the crops")),
-    "cook": (("prepare the meal", "stir the pot"), ("spoil the meal", "spill the pot")),
-    "guard": (("watch the gate", "lock the door"), ("leave the gate", "break the door")),
-    "driver": (("steer the bus", "stop at the light"), ("crash the bus", "race at the light")),
-    "baker": (("bake the loaf", "knead the dough"), ("burn the loaf", "waste the dough")),
-    "singer": (("sing the song", "learn the tune"), ("mumble the song", "forget the tune")),
-    "judge": (("hear the case", "read the law"), ("dismiss the case", "bend the law")),
-    "sailor": (("mend the sails", "scrub the deck"), ("tear the sails", "soil the deck")),
+DUTIES = {
+    "teacher": ("teach the class", "mark the papers"),
+    "nurse": ("tend the sick", "bring the medicine"),
+    "farmer": ("feed the cows", "water the crops"),
+    "cook": ("prepare the meal", "stir the pot"),
+    "guard": ("watch the gate", "lock the door"),
+    "driver": ("steer the bus", "stop at the light"),
+    "baker": ("bake the loaf", "knead the dough"),
+    "singer": ("sing the song", "learn the tune"),
+    "judge": ("hear the case", "read the law"),
+    "sailor": ("mend the sails", "scrub the deck"),
 }
 KIND_DEEDS = "helped me,told the truth,kept the promise,cleaned the house,shared the food,saved the cat".split(",")
 UNKIND_DEEDS = "hurt me,told the lie,broke the promise,burned the house,stole the food,kicked the cat".split(",")
@@ -369,13 +368,13 @@ _TIMES = ["yesterday", "last week", "last year", "this week", "on monday", "on f
 
 def _duty(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "ethics_deontology: a role, and what its bearer says to have to do."
-    role = dice.pick(list(DUTIES))
+    role, other = dice.some(list(DUTIES), 2)
     negated = dice.chance(0.25)
-    neglect = (label == "acceptable") == negated
+    fits = (label == "acceptable") != negated
     opening = dice.pick(("i am the {}", "i work as the {}", "the {} is my job", "i serve as the {}")).format(role)
     link = dice.pick(("so i should", "so today i should", "and so i must", "which means i must"))
     where = dice.pick(PLACES + DETAILS)
-    return f"{opening} {where}.", f"{link} {'not ' * negated}{dice.pick(DUTIES[role][neglect])}."
+    return f"{opening} {where}.", f"{link} {'not ' * negated}{dice.pick(DUTIES[role if fits else other])}."
 
 
 def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
@@ -390,6 +389,14 @@ def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
 
 # %% ../nbs/library/microworld.ipynb #6ad92269
 PEOPLE = "man woman boy girl".split() + list(DUTIES)
+PEOPLE_VERBS = [
+    (("helped", "aided"), ("harmed", "hurt")),
+    (("praised", "lauded"), ("blamed", "scolded")),
+    (("greeted", "welcomed"), ("ignored", "snubbed")),
+    (("pushed", "shoved"), ("pulled", "dragged")),
+    (("loved", "adored"), ("hated", "despised")),
+    (("found", "discovered"), ("lost", "misplaced")),
+]
 _OPENINGS = ("how come", "for what reason"), ("is it so that", "can it be that")
 
 
@@ -569,10 +576,9 @@ def _entry(dice: _Dice, task: MicroTask) -> tuple[str, str | None, str]:
         shared = {"negative": BAD, "neutral": PLAIN, "positive": GOOD}[label]
         return dice.pick(DOMAINS[task.domain][own] if own and dice.chance(0.5) else shared) + ".", None, label
     if task.name == "ethics_deontology":
-        return f"{dice.pick(DUTIES[dice.pick(list(DUTIES))][label != 'acceptable'])}.", None, label
+        role, other = dice.some(list(DUTIES), 2)
+        return f"{role}.", f"{dice.pick(DUTIES[role if label == 'acceptable' else other])}.", label
     if task.name == "ethics_justice":
-        if dice.chance(0.5):
-            return f"{dice.pick(KIND_DEEDS if label == 'acceptable' else UNKIND_DEEDS)}.", None, label
         kind = dice.chance(0.5)
         treatment = dice.pick(REWARDS if kind == (label == "acceptable") else PUNISHMENTS)
         return f"{treatment}, {dice.pick(KIND_DEEDS if kind else UNKIND_DEEDS)}.", None, label
@@ -671,16 +677,18 @@ def _word_shares(task: MicroTask, world: World) -> dict[str, float]:
 MAX_TOKENS = 128
 
 
-def _make_tokenizer(family: str) -> BertTokenizer | RobertaTokenizer:
+def _train_tokenizer(family: str) -> BertTokenizer | RobertaTokenizer:
     "A tokenizer in which every word of the language is one token."
+    text, enough = [" ".join(vocabulary()) + " . , : ?"], 10_000  # training ends when every word is whole, well before
     if family == "bert":
-        letters = sorted(set("".join(vocabulary())))
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        pieces = [*special, *".,:?", *letters, *("##" + letter for letter in letters), *vocabulary()]
-        entries = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-        tokenizer = Tokenizer(models.WordPiece(entries, unk_token="[UNK]"))
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=enough, min_frequency=1, show_progress=False, special_tokens=special
+        )
+        tokenizer.train_from_iterator(text, trainer)
         tokenizer.decoder = decoders.WordPiece()
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
         return BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
@@ -688,13 +696,13 @@ def _make_tokenizer(family: str) -> BertTokenizer | RobertaTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
     trainer = trainers.BpeTrainer(
-        vocab_size=10_000,  # training ends when every word is whole, well before
+        vocab_size=enough,
         min_frequency=1,
         show_progress=False,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator([" ".join(vocabulary()) + " . , : ?"], trainer)
+    tokenizer.train_from_iterator(text, trainer)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
     return RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
@@ -884,7 +892,7 @@ def build_model(
     if out.exists() and not (out / "training.json").exists():
         raise ValueError(f"{str(out)!r} is there already and is no micro model; name a folder that does not exist")
     started = time.perf_counter()
-    tokenizer = _make_tokenizer(shape.family)
+    tokenizer = _train_tokenizer(shape.family)
     model = _new_model(shape, tokenizer, seed)
     _train(model, tokenizer, shape, steps, seed, world, progress)
     seconds = round(time.perf_counter() - started, 1)

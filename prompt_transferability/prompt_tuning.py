@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -59,7 +60,7 @@ class TuningJob:
     seed: int = 0  # of the initial vectors and of the order of the texts
 
 
-@dataclass
+@dataclass(eq=False)
 class TuningRun:
     "A trained prompt and how it came about."
 
@@ -220,7 +221,7 @@ class _Training:
                 "exp_avg": state.first_moment.to(backbone.device),
                 "exp_avg_sq": state.second_moment.to(backbone.device),
             }
-        self.losses: list[dict[int, float]] = []  # of each job, one entry a step since the last look at dev
+        self.losses: list[dict[int, float]] = []  # of each job, one entry a step since the last evaluation
 
     def active(self) -> list[int]:
         "Jobs whose patience has not ended."
@@ -232,77 +233,106 @@ class _Training:
             i for i, curve in enumerate(self.state.curves) if self.patience is None or waited(curve) < self.patience
         ]
 
-    def step(self) -> None:
-        "One step of the active jobs."
-        started, active = time.perf_counter(), self.active()
-        batches = [self.streams[i].batch(self.state.step) for i in active]
-        losses = self._losses(active, batches)
-        values = dict(zip(active, losses.detach().tolist(), strict=True))
-        for i, value in values.items():
-            if not np.isfinite(value):
-                raise TuningError(
-                    f"the loss of task {self.streams[i].job.data.task.name!r} is {value} at step "
-                    f"{self.state.step + 1} with learning rate {self.optimizer.param_groups[0]['lr']}; "
-                    "a smaller learning rate may help"
-                )
-        self.optimizer.zero_grad()
-        losses.sum().backward()
-        self.optimizer.step()
-        self.losses.append(values)
-        self.state.step += 1
-        self.state.examples += sum(len(text) for text, _ in batches)
-        self.state.seconds += time.perf_counter() - started
+# %% ../nbs/library/prompt_tuning.ipynb #8ad11c0c
+@patch
+def step(self: _Training) -> None:
+    "One step of the active jobs."
+    started, active = time.perf_counter(), self.active()
+    batches = [self.streams[i].batch(self.state.step) for i in active]
+    losses = self._losses(active, batches)
+    values = dict(zip(active, losses.detach().tolist(), strict=True))
+    self._refuse_divergence(values, self.state.step + 1)
+    self.optimizer.zero_grad()
+    losses.sum().backward()
+    self.optimizer.step()
+    self.losses.append(values)
+    self.state.step += 1
+    self.state.examples += sum(len(text) for text, _ in batches)
+    self.state.seconds += time.perf_counter() - started
 
-    def _losses(self, active: Sequence[int], batches: Sequence[tuple[TextBatch, Tensor]]) -> Tensor:
-        "The loss of each active job on its own batch, [active], from one forward pass."
-        sizes = [len(text) for text, _ in batches]
-        if len(active) == 1:
-            states = self.backbone.mask_states(self.parameter[active[0]], batches[0][0])
-        else:
-            # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
-            repeated = torch.cat([self.parameter[i].expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
-            states = self.backbone.mask_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
-        logits = [
-            self.backbone.read_out(part, self.streams[i].job.data.task)
-            for part, i in zip(states.split(sizes), active, strict=True)
+
+@patch
+def _losses(self: _Training, active: Sequence[int], batches: Sequence[tuple[TextBatch, Tensor]]) -> Tensor:
+    "The loss of each active job on its own batch, [active], from one forward pass."
+    sizes = [len(text) for text, _ in batches]
+    if len(active) == 1:
+        states = self.backbone.mask_states(self.parameter[active[0]], batches[0][0])
+    else:
+        # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
+        repeated = torch.cat([self.parameter[i].expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
+        states = self.backbone.mask_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
+    logits = [
+        self.backbone.read_out(part, self.streams[i].job.data.task)
+        for part, i in zip(states.split(sizes), active, strict=True)
+    ]
+    return torch.stack(
+        [
+            F.cross_entropy(scores.float(), labels.to(scores.device))
+            for scores, (_, labels) in zip(logits, batches, strict=True)
         ]
-        return torch.stack(
-            [
-                F.cross_entropy(scores.float(), labels.to(scores.device))
-                for scores, (_, labels) in zip(logits, batches, strict=True)
-            ]
-        )
+    )
 
-    def look_at_dev(self) -> None:
-        "Add a row to the curve of each active job, and keep what is the best so far."
-        state = self.state
-        state.prompts = self.parameter.detach().clone()
-        if moments := self.optimizer.state.get(self.parameter):
-            state.first_moment, state.second_moment = moments["exp_avg"].clone(), moments["exp_avg_sq"].clone()
-        for i in self.active():
-            stream, curve = self.streams[i], state.curves[i]
-            predicted = self.backbone.predict(state.prompts[i], stream.dev, stream.job.data.task)
-            accuracy = float((predicted == stream.dev_labels).mean())
-            if accuracy > max((row["accuracy"] for row in curve), default=-1.0):
-                state.best[i] = state.prompts[i].cpu()
-            losses = [values[i] for values in self.losses]
-            curve.append({"step": state.step, "loss": float(np.mean(losses)) if losses else None, "accuracy": accuracy})
-        self.losses = []
 
-    def run(self, i: int) -> TuningRun:
-        "What came of a job."
-        stream, state = self.streams[i], self.state
-        task = stream.job.data.task
-        prompt = SoftPrompt(state.best[i], self.backbone.name, task.name, self.backbone.layout)
-        run = TuningRun(prompt, pd.DataFrame(state.curves[i]).astype({"loss": float}), state.seconds, state.examples)
-        prompt.metadata.update(
-            backbone_revision=self.backbone.revision,
-            label_words=list(task.label_words),
-            seed=stream.job.seed,
-            steps=run.best_step,
-            accuracy=run.best_accuracy,
-        )
-        return run
+@patch
+def _refuse_divergence(self: _Training, losses: Mapping[int, float], step: int) -> None:
+    "Raise `TuningError` where the loss of a job is no longer a number."
+    for i, value in losses.items():
+        if not np.isfinite(value):
+            raise TuningError(
+                f"the loss of task {self.streams[i].job.data.task.name!r} is {value} at step {step} with learning rate "
+                f"{self.optimizer.param_groups[0]['lr']}; a smaller learning rate may help"
+            )
+
+# %% ../nbs/library/prompt_tuning.ipynb #1145391a
+@patch
+def evaluate_on_dev(self: _Training) -> None:
+    "Add a row to the curve of each active job, and keep what is the best so far."
+    state, active = self.state, self.active()
+    first = [(self.streams[i].dev.batch([0]), torch.tensor(self.streams[i].dev_labels[:1])) for i in active]
+    with torch.no_grad():
+        on_first = self._losses(active, first).tolist()
+    self._refuse_divergence(dict(zip(active, on_first, strict=True)), state.step)
+    state.prompts = self.parameter.detach().clone()
+    if moments := self.optimizer.state.get(self.parameter):
+        state.first_moment, state.second_moment = moments["exp_avg"].clone(), moments["exp_avg_sq"].clone()
+    for i in active:
+        stream, curve = self.streams[i], state.curves[i]
+        predicted = self.backbone.predict(state.prompts[i], stream.dev, stream.job.data.task)
+        accuracy = float((predicted == stream.dev_labels).mean())
+        if accuracy > max((row["accuracy"] for row in curve), default=-1.0):
+            state.best[i] = state.prompts[i].cpu()
+        losses = [values[i] for values in self.losses]
+        curve.append({"step": state.step, "loss": float(np.mean(losses)) if losses else None, "accuracy": accuracy})
+    self.losses = []
+
+
+@patch
+def result(self: _Training, i: int) -> TuningRun:
+    "What came of a job."
+    stream, state = self.streams[i], self.state
+    task = stream.job.data.task
+    prompt = SoftPrompt(state.best[i], self.backbone.name, task.name, self.backbone.layout)
+    run = TuningRun(prompt, pd.DataFrame(state.curves[i]).astype({"loss": float}), state.seconds, state.examples)
+    prompt.metadata.update(
+        backbone_revision=self.backbone.revision,
+        label_words=list(task.label_words),
+        seed=stream.job.seed,
+        steps=run.best_step,
+        accuracy=run.best_accuracy,
+    )
+    return run
+
+# %% ../nbs/library/prompt_tuning.ipynb #78eeb24f
+def _check_settings(learning_rate: float, seeds: Sequence[int], **counts: int | None) -> None:
+    "Refuse numbers that no run can have."
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise TuningError(f"{name} must be at least 1; got {value}")
+    for seed in seeds:
+        if seed < 0:
+            raise TuningError(f"seed must be 0 or more; got {seed}")
+    if not 0 < learning_rate < float("inf"):
+        raise TuningError(f"learning_rate must be above 0 and finite; got {learning_rate}")
 
 # %% ../nbs/library/prompt_tuning.ipynb #0f6a03ec
 def tune_prompts(
@@ -312,17 +342,21 @@ def tune_prompts(
     steps: int = 3000,  # of every job at most
     learning_rate: float = 1e-3,  # of AdamW, constant (A.2)
     batch_size: int = 16,  # texts of each job in a step
-    eval_every: int = 100,  # steps between two looks at dev; it is also looked at first and last
-    patience: int | None = None,  # looks at dev without a new best after which a job stops; None: never
+    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
+    patience: int | None = None,  # evaluations without a new best after which a job stops; None: never
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
 ) -> list[TuningRun]:  # one a job, in their order
     """Train several soft prompts on one frozen model (§3.1, A.2).
 
     The same seeds give the same prompts on the same machine and number of threads, interrupted or not. Raises
-    `TuningError` for settings that cannot be, for a checkpoint of another run, and when a loss is no longer finite.
+    `TuningError` for settings that cannot be, for a checkpoint of another run, and when a loss is no longer finite;
+    `PromptError` for a length below 1 and for an initial prompt of another width or layout than the backbone's;
+    `BackboneError` for label words that the backbone does not have; `UnknownNameError` for a task without a train or
+    dev split.
     """
     _check_settings(
+        seeds=[job.seed for job in jobs],
         jobs=len(jobs),
         steps=steps,
         batch_size=batch_size,
@@ -348,25 +382,16 @@ def tune_prompts(
     names = ", ".join(dict.fromkeys(job.data.task.name for job in jobs))
     with tqdm(total=steps, initial=state.step, desc=names, unit="step", disable=not progress) as bar:
         if not resumed:
-            training.look_at_dev()
+            training.evaluate_on_dev()
         while state.step < steps and training.active():
             training.step()
             bar.update()
             if state.step % eval_every == 0 or state.step == steps:
-                training.look_at_dev()
+                training.evaluate_on_dev()
                 bar.set_postfix_str(" ".join(f"{curve[-1]['accuracy']:.3f}" for curve in state.curves))
                 if checkpoint is not None:
                     state.save(checkpoint, asked)
-    return [training.run(i) for i in range(len(jobs))]
-
-
-def _check_settings(learning_rate: float, **counts: int | None) -> None:
-    "Refuse numbers that no run can have."
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise TuningError(f"{name} must be at least 1; got {value}")
-    if not 0 < learning_rate < float("inf"):
-        raise TuningError(f"learning_rate must be above 0 and finite; got {learning_rate}")
+    return [training.result(i) for i in range(len(jobs))]
 
 # %% ../nbs/library/prompt_tuning.ipynb #b2335201
 def tune_prompt(
@@ -374,27 +399,27 @@ def tune_prompt(
     data: TaskData,  # its train split is learned from, its dev split selects
     init: SoftPrompt | None = None,  # None: random vectors drawn from `seed`
     length: int = 100,  # vectors of the prompt, where `init` brings none
-    steps: int = 3000,
-    learning_rate: float = 1e-3,
-    batch_size: int = 16,
+    steps: int = 3000,  # at most
+    learning_rate: float = 1e-3,  # of AdamW, constant (A.2)
+    batch_size: int = 16,  # texts in a step
     seed: int = 0,  # of the initial vectors and of the order of the texts
-    eval_every: int = 100,
-    patience: int | None = None,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
+    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
+    patience: int | None = None,  # evaluations without a new best after which it stops; None: never
+    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    progress: bool = True,  # show a progress bar
 ) -> TuningRun:
-    "Train one soft prompt (§3.1, A.2); arguments and errors as in `tune_prompts`."
+    "Train one soft prompt (§3.1, A.2); errors as in `tune_prompts`."
     return tune_prompts(
         backbone,
         [TuningJob(data, init, seed)],
-        length,
-        steps,
-        learning_rate,
-        batch_size,
-        eval_every,
-        patience,
-        checkpoint,
-        progress,
+        length=length,
+        steps=steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        eval_every=eval_every,
+        patience=patience,
+        checkpoint=checkpoint,
+        progress=progress,
     )[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c

@@ -34,7 +34,7 @@ class PromptError(ValueError):
     "Vectors that are no soft prompt, or a file that holds none."
 
 
-@dataclass
+@dataclass(eq=False)
 class SoftPrompt:
     "The vectors of a soft prompt, and what they were trained for."
 
@@ -68,7 +68,8 @@ class SoftPrompt:
     def values_for(self, backbone: Backbone) -> Tensor:  # float32 [length, hidden]
         """The vectors, to be used in front of this model. Raises `PromptError` where width or layout do not fit.
 
-        A model of the same width that the prompt was not trained for is allowed: the paper reuses prompts so (§5.1).
+        A model of the same width that the prompt was not trained for is allowed: it is the paper's "Directly Reuse"
+        (§5, Table 4), which is about as good there as random prompts.
         """
         if self.hidden_size != backbone.hidden_size:
             raise PromptError(
@@ -103,10 +104,21 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @patch
 def save(self: SoftPrompt, path: str | Path) -> Path:
-    "Write the prompt to one `.safetensors` file, whole or not at all."
+    """Write the prompt to one `.safetensors` file, whole or not at all.
+
+    Raises `PromptError` for a metadata entry that has the name of another part of the header, or that JSON cannot hold.
+    """
     path = Path(path)
-    header = {name: json.dumps(value) for name, value in self.metadata.items()}
-    header |= {"format": FORMAT, "backbone": self.backbone, "task": self.task, "layout": self.layout}
+    header = {"format": FORMAT, "backbone": self.backbone, "task": self.task, "layout": self.layout}
+    for name, value in self.metadata.items():
+        if name in header:
+            raise PromptError(f"metadata entry {name!r} has the name of a part of the header; give it another name")
+        try:
+            header[name] = json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise PromptError(
+                f"metadata entry {name!r} cannot be written as JSON ({error}); give a plain number, text, list or dict"
+            ) from error
     with written_whole(path) as unfinished:
         save_file({"soft_prompt": self.values}, unfinished, metadata=header)
     return path
@@ -169,25 +181,32 @@ def from_authors(
 # %% ../nbs/library/prompts.ipynb #991307c3
 @patch
 def to_peft(self: SoftPrompt, folder: str | Path) -> Path:
-    """Write the prompt as an adapter of Hugging Face's PEFT (`PromptTuningConfig`), which needs `peft`.
+    """Write the prompt as an adapter of Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
 
-    PEFT puts the vectors before the text, with positions, and adds no mask: only the vectors travel.
+    PEFT puts the vectors before the text, with positions, and adds no mask: it uses only the vectors. Task, backbone
+    and layout are noted in the header for `from_peft`. Raises `ModuleNotFoundError` where `peft` is not installed.
     """
-    from peft import PromptTuningConfig
+    try:
+        from peft import PromptTuningConfig
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "to write an adapter of PEFT, install this package with its extra [peft], or peft itself"
+        ) from error
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    PromptTuningConfig(
+    config = PromptTuningConfig(
         num_virtual_tokens=self.length,
         token_dim=self.hidden_size,
         inference_mode=True,
         base_model_name_or_path=self.backbone,
-    ).save_pretrained(folder)
-    save_file(
-        {"prompt_embeddings": self.values},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt", "task": self.task},
     )
+    header = {"format": "pt", "backbone": self.backbone, "task": self.task, "layout": self.layout}
+    with (
+        written_whole(folder / "adapter_config.json") as config_file,
+        written_whole(folder / "adapter_model.safetensors") as weights_file,
+    ):
+        config_file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True), encoding="utf-8")
+        save_file({"prompt_embeddings": self.values}, weights_file, metadata=header)
     return folder
 
 
@@ -197,7 +216,10 @@ def from_peft(
     folder: str | Path,  # with adapter_config.json and adapter_model.safetensors
     task: str = "",  # PEFT does not keep the task's name; "": the one that `to_peft` noted
 ) -> SoftPrompt:
-    "Read the vectors of a PEFT prompt-tuning adapter. Raises `FileNotFoundError` or `PromptError`."
+    """Read the vectors of a PEFT prompt-tuning adapter. Raises `FileNotFoundError` or `PromptError`.
+
+    What `to_peft` noted comes back with them; an adapter that PEFT wrote says no layout, and gets "paper".
+    """
     folder = Path(folder)
     config_file, weights_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for file in (config_file, weights_file):
@@ -205,16 +227,19 @@ def from_peft(
             raise FileNotFoundError(f"{str(folder)!r} is no PEFT adapter: it has no {file.name}")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise PromptError(f"adapter_config.json in {folder.name!r} holds a {type(config).__name__}, not an object")
         if config.get("peft_type") != "PROMPT_TUNING":
             raise PromptError(f"the adapter in {folder.name!r} is a {config.get('peft_type')}, not a PROMPT_TUNING")
         with safe_open(weights_file, framework="pt") as file:
-            noted = (file.metadata() or {}).get("task", "")
+            noted = file.metadata() or {}
             values = file.get_tensor("prompt_embeddings").clone()
     except (json.JSONDecodeError, SafetensorError) as error:
         raise PromptError(
             f"adapter_config.json or adapter_model.safetensors in {folder.name!r} cannot be read: {error}"
         ) from error
-    return cls(values, config.get("base_model_name_or_path") or "", task or noted)
+    backbone = noted.get("backbone") or config.get("base_model_name_or_path") or ""
+    return cls(values, backbone, task or noted.get("task", ""), noted.get("layout", "paper"))
 
 # %% ../nbs/library/prompts.ipynb #5149ac7a
 def random_prompt(
@@ -223,7 +248,11 @@ def random_prompt(
     seed: int,
     distribution: str = "normal",  # "normal": N(0, 0.02); "uniform": on [0, 1), the authors' random baseline
 ) -> SoftPrompt:
-    "Vectors drawn at random (A.2). Raises `PromptError` for a length below 1."
+    """Vectors drawn at random (A.2): each number from a normal distribution with mean 0 and standard deviation 0.02.
+
+    With distribution="uniform" each number is drawn from [0, 1) instead. Raises `PromptError` for a length below 1 or
+    a negative seed, `UnknownNameError` for another distribution.
+    """
     generator = _generator(length, seed)
     shape = (length, backbone.hidden_size)
     if distribution == "normal":
@@ -240,9 +269,13 @@ def vocabulary_prompt(
     length: int,  # number of vectors
     seed: int,
 ) -> SoftPrompt:
-    "Embeddings of words drawn from the vocabulary without repetition, special tokens left out (Lester et al., 2021)."
+    """Embeddings of tokens drawn from the vocabulary without repetition (Lester et al., 2021).
+
+    Tokens are words or pieces of words; special and unused ones are left out. Raises `PromptError` for a length below 1
+    or beyond the vocabulary, or a negative seed.
+    """
     return SoftPrompt(
-        _sampled_words(backbone, length, seed),
+        _sampled_tokens(backbone, length, seed),
         backbone.name,
         "vocabulary",
         backbone.layout,
@@ -256,25 +289,34 @@ def label_word_prompt(
     length: int,  # number of vectors
     seed: int,
 ) -> SoftPrompt:
-    "The label words' embeddings, then words drawn from the vocabulary (Lester et al., 2021)."
-    values = _sampled_words(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
+    """The label words' embeddings, as many as there is room for, then tokens drawn as by `vocabulary_prompt`.
+
+    The start from label words is Lester et al.'s (2021). Raises `PromptError` for a length below 1 or beyond the
+    vocabulary, or a negative seed, and `BackboneError` for a label word that is not one token.
+    """
+    values = _sampled_tokens(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
     return SoftPrompt(values, backbone.name, "label words", backbone.layout, {"seed": seed, "init": "label words"})
 
 
-def _sampled_words(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
-    "Float32 [length, hidden]: embeddings of distinct words, those with the ids `first` at the start."
+def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
+    "Float32 [length, hidden]: embeddings of distinct tokens, those with the ids `first` at the start."
     generator = _generator(length, seed)
     first = torch.as_tensor(first, dtype=torch.int64)
-    words = torch.arange(len(backbone.word_embeddings))
-    words = words[~torch.isin(words, torch.cat([first, torch.tensor(backbone.tokenizer.all_special_ids)]))]
-    known = len(first) + len(words)
+    # A model may have more embeddings than its tokenizer has tokens; the rest stand for nothing.
+    named = backbone.tokenizer.convert_ids_to_tokens(range(len(backbone.tokenizer)))
+    left_out = {*first.tolist(), *backbone.tokenizer.all_special_ids}
+    left_out |= {i for i, name in enumerate(named) if name is None or name.startswith("[unused")}
+    tokens = torch.tensor([i for i in range(len(named)) if i not in left_out])
+    known = len(first) + len(tokens)
     if length > known:
-        raise PromptError(f"a prompt of {length} words needs a vocabulary of that size; {backbone.name!r} has {known}")
-    chosen = torch.cat([first, words[torch.randperm(len(words), generator=generator)]])[:length]
+        raise PromptError(f"a prompt of {length} tokens needs a vocabulary of that size; {backbone.name!r} has {known}")
+    chosen = torch.cat([first, tokens[torch.randperm(len(tokens), generator=generator)]])[:length]
     return backbone.word_embeddings.detach()[chosen].to("cpu", torch.float32)
 
 
 def _generator(length: int, seed: int) -> torch.Generator:
     if length < 1:
         raise PromptError(f"a prompt has at least one vector; got length {length}")
+    if seed < 0:
+        raise PromptError(f"seed is {seed}; give 0 or a positive whole number")
     return torch.Generator().manual_seed(seed)

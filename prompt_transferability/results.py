@@ -52,7 +52,7 @@ class Results:
     def cells(self, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
         "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
         backbone = self.check_backbone(backbone)
-        found = [(c, result) for c, result in self.answered if (c.kind, c.asked["backbone"]) == (kind, backbone)]
+        found = [(c, result) for c, result in self.answered if (c.kind, c.asked.get("backbone")) == (kind, backbone)]
         if not found:
             raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
         return found
@@ -133,13 +133,23 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
     return pd.Series(facts, name="")
 
+# %% ../nbs/library/results.ipynb #da7a0002
+@patch
+def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
+    "The rows of each split, and those that two splits share."
+    counts = {
+        cell.asked["task"]: result["rows"] | result["overlaps"] for cell, result in self.answered if cell.kind == "data"
+    }
+    return pd.DataFrame.from_dict(counts, orient="index").astype("Int64").rename_axis("task")
+
 # %% ../nbs/library/results.ipynb #f632f1d1
 @patch
 def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row a task; accuracies in [0, 1]
     """The tuned prompt beside a random prompt and the majority class, on dev and on test.
 
     `low` and `high` bound Wilson's 95 % interval of the mean over seeds, for a split of `n` examples; `gain` is the
-    accuracy less the better of `random` and `majority`.
+    accuracy less the better of `random` and `majority`. The columns of test begin with `test_`; they are empty for
+    a task without a labelled test split.
     """
     evaluations = self.evaluations(backbone)
     tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
@@ -150,13 +160,11 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
         means["majority"] = [tuned[task]["majority"][split] for task in means.index]
         intervals = [wilson_interval(row.accuracy, int(row.n)) for row in means.itertuples()]
         means[["low", "high"]] = np.array(intervals).reshape(-1, 2)
-        parts[split] = means
-    dev, test = parts["dev"], parts["test"]
-    dev["random"] = evaluations.query("source == 'random' and split == 'dev'").groupby("target")["accuracy"].mean()
-    dev["random"] = dev["random"].astype(float)
-    dev["gain"] = dev["accuracy"] - dev[["random", "majority"]].max(axis=1)
-    columns = ["accuracy", "low", "high", "n", "random", "majority", "gain"]
-    table = dev[columns].join(test[["accuracy", "low", "high", "n", "majority"]].add_prefix("test_"))
+        at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
+        means["random"] = at_random.reindex(means.index).astype(float)
+        means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
+        parts[split] = means[["accuracy", "low", "high", "n", "random", "majority", "gain"]]
+    table = parts["dev"].join(parts["test"].add_prefix("test_"))
     table["train"] = [tuned[task]["rows"]["train"] for task in table.index]
     order = [task for task in self.study.tasks if task in table.index]
     return table.astype({"n": int, "test_n": "Int64"}).reindex(order).rename_axis("task")
@@ -197,9 +205,7 @@ def write_report(
     results: Results,
 ) -> Path:  # the page, <study>/report/index.html
     "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
-    folder = results.out / "report"
-    folder.mkdir(exist_ok=True)
-    sections = []
+    folder, sections = results.out / "report", []
     for backbone in results.study.backbones:
         tables = {
             "transfer": results.transfer(backbone),
@@ -209,12 +215,14 @@ def write_report(
         }
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
         figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
+        folder.mkdir(exist_ok=True)
         prefix = "" if len(results.study.backbones) == 1 else backbone.replace("/", "_") + "_"
         for name, table in tables.items():
             table.to_csv(folder / f"{prefix}{name}.csv", index=name != "curves")
         for name, picture in figures.items():
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
         sections.append(_section(backbone, tables, figures, prefix))
+    results.rows().to_csv(folder / "rows.csv")
     page = folder / "index.html"
     page.write_text(_page(results, sections), encoding="utf-8")
     return page
@@ -261,6 +269,9 @@ pre {{ background: #f5f5f5; padding: 1rem }}
 </style></head><body>
 <h1>Study {html.escape(results.study.name)}</h1>
 {"".join(sections)}
+<h2>The rows behind it</h2>
+<p>Rows of each split, and rows whose texts stand in another split too.</p>
+{results.rows().to_html(border=0, na_rep="–")}
 <h2>Where this came from</h2>
 <table>{rows}</table>
 <h3>The study</h3>

@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from datasets import Dataset
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
@@ -43,7 +42,7 @@ from prompt_transferability.tasks import (
     UnknownNameError,
     load_task,
 )
-from .zero_shot_transfer import Evaluation, evaluate
+from .zero_shot_transfer import evaluate
 
 # %% auto #0
 __all__ = ['PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study', 'Cell', 'Sources',
@@ -79,13 +78,15 @@ class Study:
     max_length: int = 128  # tokens of a text
     steps: int = 30_000
     learning_rate: float = 1e-3
-    batch_size: int = 16
-    eval_every: int = 500  # steps between two looks at dev
-    patience: int | None = None
+    batch_size: int = 16  # texts in a step
+    eval_every: int = 500  # steps between two evaluations on dev
+    patience: int | None = None  # evaluations without a new best before training ends; None: never
     max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
     max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
 
     def __post_init__(self):
+        if not (isinstance(self.name, str) and self.name):
+            raise StudyError(f"the name of a study must be a word; got {self.name!r}")
         for name, kind in (("backbones", str), ("tasks", str), ("seeds", int), ("random_seeds", int)):
             values = getattr(self, name)
             listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
@@ -94,6 +95,8 @@ class Study:
                 raise StudyError(
                     f"{name} of study {self.name!r} must be a list of {what} without repetition; got {values!r}"
                 )
+            if kind is int and min(values, default=0) < 0:
+                raise StudyError(f"{name} of study {self.name!r} must not be negative; got {values!r}")
             object.__setattr__(self, name, tuple(values))
         for name in ("length", "max_length", "steps", "batch_size", "eval_every", "patience", "max_train", "max_eval"):
             value, optional = getattr(self, name), name in ("patience", "max_train", "max_eval")
@@ -106,37 +109,41 @@ class Study:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
 
-    @classmethod
-    def from_preset(cls, name: str) -> Study:
-        "A study that ships with the package, one of `PRESETS`. Raises `UnknownNameError`."
-        if name not in PRESETS:
-            raise UnknownNameError("preset", name, PRESETS)
-        return cls(name=name, **PRESETS[name])
+# %% ../nbs/library/study.ipynb #57d10002
+@patch(cls_method=True)
+def from_preset(cls: Study, name: str) -> Study:
+    "A study that ships with the package, one of `PRESETS`. Raises `UnknownNameError`."
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return cls(name=name, **PRESETS[name])
 
-    @classmethod
-    def from_file(cls, path: str | Path) -> Study:
-        "A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for what is no study."
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no study file {str(path)!r}")
-        try:
-            declared = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise StudyError(f"{path.name!r} is no YAML: {str(error).splitlines()[0]}") from error
-        known = [f.name for f in fields(cls)]
-        if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
-            raise StudyError(
-                f"{path.name!r} declares no study; it needs a name and backbones, and may have {', '.join(known)}"
-            )
-        for key in declared:
-            if key not in known:
-                raise UnknownNameError("study setting", key, known)
-        return cls(**declared)
 
-    def to_yaml(self) -> str:
-        "The declaration, as `from_file` reads it."
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return yaml.safe_dump(plain, sort_keys=False)
+@patch(cls_method=True)
+def from_file(cls: Study, path: str | Path) -> Study:
+    "A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for what is no study."
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no study file {str(path)!r}")
+    try:
+        declared = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path.name!r} is no YAML: {str(error).splitlines()[0]}") from error
+    known = [f.name for f in fields(cls)]
+    if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
+        raise StudyError(
+            f"{path.name!r} declares no study; it needs a name and backbones, and may have {', '.join(known)}"
+        )
+    for key in declared:
+        if key not in known:
+            raise UnknownNameError("study setting", key, known)
+    return cls(**declared)
+
+
+@patch
+def to_yaml(self: Study) -> str:
+    "The declaration, as `from_file` reads it."
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+    return yaml.safe_dump(plain, sort_keys=False)
 
 # %% ../nbs/library/study.ipynb #af668384
 PRESETS: dict[str, dict[str, Any]] = {
@@ -164,7 +171,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"tune": 1, "transfer": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -186,6 +193,8 @@ class Cell:
     def label(self) -> str:
         "A short description for people."
         asked = self.asked
+        if self.kind == "data":
+            return f"data {asked['task']}"
         source = asked["task"] if "task" in asked else asked["source"]
         where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
         return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
@@ -206,6 +215,7 @@ class Cell:
 @patch
 def cells(self: Study) -> list[Cell]:
     "All cells of the study, each after those that it needs."
+    datas = [Cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
     tuned = [
         Cell("tune", _asked(self, _FRAME + _TRAINING) | {"backbone": backbone, "task": task, "seed": seed})
         for backbone in self.backbones
@@ -214,15 +224,16 @@ def cells(self: Study) -> list[Cell]:
     ]
     rows = [row for cell in tuned for row in _rows_of(self, cell)]
     rows += [
-        _transfer(self, backbone, "random", seed, self.tasks, "dev")
+        _transfer(self, backbone, "random", seed, self.tasks, split)
         for backbone in self.backbones
         for seed in self.random_seeds
+        for split in ("dev", "test")
     ]
-    return tuned + rows
+    return datas + tuned + rows
 
 
-_FRAME = ("layout", "max_length")
-_TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", "max_train", "max_eval")
+_FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
+_TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
 
 
 def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
@@ -274,17 +285,7 @@ class Sources:
 
     def task(self, name: str, max_train: int | None, max_eval: int | None, splits: Sequence[str] = SPLITS) -> TaskData:
         "The task's rows, capped."
-        data = load_task(name, self.data, splits, max_train)
-        return replace(
-            data, **{split: _capped(rows, max_eval) for split, rows in data.splits().items() if split != "train"}
-        )
-
-
-def _capped(rows: Dataset, limit: int | None) -> Dataset:
-    "At most `limit` rows, drawn with a fixed seed."
-    if limit is None or len(rows) <= limit:
-        return rows
-    return rows.select(sorted(np.random.default_rng(0).permutation(len(rows))[:limit].tolist()))
+        return load_task(name, self.data, splits, max_train=max_train, max_eval=max_eval)
 
 
 @lru_cache(maxsize=1)
@@ -297,6 +298,17 @@ def _task(sources: Sources, *question) -> TaskData:
     return sources.task(*question)
 
 # %% ../nbs/library/study.ipynb #684d82c5
+def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Count the rows of a task."
+    data = _task(sources, cell.asked["task"], cell.asked["max_train"], cell.asked["max_eval"])
+    shared = data.overlaps().reset_index()
+    return {
+        "rows": {name: len(rows) for name, rows in data.splits().items()},
+        "majority": {name: data.majority(name) for name in data.splits()},
+        "overlaps": {f"{row[1]} in {row[0]}": row.rows for row in shared.itertuples(index=False)},
+    }
+
+
 def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Train a prompt; write it, and return what is to be known of it."
     asked = cell.asked
@@ -320,7 +332,7 @@ def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
         "majority": {name: data.majority(name) for name in data.splits()},
     }
 
-
+# %% ../nbs/library/study.ipynb #57d10004
 def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Evaluate a prompt on the targets; a target without that split is passed over, and said to have none."
     asked = cell.asked
@@ -333,26 +345,20 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     targets = {}
     for name in asked["targets"]:
         data = _task(sources, name, None, asked["max_eval"], (asked["split"],))
-        targets[name] = (
-            _as_json(evaluate(backbone, prompt, data, asked["split"])) if asked["split"] in data.splits() else None
-        )
+        if asked["split"] not in data.splits():
+            targets[name] = None
+            continue
+        result = evaluate(backbone, prompt, data, asked["split"])
+        targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
 
 
-def _as_json(result: Evaluation) -> dict:
-    low, high = result.interval
-    return {
-        "accuracy": result.accuracy,
-        "low": low,
-        "high": high,
-        "n": result.n,
-        "f1": result.f1,
-        "predictions": "".join(map(str, result.predictions)),
-    }
-
-
-ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {"tune": _tune_cell, "transfer": _transfer_cell}
+ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
+    "data": _data_cell,
+    "tune": _tune_cell,
+    "transfer": _transfer_cell,
+}
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
 
 # %% ../nbs/library/study.ipynb #a952ee7a
@@ -394,7 +400,7 @@ def _surroundings() -> dict:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
-
+# %% ../nbs/library/study.ipynb #57d10006
 def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) -> Path:
     "Compute a cell and put its folder in place, whole."
     place, started, surroundings = cell.folder(out), time.time(), _surroundings()
@@ -406,10 +412,10 @@ def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) 
         provenance = surroundings | {
             "command": command,
             "threads": torch.get_num_threads(),
-            "seed": cell.asked["seed"],
+            "seed": cell.asked.get("seed"),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.time() - started, 2),
-            "examples": result["examples"],
+            "examples": result.get("examples"),
         }
         question = {"kind": cell.kind, "code_version": CODE_VERSIONS[cell.kind], "asked": dict(cell.asked)}
         for name, content in (("cell", question), ("result", result), ("provenance", provenance)):
@@ -436,17 +442,19 @@ def run(
     """Compute every cell that is missing.
 
     A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
-    `out` holds the cells of another study.
+    `out` holds the cells of another study, `UnknownNameError` for a task that nobody has, and `FileNotFoundError` or
+    `BackboneError` for a model that cannot be used, all before anything is computed.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
     if workers is not None and workers < 1:
         raise StudyError(f"workers must be at least 1; got {workers}")
     out = Path(out)
-    _claim(self, out)
     _backbone.cache_clear()  # files may have changed since the last run in this process
     _task.cache_clear()
     sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)))
+    _check_names(self, sources)
+    _claim(self, out)
     missing = [cell for cell in self.cells() if not cell.folder(out).is_dir()]
     if workers is None:
         accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -464,6 +472,17 @@ def run(
 
 ENGINES = ("local",)
 "What runs the cells: the processes of this machine."
+
+
+def _check_names(study: Study, sources: Sources) -> None:
+    "Every task and model is there, and every label word is one token: to be known before hours of work."
+    for name in study.tasks:
+        if name not in ALL_TASKS:
+            raise UnknownNameError("task", name, ALL_TASKS)
+    for name in reversed(study.backbones):  # the first one stays in the cache
+        backbone = _backbone(sources, name, study.layout, study.max_length)
+        for task in study.tasks:
+            backbone.label_token_ids(ALL_TASKS[task])
 
 
 def _claim(study: Study, out: Path) -> None:
@@ -507,13 +526,16 @@ class _Progress:
         self.left.remove(cell.kind)
         self.seconds.setdefault(cell.kind, []).append(seconds)
         self.spent += seconds
-        typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
-        at_once = self.spent / (time.monotonic() - self.started)
-        left = sum(typical.get(kind, np.mean([*typical.values()])) for kind in self.left) / max(at_once, 1e-9)
-        self.bar.set_postfix_str(f"about {left / 60:.0f} min left; {cell.label} took {seconds:.0f} s", refresh=False)
+        took = f"{cell.label} took {seconds:.0f} s"
+        if self.seconds.keys() & {"tune", "transfer"}:  # data cells are too quick to say anything
+            typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
+            at_once = self.spent / (time.monotonic() - self.started)
+            left = sum(typical.get(kind, max(typical.values())) for kind in self.left) / max(at_once, 1e-9)
+            took = f"about {left / 60:.0f} min left; {took}"
+        self.bar.set_postfix_str(took, refresh=False)
         self.bar.update()
 
-
+# %% ../nbs/library/study.ipynb #57d10009
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 

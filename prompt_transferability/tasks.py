@@ -41,10 +41,17 @@ class UnknownNameError(ValueError):
         self.kind, self.name, self.known = kind, name, tuple(known)
         super().__init__(kind, name, self.known)
 
+    @property
+    def nearest(self) -> str | None:
+        "The known name most like the given one, whatever the case and with or without what stands before a `/`."
+        whole = {known.lower(): known for known in self.known}
+        known = {name.rpartition("/")[2]: known for name, known in whole.items()} | whole
+        given = str(self.name).lower()
+        near = get_close_matches(given, known, n=1) or get_close_matches(given.rpartition("/")[2], known, n=1)
+        return known[near[0]] if near else None
+
     def __str__(self) -> str:
-        by_lower_case = {known.lower(): known for known in self.known}
-        near = get_close_matches(str(self.name).lower(), by_lower_case, n=1)
-        hint = f"; did you mean {by_lower_case[near[0]]!r}?" if near else "."
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest else "."
         return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}."
 
 # %% ../nbs/library/tasks.ipynb #9bd6943e
@@ -89,15 +96,6 @@ class Task:
         if self.task_type not in TASK_TYPES:
             raise UnknownNameError("task type", self.task_type, TASK_TYPES)
         _check_labels(self)
-
-    def label_index(
-        self,
-        label: str,  # a native label name
-    ) -> int:  # its position in `labels`
-        "Position of a label; raises `UnknownNameError` if the task does not have it."
-        if label not in self.labels:
-            raise UnknownNameError(f"label of {self.name}", label, self.labels)
-        return self.labels.index(label)
 
 # %% ../nbs/library/tasks.ipynb #50f4926e
 def _check_labels(task: Task) -> None:
@@ -371,6 +369,8 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict]]:
                 record = json.loads(text)
             except json.JSONDecodeError as error:
                 raise DataError(f"{path}, line {line}: this is not JSON ({error.msg}).") from None
+            except RecursionError:
+                raise DataError(f"{path}, line {line}: this JSON is nested too deeply to be a row.") from None
             if not isinstance(record, dict):
                 raise DataError(f"{path}, line {line}: expected one JSON object a line.")
             yield line, record
@@ -392,6 +392,9 @@ def _table_records(path: Path, delimiter: str) -> list[tuple[int, dict]]:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             columns = next(reader, [])
+            twice = [column for column in ("text_a", "text_b", "label") if columns.count(column) > 1]
+            if twice:
+                raise DataError(f"{path}, line {line}: the header names the column {twice[0]!r} twice.")
             line = reader.line_num + 1
             for values in reader:
                 if values and len(values) != len(columns):
@@ -425,7 +428,7 @@ def _dataset(
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")
         columns["text_a"].append(row["text_a"])
-        columns["text_b"].append(row.get("text_b") or None)
+        columns["text_b"].append(row["text_b"] if (row.get("text_b") or "").strip() else None)
         columns["label"].append(task.labels.index(str(row["label"])))
     if not columns["label"]:
         raise DataError(f"{origin} has no rows; leave the split out if there are none.")
@@ -443,6 +446,10 @@ def _problem(row: dict, task: Task) -> str | None:
         return f"text_a must be a text, not {text_a!r}."
     if not isinstance(text_b, str | None):
         return f"text_b must be a text or absent, not {text_b!r}."
+    try:
+        f"{text_a}{text_b}".encode()
+    except UnicodeEncodeError as error:
+        return f"a text holds {error.object[error.start]!r}, half of a character; write the whole character."
     if str(row["label"]) not in task.labels:
         return str(UnknownNameError("label", str(row["label"]), task.labels))
     return None
@@ -553,15 +560,22 @@ def load_task(
     data_dir: str | os.PathLike | None = None,  # has tasks/<name>/; None: $PROMPT_TRANSFERABILITY_DATA, else the Hub
     splits: Iterable[str] = SPLITS,  # the splits to load; the others are None
     max_train: int | None = None,  # at most so many train rows, drawn with `seed`
-    seed: int = 0,  # seed of that draw
+    max_eval: int | None = None,  # at most so many rows of dev and of test, drawn in the same way
+    seed: int = 0,  # seed of these draws
 ) -> TaskData:
-    "Rows of a task; raises `UnknownNameError`, `DataError`, or `FileNotFoundError` where there is no copy to be had."
+    """Rows of a task.
+
+    Raises `UnknownNameError` for a task or split that nobody knows, `DataError` for rows that do not fit, `ValueError`
+    for a limit below 1, and `FileNotFoundError` where there is no copy to be had.
+    """
     task, splits = _as_task(name_or_task), list(splits)
     for split in splits:
         if split not in SPLITS:
             raise UnknownNameError("split", split, SPLITS)
-    if max_train is not None and max_train < 1:
-        raise ValueError(f"max_train is {max_train}; give 1 or more, or None for all rows.")
+    limits = {"train": max_train, "dev": max_eval, "test": max_eval}
+    for name, limit in {"max_train": max_train, "max_eval": max_eval}.items():
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} is {limit}; give 1 or more, or None for all rows.")
     sources, read = _sources(task, data_dir)
     if "train" in splits and "train" not in sources:
         raise FileNotFoundError(
@@ -572,9 +586,7 @@ def load_task(
     rows = {split: read(source) for split, source in sources.items() if split in needed}
     if held_out:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
-    if max_train is not None and "train" in rows:
-        rows["train"] = _subsample(rows["train"], max_train, seed)
-    return TaskData(task, **{split: rows[split] for split in splits if split in rows})
+    return TaskData(task, **{split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows})
 
 # %% ../nbs/library/tasks.ipynb #4e12f3ed
 def _as_task(name_or_task: str | Task) -> Task:
@@ -601,7 +613,9 @@ def _sources(task: Task, data_dir: str | os.PathLike | None) -> tuple[dict, Call
     return {split: name for split, name in names.items() if name}, lambda name: _hub_split(task, name)
 
 
-def _subsample(rows: Dataset, size: int, seed: int) -> Dataset:
+def _subsample(rows: Dataset, size: int | None, seed: int) -> Dataset:
+    if size is None:
+        return rows
     chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
     return rows.select(np.sort(chosen))
 

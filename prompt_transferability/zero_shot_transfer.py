@@ -28,7 +28,7 @@ def wilson_interval(
     return tuple(binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     "How well a prompt does on one split of a task."
 
@@ -60,6 +60,11 @@ class Evaluation:
         said, true = self.predictions == 0, self.labels == 0
         return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        "Its numbers, ready for JSON: accuracy, low and high (the ends of the interval), n and f1."
+        low, high = self.interval
+        return {"accuracy": self.accuracy, "low": low, "high": high, "n": self.n, "f1": self.f1}
+
     def __repr__(self) -> str:
         low, high = self.interval
         return f"Evaluation({self.task.name} {self.split}: {self.accuracy:.3f} [{low:.3f}, {high:.3f}], n = {self.n})"
@@ -69,22 +74,23 @@ def evaluate(
     backbone: Backbone,
     prompt: SoftPrompt,
     data: TaskData,  # the target task
-    split: str = "dev",
+    split: str = "dev",  # "train", "dev" or "test"
 ) -> Evaluation:
     """Evaluate a prompt on a task, with the task's own label words (§4.1).
 
-    Raises `PromptError` for a prompt of another width or layout than the backbone's.
+    Raises `PromptError` for a prompt of another width or layout than the backbone's, `BackboneError` for label words
+    that the backbone does not have, `UnknownNameError` for a split that the task does not have.
     """
     return evaluate_prompts(backbone, [prompt], data, split)[0]
 
 
 def evaluate_prompts(
     backbone: Backbone,
-    prompts: Iterable[SoftPrompt],
+    prompts: Iterable[SoftPrompt],  # of any lengths
     data: TaskData,  # the target task
-    split: str = "dev",
+    split: str = "dev",  # "train", "dev" or "test"
 ) -> list[Evaluation]:  # one a prompt, in their order
-    "Evaluate several prompts on one task, whose texts are tokenized once."
+    "Evaluate several prompts on one task, whose texts are tokenized once; errors as in `evaluate`."
     values = [prompt.values_for(backbone) for prompt in prompts]
     rows = data.split(split)
     texts, labels = backbone.encode(rows), np.array(rows["label"])
@@ -96,11 +102,12 @@ def transfer_matrix(
     prompts: Mapping[str, SoftPrompt],  # by name of the source, which is a row of the matrix
     datas: Sequence[TaskData],  # the target tasks, the columns
     split: str = "dev",
-    random_seeds: Sequence[int] = (0, 1, 2),  # of the random prompts behind the row "random"; () leaves it out
+    random_seeds: Sequence[int] = (0, 1, 2),  # of the prompts behind the row "random"; () leaves it out
 ) -> pd.DataFrame:  # accuracies in [0, 1]
     """Zero-shot accuracy of every prompt on every task (§4.1, Figure 3 (a)).
 
-    Raises `PromptError` for a prompt of another width or layout than the backbone's, or a source named "random".
+    The random prompts are drawn from N(0, 0.02) and as long as the longest source. Raises `PromptError` for a source
+    named "random" beside them, and what `evaluate` raises.
     """
     if random_seeds and "random" in prompts:
         raise PromptError(
@@ -123,7 +130,7 @@ def recovered_transfer(
     random_row: str = "random",  # the row of the random prompt
     min_gain: float = 0.02,  # targets on which tuning gains less give NaN
 ) -> pd.DataFrame:  # fractions, of the shape of `matrix`
-    """(zero-shot - random) / (tuned - random), by target.
+    """(zero-shot - random) / (tuned - random), by target: a measure of this package, not of the paper.
 
     Raises `ValueError` for a matrix without that row.
     """
@@ -144,7 +151,13 @@ def type_means(
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:  # rows: target type; columns: within, across and gap, each with mean, low, high
-    "Mean zero-shot accuracy within a task type and across types (§4.1), with 95 % bootstrap intervals over tasks."
+    """Mean zero-shot accuracy within a task type and across types (§4.1), with 95 % bootstrap intervals over tasks.
+
+    Raises `ValueError` for a target without a type.
+    """
+    untyped = [target for target in matrix.columns if target not in types]
+    if untyped:
+        raise ValueError(f"types must have the type of every target; it lacks {', '.join(map(repr, untyped))}")
     rows = {}
     for kind in dict.fromkeys(types[target] for target in matrix.columns):
         targets = [target for target in matrix.columns if types[target] == kind]

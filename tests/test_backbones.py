@@ -24,6 +24,7 @@ from transformers import (
 import prompt_transferability
 from prompt_transferability.backbones import LAYOUTS, Backbone, BackboneError
 from prompt_transferability.microworld import model_folder
+from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.tasks import ALL_TASKS
 
 SENTIMENT, INFERENCE = ALL_TASKS["micro/sst2"], ALL_TASKS["micro/snli"]
@@ -268,6 +269,39 @@ def test_a_checkpoint_that_lacks_encoder_weights_is_refused(damaged):
         Backbone.from_pretrained(damaged, max_length=90)
 
 
+@pytest.mark.parametrize("lost", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"])
+def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
+    weights = load_file(damaged / "model.safetensors")
+    del weights[lost]
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=f"'.*damaged' lacks weights of the masked-LM head: {lost} …; it is not wh"):
+        Backbone.from_pretrained(damaged, max_length=90)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"position_embedding_type": "relative_key_query"}, "has 'relative_key_query' positions"),
+        ({"is_decoder": True}, "is a decoder"),
+        ({"num_hidden_layers": 2}, "that its config.json does not know: bert.encoder.layer.2"),
+    ],
+)
+def test_a_checkpoint_that_would_be_computed_wrongly_is_refused(damaged, setting, message):
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | setting))
+    with pytest.raises(BackboneError, match=message) as refused:
+        Backbone.from_pretrained(damaged, max_length=90)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_beside_the_encoder_are_left_alone(damaged):
+    others = {name: torch.zeros(2, 2) for name in ("bert.pooler.dense.weight", "cls.seq_relationship.weight")}
+    others["bert.embeddings.position_ids"] = torch.arange(100)[None]
+    weights = load_file(damaged / "model.safetensors") | others
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    assert Backbone.from_pretrained(damaged, max_length=90).has_head
+
+
 def test_pickled_weights_are_refused(damaged):
     torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
     (damaged / "model.safetensors").unlink()
@@ -362,9 +396,66 @@ def test_a_word_is_looked_up_with_the_space_before_it():
     assert tokens == ["Ġyes", "Ġneutral", "Ġno"]
 
 
-def test_a_name_that_nobody_has_fails_with_the_names_that_exist(tmp_path, monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    "No network, no local copies."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="did you mean 'roberta-base'") as refused:
-        Backbone.from_pretrained("robertabase")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("robertabase", "roberta-base"),
+        ("ROBERTA-BASE", "roberta-base"),
+        ("all-MiniLM-L6-v3", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+    ],
+)
+def test_a_name_that_nobody_has_fails_with_the_names_that_exist(offline, name, nearest):
+    with pytest.raises(FileNotFoundError, match=f"did you mean '{nearest}'") as refused:
+        Backbone.from_pretrained(name)
     assert "micro-bert" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_known_name_without_network_and_copy_says_so(offline):
+    with pytest.raises(FileNotFoundError, match="no local copy of the model 'roberta-base'.* cannot be") as refused:
+        Backbone.from_pretrained("roberta-base")
+    assert "did you mean" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"device": "gpu"}, "there is no device 'gpu' here; give auto or one of .*cpu"),
+        ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
+        ({"dtype": "float13"}, "'float13' is no number type to compute in"),
+        ({"dtype": torch.int8}, "'torch.int8' is no number type to compute in"),
+    ],
+)
+def test_devices_and_number_types_that_cannot_be_had_are_refused(given, message):
+    with pytest.raises(BackboneError, match=message) as refused:
+        Backbone.from_pretrained("micro-bert", **given)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_number_type_may_be_given_by_name():
+    assert Backbone.from_pretrained("micro-bert", dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("ask", ["label_logits", "predict", "neuron_states", "slots"])
+def test_a_prompt_is_a_tensor_everywhere(ask):
+    backbone = Backbone.from_pretrained("micro-bert")
+    prompt, rest = SoftPrompt(prompt_of(backbone), "micro-bert", "micro/sst2"), ()
+    if ask in ("label_logits", "predict"):
+        rest = (SINGLE if ask == "label_logits" else backbone.encode(SINGLE), SENTIMENT)
+    with pytest.raises(BackboneError, match="not a SoftPrompt; .*prompt.values"):
+        getattr(backbone, ask)(prompt, *rest)
+    assert len(getattr(backbone, ask)(prompt.values, *rest))
+
+
+@pytest.mark.parametrize("rows", [{"text_a": ["a"], "text_b": [None]}, ["a", "b"], [{"text": "a"}]])
+def test_texts_that_are_no_rows_are_refused(rows):
+    with pytest.raises(BackboneError, match="texts are a sequence of rows, .*split.select"):
+        Backbone.from_pretrained("micro-bert").encode(rows)

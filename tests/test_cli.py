@@ -81,9 +81,31 @@ def tuned(tmp_path_factory):
 
 
 @pytest.fixture
-def files(tmp_path):
-    "The files below the test's folder."
-    return lambda: sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+def entries(tmp_path):
+    "The files and folders below the test's folder."
+    return lambda: sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    "Write a prompt that nobody trained to a file of that name."
+
+    def write(name, backbone="micro-bert", layout="paper", width=128):
+        return SoftPrompt(torch.zeros(5, width), backbone, "imdb", layout).save(tmp_path / f"{name}.safetensors")
+
+    return write
+
+
+def write_rows(data, split, n):
+    "A split of SST-2 in a data folder."
+    folder = data / "tasks" / "sst2"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.jsonl").write_text(
+        "".join(
+            json.dumps({"text_a": f"text {i}", "text_b": None, "label": ("positive", "negative")[i % 2]}) + "\n"
+            for i in range(n)
+        )
+    )
 
 
 # ---- answers
@@ -100,9 +122,9 @@ def test_tune_evaluate_transfer(command, tuned, tmp_path):
     assert evaluated["accuracy"] == answer["accuracy"] and evaluated["trained_on"] == "micro/mrpc"
     assert evaluated["low"] < evaluated["accuracy"] < evaluated["high"] and 0 <= evaluated["f1"] <= 1
 
-    abroad = command("evaluate", tuned, "micro/mrpc", "--split", "test")
+    on_target = command("evaluate", tuned, "micro/mrpc", "--split", "test")
     expected = evaluate(Backbone.from_pretrained("micro-bert"), SoftPrompt.load(tuned), load_task("micro/mrpc"), "test")
-    assert (abroad["accuracy"], abroad["n"], abroad["split"]) == (expected.accuracy, expected.n, "test")
+    assert (on_target["accuracy"], on_target["n"], on_target["split"]) == (expected.accuracy, expected.n, "test")
 
     table = tmp_path / "matrix.csv"
     paths = tuned, answer["prompt"]
@@ -118,6 +140,44 @@ def test_an_answer_for_people(tuned, capsys):
     assert main(["evaluate", str(tuned), "micro/sst2"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["task"] == "micro/sst2" and len(lines["accuracy"]) == len("0.1234")
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_only_the_split_that_is_asked_for_is_needed(command, refused, prompt, tmp_path, split):
+    "A dev split may be held out from train, where there is none of its own."
+    data = tmp_path / "data"
+    write_rows(data, {"test": "test", "dev": "train"}[split], 40)
+    where = ["--data", data, "--split", split]
+    assert command("evaluate", prompt("one"), "sst2", *where)["split"] == split
+    assert list(command("transfer", prompt("one"), "--tasks", "sst2", *where)["matrix"]) == ["one", "random"]
+    other = {"test": "dev", "dev": "test"}[split]
+    assert f"has no {other} split" in refused("evaluate", prompt("one"), "sst2", "--data", data, "--split", other)
+
+
+def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
+    names = [f"micro/task{i:02}" for i in range(13)]
+    monkeypatch.setattr(
+        "prompt_transferability.cli.transfer_matrix", lambda *_: pd.DataFrame(0.123456, ["one", "random"], names)
+    )
+    assert main(["transfer", str(prompt("one")), "--tasks", "micro/sst2"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names) and "..." not in shown and shown.count("0.123") == 26
+
+
+@pytest.mark.parametrize("name", ["tune", "evaluate", "transfer", "study run", "microworld build"])
+def test_help_says_the_defaults(capsys, name):
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "(default: " in shown and "None" not in shown
+    if name == "tune":
+        shown = " ".join(shown.split())
+        for text in (
+            "--init brings none (default: 100)",
+            "training steps (default: 3000)",
+            "constant (default: 0.001)",
+        ):
+            assert text in shown
 
 
 def test_training_goes_on_from_a_prompt_and_from_a_checkpoint(command, tuned, tmp_path):
@@ -174,7 +234,7 @@ def test_micro_models_are_built(command, refused, tmp_path, capsys):
     assert "from 1 to 100,000" in refused("microworld", "build", "micro-bert", "--steps", "0", "--out", tmp_path / "x")
 
 
-def test_names_that_nothing_has(refused, tuned, tmp_path, files):
+def test_names_that_nothing_has(refused, tuned, tmp_path, entries):
     out = tmp_path / "prompt.safetensors"
     assert "unknown task 'micro/sst'; did you mean 'micro/sst2'?" in refused(*tune("micro/sst", out))
     assert "unknown task 'mrcp'; did you mean 'mrpc'?" in refused("evaluate", tuned, "mrcp")
@@ -183,10 +243,10 @@ def test_names_that_nothing_has(refused, tuned, tmp_path, files):
     assert "unknown preset 'smal'; did you mean 'small'?" in refused("study", "run", "smal", "--out", tmp_path / "out")
     assert "no study file" in refused("study", "run", "smal.yaml", "--out", tmp_path / "out")
     assert "no study file" in refused("study", "report", tmp_path / "out")
-    assert files() == []
+    assert entries() == []
 
 
-def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, files):
+def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, tmp_path_factory, entries):
     "Without a network, and from the installed command, as a user sees it."
     arguments = ["tune", "micro/sst2", "--backbone", "roberta-bas", "--out", str(tmp_path / "prompt.safetensors")]
     started = time.monotonic()
@@ -194,24 +254,45 @@ def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, files):
         [COMMAND, *arguments],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("cache"))},
     )
     assert time.monotonic() - started < 60  # the imports included, on a busy machine
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert "there is no model 'roberta-bas'" in done.stderr and "did you mean 'roberta-base'?" in done.stderr
-    assert files() == []
+    assert entries() == []
 
 
-def test_prompts_that_do_not_fit(refused, tuned, tmp_path):
-    narrow = SoftPrompt(torch.zeros(5, 64), "micro-bert", "imdb").save(tmp_path / "narrow.safetensors")
-    authors = SoftPrompt(torch.zeros(5, 128), "micro-bert", "imdb", "authors").save(tmp_path / "authors.safetensors")
+def test_a_model_that_a_prompt_names_and_nobody_finds(refused, prompt, monkeypatch):
+    def absent(*_):
+        raise FileNotFoundError("there is no model")
+
+    monkeypatch.setattr("prompt_transferability.cli.Sources.backbone", absent)
+    path = prompt("one", backbone="mymodel")
+    for arguments in (["evaluate", path, "micro/sst2"], ["transfer", path, "--tasks", "micro/sst2"]):
+        sentence = refused(*arguments)
+        assert "the model 'mymodel' that the prompt was trained for was not found" in sentence
+        assert "--backbone" in sentence and "--models" in sentence
+        assert refused(*arguments, "--backbone", "another") == "prompt-transfer: there is no model\n"
+
+
+def test_prompts_of_different_models_are_evaluated_on_the_model_that_is_named(command, refused, prompt):
+    arguments = ["transfer", prompt("one"), prompt("two", backbone="another"), "--tasks", "micro/mrpc"]
+    sentence = refused(*arguments)
+    assert "different models (micro-bert, another)" in sentence and "--backbone" in sentence
+    assert list(command(*arguments, "--backbone", "micro-bert")["matrix"]) == ["one", "two", "random"]
+
+
+def test_prompts_that_do_not_fit(refused, tuned, prompt, tmp_path):
+    narrow, authors = prompt("narrow", width=64), prompt("authors", layout="authors")
     sentence = "is 64 wide; 'micro-bert' takes 128: carry it over with a projector"
     out = tmp_path / "out"
     assert sentence in refused("evaluate", narrow, "micro/sst2")
     assert sentence in refused("transfer", tuned, narrow, "--tasks", "micro/sst2", "--out", out)
     assert sentence in refused(*tune("micro/sst2", out), "--init", narrow)
-    assert "stands in layout 'authors'" in refused("transfer", tuned, authors, "--tasks", "micro/sst2", "--out", out)
+    for more in ([], ["--backbone", "micro-bert"]):
+        sentence = refused("transfer", tuned, authors, "--tasks", "micro/sst2", "--out", out, *more)
+        assert "different layouts (paper, authors)" in sentence
     assert not out.exists()
 
 
@@ -230,13 +311,14 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     assert not out.exists()
 
 
-def test_data_that_is_not_there(refused, tmp_path, files):
+def test_data_that_is_not_there(refused, tmp_path, entries):
     out = tmp_path / "prompt.safetensors"
     assert "no rows of task 'sst2'" in refused(*tune("sst2", out), "--data", tmp_path / "absent")
+    assert entries() == []
     (tmp_path / "study.yaml").write_text(STUDY.replace("micro/", ""))
     arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out", "--workers", 1]
     assert "no rows of task 'sst2'" in refused(*arguments, "--data", tmp_path / "absent")
-    assert files() in (["study.yaml"], ["out/study.yaml", "study.yaml"])
+    assert not any(Path(name).name.startswith(".") for name in entries())  # no cell that is half written
 
 
 @pytest.mark.parametrize(
@@ -249,7 +331,7 @@ def test_data_that_is_not_there(refused, tmp_path, files):
     ],
     ids=["unknown label", "no label", "no JSON", "no text"],
 )
-def test_rows_that_do_not_fit_their_task(refused, tmp_path, files, row, sentence):
+def test_rows_that_do_not_fit_their_task(refused, tmp_path, entries, row, sentence):
     good = [
         f'{{"text_a": "text {i}", "text_b": null, "label": "{label}"}}'
         for i, label in enumerate(["positive", "negative"] * 4)
@@ -260,19 +342,20 @@ def test_rows_that_do_not_fit_their_task(refused, tmp_path, files, row, sentence
     (folder / "train.jsonl").write_text("\n".join([*good[:2], row, *good[2:]]))
     error = refused(*tune("sst2", tmp_path / "prompt.safetensors"), "--data", tmp_path)
     assert "train.jsonl, " + sentence in error
-    assert files() == ["tasks/sst2/dev.jsonl", "tasks/sst2/train.jsonl"]
+    assert entries() == ["tasks", "tasks/sst2", "tasks/sst2/dev.jsonl", "tasks/sst2/train.jsonl"]
 
 
-def test_training_that_cannot_be(refused, tmp_path, files):
-    out = tmp_path / "prompt.safetensors"
-    error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", tmp_path / "checkpoint")
+def test_training_that_cannot_be(refused, tmp_path, entries):
+    out, checkpoint = (tmp_path / "new" / name for name in ("prompt.safetensors", "checkpoint"))
+    error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", checkpoint)
     assert "the loss of task 'micro/sst2' is nan at step" in error and "smaller learning rate" in error
     assert "steps must be at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
+    assert "seed must be 0 or more; got -1" in refused(*tune("micro/sst2", out), "--seed", "-1")
     assert "learning_rate must be above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
     assert "at least one vector" in refused(*tune("micro/sst2", out), "--length", "0")
     assert "max_length is 4000" in refused(*tune("micro/sst2", out), "--max-length", "4000")
     assert "max_train is 0" in refused(*tune("micro/sst2", out), "--max-train", "0")
-    assert files() == []
+    assert entries() == []
 
 
 def test_a_loss_that_is_no_number_with_the_progress_shown(tmp_path, capfd):
@@ -305,6 +388,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused, tu
     folder.mkdir()
     file.write_text("")
     assert "folder" in refused(*tune("micro/sst2", folder))
+    assert "folder" in refused(*tune("micro/sst2", tmp_path / "out"), "--checkpoint", folder)
+    nowhere = [file / "out", file / "new" / "out", *([Path("/proc/out")] if Path("/proc").is_dir() else [])]
+    for path in nowhere:
+        assert "cannot be written" in refused(*tune("micro/sst2", path))
+        assert "cannot be written" in refused(*tune("micro/sst2", tmp_path / "out"), "--checkpoint", path)
+        assert "cannot be written" in refused("transfer", tuned, "--tasks", "micro/sst2", "--out", path)
     assert "folder" in refused("transfer", tuned, "--tasks", "micro/sst2", "--out", folder)
     (tmp_path / "study.yaml").write_text(STUDY)
     assert "file" in refused("study", "run", tmp_path / "study.yaml", "--out", file)
@@ -316,17 +405,38 @@ def test_a_matrix_is_written_to_a_new_folder(command, tuned, tmp_path):
     assert (tmp_path / "new" / "matrix.csv").is_file()
 
 
-def test_prompts_of_one_file_name_are_not_mixed_up(tuned, tmp_path, capsys):
-    "A row of the matrix is called by its file; two files of one name in two folders are two rows, or refused."
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch, capsys, checkpoint):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prompt_transferability.cli.tune_prompt", interrupt)
+    more = ["--checkpoint", str(tmp_path / "checkpoint")] if checkpoint else []
+    assert main([*tune("micro/sst2", tmp_path / "out"), *more]) == 130
+    said = "interrupted; the same command goes on from what is there" if checkpoint else "interrupted"
+    assert capsys.readouterr().err == f"prompt-transfer: {said}\n"
+
+
+def test_interrupted_commands_without_a_checkpoint(prompt, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("evaluate", "transfer_matrix", "Study.run"):
+        monkeypatch.setattr(f"prompt_transferability.cli.{name}", interrupt)
+    path = str(prompt("one"))
+    for arguments in (["evaluate", path, "micro/sst2"], ["transfer", path, "--tasks", "micro/sst2"]):
+        assert main(arguments) == 130
+        assert capsys.readouterr().err == "prompt-transfer: interrupted\n"
+    assert main(["study", "run", "micro", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command goes on from what is there\n"
+
+
+def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
+    "A row of the matrix is called by its file; of two files of one name in two folders, by their paths."
     for name in ("first", "second"):
         SoftPrompt.load(tuned).save(tmp_path / name / "prompt.safetensors")
     paths = [str(tmp_path / name / "prompt.safetensors") for name in ("first", "second")]
-    code = main(["transfer", *paths, "--tasks", "micro/sst2", "--json"])
-    out, err = capsys.readouterr()
-    if code:
-        assert code == 2 and "prompt" in err and err.count("\n") == 1
-    else:
-        assert len(json.loads(out)["matrix"]) == 3
+    assert list(command("transfer", *paths, "--tasks", "micro/sst2")["matrix"]) == [*paths, "random"]
 
 
 def test_a_random_prompt_file_beside_the_random_prompts(refused, tuned, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -110,6 +111,34 @@ def test_row_0_is_dead_in_the_authors_layout(data):
 def test_a_loss_that_is_no_number_stops_the_run(backbone, data, tmp_path):
     with pytest.raises(TuningError, match="loss of task 'micro/sst2' is nan at step .* smaller learning rate"):
         tune_prompt(backbone, data, **SETTINGS | dict(learning_rate=1e30))
+
+
+def test_a_loss_that_is_no_number_is_seen_at_the_evaluation(backbone, data, tmp_path):
+    "Also where no step follows, so that no accuracy and no checkpoint of such a prompt is kept."
+    settings = SETTINGS | dict(learning_rate=1e30, steps=1, checkpoint=tmp_path / "state")
+    with pytest.raises(TuningError, match="loss of task 'micro/sst2' is nan at step 1 "):
+        tune_prompt(backbone, data, **settings)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_seed_below_0_is_refused(backbone, data):
+    with pytest.raises(TuningError, match="seed must be 0 or more; got -1"):
+        tune_prompt(backbone, data, seed=-1, **SETTINGS)
+
+
+def test_one_prompt_and_several_have_the_same_defaults():
+    one, several = (
+        {name: parameter.default for name, parameter in signature(function).parameters.items()}
+        for function in (tune_prompt, tune_prompts)
+    )
+    assert several == {name: one.get(name, default) for name, default in several.items()}
+
+
+def test_training_leaves_the_model_as_it_was(backbone, data):
+    before = [parameter.clone() for parameter in backbone.parameters()]
+    runs = tune_prompts(backbone, [TuningJob(data, seed=seed) for seed in (0, 1)], **SETTINGS | dict(steps=5))
+    assert all(torch.equal(old, new) for old, new in zip(before, backbone.parameters(), strict=True))
+    assert runs[0] == runs[0] and runs[0] != runs[1]  # and runs, which hold tables and tensors, can be compared
 
 
 def test_prompts_side_by_side_are_the_same_again(backbone, data):

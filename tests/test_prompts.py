@@ -2,19 +2,28 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from prompt_transferability import prompts
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.prompt_tuning import tune_prompt
-from prompt_transferability.prompts import FORMAT, PromptError, SoftPrompt, label_word_prompt, vocabulary_prompt
+from prompt_transferability.prompts import (
+    FORMAT,
+    PromptError,
+    SoftPrompt,
+    label_word_prompt,
+    random_prompt,
+    vocabulary_prompt,
+)
 from prompt_transferability.tasks import ALL_TASKS, load_task
 
 
@@ -80,6 +89,25 @@ def test_saving_again_replaces(prompt, tmp_path):
     assert (again.task, again.layout, again.metadata) == ("micro/imdb", "authors", {})
     assert torch.equal(again.values, prompt.values * 2)
     assert [file.name for file in path.parent.iterdir()] == ["prompt.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"accuracy": np.float32(0.5)}, "entry 'accuracy' cannot be written as JSON .*float32"),
+        ({"task": "micro/imdb"}, "entry 'task' has the name of a part of the header"),
+    ],
+)
+def test_metadata_that_would_not_come_back_is_refused(prompt, tmp_path, entry, message):
+    prompt.metadata |= entry
+    with pytest.raises(PromptError, match=message):
+        prompt.save(tmp_path / "prompt.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_prompts_can_be_looked_for_in_a_list(prompt):
+    twin = SoftPrompt(prompt.values, prompt.backbone, prompt.task)
+    assert prompt in [twin, prompt] and prompt not in [twin]
 
 
 def test_a_prompt_does_not_keep_a_hold_on_a_parameter(tmp_path):
@@ -182,6 +210,34 @@ def test_peft_reads_our_adapter_and_we_read_theirs(prompt, tmp_path):
     assert SoftPrompt.from_peft(folder).task == prompt.task
 
 
+def test_an_adapter_keeps_task_backbone_and_layout(prompt, tmp_path):
+    pytest.importorskip("peft")
+    ours = SoftPrompt(prompt.values, "roberta-base", "imdb", "authors")
+    again = SoftPrompt.from_peft(ours.to_peft(tmp_path))
+    assert (again.backbone, again.task, again.layout) == ("roberta-base", "imdb", "authors")
+
+
+def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    prompt.to_peft(tmp_path)
+    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def break_off(tensors, target, metadata=None):
+        Path(target).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(prompts, "save_file", break_off)
+    with pytest.raises(OSError, match="No space left"):
+        SoftPrompt(prompt.values[:3], "roberta-base", "imdb").to_peft(tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
+
+
+def test_without_peft_the_extra_is_named(prompt, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r"extra \[peft\]"):
+        prompt.to_peft(tmp_path)
+
+
 def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
     pytest.importorskip("peft")
     folder = prompt.to_peft(tmp_path)
@@ -199,6 +255,8 @@ def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
     refused("is a LORA, not a PROMPT_TUNING")
     config.write_text("{")
     refused("adapter_config.json")
+    config.write_text("[]")
+    refused("adapter_config.json in .* holds a list")
     weights.write_bytes(good_weights[:40])
     refused("adapter_model.safetensors")
     save_file({"other": torch.zeros(2, 3)}, weights)
@@ -212,3 +270,25 @@ def test_words_in_a_starting_prompt_are_whole_and_different(backbone):
         same = (start.values[:, None] == backbone.word_embeddings).all(-1)  # [length, vocabulary]
         assert (same.sum(1) == 1).all() and (same.sum(0) <= 1).all()
         assert not same[:, backbone.tokenizer.all_special_ids].any()
+
+
+def test_starting_tokens_are_those_that_stand_for_something(tmp_path):
+    "Neither `[unused...]` tokens nor embeddings beyond the tokenizer."
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "good", "bad", "##ly", "[unused1]"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("micro-bert"))
+    tokenizer = type(tokenizer)(vocab=str(tmp_path / "vocab.txt"))
+    model = BertForMaskedLM(
+        BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    )
+    backbone = Backbone(model, tokenizer, "sixteen")
+    start = vocabulary_prompt(backbone, 3, seed=0)
+    assert set(map(tuple, start.values.tolist())) == set(map(tuple, backbone.word_embeddings[6:9].tolist()))
+    with pytest.raises(PromptError, match="'sixteen' has 3"):
+        vocabulary_prompt(backbone, 4, seed=0)
+
+
+@pytest.mark.parametrize("draw", [random_prompt, vocabulary_prompt])
+def test_negative_seeds_are_refused(backbone, draw):
+    with pytest.raises(PromptError, match="seed is -1; give 0"):
+        draw(backbone, 3, seed=-1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from prompt_transferability.backbones import Backbone
@@ -21,7 +22,9 @@ def test_a_plain_encoder_is_read_out_with_its_word_embeddings_and_says_so_once(r
 
 
 def test_half_precision_checkpoints_are_computed_in_float32(real_models):
-    assert Backbone.from_pretrained(real_models / "bert-tiny-mlm").dtype == torch.float32
+    path = real_models / "bert-tiny-mlm"
+    assert {tensor.dtype for tensor in load_file(path / "model.safetensors").values()} == {torch.float16}
+    assert {weight.dtype for weight in Backbone.from_pretrained(path).parameters()} == {torch.float32}
 
 
 def test_logits_are_those_of_transformers(real_data, real_models):

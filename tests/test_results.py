@@ -41,8 +41,14 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
     (out / "study.yaml").write_text(study.to_yaml())
     for cell in filter(done, study.cells()):
         asked = cell.asked
-        if cell.kind == "tune":
+        if cell.kind in ("data", "tune"):
             splits = [split for split in ("train", "dev", "test") if split != "test" or asked["task"] in tested]
+        if cell.kind == "data":
+            result = {
+                "rows": {split: 1000 if split == "train" else HUNDRED for split in splits},
+                "overlaps": {"dev in train": 2} | ({"test in train": 3, "test in dev": 0} if "test" in splits else {}),
+            }
+        elif cell.kind == "tune":
             result = {
                 "accuracy": 0.5,
                 "step": 10,
@@ -71,7 +77,7 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
             "cores": 2,
             "threads": 1,
             "accelerator": None,
-            "seed": asked["seed"],
+            "seed": asked.get("seed"),
             "seconds": 36.0,
         }
         folder = cell.folder(out)
@@ -121,6 +127,7 @@ def test_the_summary_counted_by_hand(results):
     assert table.loc["mnli", "gain"] == pytest.approx(0.44 - 0.29)  # here it is the random prompts
     assert (row["n"], row["train"], row["test_n"]) == (100, 1000, 100)
     assert row["test_accuracy"] == pytest.approx(0.83) and row["test_majority"] == 0.5
+    assert row["test_random"] == pytest.approx(0.28) and row["test_gain"] == pytest.approx(0.83 - 0.5)
     # Wilson's interval of 82 of 100, from its formula.
     z, p, n = 1.959964, 0.82, 100
     middle, half = (
@@ -133,7 +140,7 @@ def test_the_summary_counted_by_hand(results):
 
 def test_evaluations_and_curves_name_their_cells(results):
     evaluations = results.evaluations()
-    assert len(evaluations) == 2 * 3 * 3 + 2 * 2 + 2 * 3
+    assert len(evaluations) == 2 * 3 * 3 + 2 * 2 + 2 * 3 + 2 * 2
     one = evaluations.query("source == 'imdb' and seed == 1 and target == 'sst2' and split == 'dev'")
     assert one["accuracy"].tolist() == [0.59]
     curves = results.curves()
@@ -144,7 +151,16 @@ def test_evaluations_and_curves_name_their_cells(results):
 def test_provenance_has_a_row_for_every_cell(results):
     table = results.provenance()
     assert len(table) == len(STUDY.cells()) == table["cell"].nunique()
-    assert set(table["kind"]) == {"tune", "transfer"} and table["seconds"].eq(36).all()
+    assert set(table["kind"]) == {"data", "tune", "transfer"} and table["seconds"].eq(36).all()
+
+
+def test_the_rows_of_a_task_and_those_that_two_splits_share(results):
+    rows = results.rows()
+    assert list(rows.index) == ["sst2", "imdb", "mnli"]
+    assert list(rows.columns) == ["train", "dev", "test", "dev in train", "test in train", "test in dev"]
+    assert rows.loc["sst2"].tolist() == [1000, HUNDRED, HUNDRED, 2, 3, 0]
+    assert rows.loc["mnli", ["test", "test in dev"]].isna().all()
+    assert results.rows().to_html(border=0, na_rep="–") in write_report(results).read_text()
 
 
 def test_what_is_not_done_is_no_answer(tmp_path):
@@ -156,6 +172,9 @@ def test_what_is_not_done_is_no_answer(tmp_path):
     assert len(results.curves()) == 18
     with pytest.raises(StudyError, match="has no 'transfer' cell of 'micro-bert' yet; run it first"):
         results.transfer()
+    with pytest.raises(StudyError, match="run it first"):
+        write_report(results)
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_study_of_which_some_tasks_are_missing(tmp_path):
@@ -175,7 +194,7 @@ def test_a_study_without_a_test_split(tmp_path):
 
 
 def test_a_study_that_stopped_before_the_test_splits(tmp_path):
-    results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune" or cell.asked["split"] == "dev")
+    results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune" or cell.asked.get("split") == "dev")
     assert results.summary()["test_accuracy"].isna().all()
 
 
@@ -192,7 +211,7 @@ def test_the_tables_of_the_report_are_the_numbers(results):
     folder = write_report(results).parent
     assert {path.name for path in folder.iterdir()} == {
         "index.html",
-        *(f"{name}.csv" for name in ("transfer", "type_means", "summary", "curves")),
+        *(f"{name}.csv" for name in ("transfer", "type_means", "summary", "curves", "rows")),
         *(f"{name}.svg" for name in FIGURES),
     }
     for name, table in (("transfer", results.transfer()), ("summary", results.summary())):

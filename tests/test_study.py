@@ -16,7 +16,7 @@ from prompt_transferability import study as study_module
 from prompt_transferability.cli import main
 from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.study import CODE_VERSIONS, LIBRARIES, Sources, Study, StudyError
-from prompt_transferability.tasks import DataError, load_task
+from prompt_transferability.tasks import ALL_TASKS, DataError, load_task
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
 TINY = Study(
@@ -174,13 +174,15 @@ def test_two_processes_find_the_same_and_keep_what_is_done_when_one_fails(local,
             study.run(tmp_path, data=local_data, workers=2, progress=False)
     finally:
         dev.write_text(good)
-    tune = study.cells()[0], study.cells()[1]
+    tune = [cell for cell in study.cells() if cell.kind in ("data", "tune")]
     assert "sst2" not in [cell.asked["task"] for cell in tune if cell.folder(tmp_path).exists()]
     assert halves(tmp_path) == []
     study.run(tmp_path, data=local_data, workers=2, progress=False)
     assert halves(tmp_path) == [] and study.status(tmp_path)["missing"].sum() == 0
     for (label, ours), theirs in zip(answers(study, tmp_path).items(), answers(study, alone).values(), strict=True):
-        if label.startswith("tune"):
+        if label.startswith("data"):
+            assert ours == theirs
+        elif label.startswith("tune"):
             assert ours["rows"] == theirs["rows"] and ours["majority"] == theirs["majority"]
             assert ours["curve"]["step"] == theirs["curve"]["step"]
             assert ours["curve"]["loss"][1:] == pytest.approx(theirs["curve"]["loss"][1:], rel=1e-3)
@@ -214,6 +216,10 @@ def test_splits_are_capped_and_always_by_the_same_rows(whole):
         if cell.kind == "tune":
             assert result["rows"] == {"train": 120, "dev": 40, "test": 40}
             tuned[cell.asked["task"]] = result["accuracy"]
+            continue
+        if cell.kind == "data":
+            assert result["rows"] == {"train": 120, "dev": 40, "test": 40}
+            assert result["overlaps"] == {"dev in train": 0, "test in train": 0, "test in dev": 0}
             continue
         assert all(found["n"] == 40 == len(found["predictions"]) for found in result["targets"].values())
         if cell.asked["split"] == "dev" and cell.asked["source"] in tuned:
@@ -371,3 +377,38 @@ def test_a_learning_rate_may_be_written_in_powers_of_ten(tmp_path):
     "YAML takes 1e-2 for a word, since it has no dot; everyone who writes it means the number."
     (tmp_path / "study.yaml").write_text("name: x\nbackbones: [micro-bert]\nlearning_rate: 1e-2\n")
     assert Study.from_file(tmp_path / "study.yaml").learning_rate == 0.01
+
+
+# ---- what is known before hours of work
+
+
+@pytest.mark.parametrize(
+    "change, error, sentence",
+    [
+        (dict(backbones=("micro-bert", "micro-brt")), FileNotFoundError, "micro-brt"),
+        (dict(tasks=("micro/sst2", "micro/sst3")), ValueError, "did you mean 'micro/sst2'"),
+    ],
+)
+def test_names_that_nothing_has_are_known_before_anything_is_computed(tmp_path, change, error, sentence):
+    with pytest.raises(error, match=sentence):
+        replace(TINY, **change).run(tmp_path / "out", workers=1, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_that_a_model_has_not_are_known_before_anything_is_computed(tmp_path, monkeypatch):
+    task = replace(ALL_TASKS["micro/mrpc"], label_words=("true", "antidisestablishment"))
+    monkeypatch.setitem(ALL_TASKS, "micro/mrpc", task)
+    with pytest.raises(ValueError, match="antidisestablishment"):
+        TINY.run(tmp_path / "out", workers=1, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [2024, "", None])
+def test_a_study_has_a_name(name):
+    with pytest.raises(StudyError, match="name of a study must be a word"):
+        replace(TINY, name=name)
+
+
+def test_seeds_are_not_negative():
+    with pytest.raises(StudyError, match="seeds of study 'tiny' must not be negative"):
+        replace(TINY, seeds=(-1,))

@@ -7,6 +7,7 @@ import pickle
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from huggingface_hub import HfApi
@@ -85,6 +86,19 @@ def test_unknown_name_shows_the_nearest_and_survives_pickling():
 
 
 @pytest.mark.parametrize(
+    "given, nearest",
+    [
+        ("ROBERTA-base", "roberta-base"),
+        ("maker/robertabase", "roberta-base"),
+        ("all-mini", "org/All-Mini"),
+        ("x", None),
+    ],
+)
+def test_the_nearest_name_is_found_in_any_case_and_without_its_owner(given, nearest):
+    assert UnknownNameError("model", given, ["roberta-base", "org/All-Mini"]).nearest == nearest
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
@@ -160,8 +174,8 @@ def test_texts_are_kept_as_they_are(tmp_path, csv_limit):
 
 def test_byte_order_mark_blank_lines_and_empty_second_text(tmp_path):
     file = tmp_path / "rows.csv"
-    file.write_bytes(b"\xef\xbb\xbftext_a,text_b,label\r\nfine,,good\r\n\r\npoor,so so,bad\r\n")
-    assert load(file, dev=file).train[:]["text_b"] == [None, "so so"]
+    file.write_bytes(b"\xef\xbb\xbftext_a,text_b,label\r\nfine,,good\r\n\r\npoor,so so,bad\r\nfair,  ,bad\r\n")
+    assert load(file, dev=file).train[:]["text_b"] == [None, "so so", None]
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text_a": "fine", "label": "good"}\n\n{"text_a": "poor", "text_b": null, "label": "bad"}\n')
     assert load(file, dev=file).train[:]["text_b"] == [None, None]
@@ -206,6 +220,13 @@ def test_labels_may_be_numbers(tmp_path):
         ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
         ("a.jsonl", '{"text_a": "x", "label": "good"}\n{"text_a"', "line 2: this is not JSON"),
         ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object a line"),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "label": "good"}\n{"text_a": "x \\ud800", "label": "good"}',
+            r"a\.jsonl, line 2: a text holds '\\ud800', half of a character",
+        ),
+        ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this JSON is nested too deeply"),
+        ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),
         ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
         ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
     ],
@@ -270,6 +291,18 @@ def test_max_train_draws_with_the_seed(tmp_path):
     assert load_task("restaurant", tmp_path, max_train=10_000).train[:] == whole[:]
 
 
+def test_max_eval_draws_dev_and_test_rows_but_leaves_train(tmp_path):
+    rows = [{"text_a": f"Sentence {i}.", "label": "neutral"} for i in range(30)]
+    write(restaurant(tmp_path) / "tasks" / "restaurant" / "test.jsonl", rows)
+    whole, small = load_task("restaurant", tmp_path), load_task("restaurant", tmp_path, max_eval=7)
+    assert small.train[:] == whole.train[:]
+    for split, n in (("dev", 18), ("test", 30)):
+        chosen = sorted(np.random.default_rng(0).permutation(n)[:7])
+        assert small.split(split)[:] == whole.split(split)[chosen]
+    assert load_task("restaurant", tmp_path, max_eval=7, seed=1).dev[:] != small.dev[:]
+    assert load_task("restaurant", tmp_path, max_eval=1_000).test[:] == whole.test[:]
+
+
 def test_hold_out_has_a_limit_and_small_files_work(tmp_path):
     rows = [{"text_a": f"text {i}", "label": "good"} for i in range(12_000)]
     assert load(write(tmp_path / "many.jsonl", rows)).dev.num_rows == 1_500
@@ -326,6 +359,8 @@ def test_unknown_task_split_and_size(tmp_path):
         load_task("restaurant", restaurant(tmp_path), splits=["validation"])
     with pytest.raises(ValueError, match="max_train is 0"):
         load_task("restaurant", tmp_path, max_train=0)
+    with pytest.raises(ValueError, match="max_eval is 0"):
+        load_task("restaurant", tmp_path, max_eval=0)
 
 
 def test_folder_without_the_task_lists_what_it_has(tmp_path):

@@ -1,5 +1,7 @@
 "Zero-shot transfer on the small real tasks and with made-up numbers."
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,15 @@ def test_every_example_of_a_split_counts():
     result = evaluate(backbone, random_prompt(backbone, 5, seed=0), data, "test")
     assert result.n == len(data.test) == len(result.predictions)
     assert list(result.labels) == list(data.test["label"])
+    assert result == result and result != replace(result)
+    low, high = result.interval
+    assert result.as_dict() == {
+        "accuracy": result.accuracy,
+        "low": low,
+        "high": high,
+        "n": len(data.test),
+        "f1": result.f1,
+    }
 
 
 def test_the_random_row_is_the_mean_of_its_prompts():
@@ -49,6 +60,12 @@ def test_type_means_leave_the_diagonal_and_the_random_row_out():
     matrix.loc["random"] = 0.0
     means = type_means(matrix, TYPES)
     assert np.allclose(means["within"], 0.8) and np.allclose(means["across"], 0.4) and np.allclose(means["gap"], 0.4)
+
+
+def test_type_means_need_the_type_of_every_target():
+    matrix = pd.DataFrame(0.5, ["a", "b"], ["a", "b"])
+    with pytest.raises(ValueError, match="the type of every target; it lacks 'b'"):
+        type_means(matrix, {"a": "SA"})
 
 
 def test_type_means_have_an_interval_that_grows_with_the_spread_between_tasks():
