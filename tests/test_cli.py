@@ -205,7 +205,7 @@ def test_a_study(command, refused, tmp_path):
     assert "no study file" in refused("study", "status", out)
     answer = command("study", "run", tmp_path / "study.yaml", "--out", out, "--workers", 1)
     assert answer["study"] == "tiny" and Path(answer["report"]).is_file()
-    done = {"tune": {"done": 2, "missing": 0}, "transfer": {"done": 5, "missing": 0}}
+    done = {kind: {"done": cells, "missing": 0} for kind, cells in (("data", 2), ("tune", 2), ("transfer", 6))}
     assert command("study", "status", out) == {"study": "tiny"} | done
     Path(answer["report"]).unlink()
     assert command("study", "report", out) == {"report": answer["report"]}
@@ -217,7 +217,7 @@ def test_a_study(command, refused, tmp_path):
 def test_a_study_shows_how_far_it_is(tmp_path, capfd):
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     assert main(["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
-    assert "4/4 cells" in capfd.readouterr().err
+    assert re.search(r"\r(\d+)/\1 cells", capfd.readouterr().err)
 
 
 # ---- mistakes
@@ -382,8 +382,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused, tu
     def work(*_, **__):
         pytest.fail("the work was done before the output was looked at")
 
-    for name in ("tune_prompt", "transfer_matrix"):
-        monkeypatch.setattr(f"prompt_transferability.cli.{name}", work)
+    for name in ("prompt_tuning.tune_prompts", "cli.transfer_matrix"):
+        monkeypatch.setattr(f"prompt_transferability.{name}", work)
     folder, file = tmp_path / "folder", tmp_path / "file"
     folder.mkdir()
     file.write_text("")
@@ -410,7 +410,7 @@ def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch,
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prompt_transferability.cli.tune_prompt", interrupt)
+    monkeypatch.setattr("prompt_transferability.prompt_tuning.tune_prompts", interrupt)
     more = ["--checkpoint", str(tmp_path / "checkpoint")] if checkpoint else []
     assert main([*tune("micro/sst2", tmp_path / "out"), *more]) == 130
     said = "interrupted; the same command goes on from what is there" if checkpoint else "interrupted"
