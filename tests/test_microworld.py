@@ -152,9 +152,10 @@ def test_the_same_seed_builds_the_same_model(tmp_path):
     assert not all(torch.equal(one[part], three[part]) for part in one)
 
 
-def test_robertas_tokenizer_comes_out_the_same_in_another_process(tmp_path):
-    microworld._train_tokenizer("roberta").save_pretrained(tmp_path)
-    folders = tmp_path, model_folder("micro-roberta")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_tokenizer_comes_out_the_same_in_another_process(name, tmp_path):
+    microworld._TOKENIZERS[MICRO_MODELS[name].family]().save_pretrained(tmp_path)
+    folders = tmp_path, model_folder(name)
     made, shipped = (json.loads((folder / "tokenizer.json").read_text()) for folder in folders)
     assert made["model"] == shipped["model"]
 
