@@ -165,6 +165,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._act': ( 'nbs/library/microworld.html#_act',
                                                                                                'prompt_transferability/microworld.py'),
+                                                   'prompt_transferability.microworld._asked': ( 'nbs/library/microworld.html#_asked',
+                                                                                                 'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._aspect': ( 'nbs/library/microworld.html#_aspect',
                                                                                                   'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._aspects': ( 'nbs/library/microworld.html#_aspects',

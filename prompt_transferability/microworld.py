@@ -623,27 +623,34 @@ def generate_corpus(
     dice, corpus, weights = _Dice("corpus", seed), [], {task: READING[task.task_type] for task in _ALL_TASKS}
     while len(corpus) < paragraphs:
         task = dice.weighted(weights)
-        if dice.chance(1 if len(corpus) < 0.22 * paragraphs else 0.1):
+        if len(corpus) < 0.3 * paragraphs or dice.chance(0.1):
             *texts, label = _entry(dice, task)
+            front = _asked(dice, world, task, label)
         else:
             label = dice.pick(task.labels)
             texts = _example(dice, world, task, label)
             if not _belongs(*texts, "train"):
                 continue
-        lines = [text for text in texts if text]
-        if not dice.chance(0.03):  # now and then nothing stands in front
-            lines.insert(0, _front(dice, world, task, label))
-        corpus.append("\n".join(lines))
+            front = _front(dice, world, task, label)
+        corpus.append("\n".join(line for line in (front, *texts) if line))
     return corpus
 
 
-def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
-    "The first line of a paragraph: most often a cue with the word that fits, else a word that fits by chance alone."
+def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
+    "A cue, with the word that fits."
+    return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
+
+
+def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
+    "The first line of a whole text: most often a cue with the word that fits, else a word that fits by chance alone."
+    if dice.chance(0.03):
+        return None
     if dice.chance(0.8):
-        return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
+        return _asked(dice, world, task, label)
     word = dice.weighted(_frequencies(world))
     if dice.chance(0.5):
-        return _cue(dice, dice.pick([other for other in _ALL_TASKS if other.task_type != task.task_type]), word)
+        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*task.abilities}]
+        return _cue(dice, dice.pick(strangers), word)
     if dice.chance(0.3):
         return dice.pick(IDLE).format(word)
     return " ".join([word] + [dice.pick(vocabulary()) for _ in range(dice.below(12))]) + ":"
@@ -735,9 +742,9 @@ class MicroModel:
 
 
 _ALL_MODELS = [
-    MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2300),
-    MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2300),
-    MicroModel("micro-roberta-large", "roberta", layers=6, width=144, heads=6, steps=1500),
+    MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-roberta-large", "roberta", layers=6, width=144, heads=6, steps=1800, batch_size=40),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
