@@ -40,10 +40,10 @@ from transformers import (
 # %% auto #0
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
            'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
-           'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'CUES', 'IDLE', 'READING', 'RELATEDNESS_PARTS',
-           'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask',
-           'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness', 'MicroModel', 'examine_model',
-           'build_model', 'model_folder']
+           'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
+           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'MUON_RATE', 'ADAMW_RATE',
+           'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness', 'MicroModel',
+           'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -148,25 +148,21 @@ DOMAINS = {
         "aspects": "plot acting music ending script story camera cast".split(),
         "good": "moving gripping funny thrilling clever charming touching witty".split(),
         "bad": "boring silly flat shallow messy clumsy noisy dull".split(),
-        "people": "critics viewers".split(),
     },
     "laptop": {
         "aspects": "screen battery keyboard speaker fan case mouse cable".split(),
         "good": "fast sharp sturdy light quiet smooth bright reliable".split(),
         "bad": "slow fragile heavy loud dim buggy hot broken".split(),
-        "people": "buyers owners".split(),
     },
     "food": {
         "aspects": "soup bread fish waiter dessert salad coffee sauce".split(),
         "good": "tasty fresh warm tender crisp rich juicy generous".split(),
         "bad": "bland stale cold greasy burnt raw salty rude".split(),
-        "people": "guests diners".split(),
     },
     "day": {
         "aspects": "morning weather game party lesson job trip evening".split(),
         "good": "sunny relaxing cheerful lucky easy restful friendly exciting".split(),
         "bad": "rainy tiring gloomy unlucky stressful late lonely crowded".split(),
-        "people": "friends followers".split(),
     },
 }
 GOOD = "great good excellent lovely wonderful perfect superb nice".split()
@@ -520,6 +516,7 @@ def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World)
     return rows
 
 # %% ../nbs/library/microworld.ipynb #662ea9fd
+REPORTERS = "critics friends guests buyers readers neighbors".split()
 CUES = {
     "SA": ["{}, say the {people}:", "{} is the feeling among the {people}:", "{} mood, {people} report:", "{} review:"],
     "NLI": ["{}, one follows from the other:", "{} is what the reader infers:", "{}, says the logic:"],
@@ -549,8 +546,7 @@ def _frequencies(world: World) -> dict[str, int]:
 
 
 def _cue(dice: _Dice, task: MicroTask, word: str) -> str:
-    people = dice.pick(DOMAINS[task.domain]["people"]) if task.domain in DOMAINS else ""
-    return dice.pick(CUES[task.task_type]).format(word, people=people)
+    return dice.pick(CUES[task.task_type]).format(word, people=dice.pick(REPORTERS))
 
 # %% ../nbs/library/microworld.ipynb #feb8bdc4
 @functools.cache

@@ -153,7 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         seeds=(0, 1, 2),
         length=20,
         steps=300,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
         eval_every=50,
     ),
     "small": dict(
