@@ -72,6 +72,9 @@ def _named(folder: str) -> tuple[str, str, str]:
     return _TASKS.get(task, task.lower()), _MODELS[model], run
 
 # %% ../nbs/library/release.ipynb #bd9c66b3
+_NO_TASK = ("random", "directly reused", "projected")  # how the sources begin that are no source task
+
+
 def _source(prompt: str, model: str) -> str:
     "The row of the transfer matrix to which `result_<prompt>.json` of that model belongs."
     if prompt.startswith("random"):
@@ -166,7 +169,7 @@ def download_release(
 ) -> Path:  # the folder with the files
     """Fetch the published files that are missing or altered, from the authors' repository at its pinned commit.
 
-    Raises `FileNotFoundError` where the archive cannot be had whole, `ReleaseError` where it holds other files.
+    Raises `FileNotFoundError` where they cannot be fetched, `ReleaseError` where the archive holds other files.
     """
     release = Release(release_folder(data_dir))
     states = release.verify()
@@ -176,9 +179,9 @@ def download_release(
             _fetch(wanted, release.folder, progress)
         except (OSError, HTTPException, tarfile.TarError, EOFError, zlib.error) as error:
             raise FileNotFoundError(
-                f"the authors' archive {ARCHIVE} cannot be had whole ({type(error).__name__}: {error}); of "
-                f"{len(states)} files {len(wanted)} are still missing in {str(release.folder)!r}: try again later, or "
-                "put a copy of them there"
+                f"the published files cannot be fetched from {ARCHIVE} ({type(error).__name__}: {error}); "
+                f"{len(states) - len(wanted)} of {len(states)} are in {str(release.folder)!r}: try again for the rest, "
+                "or put a copy of them there"
             ) from error
     return release.folder
 
@@ -203,7 +206,7 @@ def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
             bar.update()
             if not wanted:
                 return
-    raise ReleaseError(f"{ARCHIVE} lacks {len(wanted)} of the published files, {min(wanted)!r} for one")
+    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, {min(wanted)!r} for one")
 
 # %% ../nbs/library/release.ipynb #386ecbe0
 def load_release(
@@ -217,7 +220,8 @@ def load_release(
     if data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA"):
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"there is no folder {str(folder)!r}; fill it with `prompt-transfer release download --data ...`"
+                f"there is no folder {str(folder)!r}; "
+                f"`prompt-transfer release download --data {folder.parent}` makes and fills it"
             )
     elif not all((folder / file).is_file() for file in _sums()):
         download_release()
@@ -271,9 +275,10 @@ def transfer(
     if backbone not in found["backbone"].values:
         raise UnknownNameError("model with such results", backbone, found["backbone"].unique())
     found = found[(found["backbone"] == backbone) & found["task"].isin(PAPER_TASKS)]
-    tasks = {*_catalogue()["task"]} - {"random"}
-    order = [source for source in PAPER_TASKS if source in {*found["source"]}]
-    order += sorted({*found["source"]} - tasks, key=lambda row: (row != "random", row))
+    sources = {*found["source"]}
+    order = [source for source in PAPER_TASKS if source in sources]
+    others = (source for source in sources if source.startswith(_NO_TASK))
+    order += sorted(others, key=lambda source: (source != "random", source))
     accuracies = found[found["source"].isin(order)].assign(accuracy=lambda rows: rows.index.map(self.accuracy))
     matrix = accuracies.pivot(index="source", columns="task", values="accuracy")
     return matrix.reindex(index=order, columns=list(PAPER_TASKS)).rename_axis(columns="target")
