@@ -8,6 +8,8 @@ OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
 
 BIN := .venv/bin
+# Cells marked `#| data` read the authors' published files, and are run where those are.
+PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,7 @@ study: $(ENVIRONMENT) ## run the study STUDY: every task's prompts, and every pr
 test: $(ENVIRONMENT) ## lint, run every notebook, run every test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
-	$(BIN)/nbdev-test --n-workers 1
+	$(if $(PUBLISHED),PROMPT_TRANSFERABILITY_DATA='$(abspath $(DATA))') $(BIN)/nbdev-test --n-workers 1 $(if $(PUBLISHED),--flags data)
 	$(BIN)/python -m pytest
 
 site: $(ENVIRONMENT) ## build the website into _docs/

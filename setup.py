@@ -34,7 +34,7 @@ setup(
         "nbdev": [f"{settings['lib_name']} = {settings['lib_name']}._modidx:d"],
     },
     packages=[settings["lib_name"]],
-    package_data={settings["lib_name"]: ["micro_models/*/*"]},
+    package_data={settings["lib_name"]: ["micro_models/*/*", "authors_release.sha256"]},
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     zip_safe=False,
