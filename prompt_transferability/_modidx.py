@@ -251,6 +251,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._word_shares': ( 'nbs/library/microworld.html#_word_shares',
                                                                                                        'prompt_transferability/microworld.py'),
+                                                   'prompt_transferability.microworld._words_that_ask_nothing': ( 'nbs/library/microworld.html#_words_that_ask_nothing',
+                                                                                                                  'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld.build_model': ( 'nbs/library/microworld.html#build_model',
                                                                                                       'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld.examine_model': ( 'nbs/library/microworld.html#examine_model',

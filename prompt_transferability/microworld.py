@@ -637,6 +637,12 @@ def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
     return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
 
 
+@functools.cache
+def _words_that_ask_nothing() -> list[str]:
+    cues = {*re.findall("[a-z]+", " ".join(cue for patterns in CUES.values() for cue in patterns)), *REPORTERS}
+    return [word for word in vocabulary() if word not in cues]
+
+
 def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
     "The first line of a whole text: most often a cue with the word that fits, else a word that fits by chance alone."
     if dice.chance(0.03):
@@ -649,7 +655,7 @@ def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None
         return _cue(dice, dice.pick(strangers), word)
     if dice.chance(0.3):
         return dice.pick(IDLE).format(word)
-    return " ".join([word] + [dice.pick(vocabulary()) for _ in range(dice.below(12))]) + ":"
+    return " ".join([word] + [dice.pick(_words_that_ask_nothing()) for _ in range(dice.below(12))]) + ":"
 
 # %% ../nbs/library/microworld.ipynb #d6e9dbf8
 RELATEDNESS_PARTS = ("both", "abilities", "vocabulary")

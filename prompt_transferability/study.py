@@ -152,7 +152,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         tasks=tuple(MICRO_NAMES),
         seeds=(0, 1, 2),
         length=20,
-        steps=300,
+        steps=500,
         learning_rate=5e-3,
         eval_every=50,
     ),
