@@ -23,9 +23,9 @@ from .zero_shot_transfer import percentile_interval
 
 # %% auto #0
 __all__ = ['METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average', 'activation_states',
-           'active_share', 'layer_groups', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix', 'pair_means',
-           'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline', 'transferability_correlation',
-           'correlation_gain']
+           'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix',
+           'pair_means', 'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline',
+           'transferability_correlation', 'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -184,6 +184,14 @@ def layer_groups(
     return [(int(part[0]), int(part[-1])) for part in parts]
 
 
+def layer_label(
+    layers: tuple[int, int],  # first and last
+) -> str:
+    "A group of layers as tables write it: 4-6, or 4 where it is one layer."
+    first, last = layers
+    return str(first) if first == last else f"{first}-{last}"
+
+
 def _selected(states: Tensor, layers: tuple[int, int] | None) -> Tensor:
     "Float32 [.., layers, ffn] of [.., all layers, ffn]: these layers of the states."
     first, last = layers or (1, states.shape[-2])
@@ -281,8 +289,8 @@ def similarity_matrix(
 ) -> pd.DataFrame:  # symmetric; a prompt with itself on the diagonal
     """The similarity of every pair of prompts (Eqs. 2, 3, 6).
 
-    Raises `UnknownNameError` for another metric, `PromptError` for prompts that the metric cannot compare, and `ValueError`
-    for no prompts, or where backbone or layers are missing or meaningless.
+    Raises `UnknownNameError` for another metric, `PromptError` for prompts that the metric cannot compare, and
+    `ValueError` for no prompts, no backbone where one is needed, and layers that are not there or make no sense.
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
@@ -347,7 +355,8 @@ def pair_means(
     """Mean similarity of prompts of the same task, the same type and different types (Tables 2 and 7).
 
     "Same type" means different tasks of one type. `with_self` is the mean over the cells of the matrix, diagonal
-    included. Raises `ValueError` for a prompt without a task or a task without a type.
+    included. There is no interval where all pairs are of the same two tasks. Raises `ValueError` for a prompt without a
+    task or a task without a type.
     """
     values, one, other, names = _task_pairs(similarity, tasks)
     kinds = {"same task": one == other}
@@ -358,12 +367,12 @@ def pair_means(
     weights = _pair_weights(_draws(len(names), draws, seed))
     to_itself, rows = np.diagonal(similarity.to_numpy(float)), {}
     for name, chosen in kinds.items():
-        cells = [one[chosen] * len(names) + other[chosen], len(names) ** 2]
-        sums = weights @ np.bincount(cells[0], values[chosen], minlength=cells[1])
-        counts = weights @ np.bincount(cells[0], minlength=cells[1])
+        cells = one[chosen] * len(names) + other[chosen]
         with np.errstate(invalid="ignore"):
-            means = sums / counts
-        low, high = percentile_interval(means[1:])
+            sums = weights @ np.bincount(cells, values[chosen], minlength=len(names) ** 2)
+            means = sums / (weights @ np.bincount(cells, minlength=len(names) ** 2))
+        # One pair of tasks is the same in every draw, which is no certainty.
+        low, high = percentile_interval(means[1:]) if len(set(cells)) > 1 else (np.nan, np.nan)
         in_matrix = np.concatenate([np.repeat(values[chosen], 2), to_itself if name.startswith("same") else []])
         rows[name] = [means[0], low, high, int(chosen.sum()), in_matrix.mean() if len(in_matrix) else np.nan]
     columns = ["mean", "low", "high", "pairs", "with_self"]
@@ -382,10 +391,7 @@ def overlap_profile(
     depth = len(next(iter(states.values())))
     groups = layers or [(layer, layer) for layer in range(1, depth + 1)]
     means = {
-        str(first) if first == last else f"{first}-{last}": pair_means(
-            overlap_matrix(states, (first, last)), tasks, types, draws, seed
-        )
-        for first, last in groups
+        layer_label(group): pair_means(overlap_matrix(states, group), tasks, types, draws, seed) for group in groups
     }
     return pd.concat(means, names=["layers"])
 
@@ -507,12 +513,12 @@ class _Comparison:
 # %% ../nbs/library/similarity.ipynb #c347de2b
 @patch
 def resampled(self: _Comparison, drawn: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
-    "The correlations where each task stands as a source as often as it was drawn."
-    transfer = np.nan_to_num(self.transfer)
-    columns = [
-        _weighted_spearman(self.similarity[:, column], transfer[:, k], drawn * self.used[:, k])
-        for k, column in enumerate(self.columns)
-    ]
+    "The correlations where each other task stands as a source as often as it was drawn."
+    columns = []
+    for k, column in enumerate(self.columns):
+        weights = drawn * self.used[:, k]
+        weights[:, column] = self.used[column, k]  # a target has one self pair, or none, and not two
+        columns.append(_weighted_spearman(self.similarity[:, column], np.nan_to_num(self.transfer[:, k]), weights))
     return np.stack(columns, axis=1)
 
 
