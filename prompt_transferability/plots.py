@@ -334,6 +334,11 @@ def plot_transfer(
         return _settled(figure, title or "Zero-shot transfer between tasks, accuracies in %")
 
 # %% ../nbs/library/plots.ipynb #69d557a5
+def _decimals(low: float, high: float) -> int:
+    "Of percentages, so that numbers in this range differ in their last two digits."
+    return int(np.clip(np.ceil(-np.log10(max(high - low, 1e-3))) - 1, 0, 2))
+
+
 def plot_similarity(
     matrix: pd.DataFrame,  # symmetric, fractions in [-1, 1], from `similarity_matrix`
     types: Mapping[str, str],  # type of every row, one of `TASK_TYPES`
@@ -352,9 +357,9 @@ def plot_similarity(
     others = cells.to_numpy()[~np.eye(len(cells), dtype=bool)]
     others = others[np.isfinite(others)]
     low, high = (others.min(), others.max()) if len(others) else (0, 1)
-    norm = Normalize(low, high if high > low else low + 1, clip=True)
+    norm = Normalize(low, high if high > low else low + 1)
     with _styled():
-        decimals = int(high - low < 0.1)  # cells that differ by less than ten points need one more
+        decimals = _decimals(low, high)
         figure = _heatmap(cells, cells, types, norm, "similarity to other prompts", title, decimals=decimals)
         return _settled(figure, title or "Similarity of prompts, in %")
 
@@ -564,7 +569,8 @@ def plot_correlation(
             if correlations is not None and np.isfinite(correlations.at[target, "rho"]):
                 axes.set_title(f"ρ = {correlations.at[target, 'rho']:.2f}", loc="right", fontsize=8)
         for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
-            axis.set(major_locator=MaxNLocator(3, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1))
+            decimals = _decimals(*axis.get_view_interval())
+            axis.set(major_locator=MaxNLocator(3, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals))
         figure.supxlabel("similarity of the source's prompt to the target's", fontsize=9)
         figure.supylabel("accuracy on the target", fontsize=9)
         marks = [

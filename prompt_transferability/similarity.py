@@ -24,7 +24,7 @@ from .zero_shot_transfer import percentile_interval
 # %% auto #0
 __all__ = ['METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average', 'activation_states',
            'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix',
-           'pair_means', 'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline',
+           'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline',
            'transferability_correlation', 'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
@@ -34,17 +34,14 @@ def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -
     return 1 / (1 + torch.cdist(p.flatten(1).double(), q.flatten(1).double(), compute_mode=how))
 
 
-def _cosine(p: Tensor, q: Tensor) -> Tensor:  # [m, n], [k, n] -> [m, k]
-    return (F.normalize(p, dim=-1, eps=0) @ F.normalize(q, dim=-1, eps=0).T).clamp(-1, 1)
-
-
 def _cosine_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
-    return _cosine(p.flatten(1).double(), q.flatten(1).double())
+    one, other = (F.normalize(values.flatten(1).double(), dim=-1, eps=0) for values in (p, q))
+    return (one @ other.T).clamp(-1, 1)
 
 
 def _cosine_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] -> [m, k]
-    means = [F.normalize(values.double(), dim=-1, eps=0).mean(1) for values in (p, q)]
-    return means[0] @ means[1].T
+    one, other = (F.normalize(values.double(), dim=-1, eps=0).mean(1) for values in (p, q))
+    return one @ other.T
 
 # %% ../nbs/library/similarity.ipynb #b87254ea
 _CANCELLED = 1e-6
@@ -177,10 +174,9 @@ def active_share(
 # %% ../nbs/library/similarity.ipynb #b125fb83
 def layer_groups(
     num_layers: int,
-    groups: int = 4,  # fewer where there are not so many layers
 ) -> list[tuple[int, int]]:  # first and last layer of each, from 1, inclusive
-    "The layers in groups that are as equal as can be, from bottom to top (Table 2)."
-    parts = np.array_split(np.arange(1, num_layers + 1), min(groups, num_layers))
+    "Four groups of layers, or one a layer where there are fewer, as equal as can be, from bottom to top (Table 2)."
+    parts = np.array_split(np.arange(1, num_layers + 1), min(4, num_layers))
     return [(int(part[0]), int(part[-1])) for part in parts]
 
 
@@ -317,24 +313,34 @@ def _square(similarity: pd.DataFrame) -> list[str]:
     return names
 
 
-def _looked_up(names: Sequence[str], table: Mapping[str, str], what: str) -> list[str]:
+def _looked_up(names: Sequence[str], table: Mapping[str, object], what: str) -> list:
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(f"{what} must be given for every name; {', '.join(map(repr, missing[:3]))} has none")
     return [table[name] for name in names]
 
 
+def independent_pairs(
+    similarity: pd.DataFrame,  # from `similarity_matrix`
+    starts: Mapping[str, object],  # what each prompt began from: its seed, say
+) -> pd.DataFrame:  # the same, empty for pairs of different prompts with one start
+    "The similarities of prompts that were trained from different starts. Raises `ValueError` for a prompt without one."
+    start = pd.factorize(np.array(_looked_up(_square(similarity), starts, "the start"), dtype=object))[0]
+    return similarity.mask((start[:, None] == start) & ~np.eye(len(start), dtype=bool))
+
+# %% ../nbs/library/similarity.ipynb #95ac8f1f
 def _draws(items: int, draws: int, seed: int) -> np.ndarray:
     "How often each of some items is drawn, [1 + draws, items]: once each first, then with replacement."
     drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=draws)
     return np.concatenate([np.ones((1, items)), drawn])
 
-# %% ../nbs/library/similarity.ipynb #1ea29806
+# %% ../nbs/library/similarity.ipynb #a34ee373
 def _task_pairs(similarity: pd.DataFrame, tasks: Mapping[str, str]):
     "The values of all pairs of different prompts, the numbers of their two tasks, and the names of the tasks."
     numbers, names = pd.factorize(np.array(_looked_up(_square(similarity), tasks, "the task"), dtype=object))
-    first, second = np.triu_indices(len(numbers), 1)
-    return similarity.to_numpy(float)[first, second], numbers[first], numbers[second], list(names)
+    cells = similarity.to_numpy(float)
+    first, second = np.nonzero(np.triu(np.isfinite(cells), 1))
+    return cells[first, second], numbers[first], numbers[second], list(names)
 
 
 def _pair_weights(drawn: np.ndarray) -> np.ndarray:
@@ -355,8 +361,8 @@ def pair_means(
     """Mean similarity of prompts of the same task, the same type and different types (Tables 2 and 7).
 
     "Same type" means different tasks of one type. `with_self` is the mean over the cells of the matrix, diagonal
-    included. There is no interval where all pairs are of the same two tasks. Raises `ValueError` for a prompt without a
-    task or a task without a type.
+    included. Empty cells are left out. There is no interval where all pairs are of the same two tasks. Raises
+    `ValueError` for a prompt without a task or a task without a type.
     """
     values, one, other, names = _task_pairs(similarity, tasks)
     kinds = {"same task": one == other}
@@ -374,28 +380,31 @@ def pair_means(
         # One pair of tasks is the same in every draw, which is no certainty.
         low, high = percentile_interval(means[1:]) if len(set(cells)) > 1 else (np.nan, np.nan)
         in_matrix = np.concatenate([np.repeat(values[chosen], 2), to_itself if name.startswith("same") else []])
-        rows[name] = [means[0], low, high, int(chosen.sum()), in_matrix.mean() if len(in_matrix) else np.nan]
+        with_self = in_matrix.mean() if len(in_matrix) else np.nan
+        rows[name] = [means[0], low, high, int(chosen.sum()), with_self]
     columns = ["mean", "low", "high", "pairs", "with_self"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("pairs of")
 
-# %% ../nbs/library/similarity.ipynb #8740bfbc
+# %% ../nbs/library/similarity.ipynb #128fa311
 def overlap_profile(
     states: Mapping[str, Tensor],  # bool [layers, ffn], from `activation_states`
     tasks: Mapping[str, str],  # the task of each prompt
     types: Mapping[str, str] | None = None,  # the type of each task; None: tasks only
     layers: Sequence[tuple[int, int]] | None = None,  # first and last of each group, from 1; None: layer by layer
+    starts: Mapping[str, object] | None = None,  # what each prompt began from, to leave out pairs that share it
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:  # rows: layers, such as "4-6", and kinds of pairs; columns as in `pair_means`
     "`pair_means` of the overlap of activated neurons, by layer or group of layers (Table 2, Figures 5 to 9)."
     depth = len(next(iter(states.values())))
     groups = layers or [(layer, layer) for layer in range(1, depth + 1)]
-    means = {
-        layer_label(group): pair_means(overlap_matrix(states, group), tasks, types, draws, seed) for group in groups
-    }
+    matrices = {layer_label(group): overlap_matrix(states, group) for group in groups}
+    if starts is not None:
+        matrices = {label: independent_pairs(matrix, starts) for label, matrix in matrices.items()}
+    means = {label: pair_means(matrix, tasks, types, draws, seed) for label, matrix in matrices.items()}
     return pd.concat(means, names=["layers"])
 
-# %% ../nbs/library/similarity.ipynb #128fa311
+# %% ../nbs/library/similarity.ipynb #d4a2a5b0
 def same_task_auc(
     similarity: pd.DataFrame,  # from `similarity_matrix`, with several prompts of some tasks
     tasks: Mapping[str, str],  # the task of each prompt
@@ -428,20 +437,18 @@ def same_task_auc(
         {"auc": aucs[0], "low": low, "high": high, "same_task": int(same.sum()), "different_task": len(different)}
     )
 
-# %% ../nbs/library/similarity.ipynb #0aeeb19b
+# %% ../nbs/library/similarity.ipynb #958be041
 def task_means(
     similarity: pd.DataFrame,  # from `similarity_matrix`
     tasks: Mapping[str, str],  # the task of each prompt
 ) -> pd.DataFrame:  # [tasks, tasks], symmetric
-    "Mean similarity of the prompts of two tasks; NaN on the diagonal where a task has one prompt only."
-    of_task = pd.get_dummies(_looked_up(_square(similarity), tasks, "the task"), dtype=float)
-    of_task = of_task[list(dict.fromkeys(tasks[name] for name in similarity))]
-    member = of_task.to_numpy()
-    values = np.where(np.eye(len(similarity), dtype=bool), 0, similarity)
-    counts = member.T @ (1 - np.eye(len(similarity))) @ member
+    "Mean similarity of the prompts of two tasks; NaN where there are none, or only a prompt and itself."
+    numbers, names = pd.factorize(np.array(_looked_up(_square(similarity), tasks, "the task"), dtype=object))
+    member = np.eye(len(names))[numbers]  # [prompts, tasks]
+    values = similarity.mask(np.eye(len(similarity), dtype=bool)).to_numpy(float)
     with np.errstate(invalid="ignore"):
-        means = member.T @ values @ member / counts
-    return pd.DataFrame(means, index=list(of_task), columns=list(of_task))
+        means = (member.T @ np.nan_to_num(values) @ member) / (member.T @ np.isfinite(values) @ member)
+    return pd.DataFrame(means, index=list(names), columns=list(names))
 
 
 def type_baseline(
@@ -451,7 +458,7 @@ def type_baseline(
     kind = np.array(list(types.values()), dtype=object)
     return pd.DataFrame((kind[:, None] == kind).astype(float), index=list(types), columns=list(types))
 
-# %% ../nbs/library/similarity.ipynb #958be041
+# %% ../nbs/library/similarity.ipynb #c3de5e68
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [.., n], [n] -> [..]; NaN below three points
     a, b = rankdata(x, axis=-1), rankdata(y)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean()
@@ -476,7 +483,7 @@ def _weighted_spearman(
         rho = (weights * a * b).sum(1) / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
     return np.where((weights > 0).sum(1) > 2, rho, np.nan)
 
-# %% ../nbs/library/similarity.ipynb #a06975b4
+# %% ../nbs/library/similarity.ipynb #4081904d
 class _Comparison:
     "A similarity and a transfer matrix side by side: which cells of each target's column are compared."
 
@@ -510,7 +517,7 @@ class _Comparison:
             ]
         )
 
-# %% ../nbs/library/similarity.ipynb #c347de2b
+# %% ../nbs/library/similarity.ipynb #90b7a42d
 @patch
 def resampled(self: _Comparison, drawn: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
     "The correlations where each other task stands as a source as often as it was drawn."
@@ -559,7 +566,7 @@ def _p_value(observed: float, by_chance: np.ndarray) -> float:
     as_far = np.abs(by_chance - centre) >= abs(observed - centre) - 1e-9
     return (1 + as_far.sum()) / (1 + len(by_chance))
 
-# %% ../nbs/library/similarity.ipynb #c3de5e68
+# %% ../nbs/library/similarity.ipynb #84c253fb
 def transferability_correlation(
     similarity: pd.DataFrame,  # [tasks, tasks], from `similarity_matrix`, `task_means` or `type_baseline`
     transfer: pd.DataFrame,  # sources in rows, targets in columns, from `transfer_matrix`; rows of no task are left out
@@ -584,7 +591,7 @@ def transferability_correlation(
     table["n"] = [*compared.used.sum(0), np.isfinite(rhos).sum()]
     return table
 
-# %% ../nbs/library/similarity.ipynb #803a9107
+# %% ../nbs/library/similarity.ipynb #2125b8c2
 def correlation_gain(
     similarity: pd.DataFrame,  # [tasks, tasks]
     baseline: pd.DataFrame,  # another such matrix, `type_baseline` say

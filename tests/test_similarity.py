@@ -19,6 +19,7 @@ from prompt_transferability.similarity import (
     active_share,
     correlation_gain,
     euclidean_average,
+    independent_pairs,
     layer_groups,
     neuron_overlap,
     overlap_matrix,
@@ -35,6 +36,7 @@ from prompt_transferability.tasks import UnknownNameError
 EMBEDDING = METRICS[:4]
 NAMES = [f"{task} {seed}" for task in "abcde" for seed in range(3)]
 TASKS = {name: name[0] for name in NAMES}
+SEEDS = {name: name[-1] for name in NAMES}
 TYPES = dict(zip("abcde", ("SA", "SA", "NLI", "NLI", "PI"), strict=True))
 
 
@@ -228,8 +230,11 @@ def kinds_of(one, other):
     return {"same type" if TYPES[TASKS[one]] == TYPES[TASKS[other]] else "different type", "different task"}
 
 
-def test_pair_means_and_their_bootstrap_done_the_long_way():
-    matrix = symmetric(NAMES)
+@pytest.mark.parametrize("empty", [False, True])
+def test_pair_means_and_their_bootstrap_done_the_long_way(empty):
+    matrix = independent_pairs(symmetric(NAMES), SEEDS) if empty else symmetric(NAMES)
+    pairs = [(one, other) for one, other in combinations(NAMES, 2) if np.isfinite(matrix.at[one, other])]
+    assert len(pairs) == (15 + 10 * 6 if empty else 105)
     means = pair_means(matrix, TASKS, TYPES, draws=50, seed=3)
     counts = module._draws(5, 50, 3)
     assert (counts[0] == 1).all() and (counts.sum(1) == 5).all() and counts[1:].std() > 0.5
@@ -238,7 +243,7 @@ def test_pair_means_and_their_bootstrap_done_the_long_way():
         for drawn_tasks in counts:
             often = dict(zip("abcde", drawn_tasks, strict=True))
             values = []
-            for one, other in combinations(NAMES, 2):
+            for one, other in pairs:
                 if kind in kinds_of(one, other):
                     a, b = TASKS[one], TASKS[other]
                     values += [matrix.at[one, other]] * int(often[a] if a == b else often[a] * often[b])
@@ -246,7 +251,7 @@ def test_pair_means_and_their_bootstrap_done_the_long_way():
         assert row["mean"] == pytest.approx(resampled[0])
         low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
         assert (row["low"], row["high"]) == pytest.approx((low, high))
-        assert row["pairs"] == sum(kind in kinds_of(one, other) for one, other in combinations(NAMES, 2))
+        assert row["pairs"] == sum(kind in kinds_of(one, other) for one, other in pairs)
 
 
 def test_pairs_with_self_are_the_cells_of_the_matrix():
@@ -259,13 +264,16 @@ def test_pairs_with_self_are_the_cells_of_the_matrix():
     assert means.at["same task", "with_self"] == 1 and np.isnan(means.at["same task", "mean"])
 
 
-def test_the_bootstrap_of_the_auc_done_the_long_way():
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_bootstrap_of_the_auc_done_the_long_way(empty):
     matrix = symmetric(NAMES, seed=1).round(1)  # with ties
+    matrix = independent_pairs(matrix, SEEDS) if empty else matrix
+    pairs = [(one, other) for one, other in combinations(NAMES, 2) if np.isfinite(matrix.at[one, other])]
     found = same_task_auc(matrix, TASKS, draws=30, seed=2)
     resampled = []
     for drawn_tasks in module._draws(5, 30, 2):
         often, same, different = dict(zip("abcde", map(int, drawn_tasks), strict=True)), [], []
-        for one, other in combinations(NAMES, 2):
+        for one, other in pairs:
             a, b = TASKS[one], TASKS[other]
             if a == b:
                 same += [matrix.at[one, other]] * often[a]
@@ -275,7 +283,7 @@ def test_the_bootstrap_of_the_auc_done_the_long_way():
         resampled.append(np.mean(wins) if wins else np.nan)
     assert found["auc"] == pytest.approx(resampled[0])
     assert (found["low"], found["high"]) == pytest.approx(tuple(np.nanpercentile(resampled[1:], [2.5, 97.5])))
-    assert (found["same_task"], found["different_task"]) == (15, 90)
+    assert (found["same_task"], found["different_task"]) == (15, 60 if empty else 90)
 
 
 def test_task_means_never_pair_a_prompt_with_itself():
@@ -286,15 +294,33 @@ def test_task_means_never_pair_a_prompt_with_itself():
     assert means.at["a", "c"] == pytest.approx(matrix.loc[NAMES[:3], NAMES[6:9]].to_numpy().mean())
     alone = task_means(matrix.loc[NAMES[2:], NAMES[2:]], TASKS)
     assert np.isnan(alone.at["a", "a"]) and alone.isna().sum().sum() == 1
+    apart = task_means(independent_pairs(matrix, SEEDS), TASKS)
+    expected = [matrix.at[a, b] for a in NAMES[:3] for b in NAMES[6:9] if a[-1] != b[-1]]
+    assert apart.at["a", "c"] == pytest.approx(np.mean(expected)) and apart.at["b", "b"] == means.at["b", "b"]
+
+
+def test_pairs_with_one_start_are_left_out():
+    matrix = symmetric(NAMES)
+    left = independent_pairs(matrix, SEEDS)
+    for one in NAMES:
+        for other in NAMES:
+            if one != other and one[-1] == other[-1]:
+                assert np.isnan(left.at[one, other])
+            else:
+                assert left.at[one, other] == matrix.at[one, other]
+    with pytest.raises(ValueError, match="the start must be given for every name; 'a 1'"):
+        independent_pairs(matrix, {"a 0": 0})
 
 
 def test_a_profile_is_a_mean_by_layer():
     states = {name: drawn(5, 30, seed=seed) > 0 for seed, name in enumerate(NAMES)}
     profile = overlap_profile(states, TASKS, TYPES, layers=layer_groups(5), draws=10)
     assert profile.index.unique("layers").tolist() == ["1-2", "3", "4", "5"]
-    pd.testing.assert_frame_equal(
-        profile.loc["1-2"], pair_means(overlap_matrix(states, (1, 2)), TASKS, TYPES, draws=10)
-    )
+    matrix = overlap_matrix(states, (1, 2))
+    pd.testing.assert_frame_equal(profile.loc["1-2"], pair_means(matrix, TASKS, TYPES, draws=10))
+    apart = overlap_profile(states, TASKS, TYPES, layer_groups(5), SEEDS, draws=10)
+    expected = pair_means(independent_pairs(matrix, SEEDS), TASKS, TYPES, draws=10)
+    pd.testing.assert_frame_equal(apart.loc["1-2"], expected)
 
 
 def test_pairs_that_are_refused():
@@ -391,6 +417,14 @@ def test_self_pairs_raise_the_correlation_and_are_no_evidence():
     without, with_self = (transferability_correlation(matrix, transfer, own).loc["overall"] for own in (False, True))
     assert with_self["rho"] > without["rho"] + 0.1
     assert without["p"] > 0.05 and with_self["p"] > 0.05
+
+
+def test_a_self_pair_stays_one_in_every_permutation():
+    "With four tasks that are most like themselves, the worst order of the other three still has a correlation of 0.2."
+    names, itself = MANY[:4], np.eye(4, dtype=bool)
+    tables = symmetric(names).mask(itself, 9), transfer_of(names).mask(itself, 9)
+    for by_chance in module._Comparison(*tables, include_self=True).permuted(500, seed=0):
+        assert by_chance.min() == pytest.approx(0.2) and by_chance.max() == pytest.approx(1)
 
 
 def test_columns_without_differences_have_no_correlation():
