@@ -622,18 +622,21 @@ def predict(
 @torch.no_grad()
 def neuron_states(
     self: Backbone,
-    prompt: Tensor,  # [l, hidden]
-) -> Tensor:  # bool [layers, ffn]
-    """Which feed-forward neurons the prompt activates at the mask (Eqs. 4 to 6): input `[MASK] P <s>`, no text.
+    prompts: Tensor,  # [l, hidden] for one prompt, [batch, l, hidden] for several
+) -> Tensor:  # bool [layers, ffn], or [batch, layers, ffn]
+    """Which feed-forward neurons a prompt activates at the mask (Eqs. 4 to 6): input `[MASK] P <s>`, no text.
 
     A neuron is active when its pre-activation is above 0. Raises `BackboneError` for a prompt that is no tensor or does
     not fit the model.
     """
-    start = EncodedTexts([[self.tokenizer.cls_token_id]], [[0]], self.tokenizer.pad_token_id)
-    text = start.batch([0])
-    x = torch.cat([self.slots(prompt)[None], self.embed_text(text)], dim=1)
+    slots = self.slots(prompts)
+    text = EncodedTexts([[self.tokenizer.cls_token_id]], [[0]], self.tokenizer.pad_token_id).batch([0])
+    start = self.embed_text(text)[0].expand(*slots.shape[:-2], 1, -1)
+    x = torch.cat([slots, start], dim=-2).reshape(-1, slots.shape[-2] + 1, self.hidden_size)
+    *inner, last = self.network["layers"]
     states = []
-    for layer in self.network["layers"]:
+    for layer in inner:
         x, pre_activation = layer(x)
-        states.append(pre_activation[0, 0] > 0)
-    return torch.stack(states)
+        states.append(pre_activation[:, 0] > 0)
+    states.append(last(x, mask_only=True)[1][:, 0] > 0)
+    return torch.stack(states, dim=1).reshape(*slots.shape[:-2], self.num_layers, self.ffn_size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from .backbones import Backbone
@@ -29,8 +31,18 @@ from prompt_transferability.release import (
     release_folder,
 )
 from .results import Results, write_report
+from prompt_transferability.similarity import (
+    METRICS,
+    activation_states,
+    active_share,
+    layer_groups,
+    layer_label,
+    overlap_matrix,
+    pair_means,
+    similarity_matrix,
+)
 from .study import PRESETS, Sources, Study
-from .tasks import TaskData, UnknownNameError, load_task
+from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
 # %% auto #0
@@ -86,11 +98,11 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
     layouts, names = ([*dict.fromkeys(getattr(prompt, name) for prompt in prompts)] for name in ("layout", "backbone"))
     if len(layouts) > 1:
         raise PromptError(
-            f"the prompts stand in different layouts ({', '.join(layouts)}); evaluate those of one layout at a time"
+            f"the prompts stand in different layouts ({', '.join(layouts)}); take those of one layout at a time"
         )
     if options.backbone is None and len(names) > 1:
         raise PromptError(
-            f"the prompts were trained for different models ({', '.join(names)}); name the one to evaluate them on "
+            f"the prompts were trained for different models ({', '.join(names)}); name the one to put them in "
             "with --backbone"
         )
     try:
@@ -126,19 +138,78 @@ def _evaluate(options: argparse.Namespace) -> dict:
     } | result.as_dict()
 
 
-def _transfer(options: argparse.Namespace) -> dict:
-    prompts = [SoftPrompt.load(path) for path in options.prompts]
-    stems = [Path(path).stem for path in options.prompts]
-    named = dict(zip(stems if len(set(stems)) == len(stems) else options.prompts, prompts, strict=True))
-    backbone = _backbone(options, prompts)
-    datas = [_target(task, options) for task in options.tasks]
-    out = _writable(options.out) if options.out else None
-    matrix = transfer_matrix(backbone, named, datas, options.split)
+def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
+    "Prompts by the names of their files, or by their paths where two files have one name."
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    return {name: SoftPrompt.load(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) -> dict | str:
+    "A table for programs, where nothing stands for what is not there, or for people."
+    if options.json:
+        return table.astype(object).where(table.notna(), None).to_dict("index")
+    return f"\n{table.round(decimals).to_string(na_rep='–')}"
+
+
+def _write_table(table: pd.DataFrame, out: Path | None) -> None:
+    "Write a table as CSV, whole or not at all, where that is asked for."
     if out is not None:
         with written_whole(out) as unfinished:
-            matrix.to_csv(unfinished)
-    shown = matrix.to_dict("index") if options.json else f"\n{matrix.round(3).to_string()}"
-    return {"split": options.split, "matrix": shown}
+            table.to_csv(unfinished)
+
+
+def _transfer(options: argparse.Namespace) -> dict:
+    prompts = _named_prompts(options.prompts)
+    backbone = _backbone(options, [*prompts.values()])
+    datas = [_target(task, options) for task in options.tasks]
+    out = _writable(options.out) if options.out else None
+    matrix = transfer_matrix(backbone, prompts, datas, options.split)
+    _write_table(matrix, out)
+    return {"split": options.split, "matrix": _table(matrix, options)}
+
+# %% ../nbs/library/cli.ipynb #b8c8197d
+def _layers(text: str | None) -> tuple[int, int] | None:
+    "The first and the last layer of `10-12`, or of a single number."
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text or "")
+    if text is not None and not found:
+        raise ValueError(f"--layers is {text!r}; give the first and the last layer, as in 10-12, or one layer")
+    return found and (int(found[1]), int(found[2] or found[1]))
+
+
+def _similarity(options: argparse.Namespace) -> dict:
+    layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
+    out = _writable(options.out) if options.out else None
+    of_neurons = options.metric == "neuron_overlap"
+    backbone = _backbone(options, [*prompts.values()]) if of_neurons else None
+    matrix = similarity_matrix(prompts, options.metric, backbone, layers)
+    _write_table(matrix, out)
+    tasks = {name: prompt.task for name, prompt in prompts.items()}
+    types = {task: ALL_TASKS[task].task_type for task in tasks.values() if task in ALL_TASKS}
+    means = pair_means(matrix, tasks, types if types.keys() >= {*tasks.values()} else None)
+    answer = {"metric": options.metric}
+    answer |= (
+        {"backbone": backbone.name, "layers": layer_label(layers or (1, backbone.num_layers))} if of_neurons else {}
+    )
+    return answer | {"matrix": _table(matrix, options, 4), "pairs": _table(means[means["pairs"] > 0], options, 4)}
+
+
+def _neurons(options: argparse.Namespace) -> dict:
+    prompts = _named_prompts(options.prompts)
+    backbone = _backbone(options, [*prompts.values()])
+    states = activation_states(prompts, backbone)
+    parts = [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
+    parts += [(layer, layer) for layer in range(1, backbone.num_layers + 1)]
+    by_layer = active_share(states)
+    active = {layer_label(part): by_layer.loc[:, part[0] : part[1]].mean(axis=1) for part in parts}
+    overlap = {layer_label(part): _table(overlap_matrix(states, part), options) for part in dict.fromkeys(parts)}
+    shape = {"backbone": backbone.name, "layers": backbone.num_layers, "neurons_in_a_layer": backbone.ffn_size}
+    if options.json:
+        return shape | {"active": _table(pd.DataFrame(active), options), "overlap": overlap}
+    shown = {
+        f"overlap in layers {layer_label(part)}": overlap[layer_label(part)] for part in parts[: -backbone.num_layers]
+    }
+    return shape | {"share of neurons that are active, by layers": _table(pd.DataFrame(active), options)} | shown
 
 # %% ../nbs/library/cli.ipynb #f198038d
 def _study(name: str) -> Study:
@@ -307,6 +378,24 @@ def _add_evaluations(commands) -> None:
         _add_max_length(command)
         _add_places(command)
 
+# %% ../nbs/library/cli.ipynb #a8769e9e
+def _add_comparisons(commands) -> None:
+    alike = _add_command(commands, "similarity", _similarity, "compare prompts with each other")
+    alike.add_argument("--metric", required=True, help=f"one of {', '.join(METRICS)}")
+    alike.add_argument("--layers", help="of neuron_overlap: first and last, as in 10-12 (default: all)")
+    alike.add_argument("--out", help="CSV file to write the matrix to")
+    neurons = _add_command(
+        commands, "neurons", _neurons, "say which neurons prompts activate, and how far they overlap"
+    )
+    for command in (alike, neurons):
+        command.add_argument("prompts", nargs="+", help="prompt files")
+        command.add_argument(
+            "--backbone", help="model whose neurons are looked at (default: the one that the prompts were trained for)"
+        )
+        command.add_argument("--models", help="folder of model folders, searched before the Hub")
+        # A prompt is looked at without a task, and with no text but the token that starts one.
+        command.set_defaults(data=None, max_length=3)
+
 # %% ../nbs/library/cli.ipynb #536e95df
 def _add_release(commands) -> None:
     actions = commands.add_parser("release", help="the prompts and results that the authors published").add_subparsers(
@@ -362,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
         "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_tune, _add_evaluations, _add_study, _add_microworld, _add_release):
+    for add in (_add_tune, _add_evaluations, _add_comparisons, _add_study, _add_microworld, _add_release):
         add(commands)
     return parser
 

@@ -17,7 +17,8 @@ from .prompts import PromptError, SoftPrompt, random_prompt
 from .tasks import Task, TaskData
 
 # %% auto #0
-__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'type_means']
+__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'type_means',
+           'percentile_interval']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 def wilson_interval(
@@ -178,7 +179,9 @@ def type_means(
         rows[kind] = {
             (name, column): value
             for name in means
-            for column, value in zip(("mean", "low", "high"), (means[name], *_percentiles(drawn[name])), strict=True)
+            for column, value in zip(
+                ("mean", "low", "high"), (means[name], *percentile_interval(drawn[name])), strict=True
+            )
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target type")
 
@@ -190,6 +193,9 @@ def _mean(cells: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.where(present, cells, 0).sum((1, 2)) / np.maximum(counts, 1), np.nan)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def percentile_interval(
+    values: np.ndarray,  # what the draws of a bootstrap gave; those that are not finite are left out
+) -> tuple[float, float]:
+    "The middle 95 % of a bootstrap's draws; NaN where there are none."
     values = values[np.isfinite(values)]
     return tuple(np.percentile(values, [2.5, 97.5])) if len(values) else (np.nan, np.nan)

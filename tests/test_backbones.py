@@ -171,6 +171,51 @@ def test_shape_and_name_are_the_checkpoints(checkpoint):
     assert states.dtype == torch.bool and states.shape == (backbone.num_layers, backbone.ffn_size)
 
 
+@torch.no_grad()
+def reference_activations(model, tokenizer, prompt, layout):
+    "What each neuron gets at the mask, [layers, ffn], by hooks on `transformers`; nothing is borrowed from `Backbone`."
+    embed = model.base_model.embeddings
+    first = embed.word_embeddings.weight[tokenizer.mask_token_id]
+    vectors = torch.cat([first[None], prompt if layout == "paper" else prompt[1:]])
+    if layout == "authors" and model.config.model_type == "roberta":
+        vectors = vectors + embed.token_type_embeddings.weight[0]
+    start = embed(input_ids=torch.tensor([[tokenizer.cls_token_id]]), token_type_ids=torch.tensor([[0]]))[0]
+    whole = torch.cat([embed.LayerNorm(vectors), start])[None]
+    seen = []
+    hooks = [embed.register_forward_hook(lambda *_: whole)]
+    for layer in model.base_model.encoder.layer:
+        hooks.append(layer.intermediate.dense.register_forward_hook(lambda *call: seen.append(call[2][0, 0])))
+    try:
+        model(input_ids=torch.full(whole.shape[:2], 5))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_neuron_states_are_what_hooks_on_transformers_see(checkpoint, layout):
+    backbone = Backbone.from_pretrained(checkpoint, layout=layout, max_length=90)
+    model = AutoModelForMaskedLM.from_pretrained(checkpoint).eval()
+    prompts = torch.stack([prompt_of(backbone, seed=seed) * scale for seed, scale in enumerate((0.02, 1, 30))])
+    theirs = torch.stack([reference_activations(model, backbone.tokenizer, prompt, layout) for prompt in prompts])
+    assert 0.1 < (theirs > 0).float().mean() < 0.9 and (theirs.abs() > 1e-4).float().mean() > 0.99
+    certain = theirs.abs() > 1e-4  # the sign of a zero is a matter of rounding
+    together, each = backbone.neuron_states(prompts), [backbone.neuron_states(prompt) for prompt in prompts]
+    assert together.dtype == torch.bool and together.shape == theirs.shape
+    for ours in (together, torch.stack(each)):
+        assert torch.equal(ours[certain], (theirs > 0)[certain])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_what_neuron_states_refuses(bert_folder):
+    backbone = Backbone.from_pretrained(bert_folder, max_length=90)
+    with pytest.raises(BackboneError, match="vectors are 7 wide; 'tiny-bert' takes 48"):
+        backbone.neuron_states(torch.zeros(2, 5, 7))
+    with pytest.raises(BackboneError, match="pass its vectors, prompt.values"):
+        backbone.neuron_states(SoftPrompt(torch.zeros(5, 48), "tiny-bert", "sst2"))
+
+
 def test_a_prompt_for_each_row(checkpoint):
     backbone = Backbone.from_pretrained(checkpoint, max_length=90)
     prompts = torch.stack([prompt_of(backbone, seed=seed) for seed in range(3)])

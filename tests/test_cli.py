@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
 from prompt_transferability.tasks import load_task
 from prompt_transferability.zero_shot_transfer import evaluate
 
@@ -164,7 +165,9 @@ def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
     assert all(name in shown for name in names) and "..." not in shown and shown.count("0.123") == 26
 
 
-@pytest.mark.parametrize("name", ["tune", "evaluate", "transfer", "study run", "microworld build"])
+@pytest.mark.parametrize(
+    "name", ["tune", "evaluate", "transfer", "similarity", "neurons", "study run", "microworld build"]
+)
 def test_help_says_the_defaults(capsys, name):
     with pytest.raises(SystemExit) as ended:
         main([*name.split(), "--help"])
@@ -218,6 +221,120 @@ def test_a_study_shows_how_far_it_is(tmp_path, capfd):
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     assert main(["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "\r6/6 cells" in capfd.readouterr().err  # a data cell, a prompt, its two rows, and two of a random prompt
+
+
+# ---- prompts beside prompts
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    "Write a prompt of random vectors to a file of that name."
+
+    def write(name, task="micro/sst2", backbone="micro-bert", length=5, layout="paper", seed=0):
+        values = torch.randn(length, 128, generator=torch.Generator().manual_seed(seed))
+        return SoftPrompt(values, backbone, task, layout).save(tmp_path / f"{name}.safetensors")
+
+    return write
+
+
+def test_similarity_of_files(command, drawn, tmp_path):
+    tasks = ("micro/sst2", "micro/sst2", "micro/imdb", "micro/mrpc")
+    paths = [drawn(f"p{i}", task, seed=i) for i, task in enumerate(tasks)]
+    out = tmp_path / "new" / "matrix.csv"
+    answer = command("similarity", *paths, "--metric", "euclidean_average", "--out", out)
+    prompts = {path.stem: SoftPrompt.load(path) for path in paths}
+    expected = similarity_matrix(prompts, "euclidean_average")
+    assert answer["metric"] == "euclidean_average" and "layers" not in answer
+    assert answer["matrix"] == expected.to_dict("index")
+    assert pd.read_csv(out, index_col=0).round(12).equals(expected.round(12))
+    assert {kind: row["pairs"] for kind, row in answer["pairs"].items()} == {
+        "same task": 1,
+        "same type": 2,
+        "different type": 3,
+        "different task": 5,
+    }
+    assert answer["pairs"]["same task"]["mean"] == pytest.approx(expected.at["p0", "p1"])
+    assert answer["pairs"]["same task"]["low"] is None  # one task says nothing about others
+
+
+def test_similarity_by_neurons_and_layers(command, drawn):
+    paths = [drawn("a", "one of mine"), drawn("b", "micro/mrpc", seed=1, length=7)]
+    backbone = Backbone.from_pretrained("micro-bert")
+    prompts = {path.stem: SoftPrompt.load(path) for path in paths}
+    for option, layers, shown in (
+        ([], None, f"1-{backbone.num_layers}"),
+        (["--layers", "2-3"], (2, 3), "2-3"),
+        (["--layers", "3"], (3, 3), "3"),
+    ):
+        answer = command("similarity", *paths, "--metric", "neuron_overlap", *option)
+        assert (answer["layers"], answer["backbone"]) == (shown, "micro-bert")
+        expected = similarity_matrix(prompts, "neuron_overlap", backbone, layers)
+        assert answer["matrix"]["a"]["b"] == pytest.approx(expected.at["a", "b"], abs=1e-3)
+        assert list(answer["pairs"]) == ["different task"]  # of a task that nobody knows there is no type
+
+
+def test_one_prompt_is_only_like_itself(command, drawn):
+    answer = command("similarity", drawn("a"), "--metric", "cosine_concat")
+    assert answer["matrix"] == {"a": {"a": pytest.approx(1)}} and answer["pairs"] == {}
+
+
+def test_neurons_of_files(command, drawn, capsys):
+    paths = [drawn("a"), drawn("b", "micro/mrpc", seed=1)]
+    answer = command("neurons", *paths)
+    backbone = Backbone.from_pretrained("micro-bert")
+    states = {path.stem: backbone.neuron_states(SoftPrompt.load(path).values) for path in paths}
+    assert (answer["backbone"], answer["layers"]) == ("micro-bert", backbone.num_layers)
+    assert answer["neurons_in_a_layer"] == backbone.ffn_size
+    whole = f"1-{backbone.num_layers}"
+    for name, state in states.items():
+        shares = answer["active"][name]
+        assert shares["2"] == pytest.approx(state[1].double().mean().item(), abs=1e-3)
+        assert shares[whole] == pytest.approx(state.double().mean().item(), abs=1e-3)
+    for group in (None, *layer_groups(backbone.num_layers)):
+        found = answer["overlap"][whole if group is None else layer_label(group)]["a"]["b"]
+        assert found == pytest.approx(neuron_overlap(states["a"], states["b"], group), abs=2e-3)
+    assert main(["neurons", *map(str, paths)]) == 0
+    shown = capsys.readouterr().out
+    assert "share of neurons that are active" in shown and f"overlap in layers {whole}" in shown
+
+
+def test_prompts_of_one_name_are_told_apart_by_their_folders(command, drawn, tmp_path):
+    first = drawn("seed0/sst2")
+    second = drawn("seed1/sst2", seed=1)
+    answer = command("similarity", first, second, "--metric", "cosine_average")
+    assert list(answer["matrix"]) == [str(first), str(second)]
+
+
+def test_prompts_that_cannot_be_compared(refused, drawn, prompt, tmp_path):
+    one, out = drawn("one"), tmp_path / "matrix.csv"
+    by_vectors = ["--metric", "cosine_concat", "--out", out]
+    assert "'one' has 5 vectors and 'long' 9" in refused("similarity", one, drawn("long", length=9), *by_vectors)
+    other = drawn("other", backbone="micro-roberta")
+    assert "which live in different spaces" in refused("similarity", one, other, *by_vectors)
+    authors = drawn("authors", layout="authors")
+    assert "overwrites the first vector" in refused("similarity", one, authors, *by_vectors)
+    assert "has a vector of zeros" in refused("similarity", one, prompt("zeros"), *by_vectors)
+    for name in (["similarity", "--metric", "neuron_overlap"], ["neurons"]):
+        sentence = refused(*name, one, other)
+        assert "different models (micro-bert, micro-roberta)" in sentence and "--backbone" in sentence
+        assert "different layouts (paper, authors)" in refused(*name, one, authors)
+        assert "is 64 wide; 'micro-bert' takes 128" in refused(*name, prompt("narrow", width=64))
+        assert "there is no prompt file 'absent'" in refused(*name, tmp_path / "absent")
+    assert not out.exists()
+
+
+def test_options_of_a_comparison_that_make_no_sense(refused, drawn, tmp_path):
+    one = drawn("one")
+    assert "unknown metric 'cosin'" in refused("similarity", one, "--metric", "cosin")
+    neurons = ["similarity", one, "--metric", "neuron_overlap", "--layers"]
+    for given in ("top", "1-2-3", "-1", "", "1,2"):
+        assert "give the first and the last layer, as in 10-12" in refused(*neurons[:-1], f"--layers={given}")
+    assert "there are no layers 3 to 9" in refused(*neurons, "3-9")
+    assert "there are no layers 0 to 1" in refused(*neurons, "0-1")
+    assert "layers belong to neuron_overlap" in refused(
+        "similarity", one, "--metric", "cosine_concat", "--layers", "1-2"
+    )
+    assert "folder" in refused("similarity", one, "--metric", "cosine_concat", "--out", tmp_path)
 
 
 # ---- mistakes

@@ -17,7 +17,10 @@ from matplotlib.colors import to_hex
 from prompt_transferability.plots import (
     TYPE_COLORS,
     figure_svg,
+    plot_correlation,
     plot_curves,
+    plot_layers,
+    plot_similarity,
     plot_summary,
     plot_transfer,
 )
@@ -54,6 +57,25 @@ def curves():
 @pytest.fixture
 def table():
     return pd.DataFrame({"accuracy": 0.8, "low": 0.78, "high": 0.82, "random": 0.5, "majority": 0.52}, index=[*TYPES])
+
+
+@pytest.fixture
+def similarity():
+    """Of the tasks, in another order than that of the types; cosines may be negative."""
+    names = ["qqp", "sst2", "snli", "imdb"]
+    values = [[1, 0.12, 0.31, 0.08], [0.12, 1, 0.05, 0.62], [0.31, 0.05, 1, -0.11], [0.08, 0.62, -0.11, 1]]
+    return pd.DataFrame(values, names, names)
+
+
+@pytest.fixture
+def profile():
+    kinds = {"same task": 0.9, "same type": 0.7, "different type": 0.5, "different task": 0.55}
+    rows = {
+        (layer, kind): {"mean": mean - 0.02 * i, "low": mean - 0.1, "high": mean + 0.1}
+        for i, layer in enumerate(("1-3", "4-6", "7", "8"))
+        for kind, mean in kinds.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def texts(figure):
@@ -198,6 +220,106 @@ def test_unknown_type_is_refused(request, draw):
         plot(request.getfixturevalue(draw), {**TYPES, "sst2": "sa"})
 
 
+# ---------------------------------------------------------------- similarity
+
+
+def test_similarities_are_grouped_by_type_and_printed(similarity):
+    figure = plot_similarity(similarity, TYPES)
+    order = ["sst2", "imdb", "snli", "qqp"]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["SST-2", "IMDB", "SNLI", "QQP"] == [x.get_text() for x in figure.axes[0].get_xticklabels()]
+    printed = [text.get_text() for text in figure.axes[0].texts][:16]
+    assert printed == [f"{100 * similarity.at[row, column]:.0f}" for row in order for column in order]
+    assert not figure.axes[0].get_xlabel() and not figure.axes[0].get_ylabel()
+
+
+def test_colors_follow_the_other_prompts(similarity):
+    "A prompt with itself takes the darkest color, and no part of the scale."
+    figure = plot_similarity(similarity, TYPES)
+    found = colors(figure)
+    assert found[0, 0] == found[3, 3] == found[0, 1]  # SST-2 and IMDB are the most alike
+    assert len({*found.values()}) == 6
+    assert figure.axes[1].get_xlim() == (-0.11, 0.62)
+
+
+def test_small_differences_get_a_decimal(similarity):
+    printed = texts(plot_similarity(similarity / 10 + 0.9 * np.eye(4), TYPES))
+    assert {"-1.1", "6.2", "100.0"} <= {text.replace("−", "-") for text in printed}
+
+
+def test_odd_matrices_of_similarities(similarity):
+    assert "100" in texts(plot_similarity(similarity.loc[["qqp"], ["qqp"]], TYPES))
+    plot_similarity(similarity * 0 + 1, TYPES)
+    without_self = similarity.mask(np.eye(4, dtype=bool))
+    assert "nan" not in figure_svg(plot_similarity(without_self, TYPES)).lower()
+
+
+def test_layers_are_lines_that_color_is_not_needed_for(profile):
+    figure = plot_layers(profile)
+    axes = figure.axes[0]
+    assert [line.get_label() for line in axes.lines] == ["same task", "same type", "different type"]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 3
+    assert np.diff([gray(line.get_color()[:3]) for line in axes.lines]).min() > 10
+    assert axes.lines[1].get_ydata() == pytest.approx([0.7, 0.68, 0.66, 0.64])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1-3", "4-6", "7", "8"]
+    without_types = plot_layers(profile.drop(["same type", "different type"], level=1))
+    assert [line.get_label() for line in without_types.axes[0].lines] == ["same task", "different task"]
+
+
+def test_a_layer_without_an_interval_is_drawn(profile):
+    profile.loc[("7", "same task"), ["low", "high"]] = np.nan
+    assert "nan" not in figure_svg(plot_layers(profile)).lower()
+
+
+def panel(figure, title):
+    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left") == title]
+    return axes
+
+
+def test_a_panel_a_target_and_a_point_a_source(similarity, matrix):
+    figure = plot_correlation(similarity, matrix, TYPES)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["SST-2", "IMDB", "SNLI", "QQP"]
+    points = np.concatenate([drawn.get_offsets() for drawn in panel(figure, "SNLI").collections])
+    expected = [(similarity.at[name, "snli"], matrix.at[name, "snli"]) for name in ("sst2", "imdb", "qqp")]
+    assert np.allclose(sorted(points.tolist()), sorted(expected))
+    marks = {drawn.get_paths()[0].vertices.tobytes() for drawn in panel(figure, "SNLI").collections}
+    assert len(marks) == 4  # one a type
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "sentiment analysis",
+        "natural language inference",
+        "paraphrase identification",
+    ]
+
+
+def test_correlations_stand_in_the_panels(similarity, matrix):
+    rhos = pd.DataFrame({"rho": [0.5, -0.25, np.nan, 1]}, index=["sst2", "snli", "qqp", "imdb"])
+    figure = plot_correlation(similarity, matrix, TYPES, rhos)
+    assert [axes.get_title(loc="right") for axes in figure.axes] == ["ρ = 0.50", "ρ = 1.00", "ρ = -0.25", ""]
+
+
+def test_similarities_that_are_refused(similarity, matrix, profile):
+    with pytest.raises(ValueError, match="the same names in its rows and columns"):
+        plot_similarity(similarity.iloc[1:], TYPES)
+    with pytest.raises(ValueError, match="the same names in its rows and columns"):
+        plot_similarity(similarity.iloc[:0, :0], TYPES)
+    with pytest.raises(ValueError, match=r"fractions in \[-1, 1\], one is -11; divide percentages by 100"):
+        plot_similarity(100 * similarity.clip(upper=0), TYPES)
+    with pytest.raises(ValueError, match="task 'qqp' has no type"):
+        plot_similarity(similarity, {name: TYPES[name] for name in ("sst2", "snli", "imdb")})
+    with pytest.raises(ValueError, match="lacks low; it needs the columns mean, low, high"):
+        plot_layers(profile.drop(columns="low"))
+    with pytest.raises(ValueError, match="no rows"):
+        plot_layers(profile.iloc[:0])
+    with pytest.raises(ValueError, match="divide percentages by 100"):
+        plot_layers(100 * profile)
+    with pytest.raises(ValueError, match="the similarity matrix lacks qqp; it must have all sources and targets"):
+        plot_correlation(similarity.drop("qqp"), matrix, TYPES)
+    with pytest.raises(ValueError, match="the similarity matrix lacks qqp"):
+        plot_correlation(similarity.drop(columns="qqp"), matrix, TYPES)
+    with pytest.raises(ValueError, match="divide percentages by 100"):
+        plot_correlation(similarity, 100 * matrix, TYPES)
+
+
 # ---------------------------------------------------------------- curves
 
 
@@ -303,11 +425,16 @@ def test_summary_that_is_refused(table):
 # ---------------------------------------------------------------- SVG
 
 
-@pytest.fixture(params=["matrix", "curves", "table"])
+@pytest.fixture(params=["matrix", "curves", "table", "similarity", "profile", "correlation"])
 def draw(request):
     """A function that draws one of the figures anew."""
-    plot = {"matrix": plot_transfer, "curves": plot_curves, "table": plot_summary}[request.param]
-    return lambda: plot(request.getfixturevalue(request.param), TYPES)
+    if request.param == "profile":
+        return lambda: plot_layers(request.getfixturevalue("profile"))
+    if request.param == "correlation":
+        tables = [request.getfixturevalue(name) for name in ("similarity", "matrix")]
+        return lambda: plot_correlation(*tables, TYPES)
+    plots = {"matrix": plot_transfer, "curves": plot_curves, "table": plot_summary, "similarity": plot_similarity}
+    return lambda: plots[request.param](request.getfixturevalue(request.param), TYPES)
 
 
 def test_svg_is_the_same_every_time(draw):
