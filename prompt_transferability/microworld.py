@@ -746,7 +746,7 @@ class MicroModel:
 _ALL_MODELS = [
     MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
-    MicroModel("micro-roberta-large", "roberta", layers=6, width=144, heads=6, steps=1800, batch_size=40),
+    MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
