@@ -247,6 +247,7 @@ def keys(study, kind):
         *(dict(layout="authors"), dict(length=7), dict(max_length=64), dict(steps=41), dict(learning_rate=1.1e-2)),
         *(dict(batch_size=8), dict(eval_every=20), dict(patience=3), dict(max_train=None), dict(max_eval=41)),
         *(dict(backbones=("micro-roberta",)), dict(seeds=(1,)), dict(tasks=("micro/imdb", "micro/qqp"))),
+        dict(unified_label_words=True),
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -258,6 +259,23 @@ def test_a_key_changes_with_every_setting(change):
             for s in (TINY, other)
         ]
         assert tuned[0] and not tuned[0] & tuned[1], kind
+
+
+def test_the_tasks_own_words_are_in_no_key():
+    "So that what was computed before there was another choice is still found."
+    assert not any("unified_label_words" in cell.asked for cell in TINY.cells())
+
+
+def test_unified_label_words_are_trained_and_evaluated(monkeypatch, tmp_path):
+    evaluated, evaluate = [], study_module.evaluate
+    monkeypatch.setattr(
+        study_module, "evaluate", lambda *asked: evaluated.append(asked[2].task.label_words) or evaluate(*asked)
+    )
+    unified = replace(TINY, steps=2, eval_every=2, unified_label_words=True)
+    unified.run(tmp_path, workers=1, progress=False)
+    assert {tuple(prompt.metadata["label_words"]) for prompt in prompts(unified, tmp_path)} == {("1", "2")}
+    assert set(evaluated) == {("1", "2")}
+    assert Study.from_file(tmp_path / "study.yaml") == unified
 
 
 def test_keys_change_with_the_code_version(monkeypatch):

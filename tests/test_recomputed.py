@@ -1,0 +1,71 @@
+"The files that `release tables` writes, and what is refused."
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prompt_transferability import recomputed, release
+from prompt_transferability.cli import main
+from prompt_transferability.recomputed import TABLES, read_origin, read_table, write_tables
+from prompt_transferability.release import Release, load_release
+from prompt_transferability.tasks import UnknownNameError
+
+KEPT = Path(__file__).parents[1] / "results" / "release"
+MADE_UP = pd.DataFrame({"imdb": [0.1 + 0.2, None], "sst2": [1 / 3, 1.0]}, pd.Index(["imdb", "random"], name="source"))
+
+
+@pytest.fixture
+def two_tables(monkeypatch):
+    "Two tables that need no published file."
+    tables = {"first": lambda release: MADE_UP, "second": lambda release: 1 - MADE_UP}
+    monkeypatch.setattr(recomputed, "TABLES", tables)
+
+
+def test_a_table_is_read_as_it_was_computed(two_tables, tmp_path):
+    write_tables(Release(tmp_path), tmp_path / "out", "a command")
+    for name, expected in (("first", MADE_UP), ("second", 1 - MADE_UP)):
+        pd.testing.assert_frame_equal(read_table(tmp_path / "out", name), expected, check_exact=True)
+    origin = read_origin(tmp_path / "out")
+    assert origin["command"] == "a command" and origin["release"] == release.COMMIT
+    assert origin["tables"] == "first, second" and origin["torch"]
+    assert str(tmp_path) not in (tmp_path / "out" / "provenance.json").read_text()
+
+
+def test_nothing_is_written_when_one_table_fails(two_tables, tmp_path, monkeypatch):
+    monkeypatch.setitem(recomputed.TABLES, "third", lambda release: release.transfer("roberta-base"))
+    with pytest.raises(FileNotFoundError, match="release download"):
+        write_tables(Release(tmp_path / "empty"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_are_not_there(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'transfer_t5-base'"):
+        read_table(KEPT, "transfer_t5base")
+    with pytest.raises(FileNotFoundError, match="release tables --out"):
+        read_table(tmp_path, "transfer_t5-base")
+
+
+def test_the_command_writes_the_tables(two_tables, tmp_path, capsys, monkeypatch):
+    (tmp_path / "authors-release").mkdir()
+    out = tmp_path / "out"
+    assert main(["release", "tables", "--data", str(tmp_path), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(out)}
+    assert sorted(path.name for path in out.iterdir()) == ["first.csv", "provenance.json", "second.csv"]
+    monkeypatch.undo()
+    assert main(["release", "tables", "--data", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
+    assert "`prompt-transfer release download`" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_the_kept_tables_are_all_there():
+    assert {path.stem for path in KEPT.glob("*.csv")} == {*TABLES}
+    assert read_origin(KEPT)["tables"] == ", ".join(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_kept_tables_are_those_of_the_published_files(name, real_data):
+    if not (real_data / "authors-release").is_dir():
+        pytest.skip("needs the published files: authors-release/ beside the tasks")
+    again = TABLES[name](load_release(real_data))
+    pd.testing.assert_frame_equal(read_table(KEPT, name), again, check_exact=True, check_names=False)
