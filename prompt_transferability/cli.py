@@ -22,6 +22,7 @@ from .backbones import Backbone
 from .microworld import MICRO_MODELS, build_model
 from .prompt_tuning import tune_prompt
 from .prompts import PromptError, SoftPrompt, written_whole
+from .recomputed import write_tables
 from prompt_transferability.release import (
     Release,
     ReleaseError,
@@ -294,6 +295,10 @@ def _release_download(options: argparse.Namespace) -> dict:
     return {"folder": str(download_release(options.data, progress=not options.json))}
 
 
+def _release_tables(options: argparse.Namespace) -> dict:
+    return {"folder": str(write_tables(load_release(options.data), options.out, options.command_line))}
+
+
 def _release_export(options: argparse.Namespace) -> dict:
     out = _writable(options.out)
     prompt = load_release(options.data).prompt(options.task, options.backbone, options.run)
@@ -404,12 +409,14 @@ def _add_release(commands) -> None:
     _add_command(actions, "list", _release_list, "say what was published")
     verify = _add_command(actions, "verify", _release_verify, "say whether every published file is there and whole")
     download = _add_command(actions, "download", _release_download, "fetch the published files that are not there")
+    tables = _add_command(actions, "tables", _release_tables, "compute the tables of results/release anew")
+    tables.add_argument("--out", required=True, help="folder of the tables")
     export = _add_command(actions, "export", _release_export, "write a published prompt as a prompt file")
     export.add_argument("task", help="that it was tuned on, imdb say")
     export.add_argument("backbone", help="that it was tuned for, roberta-base say")
     export.add_argument("--run", help="what happened to it, as `release list` says (default: tuned)")
     export.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    for command in (verify, download, export):
+    for command in (verify, download, tables, export):
         command.add_argument(
             "--data",
             help="folder with authors-release/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",

@@ -41,12 +41,13 @@ from prompt_transferability.tasks import (
     TaskData,
     UnknownNameError,
     load_task,
+    unify_label_words,
 )
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
 __all__ = ['PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study', 'Cell', 'Sources',
-           'answer']
+           'surroundings', 'answer']
 
 # %% ../nbs/library/study.ipynb #73423e99
 class StudyError(ValueError):
@@ -74,6 +75,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)  # of the trained prompts, one prompt a task and seed
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the random prompts
     layout: str = "paper"
+    unified_label_words: bool = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
     length: int = 100  # vectors of a prompt
     max_length: int = 128  # tokens of a text
     steps: int = 30_000
@@ -103,6 +105,10 @@ class Study:
             if not (optional and value is None) and not (type(value) is int and value >= 1):
                 raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
         object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
+        if type(self.unified_label_words) is not bool:
+            raise StudyError(
+                f"unified_label_words of study {self.name!r} must be true or false; got {self.unified_label_words!r}"
+            )
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
         for task in self.tasks:
@@ -146,16 +152,18 @@ def to_yaml(self: Study) -> str:
     return yaml.safe_dump(plain, sort_keys=False)
 
 # %% ../nbs/library/study.ipynb #af668384
+_MICRO: dict[str, Any] = dict(
+    backbones=("micro-roberta",),
+    tasks=tuple(MICRO_NAMES),
+    seeds=(0, 1, 2),
+    length=20,
+    steps=300,
+    learning_rate=5e-3,
+    eval_every=50,
+)
 PRESETS: dict[str, dict[str, Any]] = {
-    "micro": dict(
-        backbones=("micro-roberta",),
-        tasks=tuple(MICRO_NAMES),
-        seeds=(0, 1, 2),
-        length=20,
-        steps=300,
-        learning_rate=5e-3,
-        eval_every=50,
-    ),
+    "micro": _MICRO,
+    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,
@@ -217,7 +225,9 @@ def cells(self: Study) -> list[Cell]:
     "All cells of the study, each after those that it needs."
     datas = [Cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
     tuned = [
-        Cell("tune", _asked(self, _FRAME + _TRAINING) | {"backbone": backbone, "task": task, "seed": seed})
+        Cell(
+            "tune", _asked(self, _FRAME + _TRAINING) | _words(self) | {"backbone": backbone, "task": task, "seed": seed}
+        )
         for backbone in self.backbones
         for seed in self.seeds
         for task in self.tasks
@@ -240,6 +250,11 @@ def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(study, name) for name in names}
 
 
+def _words(study: Study) -> dict[str, Any]:
+    # Left out where it asks for nothing, so that a study with the tasks' own words keeps the keys that it always had.
+    return {"unified_label_words": True} if study.unified_label_words else {}
+
+
 def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
     "A trained prompt on the dev splits of all tasks, and on the test split of its own."
     backbone, task, seed = (tuned.asked[name] for name in ("backbone", "task", "seed"))
@@ -254,7 +269,7 @@ def _transfer(
 ) -> Cell:
     "A row of the transfer matrix: the prompt of `tuned`, or a random one."
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
-    asked |= _asked(study, (*_FRAME, "length", "max_eval")) | {"prompt": tuned.key if tuned else None}
+    asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
 
 # %% ../nbs/library/study.ipynb #526d492b
@@ -298,6 +313,11 @@ def _task(sources: Sources, *question) -> TaskData:
     return sources.task(*question)
 
 # %% ../nbs/library/study.ipynb #684d82c5
+def _in_words(data: TaskData, unified: bool) -> TaskData:
+    "The same rows, with the label words 1, 2, 3, ... where these are asked for."
+    return replace(data, task=unify_label_words([data.task])[data.task.name]) if unified else data
+
+
 def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Count the rows of a task."
     data = _task(sources, cell.asked["task"], cell.asked["max_train"], cell.asked["max_eval"])
@@ -314,6 +334,7 @@ def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     asked = cell.asked
     backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
+    data = _in_words(data, asked.get("unified_label_words", False))
     settings = {
         name: asked[name]
         for name in ("length", "steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
@@ -348,7 +369,7 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
         if asked["split"] not in data.splits():
             targets[name] = None
             continue
-        result = evaluate(backbone, prompt, data, asked["split"])
+        result = evaluate(backbone, prompt, _in_words(data, asked.get("unified_label_words", False)), asked["split"])
         targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
@@ -378,8 +399,8 @@ def _git(*arguments: str) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _surroundings() -> dict:
-    "What all cells of this process share."
+def surroundings() -> dict[str, Any]:
+    "Where results of this process come from: package, commit, versions and hardware."
     tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
     cpu = Path("/proc/cpuinfo")
     names = (
@@ -403,13 +424,13 @@ def _surroundings() -> dict:
 # %% ../nbs/library/study.ipynb #57d10006
 def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) -> Path:
     "Compute a cell and put its folder in place, whole."
-    place, started, surroundings = cell.folder(out), time.time(), _surroundings()
+    place, started, origin = cell.folder(out), time.time(), surroundings()
     unfinished = cell.unfinished(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         result = ANSWERS[cell.kind](cell, sources, out, unfinished)
-        provenance = surroundings | {
+        provenance = origin | {
             "command": command,
             "threads": torch.get_num_threads(),
             "seed": cell.asked.get("seed"),
@@ -479,10 +500,11 @@ def _check_names(study: Study, sources: Sources) -> None:
     for name in study.tasks:
         if name not in ALL_TASKS:
             raise UnknownNameError("task", name, ALL_TASKS)
+    tasks = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS
     for name in reversed(study.backbones):  # the first one stays in the cache
         backbone = _backbone(sources, name, study.layout, study.max_length)
         for task in study.tasks:
-            backbone.label_token_ids(ALL_TASKS[task])
+            backbone.label_token_ids(tasks[task])
 
 
 def _claim(study: Study, out: Path) -> None:

@@ -149,6 +149,7 @@ def recovered_transfer(
 def type_means(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     types: Mapping[str, str],  # the type of each task; rows that are no task, such as "random", are left out
+    include_self: bool = False,  # count a prompt on its own task as within its type
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:  # rows: target type; columns: within, across and gap, each with mean, low, high
@@ -171,7 +172,8 @@ def type_means(
         means, drawn = {}, {}
         for name, group in sources.items():
             cells = matrix.loc[group, targets].to_numpy(float, copy=True)
-            cells[np.array(group, dtype=object)[:, None] == np.array(targets, dtype=object)] = np.nan
+            if not include_self:
+                cells[np.array(group, dtype=object)[:, None] == np.array(targets, dtype=object)] = np.nan
             means[name] = _mean(cells[None])[0]
             drawn_sources = random.integers(max(1, len(group)), size=(draws, len(group)))
             drawn[name] = _mean(cells[drawn_sources[:, :, None], drawn_targets[:, None, :]])
