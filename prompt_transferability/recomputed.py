@@ -12,13 +12,39 @@ from pathlib import Path
 
 import pandas as pd
 
-from .prompts import written_whole
+from .prompts import SoftPrompt, written_whole
 from .release import COMMIT, Release
+from .similarity import METRICS, similarity_matrix
 from .study import surroundings
-from .tasks import UnknownNameError
+from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
 __all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
+
+# %% ../nbs/library/recomputed.ipynb #5be0c1d7
+def _similarities(release: Release) -> pd.DataFrame:
+    "How alike the tuned prompts of RoBERTa-base are by each embedding metric, with their first vector and without."
+    tuned = {task: release.prompt(task, "roberta-base") for task in PAPER_TASKS}
+    cut = {task: SoftPrompt(prompt.values[1:], prompt.backbone, task, prompt.layout) for task, prompt in tuned.items()}
+    matrices = {
+        (metric, first): similarity_matrix(prompts, metric)
+        for metric in METRICS
+        if metric != "neuron_overlap"  # needs the model
+        for first, prompts in (("kept", tuned), ("dropped", cut))
+    }
+    # What lies below the ninth digit differs from machine to machine.
+    return pd.concat(matrices, names=["metric", "first_vector", "prompt"]).round(9).reset_index(level=[1, 2])
+
+
+def _first_vectors(release: Release) -> pd.DataFrame:
+    "How long the first vector of each tuned prompt of RoBERTa-base is, and how long the others are."
+    tuned = {task: release.prompt(task, "roberta-base").values.double().norm(dim=1) for task in PAPER_TASKS}
+    table = {
+        task: [norms[0].item(), norms[1:].mean().item(), (norms[0] ** 2 / (norms**2).sum()).item()]
+        for task, norms in tuned.items()
+    }
+    columns = ["norm", "mean_norm_of_others", "share_of_squared_norm"]
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).round(9).rename_axis("task")
 
 # %% ../nbs/library/recomputed.ipynb #1cf6cb29
 TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
@@ -28,6 +54,8 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
+    "similarity_roberta-base": _similarities,
+    "first_vector_roberta-base": _first_vectors,
 }
 "What is computed from the published files, by the name of its file."
 
@@ -63,7 +91,7 @@ def read_table(
     file = Path(out) / f"{name}.csv"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {str(file)!r}; `prompt-transfer release tables --out {out}` writes it")
-    return pd.read_csv(file, index_col=0)
+    return pd.read_csv(file, index_col=0, float_precision="round_trip")
 
 
 def read_origin(
