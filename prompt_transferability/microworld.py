@@ -104,6 +104,8 @@ class World:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 <= value <= high):
                 raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {high}")
+        if type(self.shared_label_words) is not bool:
+            raise ValueError(f"shared_label_words is {self.shared_label_words!r}; it must be true or false")
 
     def label_words(self, task: MicroTask) -> tuple[str, ...]:
         "The words that a task answers with."
@@ -612,20 +614,23 @@ def generate_corpus(
     paragraphs: int,  # how many
     seed: int | str = 0,
     world: World = DEFAULT_WORLD,
+    split: str = "train",  # whose texts are told; entries are in train only
 ) -> list[str]:  # paragraphs, their lines parted by newlines: a cue or an idle word, and one or two texts
     "Running text for masked-language modelling, from entries at the start to whole texts."
-    if not (isinstance(paragraphs, int) and paragraphs > 0):
+    if type(paragraphs) is not int or paragraphs < 1:
         raise ValueError(f"a corpus is to have {paragraphs!r} paragraphs; it has one or more")
+    if split not in _BUCKETS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(_BUCKETS)}")
     dice, corpus, weights = _Dice("corpus", seed), [], {task: READING[task.task_type] for task in _ALL_TASKS}
     while len(corpus) < paragraphs:
         task = dice.weighted(weights)
-        if len(corpus) < 0.3 * paragraphs or dice.chance(0.1):
+        if split == "train" and (len(corpus) < 0.3 * paragraphs or dice.chance(0.1)):
             *texts, label = _entry(dice, task)
             front = _asked(dice, world, task, label)
         else:
             label = dice.pick(task.labels)
             texts = _example(dice, world, task, label)
-            if not _belongs(*texts, "train"):
+            if not _belongs(*texts, split):
                 continue
             front = _front(dice, world, task, label)
         corpus.append("\n".join(line for line in (front, *texts) if line))
@@ -878,10 +883,13 @@ def examine_model(
     world: World = DEFAULT_WORLD,
 ) -> dict:  # held_out_loss in nats a hidden word; label_word_accuracy, task -> fraction
     "What a model knows of the micro world, without any prompt."
+    low, high = SIZE_LIMITS["dev"]
+    if not (type(rows) is int and low <= rows <= high):
+        raise ValueError(f"a model is to be examined on {rows!r} rows; it can be from {low} to {high:,}")
     dice, generator = _Dice("examine"), torch.Generator().manual_seed(0)
     label_ids = _word_ids(tokenizer, list(_frequencies(world)))
     losses = []
-    for batch in _batches(_encode(generate_corpus(640, "held out", world)[320:], tokenizer, dice), 64, dice):
+    for batch in _batches(_encode(generate_corpus(320, 0, world, "dev"), tokenizer, dice), 64, dice):
         ids, types = _pad(batch, tokenizer.pad_token_id)
         read, hidden = _hide(ids, tokenizer, label_ids, generator)
         losses.append(F.cross_entropy(_scores(model, read, types, hidden), ids[hidden]).item())

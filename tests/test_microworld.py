@@ -65,13 +65,13 @@ def test_the_largest_splits_can_be_had():
 
 
 def test_noise_is_the_share_of_wrong_labels():
-    clean, noisy = (
-        [row["label"] for row in generate_task("sst2", train=4, dev=4, test=1000, world=World(noise=noise))["test"]]
-        for noise in (0, 0.25)
-    )
-    assert clean.count("positive") == 500
-    texts = generate_task("sst2", train=4, dev=4, test=1000, world=World(noise=0.4))["test"]
-    assert noisy != clean and len(texts) == 1000
+    sizes = dict(train=4, dev=4, test=1000)
+    clean, noisy = (generate_task("sst2", **sizes, world=World(noise=noise))["test"] for noise in (0, 0.25))
+    truth = {row["text_a"]: row["label"] for row in clean}
+    assert [*truth.values()].count("positive") == pytest.approx(500, abs=5)
+    shared = [row for row in noisy if row["text_a"] in truth]
+    assert len(shared) > 100
+    assert np.mean([row["label"] != truth[row["text_a"]] for row in shared]) == pytest.approx(0.25, abs=0.06)
 
 
 @pytest.mark.parametrize("split", SIZE_LIMITS)
@@ -97,8 +97,15 @@ def test_other_bad_input_is_refused(tmp_path):
         model_folder("micro-robert")
     with pytest.raises(ValueError, match="from 1 to 100,000"):
         build_model("micro-bert", tmp_path / "model", steps=0)
-    with pytest.raises(ValueError, match="0 paragraphs"):
-        generate_corpus(0)
+    for paragraphs in (0, True):
+        with pytest.raises(ValueError, match=f"{paragraphs} paragraphs"):
+            generate_corpus(paragraphs)
+    with pytest.raises(ValueError, match="train, dev, test"):
+        generate_corpus(5, split="training")
+    with pytest.raises(ValueError, match="shared_label_words is 'no'"):
+        World(shared_label_words="no")
+    with pytest.raises(ValueError, match="from 4 to 1,500"):
+        examine_model(None, None, rows=0)
     with pytest.raises(ValueError, match="both, abilities, vocabulary"):
         relatedness("words")
     (tmp_path / "mine").mkdir()
@@ -193,11 +200,13 @@ def test_a_shipped_model_reads_every_word_as_one_token(name):
 def test_a_shipped_model_knows_what_its_note_says(name):
     model, tokenizer = _load(model_folder(name))
     note = json.loads((model_folder(name) / "training.json").read_text())
-    assert examine_model(model, tokenizer)["held_out_loss"] == pytest.approx(note["held_out_loss"], abs=0.02)
+    found = examine_model(model, tokenizer)
+    assert found["held_out_loss"] == pytest.approx(note["held_out_loss"], abs=0.02)
+    assert found["label_word_accuracy"] == pytest.approx(note["label_word_accuracy"], abs=0.02)
 
 
 def test_shipped_models_are_small_and_readable_by_all():
-    assert {"micro-bert", "micro-roberta"} <= set(SHIPPED)
+    assert SHIPPED == list(MICRO_MODELS)
     paths = [path for name in SHIPPED for path in model_folder(name).iterdir()]
     assert sum(path.stat().st_size for path in paths) <= 8e6
     assert all(path.stat().st_mode & stat.S_IROTH for path in paths)
