@@ -12,13 +12,66 @@ from pathlib import Path
 
 import pandas as pd
 
-from .prompts import written_whole
+from .prompts import SoftPrompt, written_whole
 from .release import COMMIT, Release
+from prompt_transferability.similarity import (
+    METRICS,
+    correlation_gain,
+    similarity_matrix,
+    transferability_correlation,
+    type_baseline,
+)
 from .study import surroundings
-from .tasks import UnknownNameError
+from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
 __all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
+
+# %% ../nbs/library/recomputed.ipynb #5be0c1d7
+def _similarity_matrices(release: Release) -> dict[tuple[str, str], pd.DataFrame]:
+    "By embedding metric, and by whether the prompts of RoBERTa-base have kept their first vector."
+    tuned = {task: release.prompt(task, "roberta-base") for task in PAPER_TASKS}
+    cut = {task: SoftPrompt(prompt.values[1:], prompt.backbone, task, prompt.layout) for task, prompt in tuned.items()}
+    metrics = (metric for metric in METRICS if metric != "neuron_overlap")  # that one needs the model
+    return {
+        (metric, first): similarity_matrix(prompts, metric)
+        for metric in metrics
+        for first, prompts in (("kept", tuned), ("dropped", cut))
+    }
+
+
+_DIGITS = 9  # what lies beyond differs from machine to machine
+
+
+def _similarities(release: Release) -> pd.DataFrame:
+    "The similarity matrices below one another."
+    table = pd.concat(_similarity_matrices(release), names=["metric", "first_vector", "prompt"])
+    return table.round(_DIGITS).reset_index(level=[1, 2])
+
+
+def _correlations(release: Release) -> pd.DataFrame:
+    "Table 3 for the embedding metrics and for the types alone, and what each metric gains over these."
+    transfer = release.transfer("roberta-base")
+    baseline = type_baseline({name: task.task_type for name, task in PAPER_TASKS.items()})
+    tables = {}
+    for (metric, first), matrix in (_similarity_matrices(release) | {("task type", "kept"): baseline}).items():
+        for self_pairs in (True, False):
+            found = transferability_correlation(matrix, transfer, self_pairs)
+            gain = correlation_gain(matrix, baseline, transfer, self_pairs)
+            found = found.join(gain.rename(columns={"low": "gain_low", "high": "gain_high"}))
+            tables[metric, first, self_pairs] = found
+    table = pd.concat(tables, names=["metric", "first_vector", "self_pairs", "target"])
+    return table.round(_DIGITS).reset_index(level=[1, 2, 3])
+
+
+def _first_vectors(release: Release) -> pd.DataFrame:
+    "How long the first vector of each tuned prompt of RoBERTa-base is, and how long the others are on average."
+    rows = {}
+    for task in PAPER_TASKS:
+        norms = release.prompt(task, "roberta-base").values.double().norm(dim=1)
+        share = norms[0] ** 2 / norms.square().sum()
+        rows[task] = {"norm": norms[0], "mean_norm_of_others": norms[1:].mean(), "share_of_squared_norm": share}
+    return pd.DataFrame(rows).T.astype(float).round(_DIGITS).rename_axis("task")
 
 # %% ../nbs/library/recomputed.ipynb #1cf6cb29
 TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
@@ -28,6 +81,9 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
+    "similarity_roberta-base": _similarities,
+    "correlation_roberta-base": _correlations,
+    "first_vector_roberta-base": _first_vectors,
 }
 "What is computed from the published files, by the name of its file."
 
@@ -63,7 +119,7 @@ def read_table(
     file = Path(out) / f"{name}.csv"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {str(file)!r}; `prompt-transfer release tables --out {out}` writes it")
-    return pd.read_csv(file, index_col=0)
+    return pd.read_csv(file, index_col=0, float_precision="round_trip")
 
 
 def read_origin(
