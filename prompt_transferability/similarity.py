@@ -11,7 +11,6 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
@@ -518,30 +517,28 @@ class _Comparison:
         )
 
 # %% ../nbs/library/similarity.ipynb #90b7a42d
-@patch
-def resampled(self: _Comparison, drawn: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
+def _resampled(compared: _Comparison, drawn: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
     "The correlations where each other task stands as a source as often as it was drawn."
-    columns = []
-    for k, column in enumerate(self.columns):
-        weights = drawn * self.used[:, k]
-        weights[:, column] = self.used[column, k]  # a target has one self pair, or none, and not two
-        columns.append(_weighted_spearman(self.similarity[:, column], np.nan_to_num(self.transfer[:, k]), weights))
+    columns, transfer = [], np.nan_to_num(compared.transfer)
+    for k, column in enumerate(compared.columns):
+        weights = drawn * compared.used[:, k]
+        weights[:, column] = compared.used[column, k]  # a target has one self pair, or none, and not two
+        columns.append(_weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
     return np.stack(columns, axis=1)
 
 
-@patch
-def permuted(self: _Comparison, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # both [draws, targets]
+def _permuted(compared: _Comparison, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # both [draws, targets]
     "The correlations when all tasks change places at once, and when only a target's sources do."
-    random, tasks = np.random.default_rng([seed, 1]), np.arange(len(self.names))
+    random, tasks = np.random.default_rng([seed, 1]), np.arange(len(compared.names))
     order = random.permuted(np.tile(tasks, (draws, 1)), axis=1)
     at_once, by_target = [], []
-    for k, column in enumerate(self.columns):
-        used, truth = self.used[:, k], self.transfer[self.used[:, k], k]
-        at_once.append(_spearman(self.similarity[order[:, used], order[:, [column]]], truth))
+    for k, column in enumerate(compared.columns):
+        used, truth = compared.used[:, k], compared.transfer[compared.used[:, k], k]
+        at_once.append(_spearman(compared.similarity[order[:, used], order[:, [column]]], truth))
         sources = np.tile(tasks[used], (draws, 1))
         others = tasks[used] != column
         sources[:, others] = random.permuted(sources[:, others], axis=1)
-        by_target.append(_spearman(self.similarity[sources, column], truth))
+        by_target.append(_spearman(compared.similarity[sources, column], truth))
     return np.stack(at_once, axis=1), np.stack(by_target, axis=1)
 
 
@@ -582,8 +579,8 @@ def transferability_correlation(
     """
     compared = _Comparison(similarity, transfer, include_self)
     rhos, drawn = compared.correlations(), _draws(len(compared.names), draws, seed)[1:]
-    resampled = _with_mean(compared.resampled(drawn), drawn[:, compared.columns])
-    at_once, by_target = compared.permuted(draws, seed)
+    resampled = _with_mean(_resampled(compared, drawn), drawn[:, compared.columns])
+    at_once, by_target = _permuted(compared, draws, seed)
     by_chance = np.column_stack([by_target, _mean_over_targets(at_once)])
     table = pd.DataFrame({"rho": _with_mean(rhos)}, index=pd.Index([*compared.targets, "overall"], name="target"))
     table[["low", "high"]] = [percentile_interval(values) for values in resampled.T]
@@ -607,7 +604,7 @@ def correlation_gain(
     metric, other = (_Comparison(matrix.loc[names, names], transfer, include_self) for matrix in (similarity, baseline))
     drawn = _draws(len(names), draws, seed)[1:]
     gains = metric.correlations() - other.correlations()
-    resampled = _with_mean(metric.resampled(drawn) - other.resampled(drawn), drawn[:, metric.columns])
+    resampled = _with_mean(_resampled(metric, drawn) - _resampled(other, drawn), drawn[:, metric.columns])
     table = pd.DataFrame({"gain": _with_mean(gains)}, index=pd.Index([*metric.targets, "overall"], name="target"))
     table[["low", "high"]] = [percentile_interval(values) for values in resampled.T]
     return table

@@ -423,7 +423,7 @@ def test_a_self_pair_stays_one_in_every_permutation():
     "With four tasks that are most like themselves, the worst order of the other three still has a correlation of 0.2."
     names, itself = MANY[:4], np.eye(4, dtype=bool)
     tables = symmetric(names).mask(itself, 9), transfer_of(names).mask(itself, 9)
-    for by_chance in module._Comparison(*tables, include_self=True).permuted(500, seed=0):
+    for by_chance in module._permuted(module._Comparison(*tables, include_self=True), 500, seed=0):
         assert by_chance.min() == pytest.approx(0.2) and by_chance.max() == pytest.approx(1)
 
 
