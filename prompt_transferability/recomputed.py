@@ -7,18 +7,101 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from .prompts import written_whole
-from .release import COMMIT, Release
+from .prompts import SoftPrompt, written_whole
+from .release import COMMIT, Release, published
+from .similarity import METRICS, independent_pairs, pair_means, same_task_auc, similarity_matrix
 from .study import surroundings
-from .tasks import UnknownNameError
+from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
+__all__ = ['TABLES', 'similarity_to_tuned', 'similarity_by_kind', 'same_task_aucs', 'write_tables', 'read_table', 'read_origin']
+
+# %% ../nbs/library/recomputed.ipynb #16a5adff
+_EMBEDDING_METRICS = METRICS[:-1]
+_SECOND_RUN = "from_chimin"  # what the authors call it
+_BOTH_RUNS = "roberta-large, both runs"
+_ACROSS_RUNS = "roberta-large, across runs"
+
+
+def _tuned(release: Release, backbone: str, run: str = "tuned") -> dict[str, SoftPrompt]:
+    "The published prompts of a run, by task, in the paper's order."
+    listed = published().query("kind == 'prompt' and backbone == @backbone and run == @run and copy_of.isna()")
+    return {task: release.prompt(task, backbone, run) for task in PAPER_TASKS if task in listed["task"].values}
+
+
+def _with_and_without_first(prompts: dict[str, SoftPrompt]) -> dict[int, dict[str, SoftPrompt]]:
+    "The prompts, and the prompts without their first vector, by how many vectors that leaves."
+    length = len(next(iter(prompts.values())).values)
+    acting = {name: replace(prompt, values=prompt.values[1:]) for name, prompt in prompts.items()}
+    return {length: prompts, length - 1: acting}
+
+# %% ../nbs/library/recomputed.ipynb #0a76a10e
+def similarity_to_tuned(
+    release: Release,
+    run: str,  # of RoBERTa-base, as `published` calls it
+) -> pd.DataFrame:  # a row a pair, by task; columns tuned, vectors, and the embedding metrics
+    "How alike the prompts of a run are to the tuned prompts of all tasks, in all vectors and without the first."
+    tuned = _tuned(release, "roberta-base")
+    compared = {f"{run} {task}": prompt for task, prompt in _tuned(release, "roberta-base", run).items()}
+    tables = []
+    for vectors, prompts in _with_and_without_first(tuned | compared).items():
+        matrices = {
+            metric: similarity_matrix(prompts, metric).loc[[*compared], [*tuned]] for metric in _EMBEDDING_METRICS
+        }
+        table = pd.DataFrame({metric: matrix.stack() for metric, matrix in matrices.items()})
+        tables.append(table.rename_axis(["task", "tuned"]).reset_index("tuned").assign(vectors=vectors))
+    table = pd.concat(tables)
+    return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[
+        ["tuned", "vectors", *_EMBEDDING_METRICS]
+    ]
+
+# %% ../nbs/library/recomputed.ipynb #1a305c9c
+def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, dict[str, str]]]:
+    "For sets of published prompts: what they are called, how many vectors, the metric, the similarities, the tasks."
+    sets = {
+        backbone: _tuned(release, backbone) for backbone in published().query("kind == 'prompt'")["backbone"].unique()
+    }
+    second = _tuned(release, "roberta-large", _SECOND_RUN)
+    sets |= {"roberta-large, second run": second}
+    sets |= {_BOTH_RUNS: sets["roberta-large"] | {f"second {task}": prompt for task, prompt in second.items()}}
+    for name, prompts in sets.items():
+        tasks = {prompt: found.task for prompt, found in prompts.items()}
+        for vectors, some in _with_and_without_first(prompts).items():
+            for metric in _EMBEDDING_METRICS:
+                matrix = similarity_matrix(some, metric)
+                yield name, vectors, metric, matrix, tasks
+                if name == _BOTH_RUNS:
+                    runs = {prompt: prompt.startswith("second ") for prompt in matrix}
+                    yield _ACROSS_RUNS, vectors, metric, independent_pairs(matrix, runs), tasks
+
+
+def similarity_by_kind(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
+    "How alike published prompts of the same task, the same type and different types are, on average (Tables 2 and 7)."
+    types = {name: task.task_type for name, task in PAPER_TASKS.items()}
+    tables = []
+    for prompts, vectors, metric, matrix, tasks in _matrices(release):
+        means = pair_means(matrix, tasks, types).reset_index()
+        tables.append(means.assign(metric=metric, prompts=prompts, vectors=vectors).set_index("metric"))
+    table = pd.concat(tables)
+    return table[["prompts", "vectors", "pairs of", "mean", "low", "high", "pairs", "with_self"]]
+
+
+def same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `same_task_auc`
+    "How well each metric tells the two published RoBERTa-large prompts of a task from prompts of different tasks."
+    rows = [
+        same_task_auc(matrix, tasks).to_dict() | {"metric": metric, "prompts": prompts, "vectors": vectors}
+        for prompts, vectors, metric, matrix, tasks in _matrices(release)
+        if prompts in (_BOTH_RUNS, _ACROSS_RUNS)
+    ]
+    table = pd.DataFrame(rows).set_index("metric").astype({"same_task": int, "different_task": int})
+    return table[["prompts", "vectors", "auc", "low", "high", "same_task", "different_task"]]
 
 # %% ../nbs/library/recomputed.ipynb #1cf6cb29
 TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
@@ -28,6 +111,12 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
+    **{
+        f"similarity_to_tuned_{run}": partial(similarity_to_tuned, run=run)
+        for run in ("tuned", "proj", "trained", "base_emotion", "base_nli")
+    },
+    "similarity_by_kind": similarity_by_kind,
+    "same_task_auc_roberta-large": same_task_aucs,
 }
 "What is computed from the published files, by the name of its file."
 
