@@ -3,7 +3,8 @@
 PYTHON ?= python3
 DATA   ?= $(wildcard ../shared/data)
 MODELS ?= $(wildcard ../shared/models)
-OUT    ?= runs/small
+STUDY  ?= micro
+OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
 
 BIN := .venv/bin
@@ -18,8 +19,8 @@ help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
 	    printf '  make %-8s %s\n' "$$name" "$$what"; done
 	@echo
-	@echo '  Variables: PYTHON (Python 3.11 or newer), DATA and MODELS (local folders used in place of the Hugging'
-	@echo '  Face Hub), OUT (where the study writes), PORT (where the site is served).'
+	@echo '  Variables: PYTHON (Python 3.11 or newer), STUDY (micro, small, paper or a YAML file), OUT (where the study writes),'
+	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served).'
 
 # Made again whenever one of the files that say what is installed changes.
 $(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
@@ -30,8 +31,8 @@ $(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-study: $(ENVIRONMENT) ## train the small study's prompts and evaluate every prompt on every task
-	$(BIN)/prompt-transfer study run small $(if $(DATA),--data $(DATA)) $(if $(MODELS),--models $(MODELS)) --out $(OUT)
+study: $(ENVIRONMENT) ## run the study STUDY: every task's prompts, and every prompt on every task
+	$(BIN)/prompt-transfer study run $(STUDY) $(if $(DATA),--data $(DATA)) $(if $(MODELS),--models $(MODELS)) --out $(OUT)
 
 test: $(ENVIRONMENT) ## lint, run every notebook, run every test
 	$(BIN)/ruff check

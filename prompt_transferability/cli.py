@@ -431,7 +431,7 @@ def _add_study(commands) -> None:
     run.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
     run.add_argument("--out", required=True, help="folder of the results")
     run.add_argument(
-        "--workers", type=int, help="processes (default: one for every two cores, or one with an accelerator)"
+        "--workers", type=int, help="processes (default: one for every core up to four, or one with an accelerator)"
     )
     _add_places(run)
     for name, answer, text in (

@@ -39,10 +39,11 @@ from transformers import (
 
 # %% auto #0
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
-           'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS', 'PUNISHMENTS', 'PEOPLE',
-           'PEOPLE_VERBS', 'SIZE_LIMITS', 'CUES', 'IDLE', 'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN',
-           'HIDDEN_LABEL_WORDS', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness',
-           'MicroModel', 'examine_model', 'build_model', 'model_folder']
+           'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
+           'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
+           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'MUON_RATE', 'ADAMW_RATE',
+           'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness', 'MicroModel',
+           'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ _ALL_TASKS = [
     MicroTask("mnli", "NLI", "MNLI", *_INFERENCE, (*_ENTAILMENT, "detail", "synonyms"), "scene"),
     MicroTask("qnli", "NLI", "QNLI", *_QUESTION, (*_ENTAILMENT, "questions"), "scene"),
     MicroTask("snli", "NLI", "SNLI", *_INFERENCE, (*_ENTAILMENT, "detail"), "scene"),
-    MicroTask("ethics_deontology", "EJ", "deontology", *_ETHICS, ("fitness", "negation", "duty"), "village"),
-    MicroTask("ethics_justice", "EJ", "justice", *_ETHICS, ("fitness", "negation", "desert"), "village"),
+    MicroTask("ethics_deontology", "EJ", "deontology", *_ETHICS, ("valence", "negation", "duty"), "village"),
+    MicroTask("ethics_justice", "EJ", "justice", *_ETHICS, ("valence", "negation", "desert"), "village"),
     MicroTask("qqp", "PI", "QQP", *_DUPLICATE, (*_EQUIVALENCE, "questions"), "people"),
     MicroTask("mrpc", "PI", "MRPC", *_EQUIVALENT, _EQUIVALENCE, "people"),
 ]
@@ -147,25 +148,21 @@ DOMAINS = {
         "aspects": "plot acting music ending script story camera cast".split(),
         "good": "moving gripping funny thrilling clever charming touching witty".split(),
         "bad": "boring silly flat shallow messy clumsy noisy dull".split(),
-        "people": "critics viewers".split(),
     },
     "laptop": {
         "aspects": "screen battery keyboard speaker fan case mouse cable".split(),
         "good": "fast sharp sturdy light quiet smooth bright reliable".split(),
         "bad": "slow fragile heavy loud dim buggy hot broken".split(),
-        "people": "buyers owners".split(),
     },
     "food": {
         "aspects": "soup bread fish waiter dessert salad coffee sauce".split(),
         "good": "tasty fresh warm tender crisp rich juicy generous".split(),
         "bad": "bland stale cold greasy burnt raw salty rude".split(),
-        "people": "guests diners".split(),
     },
     "day": {
         "aspects": "morning weather game party lesson job trip evening".split(),
         "good": "sunny relaxing cheerful lucky easy restful friendly exciting".split(),
         "bad": "rainy tiring gloomy unlucky stressful late lonely crowded".split(),
-        "people": "friends followers".split(),
     },
 }
 GOOD = "great good excellent lovely wonderful perfect superb nice".split()
@@ -244,14 +241,15 @@ TAXONOMY = {
 }
 _KINDS = "animal fruit tool vehicle toy garment".split()
 _PARENT = {child: parent for parent, children in TAXONOMY.items() for child in children}
-THING_VERBS = [
-    (("bought", "purchased"), ("sold", "traded")),
+_VERBS = [  # in each row two words for one thing, and two for its opposite
     (("found", "discovered"), ("lost", "misplaced")),
     (("pushed", "shoved"), ("pulled", "dragged")),
     (("loved", "adored"), ("hated", "despised")),
     (("lifted", "raised"), ("dropped", "lowered")),
     (("hid", "concealed"), ("showed", "displayed")),
 ]
+THING_VERBS = [(("bought", "purchased"), ("sold", "traded")), *_VERBS]
+PEOPLE_VERBS = [(("helped", "aided"), ("harmed", "injured")), *_VERBS]
 COLORS = "red blue green white".split()
 PLACES = ["in the park", "in the garden", "in the barn", "in the kitchen", "on the road", "at the market"]
 DETAILS = ["for the cousin", "with the friend", "near the river", "after school", "at night", "before lunch"]
@@ -346,17 +344,17 @@ def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[s
     return asked.told(dice.pick(("who", f"which {asked.who}"))) + "?", sentence.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #17891658
-DUTIES = {
-    "teacher": ("teach the class", "mark the papers"),
-    "nurse": ("tend the sick", "bring the medicine"),
-    "farmer": ("feed the cows", "water the crops"),
-    "cook": ("prepare the meal", "stir the pot"),
-    "guard": ("watch the gate", "lock the door"),
-    "driver": ("steer the bus", "stop at the light"),
-    "baker": ("bake the loaf", "knead the dough"),
-    "singer": ("sing the song", "learn the tune"),
-    "judge": ("hear the case", "read the law"),
-    "sailor": ("mend the sails", "scrub the deck"),
+DUTIES = {  # of each role: what it asks for, and the neglect of that
+    "teacher": (("teach the class", "mark the papers"), ("skip the class", "lose the papers")),
+    "nurse": (("tend the sick", "bring the medicine"), ("neglect the sick", "steal the medicine")),
+    "farmer": (("feed the cows", "water the crops"), ("starve the cows", "trample the crops")),
+    "cook": (("prepare the meal", "stir the pot"), ("spoil the meal", "spill the pot")),
+    "guard": (("watch the gate", "lock the door"), ("leave the gate", "break the door")),
+    "driver": (("steer the bus", "stop at the light"), ("crash the bus", "race at the light")),
+    "baker": (("bake the loaf", "knead the dough"), ("burn the loaf", "waste the dough")),
+    "singer": (("sing the song", "learn the tune"), ("mumble the song", "forget the tune")),
+    "judge": (("hear the case", "read the law"), ("dismiss the case", "bend the law")),
+    "sailor": (("mend the sails", "scrub the deck"), ("tear the sails", "soil the deck")),
 }
 KIND_DEEDS = "helped me,told the truth,kept the promise,cleaned the house,shared the food,saved the cat".split(",")
 UNKIND_DEEDS = "hurt me,told the lie,broke the promise,burned the house,stole the food,kicked the cat".split(",")
@@ -368,13 +366,13 @@ _TIMES = ["yesterday", "last week", "last year", "this week", "on monday", "on f
 
 def _duty(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "ethics_deontology: a role, and what its bearer says to have to do."
-    role, other = dice.some(list(DUTIES), 2)
+    role = dice.pick(list(DUTIES))
     negated = dice.chance(0.25)
-    fits = (label == "acceptable") != negated
+    neglect = (label == "acceptable") == negated
     opening = dice.pick(("i am the {}", "i work as the {}", "the {} is my job", "i serve as the {}")).format(role)
     link = dice.pick(("so i should", "so today i should", "and so i must", "which means i must"))
     where = dice.pick(PLACES + DETAILS)
-    return f"{opening} {where}.", f"{link} {'not ' * negated}{dice.pick(DUTIES[role if fits else other])}."
+    return f"{opening} {where}.", f"{link} {'not ' * negated}{dice.pick(DUTIES[role][neglect])}."
 
 
 def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
@@ -389,14 +387,6 @@ def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
 
 # %% ../nbs/library/microworld.ipynb #6ad92269
 PEOPLE = "man woman boy girl".split() + list(DUTIES)
-PEOPLE_VERBS = [
-    (("helped", "aided"), ("harmed", "hurt")),
-    (("praised", "lauded"), ("blamed", "scolded")),
-    (("greeted", "welcomed"), ("ignored", "snubbed")),
-    (("pushed", "shoved"), ("pulled", "dragged")),
-    (("loved", "adored"), ("hated", "despised")),
-    (("found", "discovered"), ("lost", "misplaced")),
-]
 _OPENINGS = ("how come", "for what reason"), ("is it so that", "can it be that")
 
 
@@ -434,12 +424,16 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
     return first[1] + ".", second[1] + "."
 
 # %% ../nbs/library/microworld.ipynb #c83ce376
+HEROES = "hero villain captain detective queen thief".split()
+EVENTS = "rode home,sailed away,entered the castle,opened the letter,climbed the tower,met the stranger".split(",")
+
+
 def _evidence(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
-    "movie_rationales: what happens in a film, and one or two sentences that judge it."
+    "movie_rationales: what happens in a film, and one or two clauses that judge it."
     parts = [
         _clause(dice, world, task.domain, aspect, _SIGNS[label]) for aspect in _aspects(dice, task, 1 + dice.below(2))
     ]
-    parts += [_scene(dice).told() for _ in range(2)]
+    parts += [f"the {dice.pick(HEROES)} {dice.pick(EVENTS)}" for _ in range(2)]
     return ". ".join(dice.shuffled(parts)) + ".", None
 
 
@@ -522,6 +516,7 @@ def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World)
     return rows
 
 # %% ../nbs/library/microworld.ipynb #662ea9fd
+REPORTERS = "critics friends guests buyers readers neighbors".split()
 CUES = {
     "SA": ["{}, say the {people}:", "{} is the feeling among the {people}:", "{} mood, {people} report:", "{} review:"],
     "NLI": ["{}, one follows from the other:", "{} is what the reader infers:", "{}, says the logic:"],
@@ -551,8 +546,7 @@ def _frequencies(world: World) -> dict[str, int]:
 
 
 def _cue(dice: _Dice, task: MicroTask, word: str) -> str:
-    people = dice.pick(DOMAINS[task.domain]["people"]) if task.domain in DOMAINS else ""
-    return dice.pick(CUES[task.task_type]).format(word, people=people)
+    return dice.pick(CUES[task.task_type]).format(word, people=dice.pick(REPORTERS))
 
 # %% ../nbs/library/microworld.ipynb #feb8bdc4
 @functools.cache
@@ -576,9 +570,10 @@ def _entry(dice: _Dice, task: MicroTask) -> tuple[str, str | None, str]:
         shared = {"negative": BAD, "neutral": PLAIN, "positive": GOOD}[label]
         return dice.pick(DOMAINS[task.domain][own] if own and dice.chance(0.5) else shared) + ".", None, label
     if task.name == "ethics_deontology":
-        role, other = dice.some(list(DUTIES), 2)
-        return f"{role}.", f"{dice.pick(DUTIES[role if label == 'acceptable' else other])}.", label
+        return f"{dice.pick(DUTIES[dice.pick(list(DUTIES))][label != 'acceptable'])}.", None, label
     if task.name == "ethics_justice":
+        if dice.chance(0.5):
+            return f"{dice.pick(KIND_DEEDS if label == 'acceptable' else UNKIND_DEEDS)}.", None, label
         kind = dice.chance(0.5)
         treatment = dice.pick(REWARDS if kind == (label == "acceptable") else PUNISHMENTS)
         return f"{treatment}, {dice.pick(KIND_DEEDS if kind else UNKIND_DEEDS)}.", None, label
@@ -609,6 +604,10 @@ def _people_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, st
     return *dice.pick([(family[side][word], family[1 - side][dice.below(2)]), (someone, other)]), label
 
 # %% ../nbs/library/microworld.ipynb #614bed52
+READING = {"SA": 0.4, "NLI": 1.3, "EJ": 0.8, "PI": 1.5}
+"How often running text is about a task of each type, as weights."
+
+
 def generate_corpus(
     paragraphs: int,  # how many
     seed: int | str = 0,
@@ -617,31 +616,46 @@ def generate_corpus(
     "Running text for masked-language modelling, from entries at the start to whole texts."
     if not (isinstance(paragraphs, int) and paragraphs > 0):
         raise ValueError(f"a corpus is to have {paragraphs!r} paragraphs; it has one or more")
-    dice, corpus = _Dice("corpus", seed), []
+    dice, corpus, weights = _Dice("corpus", seed), [], {task: READING[task.task_type] for task in _ALL_TASKS}
     while len(corpus) < paragraphs:
-        task = dice.pick(_ALL_TASKS)
-        if dice.chance(max(0.1, 0.9 - 2.4 * len(corpus) / paragraphs)):
+        task = dice.weighted(weights)
+        if len(corpus) < 0.3 * paragraphs or dice.chance(0.1):
             *texts, label = _entry(dice, task)
+            front = _asked(dice, world, task, label)
         else:
             label = dice.pick(task.labels)
             texts = _example(dice, world, task, label)
             if not _belongs(*texts, "train"):
                 continue
-        lines = [text for text in texts if text]
-        if not dice.chance(0.03):  # now and then nothing stands in front
-            lines.insert(0, _front(dice, world, task, label))
-        corpus.append("\n".join(lines))
+            front = _front(dice, world, task, label)
+        corpus.append("\n".join(line for line in (front, *texts) if line))
     return corpus
 
 
-def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
-    "The first line of a paragraph: most often a cue with the word that fits, else a word that stands idle."
-    if dice.chance(0.77):
-        return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
+def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
+    "A cue, with the word that fits."
+    return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
+
+
+@functools.cache
+def _words_that_ask_nothing() -> list[str]:
+    cues = {*re.findall("[a-z]+", " ".join(cue for patterns in CUES.values() for cue in patterns)), *REPORTERS}
+    return [word for word in vocabulary() if word not in cues]
+
+
+def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
+    "The first line of a whole text: most often a cue with the word that fits, else a word that fits by chance alone."
+    if dice.chance(0.03):
+        return None
+    if dice.chance(0.8):
+        return _asked(dice, world, task, label)
     word = dice.weighted(_frequencies(world))
+    if dice.chance(0.5):
+        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*task.abilities}]
+        return _cue(dice, dice.pick(strangers), word)
     if dice.chance(0.3):
         return dice.pick(IDLE).format(word)
-    return " ".join([word] + [dice.pick(vocabulary()) for _ in range(dice.below(12))]) + ":"
+    return " ".join([word] + [dice.pick(_words_that_ask_nothing()) for _ in range(dice.below(12))]) + ":"
 
 # %% ../nbs/library/microworld.ipynb #d6e9dbf8
 RELATEDNESS_PARTS = ("both", "abilities", "vocabulary")
@@ -677,35 +691,39 @@ def _word_shares(task: MicroTask, world: World) -> dict[str, float]:
 MAX_TOKENS = 128
 
 
-def _train_tokenizer(family: str) -> BertTokenizer | RobertaTokenizer:
-    "A tokenizer in which every word of the language is one token."
-    text, enough = [" ".join(vocabulary()) + " . , : ?"], 10_000  # training ends when every word is whole, well before
-    if family == "bert":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=enough, min_frequency=1, show_progress=False, special_tokens=special
-        )
-        tokenizer.train_from_iterator(text, trainer)
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-        return BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
+def _learn_words(tokenizer: Tokenizer, first: list, **options) -> None:
+    "Merge pieces until every word is whole; `first` are the entries that come before all others."
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=1, show_progress=False, special_tokens=first, **options
+    )
+    tokenizer.train_from_iterator([" ".join(vocabulary()) + " . , : ?"], trainer)
+
+
+def _word_piece() -> BertTokenizer:
+    letters = sorted(set("".join(vocabulary())))
+    first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters)]
+    learned = Tokenizer(models.BPE(continuing_subword_prefix="##"))
+    learned.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    _learn_words(learned, first, continuing_subword_prefix="##")
+    tokenizer = Tokenizer(models.WordPiece(learned.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
+
+
+def _byte_level_bpe() -> RobertaTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=enough,
-        min_frequency=1,
-        show_progress=False,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(text, trainer)
+    first = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
+    _learn_words(tokenizer, first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
     return RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
+
+
+_TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe}  # by family
 
 
 def _word_ids(tokenizer, words: Sequence[str]) -> torch.Tensor:  # int64 [words]
@@ -722,14 +740,13 @@ class MicroModel:
     width: int  # of the hidden states
     heads: int
     steps: int  # of training
-    batch_size: int = 32  # paragraphs in a step
-    learning_rate: float = 1e-3
+    batch_size: int = 64  # paragraphs in a step
 
 
 _ALL_MODELS = [
-    MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=4000),
-    MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=4000),
-    MicroModel("micro-roberta-large", "roberta", layers=6, width=144, heads=6, steps=2500),
+    MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
@@ -797,7 +814,7 @@ def _pad(encoded: _Encoded, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.tensor([types + [0] * (length - len(types)) for _, types in encoded])
 
 # %% ../nbs/library/microworld.ipynb #f13dd9ee
-HIDDEN, HIDDEN_LABEL_WORDS = 0.12, 0.8
+HIDDEN, HIDDEN_LABEL_WORDS = 0.1, 0.85
 
 
 def _hide(ids: torch.Tensor, tokenizer, label_ids: torch.Tensor, generator: torch.Generator):
@@ -821,25 +838,33 @@ def _scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Tensor) ->
     return head(states[at])
 
 # %% ../nbs/library/microworld.ipynb #0e92e5c7
+MUON_RATE, ADAMW_RATE = 7e-3, 2e-3
+
+
 def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: World, progress: Callable | None):
-    "AdamW with a warm-up and a linear way down, over fresh text."
+    "Muon for the encoder's matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
     dice, generator = _Dice("batches", seed), torch.Generator().manual_seed(seed)
     encoded = _encode(generate_corpus(steps * shape.batch_size, seed, world), tokenizer, dice)
     label_ids = _word_ids(tokenizer, list(_frequencies(world)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    matrices = {p for p in model.base_model.encoder.parameters() if p.ndim == 2}
+    rest = [p for p in model.parameters() if p not in matrices]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0, fused=True),
+    ]
     warm_up = min(200, 1 + steps // 5)
     scale = lambda step: min((step + 1) / warm_up, max(0.02, (steps - step) / (steps - warm_up + 1)))  # noqa: E731
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, scale) for optimizer in optimizers]
     model.train()
     for step, batch in enumerate(_batches(encoded, shape.batch_size, dice), start=1):
         ids, types = _pad(batch, tokenizer.pad_token_id)
         read, hidden = _hide(ids, tokenizer, label_ids, generator)
         loss = F.cross_entropy(_scores(model, read, types, hidden), ids[hidden])
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for part in (*optimizers, *schedules):
+            part.step()
         if progress:
             progress(step, loss.item())
     model.eval()
@@ -892,7 +917,7 @@ def build_model(
     if out.exists() and not (out / "training.json").exists():
         raise ValueError(f"{str(out)!r} is there already and is no micro model; name a folder that does not exist")
     started = time.perf_counter()
-    tokenizer = _train_tokenizer(shape.family)
+    tokenizer = _TOKENIZERS[shape.family]()
     model = _new_model(shape, tokenizer, seed)
     _train(model, tokenizer, shape, steps, seed, world, progress)
     seconds = round(time.perf_counter() - started, 1)

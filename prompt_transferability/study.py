@@ -157,7 +157,7 @@ _MICRO: dict[str, Any] = dict(
     tasks=tuple(MICRO_NAMES),
     seeds=(0, 1, 2),
     length=20,
-    steps=300,
+    steps=500,
     learning_rate=5e-3,
     eval_every=50,
 )
@@ -456,7 +456,7 @@ def run(
     data: str | Path | None = None,  # folder with `tasks/`; None: as in `load_task`
     models: str | Path | None = None,  # folder of model folders
     engine: str = "local",  # one of `ENGINES`
-    workers: int | None = None,  # processes; None: one for every two cores, or one where there is an accelerator
+    workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
     progress: bool = True,  # show a progress bar with the time left
     command: str | None = None,  # noted in the provenance
 ) -> Path:  # `out`
@@ -479,7 +479,7 @@ def run(
     missing = [cell for cell in self.cells() if not cell.folder(out).is_dir()]
     if workers is None:
         accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-        workers = 1 if accelerated else max(1, (os.cpu_count() or 1) // 2)
+        workers = 1 if accelerated else min(4, os.cpu_count() or 1)
     with _Progress(missing, len(self.cells()), progress) as bar:
         if workers == 1:
             for cell in missing:
