@@ -21,7 +21,7 @@ from .study import surroundings
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['TABLES', 'similarity_to_tuned', 'similarity_by_kind', 'same_task_aucs', 'write_tables', 'read_table', 'read_origin']
+__all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
 
 # %% ../nbs/library/recomputed.ipynb #16a5adff
 _EMBEDDING_METRICS = METRICS[:-1]
@@ -43,7 +43,7 @@ def _with_and_without_first(prompts: dict[str, SoftPrompt]) -> dict[int, dict[st
     return {length: prompts, length - 1: acting}
 
 # %% ../nbs/library/recomputed.ipynb #0a76a10e
-def similarity_to_tuned(
+def _similarity_to_tuned(
     release: Release,
     run: str,  # of RoBERTa-base, as `published` calls it
 ) -> pd.DataFrame:  # a row a pair, by task; columns tuned, vectors, and the embedding metrics
@@ -82,7 +82,7 @@ def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, d
                     yield _ACROSS_RUNS, vectors, metric, independent_pairs(matrix, runs), tasks
 
 
-def similarity_by_kind(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
+def _similarity_by_kind(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
     "How alike published prompts of the same task, the same type and different types are, on average (Tables 2 and 7)."
     types = {name: task.task_type for name, task in PAPER_TASKS.items()}
     tables = []
@@ -93,7 +93,7 @@ def similarity_by_kind(release: Release) -> pd.DataFrame:  # index metric; colum
     return table[["prompts", "vectors", "pairs of", "mean", "low", "high", "pairs", "with_self"]]
 
 
-def same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `same_task_auc`
+def _same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `same_task_auc`
     "How well each metric tells the two published RoBERTa-large prompts of a task from prompts of different tasks."
     rows = [
         same_task_auc(matrix, tasks).to_dict() | {"metric": metric, "prompts": prompts, "vectors": vectors}
@@ -112,11 +112,11 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
     **{
-        f"similarity_to_tuned_{run}": partial(similarity_to_tuned, run=run)
+        f"similarity_to_tuned_{run}": partial(_similarity_to_tuned, run=run)
         for run in ("tuned", "proj", "trained", "base_emotion", "base_nli")
     },
-    "similarity_by_kind": similarity_by_kind,
-    "same_task_auc_roberta-large": same_task_aucs,
+    "similarity_by_kind": _similarity_by_kind,
+    "same_task_auc_roberta-large": _same_task_aucs,
 }
 "What is computed from the published files, by the name of its file."
 
