@@ -82,7 +82,9 @@ def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, d
                     yield _ACROSS_RUNS, vectors, metric, independent_pairs(matrix, runs), tasks
 
 
-def _similarity_by_kind(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
+def _similarity_by_kind(
+    release: Release,
+) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
     "How alike published prompts of the same task, the same type and different types are, on average (Tables 2 and 7)."
     types = {name: task.task_type for name, task in PAPER_TASKS.items()}
     tables = []
