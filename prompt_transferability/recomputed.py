@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from .prompts import SoftPrompt, written_whole
-from .release import COMMIT, Release
+from .release import COMMIT, Release, published
 from prompt_transferability.similarity import (
     METRICS,
     correlation_gain,
+    independent_pairs,
+    pair_means,
+    same_task_auc,
     similarity_matrix,
     transferability_correlation,
     type_baseline,
@@ -27,51 +32,118 @@ from .tasks import PAPER_TASKS, UnknownNameError
 # %% auto #0
 __all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
 
-# %% ../nbs/library/recomputed.ipynb #5be0c1d7
-def _similarity_matrices(release: Release) -> dict[tuple[str, str], pd.DataFrame]:
-    "By embedding metric, and by whether the prompts of RoBERTa-base have kept their first vector."
-    tuned = {task: release.prompt(task, "roberta-base") for task in PAPER_TASKS}
-    cut = {task: SoftPrompt(prompt.values[1:], prompt.backbone, task, prompt.layout) for task, prompt in tuned.items()}
-    metrics = (metric for metric in METRICS if metric != "neuron_overlap")  # that one needs the model
-    return {
-        (metric, first): similarity_matrix(prompts, metric)
-        for metric in metrics
-        for first, prompts in (("kept", tuned), ("dropped", cut))
+# %% ../nbs/library/recomputed.ipynb #16a5adff
+_EMBEDDING_METRICS = METRICS[:-1]
+_SECOND_RUN = "from_chimin"  # what the authors call it
+_BOTH_RUNS = "roberta-large, both runs"
+_ACROSS_RUNS = "roberta-large, across runs"
+
+
+def _tuned(release: Release, backbone: str, run: str = "tuned") -> dict[str, SoftPrompt]:
+    "The published prompts of a run, by task, in the paper's order."
+    listed = published().query("kind == 'prompt' and backbone == @backbone and run == @run and copy_of.isna()")
+    return {task: release.prompt(task, backbone, run) for task in PAPER_TASKS if task in listed["task"].values}
+
+
+def _with_and_without_first(prompts: dict[str, SoftPrompt]) -> dict[int, dict[str, SoftPrompt]]:
+    "The prompts, and the prompts without their first vector, by how many vectors that leaves."
+    length = len(next(iter(prompts.values())).values)
+    acting = {name: replace(prompt, values=prompt.values[1:]) for name, prompt in prompts.items()}
+    return {length: prompts, length - 1: acting}
+
+# %% ../nbs/library/recomputed.ipynb #0a76a10e
+def _similarity_to_tuned(
+    release: Release,
+    run: str,  # of RoBERTa-base, as `published` calls it
+) -> pd.DataFrame:  # a row a pair, by task; columns tuned, vectors, and the embedding metrics
+    "How alike the prompts of a run are to the tuned prompts of all tasks, in all vectors and without the first."
+    tuned = _tuned(release, "roberta-base")
+    compared = {f"{run} {task}": prompt for task, prompt in _tuned(release, "roberta-base", run).items()}
+    tables = []
+    for vectors, prompts in _with_and_without_first(tuned | compared).items():
+        matrices = {
+            metric: similarity_matrix(prompts, metric).loc[[*compared], [*tuned]] for metric in _EMBEDDING_METRICS
+        }
+        table = pd.DataFrame({metric: matrix.stack() for metric, matrix in matrices.items()})
+        tables.append(table.rename_axis(["task", "tuned"]).reset_index("tuned").assign(vectors=vectors))
+    table = pd.concat(tables)
+    return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[
+        ["tuned", "vectors", *_EMBEDDING_METRICS]
+    ]
+
+# %% ../nbs/library/recomputed.ipynb #1a305c9c
+def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, dict[str, str]]]:
+    "For sets of published prompts: what they are called, how many vectors, the metric, the similarities, the tasks."
+    sets = {
+        backbone: _tuned(release, backbone) for backbone in published().query("kind == 'prompt'")["backbone"].unique()
     }
+    second = _tuned(release, "roberta-large", _SECOND_RUN)
+    sets |= {"roberta-large, second run": second}
+    sets |= {_BOTH_RUNS: sets["roberta-large"] | {f"second {task}": prompt for task, prompt in second.items()}}
+    for name, prompts in sets.items():
+        tasks = {prompt: found.task for prompt, found in prompts.items()}
+        for vectors, some in _with_and_without_first(prompts).items():
+            for metric in _EMBEDDING_METRICS:
+                matrix = similarity_matrix(some, metric)
+                yield name, vectors, metric, matrix, tasks
+                if name == _BOTH_RUNS:
+                    runs = {prompt: prompt.startswith("second ") for prompt in matrix}
+                    yield _ACROSS_RUNS, vectors, metric, independent_pairs(matrix, runs), tasks
 
 
-_DIGITS = 9  # what lies beyond differs from machine to machine
+def _similarity_by_kind(
+    release: Release,
+) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
+    "How alike published prompts of the same task, the same type and different types are, on average (Tables 2 and 7)."
+    types = {name: task.task_type for name, task in PAPER_TASKS.items()}
+    tables = []
+    for prompts, vectors, metric, matrix, tasks in _matrices(release):
+        means = pair_means(matrix, tasks, types).reset_index()
+        tables.append(means.assign(metric=metric, prompts=prompts, vectors=vectors).set_index("metric"))
+    table = pd.concat(tables)
+    return table[["prompts", "vectors", "pairs of", "mean", "low", "high", "pairs", "with_self"]]
 
 
-def _similarities(release: Release) -> pd.DataFrame:
-    "The similarity matrices below one another."
-    table = pd.concat(_similarity_matrices(release), names=["metric", "first_vector", "prompt"])
-    return table.round(_DIGITS).reset_index(level=[1, 2])
+def _same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `same_task_auc`
+    "How well each metric tells the two published RoBERTa-large prompts of a task from prompts of different tasks."
+    rows = [
+        same_task_auc(matrix, tasks).to_dict() | {"metric": metric, "prompts": prompts, "vectors": vectors}
+        for prompts, vectors, metric, matrix, tasks in _matrices(release)
+        if prompts in (_BOTH_RUNS, _ACROSS_RUNS)
+    ]
+    table = pd.DataFrame(rows).set_index("metric").astype({"same_task": int, "different_task": int})
+    return table[["prompts", "vectors", "auc", "low", "high", "same_task", "different_task"]]
 
-
+# %% ../nbs/library/recomputed.ipynb #5be0c1d7
 def _correlations(release: Release) -> pd.DataFrame:
     "Table 3 for the embedding metrics and for the types alone, and what each metric gains over these."
     transfer = release.transfer("roberta-base")
     baseline = type_baseline({name: task.task_type for name, task in PAPER_TASKS.items()})
+    tuned = _tuned(release, "roberta-base")
+    matrices = {
+        (metric, vectors): similarity_matrix(prompts, metric)
+        for vectors, prompts in _with_and_without_first(tuned).items()
+        for metric in _EMBEDDING_METRICS
+    }
+    matrices["task type", next(iter(tuned.values())).length] = baseline
     tables = {}
-    for (metric, first), matrix in (_similarity_matrices(release) | {("task type", "kept"): baseline}).items():
+    for (metric, vectors), matrix in matrices.items():
         for self_pairs in (True, False):
             found = transferability_correlation(matrix, transfer, self_pairs)
             gain = correlation_gain(matrix, baseline, transfer, self_pairs)
             found = found.join(gain.rename(columns={"low": "gain_low", "high": "gain_high"}))
-            tables[metric, first, self_pairs] = found
-    table = pd.concat(tables, names=["metric", "first_vector", "self_pairs", "target"])
-    return table.round(_DIGITS).reset_index(level=[1, 2, 3])
+            tables[metric, vectors, self_pairs] = found
+    return pd.concat(tables, names=["metric", "vectors", "self_pairs", "target"]).reset_index(level=[1, 2, 3])
 
 
 def _first_vectors(release: Release) -> pd.DataFrame:
     "How long the first vector of each tuned prompt of RoBERTa-base is, and how long the others are on average."
     rows = {}
-    for task in PAPER_TASKS:
-        norms = release.prompt(task, "roberta-base").values.double().norm(dim=1)
+    for task, prompt in _tuned(release, "roberta-base").items():
+        norms = prompt.values.double().norm(dim=1)
         share = norms[0] ** 2 / norms.square().sum()
         rows[task] = {"norm": norms[0], "mean_norm_of_others": norms[1:].mean(), "share_of_squared_norm": share}
-    return pd.DataFrame(rows).T.astype(float).round(_DIGITS).rename_axis("task")
+    return pd.DataFrame(rows).T.astype(float).rename_axis("task")
 
 # %% ../nbs/library/recomputed.ipynb #1cf6cb29
 TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
@@ -81,7 +153,12 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
-    "similarity_roberta-base": _similarities,
+    **{
+        f"similarity_to_tuned_{run}": partial(_similarity_to_tuned, run=run)
+        for run in ("tuned", "proj", "trained", "base_emotion", "base_nli")
+    },
+    "similarity_by_kind": _similarity_by_kind,
+    "same_task_auc_roberta-large": _same_task_aucs,
     "correlation_roberta-base": _correlations,
     "first_vector_roberta-base": _first_vectors,
 }

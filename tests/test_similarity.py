@@ -1,7 +1,7 @@
 "Similarity: precision and speed on published prompts, blocks, resampling done the long way, and what is refused."
 
 import time
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from scipy.stats import rankdata, spearmanr
 from prompt_transferability import similarity as module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompts import PromptError, SoftPrompt, random_prompt
+from prompt_transferability.release import load_release
+from prompt_transferability.release import published as published_files
 from prompt_transferability.similarity import (
     METRICS,
     activation_states,
@@ -94,6 +96,27 @@ def test_65_published_prompts_are_compared_exactly_and_fast(published):
     for one, other in [*combinations(prompts, 2)][::7] + [(name, name) for name in prompts]:
         for metric, expected in reference(prompts[one].values, prompts[other].values).items():
             assert matrices[metric].at[one, other] == pytest.approx(expected, rel=1e-6, abs=1e-15)
+
+
+def test_every_pair_of_published_prompts_agrees_with_double_precision(real_data):
+    "Of each model, since prompts of different models cannot be compared."
+    if not (real_data / "authors-release").is_dir():
+        pytest.skip("needs the published prompts: authors-release/ beside the tasks")
+    release, listed = load_release(real_data), published_files().query("kind == 'prompt' and copy_of.isna()")
+    assert len(listed) == 130  # of 133 files, three repeat another
+    for backbone, files in listed.groupby("backbone"):
+        prompts = {f"{row.task} {row.run}": release.prompt(row.task, backbone, row.run) for row in files.itertuples()}
+        assert len(prompts) == len(files)
+        angled = {name: prompt for name, prompt in prompts.items() if prompt.values.any(1).all()}
+        assert prompts.keys() - angled.keys() <= {"random random"}  # RoBERTa-large's is zero but for one vector
+        matrices = {
+            metric: similarity_matrix(angled if metric == "cosine_average" else prompts, metric) for metric in EMBEDDING
+        }
+        for one, other in combinations_with_replacement(prompts, 2):
+            for metric, expected in reference(prompts[one].values, prompts[other].values).items():
+                if {one, other} <= set(matrices[metric]):
+                    found = matrices[metric].at[one, other]
+                    assert found == pytest.approx(expected, rel=1e-6, abs=1e-15), (metric, one, other)
 
 
 @pytest.mark.parametrize("apart", [0, 1e-12, 1e-9, 1e-6, 1e-3, 1])
