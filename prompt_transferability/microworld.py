@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import platformdirs
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
@@ -951,14 +950,6 @@ def _save(model, tokenizer, report: dict, out: Path) -> None:
 def model_folder(
     name: str,  # one of `MICRO_MODELS`
 ) -> Path:
-    "The folder of a micro model: the one that ships, or one that is trained into the cache folder on first use."
+    "The folder of a micro model. Raises `ValueError` for an unknown name."
     _known(MICRO_MODELS, "model", name)
-    shipped = Path(str(files("prompt_transferability"))) / "micro_models" / name
-    if shipped.exists():
-        return shipped
-    cache = os.environ.get("PROMPT_TRANSFERABILITY_CACHE") or platformdirs.user_cache_dir("prompt_transferability")
-    folder = Path(cache) / "micro_models" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        build_model(name, folder)
-    return folder
+    return Path(str(files("prompt_transferability"))) / "micro_models" / name

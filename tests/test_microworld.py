@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import stat
-from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from prompt_transferability.tasks import PAPER_TASKS
 
 GENERATED = "f3dbede49dead1ebefaf9c9a5e701de19c3e78427cbf83a5260c5e8b2bc3c1a2"
 "sha256 of what the test below generates; a new one means a new language, hence new models."
-SHIPPED = [name for name in MICRO_MODELS if (files("prompt_transferability") / "micro_models" / name).is_dir()]
 
 
 def test_the_same_seed_gives_the_same_bytes_everywhere():
@@ -159,7 +157,7 @@ def test_the_same_seed_builds_the_same_model(tmp_path):
     assert not all(torch.equal(one[part], three[part]) for part in one)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MICRO_MODELS)
 def test_a_tokenizer_comes_out_the_same_in_another_process(name, tmp_path):
     microworld._TOKENIZERS[MICRO_MODELS[name].family]().save_pretrained(tmp_path)
     folders = tmp_path, model_folder(name)
@@ -167,21 +165,12 @@ def test_a_tokenizer_comes_out_the_same_in_another_process(name, tmp_path):
     assert made["model"] == shipped["model"]
 
 
-def test_a_model_that_does_not_ship_is_built_once_into_the_cache(tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setenv("PROMPT_TRANSFERABILITY_CACHE", str(tmp_path))
-    monkeypatch.setattr(microworld, "files", lambda package: tmp_path / "nothing ships")
-    monkeypatch.setattr(microworld, "build_model", lambda name, out: built.append(name) or out.mkdir())
-    assert model_folder("micro-bert") == model_folder("micro-bert") == tmp_path / "micro_models" / "micro-bert"
-    assert built == ["micro-bert"]
-
-
 def _load(folder):
     model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MICRO_MODELS)
 def test_a_shipped_model_reads_every_word_as_one_token(name):
     model, tokenizer = _load(model_folder(name))
     ids = tokenizer([" " + word for word in vocabulary()], add_special_tokens=False)["input_ids"]
@@ -196,7 +185,7 @@ def test_a_shipped_model_reads_every_word_as_one_token(name):
     )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", MICRO_MODELS)
 def test_a_shipped_model_knows_what_its_note_says(name):
     model, tokenizer = _load(model_folder(name))
     note = json.loads((model_folder(name) / "training.json").read_text())
@@ -206,7 +195,6 @@ def test_a_shipped_model_knows_what_its_note_says(name):
 
 
 def test_shipped_models_are_small_and_readable_by_all():
-    assert SHIPPED == list(MICRO_MODELS)
-    paths = [path for name in SHIPPED for path in model_folder(name).iterdir()]
+    paths = [path for name in MICRO_MODELS for path in model_folder(name).iterdir()]
     assert sum(path.stat().st_size for path in paths) <= 8e6
     assert all(path.stat().st_mode & stat.S_IROTH for path in paths)
