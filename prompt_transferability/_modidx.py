@@ -531,6 +531,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.figure': ( 'nbs/library/results.html#results.figure',
                                                                                                    'prompt_transferability/results.py'),
+                                                'prompt_transferability.results.Results.named_prompts': ( 'nbs/library/results.html#results.named_prompts',
+                                                                                                          'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.origin': ( 'nbs/library/results.html#results.origin',
                                                                                                    'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.prompts': ( 'nbs/library/results.html#results.prompts',

@@ -133,6 +133,17 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
     return pd.Series(facts, name="")
 
+# %% ../nbs/library/results.ipynb #f3b2a960
+@patch
+def named_prompts(
+    self: Results,
+    backbone: str | None = None,  # None: the study's first
+) -> dict[str, SoftPrompt]:
+    "The trained prompts of all seeds, by task and seed in one word; `metadata` says which seed each has."
+    return {
+        f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
+    }
+
 # %% ../nbs/library/results.ipynb #da7a0002
 @patch
 def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
