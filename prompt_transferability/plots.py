@@ -472,7 +472,7 @@ def plot_methods(
                 shown = curves[(curves["task"] == task) & (curves["method"] == method)]
                 _draw_method(axes, shown, by, {"color": color, "linestyle": line})
             if reference and task in reference:
-                axes.axhline(reference[task], **_REFERENCE | {"linewidth": 0.8})
+                axes.axhline(reference[task], **_REFERENCE)
             axes.set_title(_title(task), color=color, fontweight="bold")
             axes.grid(axis="y")
         figure.axes[0].xaxis.set(major_locator=MaxNLocator(3), major_formatter=_short)
@@ -485,7 +485,8 @@ def plot_methods(
             Line2D([], [], color=_MUTED, linestyle=line, label=method, **_MEAN)
             for method, line in zip(methods, _METHODS, strict=False)
         ]
-        figure.legend(handles=lines, loc="outside upper left", ncols=4)
+        lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
+        figure.legend(handles=lines, loc="outside upper left", ncols=5)
         return _settled(figure, f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task")
 
 
