@@ -437,6 +437,11 @@ class Backbone:
         "The input embeddings of the vocabulary, [vocabulary, hidden]."
         return self.network["embeddings"].word_embeddings.weight
 
+    @property
+    def no_prompt(self) -> Tensor:
+        "A prompt without vectors, [0, hidden]: the model reads the mask and the text, and nothing else."
+        return torch.empty(0, self.hidden_size, device=self.device)
+
     def parameters(self) -> Iterator[nn.Parameter]:
         "Every weight of the frozen model."
         return self.network.parameters()

@@ -29,8 +29,8 @@ from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError
 from .zero_shot_transfer import recovered_transfer
 
 # %% auto #0
-__all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_similarity', 'plot_curves', 'plot_summary', 'plot_layers',
-           'plot_correlation']
+__all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_similarity', 'plot_curves', 'plot_methods', 'plot_summary',
+           'plot_layers', 'plot_correlation']
 
 # %% ../nbs/library/plots.ipynb #fc4ab3c9
 TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C45300"}
@@ -439,6 +439,66 @@ def plot_curves(
         figure.supylabel("accuracy on dev", fontsize=9)
         figure.legend(handles=_curve_legend(several, bool(reference)), loc="outside upper left", ncols=3)
         return _settled(figure, "Accuracy on dev by training step, one panel a task")
+
+# %% ../nbs/library/plots.ipynb #350df2cf
+_AXES = {"step": "training step", "seconds": "seconds of training"}
+_METHODS = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))  # line styles that thin lines show too
+
+
+def plot_methods(
+    curves: pd.DataFrame,  # columns task, method, seed, step, accuracy (dev, in [0, 1]), and seconds if that is `by`
+    types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
+    by: str = "step",  # "step" or "seconds"
+    reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
+) -> Figure:
+    """Accuracy on dev under several ways of training, by step or by second, one panel a task (Figures 2 and 4).
+
+    Raises `UnknownNameError` for another `by`, and `ValueError` for missing columns, no rows, more than four methods, a
+    task without a type, or percentages.
+    """
+    if by not in _AXES:
+        raise UnknownNameError("axis", by, _AXES)
+    _check_columns(curves, ["task", "method", "seed", "step", "accuracy", by])
+    _check_fractions(curves["accuracy"], "the accuracies of the curves")
+    tasks, methods = [*curves["task"].unique()], [*curves["method"].unique()]
+    _check_types(tasks, types)
+    if len(methods) > len(_METHODS):
+        raise ValueError(f"there are {len(methods)} methods; a panel has line styles for {len(_METHODS)}.")
+    with _styled():
+        figure, panels = _panels(len(tasks))
+        for task, axes in zip(tasks, panels, strict=True):
+            color = TYPE_COLORS[types[task]]
+            for method, line in zip(methods, _METHODS, strict=False):
+                shown = curves[(curves["task"] == task) & (curves["method"] == method)]
+                _draw_method(axes, shown, by, {"color": color, "linestyle": line})
+            if reference and task in reference:
+                axes.axhline(reference[task], **_REFERENCE)
+            axes.set_title(_title(task), color=color, fontweight="bold")
+            axes.grid(axis="y")
+        figure.axes[0].xaxis.set(major_locator=MaxNLocator(3), major_formatter=_short)
+        figure.axes[0].yaxis.set(
+            major_locator=MaxNLocator(4, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals=0)
+        )
+        figure.supxlabel(_AXES[by], fontsize=9)
+        figure.supylabel("accuracy on dev", fontsize=9)
+        lines = [
+            Line2D([], [], color=_MUTED, linestyle=line, label=method, **_MEAN)
+            for method, line in zip(methods, _METHODS, strict=False)
+        ]
+        lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
+        figure.legend(handles=lines, loc="outside upper left", ncols=5)
+        return _settled(figure, f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task")
+
+
+def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:
+    "A thin line a seed, and a thick one for their mean at the steps that all of them have."
+    if curves["seed"].nunique() > 1:
+        for _, run in curves.groupby("seed"):
+            axes.plot(run[by], run["accuracy"], **look, **_ONE_SEED)
+    at_step = curves.groupby("step")
+    mean = pd.DataFrame({"by": at_step[by].mean(), "accuracy": at_step["accuracy"].mean()})
+    mean = mean[at_step["seed"].nunique() == curves["seed"].nunique()]
+    axes.plot(mean["by"], mean["accuracy"], **look, **_MEAN)
 
 # %% ../nbs/library/plots.ipynb #fc761686
 _TUNED = {"marker": "o", "markersize": 6, "linewidth": 2.2}

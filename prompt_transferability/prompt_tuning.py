@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,16 +60,12 @@ class TuningJob:
     seed: int = 0  # of the initial vectors and of the order of the texts
 
 
-@dataclass(eq=False)
-class TuningRun:
-    "A trained prompt and how it came about."
+class _Measured:
+    "What the curve of a training tells, whatever was trained."
 
-    prompt: SoftPrompt  # the best on dev, the earliest of equals
-    curve: (
-        pd.DataFrame
-    )  # a row an evaluation: step, loss (mean of training since the last row), accuracy (dev, fraction)
-    seconds: float  # spent in training steps, evaluations not counted; of all jobs where several were trained together
-    examples: int  # texts learned from in that time
+    curve: pd.DataFrame
+    seconds: float
+    examples: int
 
     @property
     def examples_per_second(self) -> float:
@@ -78,19 +74,30 @@ class TuningRun:
 
     @property
     def best_step(self) -> int:
-        "The step after which the kept prompt stood."
+        "The step after which what was kept stood."
         return int(self.curve.step[self.curve.accuracy.idxmax()])
 
     @property
     def best_accuracy(self) -> float:
-        "The kept prompt's accuracy on dev."
+        "Its accuracy on dev."
         return float(self.curve.accuracy.max())
 
+    @property
+    def _outcome(self) -> str:
+        return f"dev accuracy {self.best_accuracy:.3f} at step {self.best_step} of {self.curve.step.iloc[-1]}"
+
+
+@dataclass(eq=False)
+class TuningRun(_Measured):
+    "A trained prompt and how it came about."
+
+    prompt: SoftPrompt  # the best on dev, the earliest of equals
+    curve: pd.DataFrame  # a row an evaluation: step, loss (mean since the last row), accuracy (dev), seconds (in steps)
+    seconds: float  # spent in training steps, evaluations not counted; of all jobs where several were trained together
+    examples: int  # texts learned from in that time
+
     def __repr__(self) -> str:
-        return (
-            f"TuningRun({self.prompt.task!r} on {self.prompt.backbone!r}: dev accuracy {self.best_accuracy:.3f} "
-            f"at step {self.best_step} of {self.curve.step.iloc[-1]})"
-        )
+        return f"TuningRun({self.prompt.task!r} on {self.prompt.backbone!r}: {self._outcome})"
 
 # %% ../nbs/library/prompt_tuning.ipynb #02c1515e
 @dataclass
@@ -133,16 +140,22 @@ def _streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int) -> 
 # %% ../nbs/library/prompt_tuning.ipynb #c120cbc0
 @dataclass
 class _State:
-    "Everything that changes while prompts are trained."
+    "Everything that changes in training."
 
-    prompts: Tensor  # float32 [jobs, l, d]
+    values: Tensor  # float32, what is trained: the prompts [jobs, l, d]
     first_moment: Tensor  # AdamW's moments, same shape
     second_moment: Tensor
-    best: Tensor  # the best prompts so far, same shape
+    best: Tensor  # the best values so far, same shape
     step: int
     seconds: float  # spent in steps
     examples: int  # texts learned from, all jobs together
     curves: list[list[dict]]  # rows of each job's curve
+
+    @classmethod
+    def fresh(cls, values: Tensor) -> _State:
+        "The state before the first step."
+        start = torch.zeros_like(values), torch.zeros_like(values), values.clone()
+        return cls(values, *start, 0, 0.0, 0, [[] for _ in values])
 
     def save(self, path: Path, asked: dict) -> None:
         tensors = {
@@ -172,17 +185,14 @@ class _State:
         return cls(**tensors, **json.loads(header["facts"]))
 
 # %% ../nbs/library/prompt_tuning.ipynb #a699a9e9
-def _fresh_state(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> _State:
-    "The initial prompts, checked to fit the model and each other."
+def _initial_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> Tensor:  # float32 [jobs, l, d]
+    "Where the prompts start, checked to fit the model and each other."
     starts = [job.init if job.init is not None else random_prompt(backbone, length, job.seed) for job in jobs]
     values = [start.values_for(backbone) for start in starts]
     lengths = {len(value) for value in values}
     if len(lengths) > 1:
         raise TuningError(f"prompts that are trained side by side have one length; got {sorted(lengths)}")
-    prompts = torch.stack(values)
-    return _State(
-        prompts, torch.zeros_like(prompts), torch.zeros_like(prompts), prompts.clone(), 0, 0.0, 0, [[] for _ in jobs]
-    )
+    return torch.stack(values)
 
 
 def _asked(backbone: Backbone, streams: Sequence[_Stream], **settings) -> dict:
@@ -213,7 +223,7 @@ class _Training:
         self, backbone: Backbone, streams: Sequence[_Stream], state: _State, learning_rate: float, patience: int | None
     ):
         self.backbone, self.streams, self.state, self.patience = backbone, streams, state, patience
-        self.parameter = torch.nn.Parameter(state.prompts.to(backbone.device))
+        self.parameter = torch.nn.Parameter(state.values.to(backbone.device))
         self.optimizer = torch.optim.AdamW([self.parameter], lr=learning_rate, weight_decay=0.0)
         if state.step:  # an interrupted run: put its moments back
             self.optimizer.state[self.parameter] = {
@@ -222,6 +232,10 @@ class _Training:
                 "exp_avg_sq": state.second_moment.to(backbone.device),
             }
         self.losses: list[dict[int, float]] = []  # of each job, one entry a step since the last evaluation
+
+    def prompt(self, i: int) -> Tensor:
+        "What stands in front of a job's texts, [l, d]."
+        return self.parameter[i]
 
     def active(self) -> list[int]:
         "Jobs whose patience has not ended."
@@ -242,7 +256,7 @@ def step(self: _Training) -> None:
     losses = self._losses(active, batches)
     values = dict(zip(active, losses.detach().tolist(), strict=True))
     self._refuse_divergence(values, self.state.step + 1)
-    self.optimizer.zero_grad()
+    self.optimizer.zero_grad(set_to_none=False)  # in place: others may look into the gradient, as `fine_tuning` does
     losses.sum().backward()
     self.optimizer.step()
     self.losses.append(values)
@@ -256,10 +270,10 @@ def _losses(self: _Training, active: Sequence[int], batches: Sequence[tuple[Text
     "The loss of each active job on its own batch, [active], from one forward pass."
     sizes = [len(text) for text, _ in batches]
     if len(active) == 1:
-        states = self.backbone.mask_states(self.parameter[active[0]], batches[0][0])
+        states = self.backbone.mask_states(self.prompt(active[0]), batches[0][0])
     else:
         # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
-        repeated = torch.cat([self.parameter[i].expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
+        repeated = torch.cat([self.prompt(i).expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
         states = self.backbone.mask_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
     logits = [
         self.backbone.read_out(part, self.streams[i].job.data.task)
@@ -292,18 +306,25 @@ def evaluate_on_dev(self: _Training) -> None:
     with torch.no_grad():
         on_first = self._losses(active, first).tolist()
     self._refuse_divergence(dict(zip(active, on_first, strict=True)), state.step)
-    state.prompts = self.parameter.detach().clone()
+    state.values = self.parameter.detach()
     if moments := self.optimizer.state.get(self.parameter):
-        state.first_moment, state.second_moment = moments["exp_avg"].clone(), moments["exp_avg_sq"].clone()
+        state.first_moment, state.second_moment = moments["exp_avg"], moments["exp_avg_sq"]
     for i in active:
         stream, curve = self.streams[i], state.curves[i]
-        predicted = self.backbone.predict(state.prompts[i], stream.dev, stream.job.data.task)
+        predicted = self.backbone.predict(self.prompt(i), stream.dev, stream.job.data.task)
         accuracy = float((predicted == stream.dev_labels).mean())
         if accuracy > max((row["accuracy"] for row in curve), default=-1.0):
-            state.best[i] = state.prompts[i].cpu()
+            state.best[i] = state.values[i].cpu()
         losses = [values[i] for values in self.losses]
-        curve.append({"step": state.step, "loss": float(np.mean(losses)) if losses else None, "accuracy": accuracy})
+        loss = float(np.mean(losses)) if losses else None
+        curve.append({"step": state.step, "loss": loss, "accuracy": accuracy, "seconds": state.seconds})
     self.losses = []
+
+
+@patch
+def evaluations(self: _Training, i: int) -> pd.DataFrame:
+    "The evaluations of a job."
+    return pd.DataFrame(self.state.curves[i]).astype({"loss": float})
 
 
 @patch
@@ -312,7 +333,7 @@ def result(self: _Training, i: int) -> TuningRun:
     stream, state = self.streams[i], self.state
     task = stream.job.data.task
     prompt = SoftPrompt(state.best[i], self.backbone.name, task.name, self.backbone.layout)
-    run = TuningRun(prompt, pd.DataFrame(state.curves[i]).astype({"loss": float}), state.seconds, state.examples)
+    run = TuningRun(prompt, self.evaluations(i), state.seconds, state.examples)
     prompt.metadata.update(
         backbone_revision=self.backbone.revision,
         label_words=list(task.label_words),
@@ -333,6 +354,45 @@ def _check_settings(learning_rate: float, seeds: Sequence[int], **counts: int | 
             raise TuningError(f"seed must be 0 or more; got {seed}")
     if not 0 < learning_rate < float("inf"):
         raise TuningError(f"learning_rate must be above 0 and finite; got {learning_rate}")
+
+
+def _train(
+    kind: type[_Training],
+    backbone: Backbone,
+    jobs: Sequence[TuningJob],
+    initial_values: Callable[[], Tensor],
+    checkpoint: str | Path | None,
+    progress: bool,
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    eval_every: int,
+    patience: int | None,
+    **others,  # whatever else identifies the run
+) -> _Training:
+    "Train from the start, or from where the checkpoint stopped, to the end."
+    counts = dict(jobs=len(jobs), steps=steps, batch_size=batch_size, eval_every=eval_every, patience=patience)
+    _check_settings(learning_rate, [job.seed for job in jobs], **counts)
+    streams = _streams(backbone, jobs, batch_size)
+    asked = _asked(backbone, streams, learning_rate=learning_rate, **counts, **others)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
+    resumed = checkpoint is not None and checkpoint.is_file()
+    state = _State.load(checkpoint, asked) if resumed else _State.fresh(initial_values())
+    training = kind(backbone, streams, state, learning_rate, patience)
+    names = ", ".join(dict.fromkeys(job.data.task.name for job in jobs))
+    with tqdm(total=steps, initial=state.step, desc=names, unit="step", disable=not progress) as bar:
+        if not resumed:
+            training.evaluate_on_dev()
+        while state.step < steps and training.active():
+            training.step()
+            bar.update()
+            if state.step % eval_every == 0 or state.step == steps:
+                training.evaluate_on_dev()
+                bar.set_postfix_str(" ".join(f"{curve[-1]['accuracy']:.3f}" for curve in state.curves))
+                if checkpoint is not None:
+                    state.save(checkpoint, asked)
+    return training
 
 # %% ../nbs/library/prompt_tuning.ipynb #0f6a03ec
 def tune_prompts(
@@ -355,42 +415,20 @@ def tune_prompts(
     `BackboneError` for label words that the backbone does not have; `UnknownNameError` for a task without a train or
     dev split.
     """
-    _check_settings(
-        seeds=[job.seed for job in jobs],
-        jobs=len(jobs),
-        steps=steps,
-        batch_size=batch_size,
-        eval_every=eval_every,
-        patience=patience,
-        learning_rate=learning_rate,
-    )
-    streams = _streams(backbone, jobs, batch_size)
-    asked = _asked(
+    training = _train(
+        _Training,
         backbone,
-        streams,
+        jobs,
+        lambda: _initial_prompts(backbone, jobs, length),
+        checkpoint,
+        progress,
         length=length,
+        steps=steps,
         learning_rate=learning_rate,
         batch_size=batch_size,
         eval_every=eval_every,
         patience=patience,
-        steps=steps,
     )
-    checkpoint = None if checkpoint is None else Path(checkpoint)
-    resumed = checkpoint is not None and checkpoint.is_file()
-    state = _State.load(checkpoint, asked) if resumed else _fresh_state(backbone, jobs, length)
-    training = _Training(backbone, streams, state, learning_rate, patience)
-    names = ", ".join(dict.fromkeys(job.data.task.name for job in jobs))
-    with tqdm(total=steps, initial=state.step, desc=names, unit="step", disable=not progress) as bar:
-        if not resumed:
-            training.evaluate_on_dev()
-        while state.step < steps and training.active():
-            training.step()
-            bar.update()
-            if state.step % eval_every == 0 or state.step == steps:
-                training.evaluate_on_dev()
-                bar.set_postfix_str(" ".join(f"{curve[-1]['accuracy']:.3f}" for curve in state.curves))
-                if checkpoint is not None:
-                    state.save(checkpoint, asked)
     return [training.result(i) for i in range(len(jobs))]
 
 # %% ../nbs/library/prompt_tuning.ipynb #b2335201

@@ -144,6 +144,33 @@ def named_prompts(
         f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
     }
 
+# %% ../nbs/library/results.ipynb #60ba00dd
+@patch
+def trainings(
+    self: Results,
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # columns method, task, seed, learning_rate, step, seconds, loss, accuracy
+    """The curves of prompts and of fine-tuned models, one row an evaluation (Figure 2).
+
+    Seconds are those spent in steps until then. Where an earlier version kept their sum alone, it is dealt out evenly.
+    """
+    frames = [
+        pd.DataFrame(
+            {"method": method} | {name: cell.asked[name] for name in ("task", "seed", "learning_rate")}, [0]
+        ).merge(_timed_curve(result), how="cross")
+        for kind, method in (("tune", "prompt"), ("fine_tune", "whole model"))
+        for cell, result in self.cells(kind, backbone)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _timed_curve(result: Mapping[str, Any]) -> pd.DataFrame:
+    "A curve with the seconds that had passed at each evaluation."
+    curve = pd.DataFrame(result["curve"]).astype({"loss": float})
+    if "seconds" not in curve:
+        curve["seconds"] = result["seconds"] * curve["step"] / curve["step"].iloc[-1]
+    return curve[["step", "seconds", "loss", "accuracy"]]
+
 # %% ../nbs/library/results.ipynb #da7a0002
 @patch
 def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
@@ -224,12 +251,14 @@ def write_report(
             "summary": results.summary(backbone),
             "curves": results.curves(backbone),
         }
+        if results.study.fine_tuning_rates:
+            tables["trainings"] = results.trainings(backbone)
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
         figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
         folder.mkdir(exist_ok=True)
         prefix = "" if len(results.study.backbones) == 1 else backbone.replace("/", "_") + "_"
         for name, table in tables.items():
-            table.to_csv(folder / f"{prefix}{name}.csv", index=name != "curves")
+            table.to_csv(folder / f"{prefix}{name}.csv", index=name not in ("curves", "trainings"))
         for name, picture in figures.items():
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
         sections.append(_section(backbone, tables, figures, prefix))

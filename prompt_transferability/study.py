@@ -30,8 +30,9 @@ from tqdm.auto import tqdm
 
 import prompt_transferability
 from .backbones import LAYOUTS, Backbone
+from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
-from .prompt_tuning import tune_prompt
+from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import SoftPrompt, random_prompt, written_whole
 from prompt_transferability.tasks import (
     ALL_TASKS,
@@ -85,6 +86,7 @@ class Study:
     patience: int | None = None  # evaluations without a new best before training ends; None: never
     max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
     max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
+    fine_tuning_rates: tuple[float, ...] = ()  # learning rates at which the whole model is trained too (Figure 2)
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name):
@@ -105,6 +107,13 @@ class Study:
             if not (optional and value is None) and not (type(value) is int and value >= 1):
                 raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
         object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
+        rates = self.fine_tuning_rates
+        if not isinstance(rates, list | tuple) or len(set(rates)) < len(rates):
+            raise StudyError(
+                f"fine_tuning_rates of study {self.name!r} must be a list of numbers without repetition; got {rates!r}"
+            )
+        rates = tuple(_positive("fine_tuning_rates", rate) for rate in rates)
+        object.__setattr__(self, "fine_tuning_rates", rates)
         if type(self.unified_label_words) is not bool:
             raise StudyError(
                 f"unified_label_words of study {self.name!r} must be true or false; got {self.unified_label_words!r}"
@@ -161,25 +170,29 @@ _MICRO: dict[str, Any] = dict(
     learning_rate=5e-3,
     eval_every=50,
 )
+_SMALL: dict[str, Any] = dict(
+    backbones=("all-MiniLM-L6-v2",),
+    length=20,
+    steps=1000,
+    learning_rate=2e-3,
+    eval_every=100,
+    patience=5,
+    max_train=9000,
+    max_eval=1000,
+)
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
-    "small": dict(
-        backbones=("all-MiniLM-L6-v2",),
-        length=20,
-        steps=1000,
-        learning_rate=2e-3,
-        eval_every=100,
-        patience=5,
-        max_train=9000,
-        max_eval=1000,
-    ),
+    "micro-finetune": _MICRO
+    | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), fine_tuning_rates=(3e-4,)),
+    "small": _SMALL,
+    "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), fine_tuning_rates=(1e-4,)),
     "paper": dict(backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4)),
 }
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "fine_tune": 1, "transfer": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -205,6 +218,7 @@ class Cell:
             return f"data {asked['task']}"
         source = asked["task"] if "task" in asked else asked["source"]
         where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
+        where = f" at {asked['learning_rate']:g}" if self.kind == "fine_tune" else where
         return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
@@ -232,6 +246,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.seeds
         for task in self.tasks
     ]
+    trained = [cell for prompt in tuned for cell in (prompt, *_models_beside(self, prompt))]
     rows = [row for cell in tuned for row in _rows_of(self, cell)]
     rows += [
         _transfer(self, backbone, "random", seed, self.tasks, split)
@@ -239,7 +254,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.random_seeds
         for split in ("dev", "test")
     ]
-    return datas + tuned + rows
+    return datas + trained + rows
 
 
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
@@ -271,6 +286,12 @@ def _transfer(
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
     asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
+
+# %% ../nbs/library/study.ipynb #9f1d4c25
+def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
+    "What is asked of a model that is fine-tuned is what was asked of the prompt, but for the prompt's own settings."
+    shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate")}
+    return [Cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
 
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -335,17 +356,35 @@ def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
     data = _in_words(data, asked.get("unified_label_words", False))
-    settings = {
-        name: asked[name]
-        for name in ("length", "steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
-    }
-    run = tune_prompt(backbone, data, checkpoint=cell.checkpoint(out), progress=False, **settings)
+    run = tune_prompt(
+        backbone, data, length=asked["length"], checkpoint=cell.checkpoint(out), progress=False, **_settings(asked)
+    )
     run.prompt.save(folder / "prompt.safetensors")
-    curve = run.curve.astype(object).where(run.curve.notna(), None).to_dict("list")
+    return _outcome(run, data)
+
+
+def _fine_tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train the whole model, and return what is to be known of it."
+    asked = cell.asked
+    backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
+    data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
+    data = _in_words(data, asked.get("unified_label_words", False))
+    run = fine_tune(backbone, data, checkpoint=cell.checkpoint(out), progress=False, **_settings(asked))
+    tested = evaluate(run.backbone, None, data, "test").as_dict() if "test" in data.splits() else None
+    return _outcome(run, data) | {"test": tested}
+
+
+def _settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    "What a cell says of a training, be it of a prompt or of a model."
+    return {name: asked[name] for name in ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")}
+
+
+def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
+    "What came of a training, ready for JSON."
     return {
         "accuracy": run.best_accuracy,
         "step": run.best_step,
-        "curve": curve,
+        "curve": run.curve.astype(object).where(run.curve.notna(), None).to_dict("list"),
         "seconds": run.seconds,
         "examples_per_second": run.examples_per_second,
         "examples": run.examples,
@@ -378,6 +417,7 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
 ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
+    "fine_tune": _fine_tune_cell,
     "transfer": _transfer_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
@@ -549,7 +589,7 @@ class _Progress:
         self.seconds.setdefault(cell.kind, []).append(seconds)
         self.spent += seconds
         took = f"{cell.label} took {seconds:.0f} s"
-        if self.seconds.keys() & {"tune", "transfer"}:  # data cells are too quick to say anything
+        if self.seconds.keys() - {"data"}:  # data cells are too quick to say anything
             typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
             at_once = self.spent / (time.monotonic() - self.started)
             left = sum(typical.get(kind, max(typical.values())) for kind in self.left) / max(at_once, 1e-9)

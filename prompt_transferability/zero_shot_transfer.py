@@ -73,7 +73,7 @@ class Evaluation:
 # %% ../nbs/library/zero_shot_transfer.ipynb #5eb7bebc
 def evaluate(
     backbone: Backbone,
-    prompt: SoftPrompt,
+    prompt: SoftPrompt | None,  # None: the model without a prompt
     data: TaskData,  # the target task
     split: str = "dev",  # "train", "dev" or "test"
 ) -> Evaluation:
@@ -87,12 +87,12 @@ def evaluate(
 
 def evaluate_prompts(
     backbone: Backbone,
-    prompts: Iterable[SoftPrompt],  # of any lengths
+    prompts: Iterable[SoftPrompt | None],  # of any lengths; None: the model without a prompt
     data: TaskData,  # the target task
     split: str = "dev",  # "train", "dev" or "test"
 ) -> list[Evaluation]:  # one a prompt, in their order
     "Evaluate several prompts on one task, whose texts are tokenized once; errors as in `evaluate`."
-    values = [prompt.values_for(backbone) for prompt in prompts]
+    values = [backbone.no_prompt if prompt is None else prompt.values_for(backbone) for prompt in prompts]
     rows = data.split(split)
     texts, labels = backbone.encode(rows), np.array(rows["label"])
     return [Evaluation(data.task, split, labels, backbone.predict(prompt, texts, data.task)) for prompt in values]

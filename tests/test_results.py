@@ -1,6 +1,7 @@
 "Results: numbers counted by hand from cells that are written here, studies that are not whole, and the report."
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -41,21 +42,24 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
     (out / "study.yaml").write_text(study.to_yaml())
     for cell in filter(done, study.cells()):
         asked = cell.asked
-        if cell.kind in ("data", "tune"):
+        if cell.kind in ("data", "tune", "fine_tune"):
             splits = [split for split in ("train", "dev", "test") if split != "test" or asked["task"] in tested]
         if cell.kind == "data":
             result = {
                 "rows": {split: 1000 if split == "train" else HUNDRED for split in splits},
                 "overlaps": {"dev in train": 2} | ({"test in train": 3, "test in dev": 0} if "test" in splits else {}),
             }
-        elif cell.kind == "tune":
+        elif cell.kind in ("tune", "fine_tune"):
             result = {
                 "accuracy": 0.5,
+                "seconds": 4.0,
                 "step": 10,
                 "curve": {"step": [0, 10, 20], "loss": [None, 0.7, 0.6], "accuracy": [0.4, 0.5, 0.5]},
                 "rows": {split: 1000 if split == "train" else HUNDRED for split in splits},
                 "majority": {split: MAJORITY[asked["task"]] for split in splits},
             }
+            if cell.kind == "fine_tune":
+                result["curve"]["seconds"] = [0.0, 1.0, 4.0]
         else:
             source, seed, split = asked["source"], asked["seed"], asked["split"]
             result = {
@@ -175,6 +179,17 @@ def test_what_is_not_done_is_no_answer(tmp_path):
     with pytest.raises(StudyError, match="run it first"):
         write_report(results)
     assert not (tmp_path / "report").exists()
+
+
+def test_whole_models_stand_beside_prompts(results, tmp_path):
+    "Prompts of an earlier version, whose curves have no seconds, get their share of the sum."
+    found = write(replace(STUDY, fine_tuning_rates=(1e-4, 1e-5)), tmp_path).trainings()
+    per_cell = found.groupby(["method", "task", "seed", "learning_rate"])["seconds"].apply(list)
+    assert per_cell.loc["prompt"].tolist() == [[0.0, 2.0, 4.0]] * 6
+    assert per_cell.loc["whole model"].tolist() == [[0.0, 1.0, 4.0]] * 12
+    assert (tmp_path / "study.yaml").is_file() and write_report(Results(tmp_path)).with_name("trainings.csv").is_file()
+    with pytest.raises(StudyError, match="has no 'fine_tune' cell of 'micro-bert' yet; run it first"):
+        results.trainings()
 
 
 def test_a_study_of_which_some_tasks_are_missing(tmp_path):

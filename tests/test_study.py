@@ -38,6 +38,7 @@ def answers(study, out):
     found = {}
     for cell in study.cells():
         result = json.loads((cell.folder(out) / "result.json").read_text())
+        result.get("curve", {}).pop("seconds", None)
         found[cell.label] = {name: value for name, value in result.items() if name not in TIMINGS}
     return found
 
@@ -193,6 +194,40 @@ def test_two_processes_find_the_same_and_keep_what_is_done_when_one_fails(local,
                 assert found == expected or found["accuracy"] == pytest.approx(expected["accuracy"], abs=1 / 40)
     for ours, theirs in zip(prompts(study, tmp_path), prompts(study, alone), strict=True):
         assert torch.allclose(ours.values, theirs.values, atol=1e-2)
+
+
+# ---- whole models beside prompts
+
+
+def test_a_fine_tuned_model_is_evaluated_and_not_kept(one_thread, tmp_path):
+    study = replace(TINY, tasks=("micro/sst2",), steps=20, fine_tuning_rates=(3e-4, 1e-12), random_seeds=())
+    study.run(tmp_path, workers=1, progress=False)
+    cells = [cell for cell in study.cells() if cell.kind == "fine_tune"]
+    assert [cell.label for cell in cells] == [
+        f"fine_tune micro/sst2/0 at {rate} on micro-bert" for rate in ("0.0003", "1e-12")
+    ]
+    moved, stood = (json.loads((cell.folder(tmp_path) / "result.json").read_text()) for cell in cells)
+    assert moved["curve"]["step"] == [0, 10, 20] and moved["curve"]["seconds"] == sorted(moved["curve"]["seconds"])
+    assert stood["step"] == 0 and moved["curve"]["accuracy"][0] == stood["accuracy"] != moved["accuracy"]
+    assert moved["test"]["n"] == 40 and moved["test"]["accuracy"] > stood["test"]["accuracy"]
+    assert {path.name for path in cells[0].folder(tmp_path).iterdir()} == {
+        "cell.json",
+        "result.json",
+        "provenance.json",
+    }
+    assert halves(tmp_path) == []
+
+
+def test_a_whole_model_is_asked_nothing_about_prompts():
+    "So that studies with prompts of another length or rate find the same answer."
+    asked = [
+        {cell.key for cell in study.cells() if cell.kind == "fine_tune"}
+        for study in (
+            replace(TINY, fine_tuning_rates=(1e-4,)),
+            replace(TINY, fine_tuning_rates=("1e-4",), length=9, learning_rate=1),
+        )
+    ]
+    assert asked[0] == asked[1] and len(asked[0]) == 2
 
 
 # ---- what is evaluated on what
