@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 
-from .tasks import ALL_TASKS, TASK_TYPES, UnknownNameError
+from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError
 from .zero_shot_transfer import recovered_transfer
 
 # %% auto #0
@@ -76,7 +76,7 @@ def _runs(names: Sequence[str], types: Mapping[str, str]) -> list[tuple[str, int
 
 
 def _title(name: str) -> str:
-    return ALL_TASKS[name].title if name in ALL_TASKS else name
+    return PAPER_TASKS[name].title if name in PAPER_TASKS else name
 
 # %% ../nbs/library/plots.ipynb #e70e1b69
 def _check_fractions(values, what: str, least: int = 0) -> None:
