@@ -10,7 +10,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from .tasks import PAPER_TASKS, UnknownNameError
+from .tasks import PAPER_TASKS
 
 # %% auto #0
 __all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces']
@@ -148,9 +148,9 @@ _TABLES = {int(block.split(" ", 1)[0]): block.splitlines() for block in _TEXT.st
 def printed(
     n: int,  # 1 to 10
 ) -> pd.DataFrame:  # text
-    "A table's cells as they are printed, percentages with all their digits. Raises `UnknownNameError`."
+    "A table's cells as they are printed, percentages with all their digits. Raises `ValueError` for another."
     if n not in _TABLES:
-        raise UnknownNameError("table", str(n), map(str, _TABLES))
+        raise ValueError(f"there is no table {n!r}; give a number from {min(_TABLES)} to {max(_TABLES)}")
     (_, *index, columns), *rows = ([part.strip() for part in line.split("|")] for line in _TABLES[n])
     columns = [name for part in columns.split(", ") for name in _COLUMNS.get(part, [part])]
     cells = [[row[-1]] if len(columns) == 1 else row[-1].split() for row in rows]
@@ -168,7 +168,7 @@ def _fraction(cell: str) -> float:
 def table(
     n: int,  # 1 to 10
 ) -> pd.DataFrame:  # fractions; NaN where the paper prints no number
-    "The numbers of a table. Raises `UnknownNameError`."
+    "The numbers of a table; errors as in `printed`."
     cells = printed(n)
     if n == 8:
         return cells

@@ -402,6 +402,15 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
             axes.remove()
     return figure, panels[:count]
 
+
+def _name_panel(axes: Axes, task: str, kind: str, below: str | None = None) -> None:
+    "A task's name in the color of its type, smaller where it is longer than its panel, and what is said below it."
+    name = _title(task)
+    look = {"color": TYPE_COLORS[kind], "fontweight": "bold", "fontsize": 9 * 17 / max(17, len(name))}
+    axes.set_title(name, pad=6 if below is None else 16, **look)
+    if below:
+        axes.annotate(below, (1, 1), (0, 5), "axes fraction", "offset points", ha="right", fontsize=8)
+
 # %% ../nbs/library/plots.ipynb #f56322df
 def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; a panel a task, in their order
@@ -429,7 +438,7 @@ def plot_curves(
             _draw_curves(axes, curves[curves["task"] == task], color)
             if task in reference:
                 axes.axhline(reference[task], **_REFERENCE)
-            axes.set_title(_title(task), color=color, fontweight="bold")
+            _name_panel(axes, task, types[task])
             axes.grid(axis="y")
         figure.axes[0].xaxis.set(major_locator=MaxNLocator(3, integer=True), major_formatter=_short)
         figure.axes[0].yaxis.set(
@@ -623,11 +632,13 @@ def plot_correlation(
                 shown = [name for name in sources if types[name] == kind and name != target]
                 look = {"color": TYPE_COLORS[kind], "marker": _TYPE_MARKS[kind], "s": 18, "linewidths": 0}
                 axes.scatter(similarity.loc[shown, target], transfer.loc[shown, target], **look)
-            axes.set_title(_title(target), color=TYPE_COLORS[types[target]], fontweight="bold")
             axes.grid()
             axes.set_axisbelow(True)
-            if correlations is not None and np.isfinite(correlations.at[target, "rho"]):
-                axes.set_title(f"ρ = {correlations.at[target, 'rho']:.2f}", loc="right", fontsize=8)
+            below = None
+            if correlations is not None:
+                rho = correlations.at[target, "rho"]
+                below = f"ρ = {rho:.2f}" if np.isfinite(rho) else ""
+            _name_panel(axes, target, types[target], below)
         for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
             decimals = _decimals(*axis.get_view_interval())
             axis.set(major_locator=MaxNLocator(3, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals))

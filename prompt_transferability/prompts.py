@@ -23,11 +23,16 @@ from .backbones import LAYOUTS, Backbone
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['FORMAT', 'PromptError', 'SoftPrompt', 'written_whole', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
+__all__ = ['FORMAT', 'UNTRAINED', 'PromptError', 'SoftPrompt', 'written_whole', 'random_prompt', 'vocabulary_prompt',
+           'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #38fddd00
 FORMAT = "prompt_transferability/1"
 "The header entry by which a prompt's file is known."
+
+
+UNTRAINED = ("random", "vocabulary", "label words")
+"What `SoftPrompt.task` says where vectors were trained on no task: how they began."
 
 
 class PromptError(ValueError):
@@ -40,7 +45,7 @@ class SoftPrompt:
 
     values: Tensor  # float32 [length, hidden]
     backbone: str  # name of the model that they belong to
-    task: str  # name of the task that they were trained on; "random" and the like where there was none
+    task: str  # name of the task that they were trained on; one of `UNTRAINED` where there was none
     layout: str = "paper"  # where they stand in the input, one of `LAYOUTS`
     metadata: dict[str, Any] = field(
         default_factory=dict

@@ -17,7 +17,7 @@ import pandas as pd
 from .prompts import SoftPrompt, written_whole
 from .release import COMMIT, Release, published
 from prompt_transferability.similarity import (
-    METRICS,
+    EMBEDDING_METRICS,
     correlation_gain,
     independent_pairs,
     pair_means,
@@ -33,7 +33,6 @@ from .tasks import PAPER_TASKS, UnknownNameError
 __all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
 
 # %% ../nbs/library/recomputed.ipynb #16a5adff
-_EMBEDDING_METRICS = METRICS[:-1]
 _SECOND_RUN = "from_chimin"  # what the authors call it
 _BOTH_RUNS = "roberta-large, both runs"
 _ACROSS_RUNS = "roberta-large, across runs"
@@ -62,13 +61,13 @@ def _similarity_to_tuned(
     tables = []
     for vectors, prompts in _with_and_without_first(tuned | compared).items():
         matrices = {
-            metric: similarity_matrix(prompts, metric).loc[[*compared], [*tuned]] for metric in _EMBEDDING_METRICS
+            metric: similarity_matrix(prompts, metric).loc[[*compared], [*tuned]] for metric in EMBEDDING_METRICS
         }
         table = pd.DataFrame({metric: matrix.stack() for metric, matrix in matrices.items()})
         tables.append(table.rename_axis(["task", "tuned"]).reset_index("tuned").assign(vectors=vectors))
     table = pd.concat(tables)
     return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[
-        ["tuned", "vectors", *_EMBEDDING_METRICS]
+        ["tuned", "vectors", *EMBEDDING_METRICS]
     ]
 
 # %% ../nbs/library/recomputed.ipynb #1a305c9c
@@ -83,7 +82,7 @@ def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, d
     for name, prompts in sets.items():
         tasks = {prompt: found.task for prompt, found in prompts.items()}
         for vectors, some in _with_and_without_first(prompts).items():
-            for metric in _EMBEDDING_METRICS:
+            for metric in EMBEDDING_METRICS:
                 matrix = similarity_matrix(some, metric)
                 yield name, vectors, metric, matrix, tasks
                 if name == _BOTH_RUNS:
@@ -123,7 +122,7 @@ def _correlations(release: Release) -> pd.DataFrame:
     matrices = {
         (metric, vectors): similarity_matrix(prompts, metric)
         for vectors, prompts in _with_and_without_first(tuned).items()
-        for metric in _EMBEDDING_METRICS
+        for metric in EMBEDDING_METRICS
     }
     matrices["task type", next(iter(tuned.values())).length] = baseline
     tables = {}

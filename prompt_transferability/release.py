@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tarfile
 import zlib
 from functools import cache
@@ -125,6 +126,11 @@ def release_folder(
     return Path(data_dir or cache_dir) / "authors-release"
 
 # %% ../nbs/library/release.ipynb #06cb0fb3
+def _download_command(folder: Path) -> str:
+    "What fills that folder of a data folder."
+    return f"`prompt-transfer release download --data {shlex.quote(str(folder.parent))}`"
+
+
 class Release:
     "The authors' published prompts and results in a folder; each file is checked when it is read."
 
@@ -150,12 +156,12 @@ class Release:
         state = self.state(file)
         if state == "missing":
             raise FileNotFoundError(
-                f"there is no {file!r} in {str(self.folder)!r}; `prompt-transfer release download` gets what is missing"
+                f"there is no {file!r} in {str(self.folder)!r}; {_download_command(self.folder)} gets what is missing"
             )
         if state == "altered":
             raise ReleaseError(
                 f"{file!r} in {str(self.folder)!r} is not as it was published (its SHA-256 sum differs); "
-                "`prompt-transfer release download` gets it anew"
+                f"{_download_command(self.folder)} gets it anew"
             )
         return self.folder / file
 
@@ -220,8 +226,7 @@ def load_release(
     if data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA"):
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"there is no folder {str(folder)!r}; "
-                f"`prompt-transfer release download --data {folder.parent}` makes and fills it"
+                f"there is no folder {str(folder)!r}; {_download_command(folder)} makes and fills it"
             )
     elif not all((folder / file).is_file() for file in _sums()):
         download_release()
@@ -242,9 +247,9 @@ def prompt(
     """
     run, known = run or "tuned", _catalogue().query("kind == 'prompt' and copy_of.isna()")
     for column, name, what in (
-        ("backbone", backbone, "model with published prompts"),
-        ("run", run, f"run of {backbone}"),
-        ("task", task, f"task with a published prompt of {backbone}, run {run!r},"),
+        ("backbone", backbone, "published prompt of model"),
+        ("run", run, f"published prompt of {backbone}, run"),
+        ("task", task, f"published prompt of {backbone}, run {run!r}, task"),
     ):
         if name not in known[column].values:
             raise UnknownNameError(what, name, known[column].unique())
@@ -271,9 +276,10 @@ def transfer(
 
     Raises `UnknownNameError` for a model without such results, and what `Release.path` raises.
     """
-    found = _catalogue().query("kind == @kind", local_dict={"kind": "result with positions" if positions else "result"})
+    kind = "result with positions" if positions else "result"
+    found = _catalogue().query("kind == @kind")
     if backbone not in found["backbone"].values:
-        raise UnknownNameError("model with such results", backbone, found["backbone"].unique())
+        raise UnknownNameError(f"published {kind} of model", backbone, found["backbone"].unique())
     found = found[(found["backbone"] == backbone) & found["task"].isin(PAPER_TASKS)]
     sources = {*found["source"]}
     order = [source for source in PAPER_TASKS if source in sources]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,10 @@ from .tasks import UnknownNameError
 from .zero_shot_transfer import percentile_interval
 
 # %% auto #0
-__all__ = ['METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average', 'activation_states',
-           'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix',
-           'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline',
-           'transferability_correlation', 'correlation_gain']
+__all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
+           'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix',
+           'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means',
+           'type_baseline', 'transferability_correlation', 'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -61,7 +62,7 @@ def _euclidean_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] 
     return 1 / (1 + pairs.view(len(p), p.shape[1], len(q), q.shape[1]).mean((1, 3)))
 
 # %% ../nbs/library/similarity.ipynb #7081ddee
-_EMBEDDING_METRICS = {
+_MEASURES = {
     "euclidean_concat": _euclidean_concat,
     "euclidean_average": _euclidean_average,
     "cosine_concat": _cosine_concat,
@@ -71,13 +72,21 @@ _EMBEDDING_METRICS = {
 
 def _of_pair(metric: str, p: Tensor, q: Tensor) -> float:
     "One of the embedding metrics, for one pair of prompts."
+    p, q = torch.as_tensor(p), torch.as_tensor(q)
     _check_shapes(metric, {"the first prompt": p, "the second prompt": q})
-    return float(_EMBEDDING_METRICS[metric](p[None], q[None]))
+    return float(_MEASURES[metric](p[None], q[None]))
+
+
+def _first(items: Mapping[str, Any]) -> tuple[str, Any]:
+    "The first of some prompts, which all others have to go with. Raises `ValueError` where there is none."
+    if not items:
+        raise ValueError("there are no prompts to compare; give one or more")
+    return next(iter(items.items()))
 
 
 def _check_shapes(metric: str, values: Mapping[str, Tensor]) -> None:
     "Raise `PromptError` where a prompt is no matrix, does not fit the others, or has no angle where one is needed."
-    (first, reference), *_ = values.items()
+    first, reference = _first(values)
     for name, prompt in values.items():
         if prompt.ndim != 2 or not prompt.numel():
             raise PromptError(f"a prompt is a matrix [length, hidden]; {name} has shape {list(prompt.shape)}")
@@ -162,11 +171,29 @@ def activation_states(
     return {name: states[name] for name in names}
 
 # %% ../nbs/library/similarity.ipynb #47214841
+def _checked_states(states: Mapping[str, Tensor]) -> dict[str, Tensor]:  # bool [layers, ffn]
+    "The states of one model's neurons. Raises `ValueError` for what are no such states."
+    states = {name: torch.as_tensor(state) for name, state in states.items()}
+    first, reference = _first(states)
+    for name, state in states.items():
+        if state.dtype != torch.bool or state.ndim != 2:
+            raise ValueError(
+                f"states are true or false, [layers, ffn]; {name} has {state.dtype} {list(state.shape)}: take what "
+                "`Backbone.neuron_states` gives"
+            )
+        if state.shape != reference.shape:
+            raise ValueError(
+                f"states of one model have one shape [layers, ffn]; {first} has {list(reference.shape)} and {name} "
+                f"{list(state.shape)}"
+            )
+    return states
+
+
 def active_share(
     states: Mapping[str, Tensor],  # bool [layers, ffn], from `activation_states`
 ) -> pd.DataFrame:  # rows: prompts, columns: layers from 1; fractions
-    "The share of each layer's neurons that a prompt activates."
-    shares = {name: state.double().mean(1).tolist() for name, state in states.items()}
+    "The share of each layer's neurons that a prompt activates. Raises `ValueError` for states of different models."
+    shares = {name: state.double().mean(1).tolist() for name, state in _checked_states(states).items()}
     table = pd.DataFrame.from_dict(shares, orient="index")
     return table.set_axis(table.columns + 1, axis=1).rename_axis(index="prompt", columns="layer")
 
@@ -174,7 +201,12 @@ def active_share(
 def layer_groups(
     num_layers: int,
 ) -> list[tuple[int, int]]:  # first and last layer of each, from 1, inclusive
-    "Four groups of layers, or one a layer where there are fewer, as equal as can be, from bottom to top (Table 2)."
+    """Four groups of layers, or one a layer where there are fewer, as equal as can be, from bottom to top (Table 2).
+
+    Raises `ValueError` for no layers.
+    """
+    if num_layers < 1:
+        raise ValueError(f"{num_layers} layers cannot be grouped; give the number of a model's layers, 1 or more")
     parts = np.array_split(np.arange(1, num_layers + 1), min(4, num_layers))
     return [(int(part[0]), int(part[-1])) for part in parts]
 
@@ -187,14 +219,20 @@ def layer_label(
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _selected(states: Tensor, layers: tuple[int, int] | None) -> Tensor:
-    "Float32 [.., layers, ffn] of [.., all layers, ffn]: these layers of the states."
-    first, last = layers or (1, states.shape[-2])
-    if not 1 <= first <= last <= states.shape[-2]:
-        raise ValueError(
-            f"there are no layers {first} to {last}; give the first and the last of layers 1 to {states.shape[-2]}"
-        )
-    return states[..., first - 1 : last, :].float()
+def _of_layers(
+    states: Mapping[str, Tensor], layers: tuple[int, int] | None
+) -> dict[str, Tensor]:  # bool [all layers, ffn] -> float32 [layers, ffn]
+    "These layers of the states. Raises `ValueError` where they are not there, or where no neuron is active in them."
+    states = _checked_states(states)
+    depth = len(next(iter(states.values())))
+    first, last = layers or (1, depth)
+    if not 1 <= first <= last <= depth:
+        raise ValueError(f"there are no layers {first} to {last}; give the first and the last of layers 1 to {depth}")
+    states = {name: state[first - 1 : last].float() for name, state in states.items()}
+    for name, state in states.items():
+        if not state.any():
+            raise ValueError(f"{name} activates no neuron of these layers, so it has no overlap; take more layers")
+    return states
 
 
 def _overlap(s: Tensor, t: Tensor) -> Tensor:  # float32 [m, layers, ffn], [k, layers, ffn], zeros and ones -> [m, k]
@@ -203,18 +241,6 @@ def _overlap(s: Tensor, t: Tensor) -> Tensor:  # float32 [m, layers, ffn], [k, l
     return both / (s.sum(1).double()[:, None] * t.sum(1).double()).sqrt()
 
 # %% ../nbs/library/similarity.ipynb #96250eae
-def _check_states(states: Mapping[str, Tensor], layers: tuple[int, int] | None) -> None:
-    (first, reference), *_ = states.items()
-    for name, state in states.items():
-        if state.shape != reference.shape or state.ndim != 2:
-            raise ValueError(
-                f"states of one model have one shape [layers, ffn]; {first} has {list(reference.shape)} and {name} "
-                f"{list(state.shape)}"
-            )
-        if not _selected(state, layers).any():
-            raise ValueError(f"{name} activates no neuron of these layers, so it has no overlap; take more layers")
-
-
 def neuron_overlap(
     s: Tensor,  # bool [layers, ffn], from `Backbone.neuron_states`
     t: Tensor,  # of the same model
@@ -222,13 +248,17 @@ def neuron_overlap(
 ) -> float:  # in [0, 1]
     """Overlapping rate of activated neurons (Eq. 6).
 
-    Raises `ValueError` for states of different models, layers that do not exist, or where no neuron is active.
+    Raises `ValueError` for values that are not boolean, states of different models, layers that do not exist, or where
+    no neuron is active.
     """
-    _check_states({"the first prompt": s, "the second prompt": t}, layers)
-    return float(_overlap(_selected(s[None], layers), _selected(t[None], layers)))
+    s, t = _of_layers({"the first prompt": s, "the second prompt": t}, layers).values()
+    return float(_overlap(s[None], t[None]))
 
 # %% ../nbs/library/similarity.ipynb #26aa1008
-METRICS = (*_EMBEDDING_METRICS, "neuron_overlap")
+EMBEDDING_METRICS = tuple(_MEASURES)
+"The four that compare prompts as vectors, in the order of the paper's tables."
+
+METRICS = (*EMBEDDING_METRICS, "neuron_overlap")
 "The paper's five metrics, in the order of its tables."
 
 
@@ -243,10 +273,12 @@ def _named(prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt]) -> dict[str
 
 def _check_origin(metric: str, prompts: Mapping[str, SoftPrompt]) -> None:
     "Raise `PromptError` for prompts whose vectors are no points of one space."
-    (first, reference), *_ = prompts.items()
+    first, reference = _first(prompts)
     for name, prompt in prompts.items():
+        # One model takes prompts of one width only, so the neurons of others cannot be compared either.
+        instead = ", or compare them by neuron_overlap" if prompt.hidden_size == reference.hidden_size else ""
         for part, reason in (
-            ("backbone", "which live in different spaces: project one of them, or compare them by neuron_overlap"),
+            ("backbone", f"which live in different spaces: project one of them{instead}"),
             ("layout", "and one of these layouts overwrites the first vector: compare prompts of one layout"),
         ):
             one, other = getattr(reference, part), getattr(prompt, part)
@@ -272,8 +304,7 @@ def overlap_matrix(
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
 ) -> pd.DataFrame:  # symmetric, in [0, 1]
     "Overlapping rates of activated neurons of all pairs (Eq. 6); errors as in `neuron_overlap`."
-    _check_states(states, layers)
-    return _matrix({name: _selected(state, layers) for name, state in states.items()}, _overlap)
+    return _matrix(_of_layers(states, layers), _overlap)
 
 
 def similarity_matrix(
@@ -290,8 +321,6 @@ def similarity_matrix(
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     prompts = _named(prompts)
-    if not prompts:
-        raise ValueError("there are no prompts to compare; give one or more")
     if metric == "neuron_overlap":
         if backbone is None:
             raise ValueError("neuron_overlap is about a model's neurons; give the backbone")
@@ -301,14 +330,16 @@ def similarity_matrix(
     _check_origin(metric, prompts)
     values = {name: prompt.values for name, prompt in prompts.items()}
     _check_shapes(metric, {repr(name): value for name, value in values.items()})
-    return _matrix(values, _EMBEDDING_METRICS[metric])
+    return _matrix(values, _MEASURES[metric])
 
 # %% ../nbs/library/similarity.ipynb #ab5ace1d
 def _square(similarity: pd.DataFrame) -> list[str]:
-    "The names of a similarity matrix; raises `ValueError` for one whose rows are not its columns."
+    "The names of a similarity matrix; raises `ValueError` for one that is empty, or whose rows are not its columns."
     names = list(similarity.index)
-    if names != list(similarity.columns) or len(set(names)) < len(names):
-        raise ValueError("a similarity matrix has the same names in its rows and columns, in one order, each once")
+    if not names or names != list(similarity.columns) or len(set(names)) < len(names):
+        raise ValueError(
+            "a similarity matrix has the same names in its rows and columns, one or more, in one order, each once"
+        )
     return names
 
 
@@ -330,6 +361,8 @@ def independent_pairs(
 # %% ../nbs/library/similarity.ipynb #95ac8f1f
 def _draws(items: int, draws: int, seed: int) -> np.ndarray:
     "How often each of some items is drawn, [1 + draws, items]: once each first, then with replacement."
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; give 1 or more")
     drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=draws)
     return np.concatenate([np.ones((1, items)), drawn])
 
@@ -354,7 +387,7 @@ def pair_means(
     similarity: pd.DataFrame,  # from `similarity_matrix`
     tasks: Mapping[str, str],  # the task of each prompt
     types: Mapping[str, str] | None = None,  # the type of each task; None: tasks only
-    draws: int = 2000,  # of the bootstrap
+    draws: int = 2000,  # of the bootstrap, 1 or more
     seed: int = 0,
 ) -> pd.DataFrame:  # rows: kinds of pairs; columns: mean, low, high, pairs, with_self
     """Mean similarity of prompts of the same task, the same type and different types (Tables 2 and 7).
@@ -391,10 +424,11 @@ def overlap_profile(
     types: Mapping[str, str] | None = None,  # the type of each task; None: tasks only
     layers: Sequence[tuple[int, int]] | None = None,  # first and last of each group, from 1; None: layer by layer
     starts: Mapping[str, object] | None = None,  # what each prompt began from, to leave out pairs that share it
-    draws: int = 2000,  # of the bootstrap
+    draws: int = 2000,  # of the bootstrap, 1 or more
     seed: int = 0,
 ) -> pd.DataFrame:  # rows: layers, such as "4-6", and kinds of pairs; columns as in `pair_means`
     "`pair_means` of the overlap of activated neurons, by layer or group of layers (Table 2, Figures 5 to 9)."
+    states = _checked_states(states)
     depth = len(next(iter(states.values())))
     groups = layers or [(layer, layer) for layer in range(1, depth + 1)]
     matrices = {layer_label(group): overlap_matrix(states, group) for group in groups}
@@ -407,7 +441,7 @@ def overlap_profile(
 def same_task_auc(
     similarity: pd.DataFrame,  # from `similarity_matrix`, with several prompts of some tasks
     tasks: Mapping[str, str],  # the task of each prompt
-    draws: int = 2000,  # of the bootstrap
+    draws: int = 2000,  # of the bootstrap, 1 or more
     seed: int = 0,
 ) -> pd.Series:  # auc, low, high; and how many pairs there are: same_task, different_task
     """How well a metric tells pairs of prompts of one task from pairs of different tasks: the area under the ROC curve.
@@ -568,14 +602,16 @@ def transferability_correlation(
     similarity: pd.DataFrame,  # [tasks, tasks], from `similarity_matrix`, `task_means` or `type_baseline`
     transfer: pd.DataFrame,  # sources in rows, targets in columns, from `transfer_matrix`; rows of no task are left out
     include_self: bool = False,  # compare each prompt on its own task too, as the paper's Table 3 does
-    draws: int = 2000,  # of the bootstrap, and permutations
+    draws: int = 2000,  # of the bootstrap, and permutations, 1 or more
     seed: int = 0,
 ) -> pd.DataFrame:  # one row a target, and "overall", their mean; columns rho, low, high, p, n
     """Spearman's correlation of similarity with zero-shot transfer over the sources of each target (§4.3, Table 3).
 
-    `n` counts the sources of a target, and in the last row the targets that have a correlation: one has none where all
-    its similarities, or all its accuracies, are the same. Raises `ValueError` for matrices that do not name the same
-    tasks, and for a similarity matrix with empty cells.
+    Equal values share their mean rank. `p` is two-sided: how often a permutation's correlation lies as far from the
+    mean of all permutations as `rho` does. `n` counts the sources of a target, and in the last row the targets that
+    have a correlation: one has none where all its similarities, or all its accuracies, are the same.
+
+    Raises `ValueError` for matrices that do not name the same tasks, a similarity matrix with empty cells, or no draws.
     """
     compared = _Comparison(similarity, transfer, include_self)
     rhos, drawn = compared.correlations(), _draws(len(compared.names), draws, seed)[1:]
@@ -594,7 +630,7 @@ def correlation_gain(
     baseline: pd.DataFrame,  # another such matrix, `type_baseline` say
     transfer: pd.DataFrame,  # sources in rows, targets in columns
     include_self: bool = False,
-    draws: int = 2000,  # of the bootstrap
+    draws: int = 2000,  # of the bootstrap, 1 or more
     seed: int = 0,
 ) -> pd.DataFrame:  # one row a target, and "overall"; columns gain, low, high
     "How much better a metric correlates with transfer than a baseline; errors as in `transferability_correlation`."

@@ -623,7 +623,12 @@ def _subsample(rows: Dataset, size: int | None, seed: int) -> Dataset:
 def unify_label_words(
     tasks: Iterable[str | Task],  # tasks, or names in `ALL_TASKS`
 ) -> dict[str, Task]:  # name -> the task with the words "1", "2", ...
-    "The same tasks with the label words 1, 2, 3, ... by position (Figure 3 (b))."
+    """The same tasks with the label words 1, 2, 3, ... by position (Figure 3 (b)).
+
+    Raises `UnknownNameError` for a name that no task has, `ValueError` for one name in place of several.
+    """
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks is the text {tasks!r}; give a list of tasks or of their names, as in [{tasks!r}]")
     return {
         task.name: replace(task, label_words=tuple(str(i) for i in range(1, len(task.labels) + 1)))
         for task in map(_as_task, tasks)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
-from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.prompts import UNTRAINED, SoftPrompt
 from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
 from prompt_transferability.tasks import load_task
 from prompt_transferability.zero_shot_transfer import evaluate
@@ -273,14 +273,31 @@ def test_similarity_by_neurons_and_layers(command, drawn):
         assert list(answer["pairs"]) == ["different task"]  # of a task that nobody knows there is no type
 
 
-def test_one_prompt_is_only_like_itself(command, drawn):
-    answer = command("similarity", drawn("a"), "--metric", "cosine_concat")
+def test_one_prompt_is_only_like_itself(command, drawn, capsys):
+    one = ["similarity", str(drawn("a")), "--metric", "cosine_concat"]
+    answer = command(*one)
     assert answer["matrix"] == {"a": {"a": pytest.approx(1)}} and answer["pairs"] == {}
+    assert main(one) == 0
+    shown = capsys.readouterr().out
+    assert "matrix:" in shown and "pairs" not in shown and "Empty" not in shown
 
 
-def test_neurons_of_files(command, drawn, capsys):
-    paths = [drawn("a"), drawn("b", "micro/mrpc", seed=1)]
-    answer = command("neurons", *paths)
+def test_prompts_that_nobody_trained_are_of_no_task(command, drawn):
+    paths = [drawn(name, name, seed=i) for i, name in enumerate(UNTRAINED)] + [drawn("again", "random", seed=8)]
+    answer = command("similarity", *paths, "--metric", "cosine_average")
+    assert len(answer["matrix"]) == 4 and answer["pairs"] == {}
+    trained = [drawn("a"), drawn("b", seed=1), drawn("c", "micro/mrpc", seed=2)]
+    answer = command("similarity", *paths, *trained, "--metric", "cosine_average")
+    assert len(answer["matrix"]) == 7
+    kinds = {kind: row["pairs"] for kind, row in answer["pairs"].items()}
+    assert kinds == {"same task": 1, "different type": 2, "different task": 2}
+    assert answer["pairs"]["same task"]["mean"] == answer["matrix"]["a"]["b"]
+
+
+def test_neurons_of_files(command, drawn, capsys, tmp_path):
+    paths, out = [drawn("a"), drawn("b", "micro/mrpc", seed=1)], tmp_path / "new" / "active.csv"
+    answer = command("neurons", *paths, "--out", out)
+    assert pd.read_csv(out, index_col=0).round(12).equals(pd.DataFrame(answer["active"]).T.round(12))
     backbone = Backbone.from_pretrained("micro-bert")
     states = {path.stem: backbone.neuron_states(SoftPrompt.load(path).values) for path in paths}
     assert (answer["backbone"], answer["layers"]) == ("micro-bert", backbone.num_layers)
@@ -295,7 +312,8 @@ def test_neurons_of_files(command, drawn, capsys):
         assert found == pytest.approx(neuron_overlap(states["a"], states["b"], group), abs=2e-3)
     assert main(["neurons", *map(str, paths)]) == 0
     shown = capsys.readouterr().out
-    assert "share of neurons that are active" in shown and f"overlap in layers {whole}" in shown
+    assert "share of neurons that are active" in shown and f"overlap in layers {whole}:" in shown
+    assert "overlap in layer 1:" in shown
 
 
 def test_prompts_of_one_name_are_told_apart_by_their_folders(command, drawn, tmp_path):
@@ -303,6 +321,19 @@ def test_prompts_of_one_name_are_told_apart_by_their_folders(command, drawn, tmp
     second = drawn("seed1/sst2", seed=1)
     answer = command("similarity", first, second, "--metric", "cosine_average")
     assert list(answer["matrix"]) == [str(first), str(second)]
+
+
+def test_a_prompt_that_is_given_twice(refused, drawn, tmp_path):
+    one, other = drawn("one"), drawn("other", seed=1)
+    roundabout = tmp_path / "." / ".." / tmp_path.name / "one.safetensors"
+    for name in (
+        ["similarity", "--metric", "cosine_concat"],
+        ["neurons"],
+        ["transfer", "--tasks", "micro/sst2", "--backbone=micro-bert"],
+    ):
+        for again in (one, roundabout):
+            command, *options = name
+            assert f"the prompt file '{again}' is given twice" in refused(command, one, other, again, *options)
 
 
 def test_prompts_that_cannot_be_compared(refused, drawn, prompt, tmp_path):
@@ -327,14 +358,19 @@ def test_options_of_a_comparison_that_make_no_sense(refused, drawn, tmp_path):
     one = drawn("one")
     assert "unknown metric 'cosin'" in refused("similarity", one, "--metric", "cosin")
     neurons = ["similarity", one, "--metric", "neuron_overlap", "--layers"]
-    for given in ("top", "1-2-3", "-1", "", "1,2"):
-        assert "give the first and the last layer, as in 10-12" in refused(*neurons[:-1], f"--layers={given}")
     assert "there are no layers 3 to 9" in refused(*neurons, "3-9")
-    assert "there are no layers 0 to 1" in refused(*neurons, "0-1")
     assert "layers belong to neuron_overlap" in refused(
         "similarity", one, "--metric", "cosine_concat", "--layers", "1-2"
     )
     assert "folder" in refused("similarity", one, "--metric", "cosine_concat", "--out", tmp_path)
+    assert "folder" in refused("neurons", one, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("given", ["top", "1-2-3", "-1", "", "1,2", "3-1", "0-1", "0"])
+def test_layers_that_make_no_sense_are_known_before_the_model_is_looked_for(refused, drawn, given):
+    path = drawn("one", backbone="a-model-that-is-nowhere")
+    sentence = refused("similarity", path, "--metric", "neuron_overlap", f"--layers={given}")
+    assert f"--layers is '{given}'; give the first and the last layer, as in 10-12" in sentence
 
 
 # ---- mistakes

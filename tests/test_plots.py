@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from io import BytesIO
+from itertools import combinations
 
 import matplotlib
 import numpy as np
@@ -24,7 +25,7 @@ from prompt_transferability.plots import (
     plot_summary,
     plot_transfer,
 )
-from prompt_transferability.tasks import UnknownNameError
+from prompt_transferability.tasks import PAPER_TASKS, UnknownNameError
 
 TYPES = {"sst2": "SA", "imdb": "SA", "snli": "NLI", "qqp": "PI"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -294,7 +295,20 @@ def test_a_panel_a_target_and_a_point_a_source(similarity, matrix):
 def test_correlations_stand_in_the_panels(similarity, matrix):
     rhos = pd.DataFrame({"rho": [0.5, -0.25, np.nan, 1]}, index=["sst2", "snli", "qqp", "imdb"])
     figure = plot_correlation(similarity, matrix, TYPES, rhos)
-    assert [axes.get_title(loc="right") for axes in figure.axes] == ["ρ = 0.50", "ρ = 1.00", "ρ = -0.25", ""]
+    written = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert written == [["ρ = 0.50"], ["ρ = 1.00"], ["ρ = -0.25"], []]
+
+
+def test_words_above_the_panels_do_not_touch():
+    "Not those of one panel, and not those of neighbours, however long a task is called."
+    names = [f"micro/{name}" for name in PAPER_TASKS][:-2] + ["ethics_deontology_2", "a_task_of_mine_with_a_long_name"]
+    kinds = dict.fromkeys(names, "SA")
+    values = pd.DataFrame(np.random.default_rng(0).random((13, 13)), names, names)
+    figure = plot_correlation(values, values, kinds, pd.DataFrame({"rho": -0.88}, index=names))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in (axes._left_title, *axes.texts)]
+    assert len(boxes) == 26
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_similarities_that_are_refused(similarity, matrix, profile):

@@ -3,12 +3,15 @@
 import io
 import json
 import pickle
+import re
+import shlex
 import tarfile
 import threading
 from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -143,13 +146,13 @@ def test_what_was_not_published(data):
     found = load_release(data)
     for arguments, sentence in (
         (("imdb", "roberta"), "did you mean 'roberta-"),
-        (("imdb", "roberta-base", "proj"), "unknown run of roberta-base 'proj'"),
-        (("sst2", "roberta-base"), "unknown task with a published prompt of roberta-base, run 'tuned', 'sst2'"),
+        (("imdb", "roberta-base", "proj"), "unknown published prompt of roberta-base, run 'proj'"),
+        (("sst2", "roberta-base"), "unknown published prompt of roberta-base, run 'tuned', task 'sst2'"),
     ):
         with pytest.raises(UnknownNameError, match=sentence):
             found.prompt(*arguments)
-    for arguments in (("bert-base-uncased",), ("roberta-base", True)):
-        with pytest.raises(UnknownNameError, match="unknown model with such results"):
+    for arguments, kind in ((("bert-base-uncased",), "result"), (("roberta-base", True), "result with positions")):
+        with pytest.raises(UnknownNameError, match=f"unknown published {kind} of model '{arguments[0]}'"):
             found.transfer(*arguments)
 
 
@@ -318,16 +321,50 @@ def test_the_list_needs_no_files(capsys):
 
 
 def test_verify_says_what_is_wrong(data, capsys):
-    assert answer(capsys, "verify", "--data", data) == {
-        "folder": str(data / "authors-release"),
-        "files": 4,
-        "state": "whole",
-    }
-    (data / "authors-release" / IMDB).write_bytes(b"")
-    (data / "authors-release" / "LICENSE").unlink()
+    folder = data / "authors-release"
+    whole = {"folder": str(folder), "files": 4, "missing": [], "altered": []}
+    assert answer(capsys, "verify", "--data", data) == whole
+    assert main(["release", "verify", "--data", str(data)]) == 0
+    assert capsys.readouterr().out == f"folder: {folder}\nfiles: 4\nstate: whole\n"
+    (folder / IMDB).write_bytes(b"")
+    (folder / "LICENSE").unlink()
     said = complaint(capsys, "verify", "--data", data)
     assert "2 of 4" in said and f"{IMDB} (altered), LICENSE (missing);" in said
     assert "and 1 more" in complaint(capsys, "verify", "--data", data.parent)
+
+
+def test_verify_tells_a_program_every_file(data, capsys):
+    folder = data / "authors-release"
+    (folder / IMDB).write_bytes(b"")
+    (folder / "LICENSE").unlink()
+    everything = ["LICENSE", IMDB, AGAIN, RESULT]
+    for data_dir, missing, altered in ((data, ["LICENSE"], [IMDB]), (data.parent, everything, [])):
+        assert main(["release", "verify", "--data", str(data_dir), "--json"]) == 2
+        out, err = capsys.readouterr()
+        found = json.loads(out)
+        assert found.pop("folder") == str(data_dir / "authors-release") and err.startswith("prompt-transfer: ")
+        assert found == {"files": 4, "missing": missing, "altered": altered}
+
+
+def error_of(mistake) -> str:
+    with pytest.raises((ReleaseError, FileNotFoundError)) as raised:
+        mistake()
+    return str(raised.value)
+
+
+def test_what_an_error_advises_mends_the_folder_that_it_is_about(data, contents, capsys, monkeypatch):
+    data = data.rename(data.with_name("my data"))
+    file = data / "authors-release" / IMDB
+    for sentence in (
+        lambda: error_of(lambda: load_release(data).path(IMDB)),
+        lambda: complaint(capsys, "verify", "--data", data),
+    ):
+        for damage in (lambda: file.write_bytes(b""), file.unlink, lambda: rmtree(data / "authors-release")):
+            damage()
+            [advice] = re.findall("`prompt-transfer release (.*?)`", sentence())
+            with served(monkeypatch, archive(contents)):
+                answer(capsys, *shlex.split(advice))
+            assert file.read_bytes() == contents[IMDB]
 
 
 def test_download_and_export(data, contents, capsys, monkeypatch, tmp_path):

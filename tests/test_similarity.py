@@ -16,6 +16,7 @@ from prompt_transferability.prompts import PromptError, SoftPrompt, random_promp
 from prompt_transferability.release import load_release
 from prompt_transferability.release import published as published_files
 from prompt_transferability.similarity import (
+    EMBEDDING_METRICS,
     METRICS,
     activation_states,
     active_share,
@@ -35,7 +36,6 @@ from prompt_transferability.similarity import (
 )
 from prompt_transferability.tasks import UnknownNameError
 
-EMBEDDING = METRICS[:4]
 NAMES = [f"{task} {seed}" for task in "abcde" for seed in range(3)]
 TASKS = {name: name[0] for name in NAMES}
 SEEDS = {name: name[-1] for name in NAMES}
@@ -91,7 +91,7 @@ def test_65_published_prompts_are_compared_exactly_and_fast(published):
     prompts = dict(list(published.items())[:65])
     assert len(prompts) == 65
     started = time.process_time()
-    matrices = {metric: similarity_matrix(prompts, metric) for metric in EMBEDDING}
+    matrices = {metric: similarity_matrix(prompts, metric) for metric in EMBEDDING_METRICS}
     assert time.process_time() - started < 10  # on two cores, 5 s by the clock
     for one, other in [*combinations(prompts, 2)][::7] + [(name, name) for name in prompts]:
         for metric, expected in reference(prompts[one].values, prompts[other].values).items():
@@ -110,7 +110,8 @@ def test_every_pair_of_published_prompts_agrees_with_double_precision(real_data)
         angled = {name: prompt for name, prompt in prompts.items() if prompt.values.any(1).all()}
         assert prompts.keys() - angled.keys() <= {"random random"}  # RoBERTa-large's is zero but for one vector
         matrices = {
-            metric: similarity_matrix(angled if metric == "cosine_average" else prompts, metric) for metric in EMBEDDING
+            metric: similarity_matrix(angled if metric == "cosine_average" else prompts, metric)
+            for metric in EMBEDDING_METRICS
         }
         for one, other in combinations_with_replacement(prompts, 2):
             for metric, expected in reference(prompts[one].values, prompts[other].values).items():
@@ -157,9 +158,23 @@ def test_prompts_in_half_precision_are_compared_in_double():
     assert euclidean_average(p.half(), q.half()) == expected
 
 
+def test_arrays_are_compared_as_tensors_are():
+    p, q = drawn(6, 8), drawn(6, 8, seed=1)
+    assert euclidean_average(p.numpy(), q.numpy()) == euclidean_average(p, q)
+    assert neuron_overlap((p > 0).numpy(), (q > 0).numpy()) == neuron_overlap(p > 0, q > 0)
+
+
+def test_neurons_are_no_way_out_for_prompts_of_different_widths():
+    for width, advised in ((8, True), (7, False)):
+        other = SoftPrompt(drawn(5, width), "another", "x")
+        with pytest.raises(PromptError, match="project one of them") as raised:
+            similarity_matrix(prompts_of([drawn(5, 8)]) | {"b": other}, "cosine_average")
+        assert ("compare them by neuron_overlap" in str(raised.value)) == advised
+
+
 def test_nothing_is_compared_that_cannot_be():
     one, other = drawn(5, 8), drawn(5, 8, seed=1)
-    for metric in EMBEDDING:
+    for metric in EMBEDDING_METRICS:
         with pytest.raises(
             PromptError, match=f"{metric} cannot compare 'p0' .backbone 'some-model'. with 'b' .backbone"
         ):
@@ -230,6 +245,15 @@ def test_states_that_are_refused():
     assert neuron_overlap(s, silent) > 0
     with pytest.raises(ValueError, match="b activates no neuron of these layers"):
         overlap_matrix({"a": s, "b": silent}, (2, 2))
+    for function in (overlap_matrix, active_share, lambda states: overlap_profile(states, {})):
+        with pytest.raises(ValueError, match="no prompts to compare"):
+            function({})
+        with pytest.raises(ValueError, match=r"true or false, .*; b has torch.float32 \[4, 10\]: take what"):
+            function({"a": s, "b": t.float()})
+        with pytest.raises(ValueError, match=r"true or false, .*; a has torch.bool \[10\]: take what"):
+            function({"a": s[0], "b": t[0]})
+    with pytest.raises(ValueError, match="0 layers cannot be grouped"):
+        layer_groups(0)
 
 
 def test_neurons_of_one_model_compare_prompts_of_several():
@@ -356,6 +380,10 @@ def test_pairs_that_are_refused():
         for function in (pair_means, same_task_auc, task_means):
             with pytest.raises(ValueError, match="the same names in its rows and columns"):
                 function(odd, TASKS)
+    empty = matrix.iloc[:0, :0]
+    for function in (pair_means, same_task_auc, task_means, transferability_correlation):
+        with pytest.raises(ValueError, match="the same names in its rows and columns, one or more"):
+            function(empty, empty)
     for names in (NAMES[:3], NAMES[::3]):
         with pytest.raises(ValueError, match="several seeds of several tasks"):
             same_task_auc(matrix.loc[names, names], TASKS)
@@ -481,6 +509,19 @@ def test_a_gain_is_a_difference_on_the_same_draws():
     assert (same == 0).all(axis=None)
     shuffled = correlation_gain(matrix, other.loc[MANY[::-1], MANY[::-1]], transfer, draws=60, seed=4)
     pd.testing.assert_frame_equal(shuffled, gains)
+
+
+@pytest.mark.parametrize("draws", [0, -1])
+def test_no_draws_say_nothing(draws):
+    matrix = symmetric(NAMES)
+    for function, other in (
+        (pair_means, TASKS),
+        (same_task_auc, TASKS),
+        (transferability_correlation, matrix),
+        (lambda *tables, draws: correlation_gain(matrix, *tables, draws=draws), matrix),
+    ):
+        with pytest.raises(ValueError, match=f"draws is {draws}; give 1 or more"):
+            function(matrix, other, draws=draws)
 
 
 def test_correlations_that_are_refused():
