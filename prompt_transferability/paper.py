@@ -9,11 +9,12 @@ from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from .tasks import PAPER_TASKS
 
 # %% auto #0
-__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces']
+__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'side_by_side']
 
 # %% ../nbs/library/paper.ipynb #e9f0fcf8
 _COLUMNS = {
@@ -200,3 +201,34 @@ def reproduces(
     cells = cells.loc[tuple(numbers.axes)] if numbers.ndim > 1 else cells.loc[numbers.index]
     found[:] = np.frompyfunc(_is_printed, 2, 1)(cells.to_numpy(object), numbers.to_numpy(float))
     return found.astype("boolean")
+
+# %% ../nbs/library/paper.ipynb #d88012dc
+def agreement(
+    cells: pd.Series,  # a row of `printed`
+    numbers: pd.Series,  # fractions; its labels are among those of `cells`
+) -> pd.Series:  # agree and of: counts; mean and largest: differences from print, fractions; at: where the largest is
+    "How near a row of numbers is to print. Raises `KeyError` for other labels, `ValueError` for nothing to compare."
+    exact = reproduces(cells, numbers).dropna()
+    off = (numbers - cells[numbers.index].map(_fraction)).dropna()
+    at = off.abs().idxmax()
+    found = {"agree": int(exact.sum()), "of": len(exact), "mean": off.abs().mean(), "largest": off[at], "at": at}
+    return pd.Series(found)
+
+# %% ../nbs/library/paper.ipynb #b1e2f4f2
+def heading(name: str) -> str:
+    "A name as the heading of a column, which may break into lines."
+    return name.replace("_", " ")
+
+
+def side_by_side(
+    cells: pd.DataFrame,  # from `printed`
+    numbers: pd.DataFrame,  # fractions; its labels are among those of `cells`
+    digits: str = ".2f",  # how a found number is written, in %
+) -> Styler:
+    "Each column as printed and as found; in bold what is not the same. Raises `KeyError` for other labels."
+    exact = reproduces(cells, numbers).fillna(True)
+    parts = {"paper": cells.loc[tuple(numbers.axes)], "found": (100 * numbers).map(f"{{:{digits}}}".format)}
+    side = pd.concat(parts, axis=1).swaplevel(axis=1)[[(name, part) for name in numbers for part in parts]]
+    differs = exact.map(lambda same: "" if same else "font-weight: bold")
+    bold = pd.concat(dict.fromkeys(parts, differs), axis=1).swaplevel(axis=1)[side.columns]
+    return side.style.format(escape="html").apply(lambda _: bold, axis=None).format_index(heading, axis=1)

@@ -200,10 +200,20 @@ def read_table(
 
 def read_origin(
     out: str | Path,  # the folder that `write_tables` filled
-) -> pd.Series:  # one entry a fact
-    "Where the tables of a folder came from."
+) -> pd.Series:  # text, one entry a fact
+    "Where the tables of a folder came from, to be read."
     facts = json.loads((Path(out) / "provenance.json").read_text(encoding="utf-8"))
-    libraries = facts.pop("libraries")
-    return pd.Series(
-        {name: ", ".join(fact) if isinstance(fact, list) else fact for name, fact in facts.items()} | libraries
-    )
+    package = f"{facts['package']}, commit {facts['commit'] or 'not known'}"
+    hardware = f"{facts['processor'] or facts['machine']}, {facts['cores']} cores, {facts['system']}"
+    told = {
+        "command": facts["command"] or "not known",
+        "release": facts["release"],
+        "tables": str(len(facts["tables"])),
+        "package": package + (", changed since" if facts["changed_since"] else ""),
+        "python": facts["python"],
+        "libraries": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
+        "hardware": hardware + (f", {facts['accelerator']}" if facts["accelerator"] else ""),
+        "started": facts["started"],
+        "took": f"{facts['seconds']:.0f} seconds",
+    }
+    return pd.Series(told)
