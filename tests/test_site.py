@@ -81,6 +81,7 @@ QUARTO = """
 project: {type: website, output-dir: _docs, render: [nbs/index.ipynb, nbs/library/demo.ipynb]}
 website:
   title: tiny_site
+  favicon: nbs/favicon.svg
   navbar: {logo-href: nbs/index.html, left: [{text: Home, href: nbs/index.ipynb}]}
   sidebar: {contents: [nbs/index.ipynb, nbs/library/demo.ipynb]}
 format: {html: {theme: default, css: nbs/styles.css, toc: true, html-math-method: mathml}}
@@ -99,7 +100,8 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
     (folder / "tiny_site/__init__.py").write_text('__version__ = "0.1.0"\n')
     (folder / "nbs/index.ipynb").write_text(notebook(home))
     (folder / "nbs/library/demo.ipynb").write_text(notebook(page))
-    shutil.copy(ROOT / "nbs/styles.css", folder / "nbs")
+    for name in ("styles.css", "favicon.svg"):
+        shutil.copy(ROOT / "nbs" / name, folder / "nbs")
     # What installing the project would leave: nbdev finds the documented names through it.
     (folder / "tiny_site.dist-info").mkdir()
     (folder / "tiny_site.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: tiny_site\nVersion: 0.1.0\n")
@@ -255,8 +257,5 @@ def test_the_check_finds(tmp_path, markup, problem):
 # ---------------------------------------------------------------- this project's site
 
 
-def test_this_projects_site_builds_and_holds_together(tmp_path):
-    done = build(ROOT, "--out", str(tmp_path / "site"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > 1 and site_problems(tmp_path / "site") == []
+def test_this_projects_site_builds_and_holds_together(website):
+    assert len(list(website.rglob("*.html"))) > 1 and site_problems(website) == []

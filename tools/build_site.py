@@ -215,6 +215,13 @@ def lead_methods_to_their_class(out: Path) -> None:
         path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
 
 
+def redirect(home: str, icon: str) -> str:
+    """The page that leads from the site's folder to its home."""
+    target = Path(home).with_suffix(".html").as_posix()
+    head = f'<!doctype html><html lang="en"><title>Home</title><link rel="icon" href="{icon}">'
+    return f'{head}<meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Home</a></html>\n'
+
+
 def build(
     root: Path,  # the project, which is the working directory
     out: Path,  # the folder to build into; what it held is replaced
@@ -224,11 +231,10 @@ def build(
         raise SiteError(f"{out} is there already and is no built site; name another folder, or remove it.")
     staged = stage(root)
     rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
-    home = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"][0]
+    declared = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
     if not (rendered / "index.html").exists():
-        target = Path(home).with_suffix(".html").as_posix()
-        redirect = f'<!doctype html><title>Home</title><meta http-equiv="refresh" content="0; url={target}">'
-        (rendered / "index.html").write_text(f'{redirect}<a href="{target}">Home</a>\n', encoding="utf-8")
+        page = redirect(declared["project"]["render"][0], declared["website"]["favicon"])
+        (rendered / "index.html").write_text(page, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(rendered, out)
     lead_methods_to_their_class(out)
