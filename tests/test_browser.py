@@ -163,3 +163,126 @@ def test_search_finds_a_term_of_the_paper(browser, request, place, size):
         tab.page.wait_for_url("**/nbs/**/*.html#*")
         assert "overlapping rate" in tab.page.locator("main").inner_text()
         assert tab.problems == []
+
+
+# ---------------------------------------------------------------- the explorer
+
+
+@pytest.fixture(params=[PHONE, DESK], ids=["phone", "desk"])
+def explorer(browser, home, request) -> Iterator[Tab]:
+    with Tab(browser, home, request.param).open("nbs/explorer.html") as tab:
+        yield tab
+        assert tab.problems == []
+
+
+def collections(tab: Tab) -> list[dict]:
+    return tab.page.evaluate("window.promptTransferExplorer.collections")
+
+
+def of_model(tab: Tab, identity: str) -> dict:
+    "The collection of that name, chosen."
+    tab.page.select_option("#explorer-whose", identity)
+    return next(collection for collection in collections(tab) if collection["id"] == identity)
+
+
+def test_every_collection_is_drawn_and_named(explorer):
+    for collection in collections(explorer):
+        explorer.page.select_option("#explorer-whose", collection["id"])
+        assert collection["says"] in explorer.page.inner_text("#explorer-says")
+        drawn = [
+            float(text) for text in explorer.page.locator("#explorer-matrix td[tabindex]").all_inner_texts() if text
+        ]
+        held = [100 * value for row in collection["transfer"]["accuracy"] for value in row if value is not None]
+        assert drawn == pytest.approx(held, abs=0.05001)
+        for place, part in {"scatter": "similarity", "layers": "profile", "map": "maps", "curves": "curves"}.items():
+            svgs = explorer.page.locator(f"#explorer-{place} svg:not([aria-hidden])").count()
+            assert svgs > 0 if part in collection else svgs == 0
+        assert explorer.page.evaluate(LOST) == []
+
+
+def test_filters_change_what_is_drawn(explorer):
+    of_model(explorer, "micro-micro-roberta")
+    count = lambda where: explorer.page.locator(where).count()  # noqa: E731
+    assert (count("#explorer-matrix tbody tr"), count("#explorer-matrix thead th")) == (14, 13)
+    assert (count(".explorer-point"), count("#explorer-map g"), count(".explorer-panels figure")) == (13 * 12, 39, 13)
+    explorer.page.uncheck("input[name=sources][value=NLI]")
+    explorer.page.uncheck("input[name=targets][value=SA]")
+    assert (count("#explorer-matrix tbody tr"), count("#explorer-matrix thead th")) == (11, 7)
+    assert (count(".explorer-point"), count("#explorer-map g"), count(".explorer-panels figure")) == (
+        10 * 7 - 4,
+        30,
+        10,
+    )
+    assert "some types are left out" in explorer.page.inner_text("#explorer-correlation")
+    explorer.page.select_option("#explorer-target", "micro/mnli")
+    assert count(".explorer-point") == 10
+    for kind in ("NLI", "EJ", "PI"):
+        explorer.page.uncheck(f"input[name=targets][value={kind}]")
+    assert "tick at least one type" in explorer.page.inner_text("#explorer-matrix")
+    assert "tick at least one type" in explorer.page.inner_text("#explorer-scatter")
+
+
+def test_color_follows_accuracy_or_what_is_recovered(explorer):
+    of_model(explorer, "micro-micro-roberta")
+    styles = "[...document.querySelectorAll('#explorer-matrix td')].map((cell) => cell.getAttribute('style'))"
+    by_accuracy = explorer.page.evaluate(styles)
+    explorer.page.select_option("#explorer-scale", "recovered")
+    assert explorer.page.evaluate(styles) != by_accuracy
+    cells = explorer.page.locator("#explorer-matrix td.own")
+    assert (
+        len(set(cells.evaluate_all("(own) => own.map((cell) => cell.style.background)"))) == 1
+    )  # all of it, everywhere
+
+
+@pytest.mark.parametrize("identity", ["published-roberta-base", "micro-micro-roberta", "small-all-MiniLM-L6-v2"])
+def test_correlations_are_those_of_the_library(browser, home, identity):
+    "The page computes them from what is drawn; with nothing left out they are what `transferability_correlation` gave."
+    with Tab(browser, home).open("nbs/explorer.html") as tab:
+        for n, metric in enumerate(of_model(tab, identity)["similarity"]):
+            tab.page.select_option("#explorer-metric", str(n))
+            for with_self, known in enumerate(metric["overall"]):
+                tab.page.set_checked("#explorer-self", bool(with_self))
+                said = tab.page.inner_text("#explorer-correlation").replace("−", "-")
+                rho, low, high = (f"{known[name]:.2f}" for name in ("rho", "low", "high"))
+                assert f"mean of {known['n']} targets: {rho} [{low}, {high}]" in said.replace("-0.00", "0.00")
+
+
+def test_pair_shows_the_paper_the_published_and_ours(explorer):
+    of_model(explorer, "published-roberta-base")
+    explorer.page.locator("#explorer-matrix td.own").first.click()
+    said = explorer.page.inner_text("#explorer-pair")
+    for part in ("Prompt of IMDB", "the paper, Table 1: RoBERTa-base", "89.9 %", "published: RoBERTa-base", "89.7 %"):
+        assert part in said
+    ours = next(c for c in collections(explorer) if c["id"] == "micro-micro-roberta")["transfer"]
+    (low, high), n = ours["interval"][0][0], ours["n"][0][0]
+    assert f"{100 * low:.1f} % to {100 * high:.1f} %" in said and f"\t{n}" in said
+    assert "ours: micro-roberta, study micro, generated tasks" in said
+
+
+def test_keyboard_reaches_everything(browser, home):
+    with Tab(browser, home).open("nbs/explorer.html") as tab:
+        press, focused = tab.page.keyboard.press, lambda: tab.page.evaluate("document.activeElement.textContent")
+        tab.page.focus("#explorer-scale")
+        press("Tab")
+        accuracy = collections(tab)[0]["transfer"]["accuracy"]
+        assert focused() == f"{100 * accuracy[0][0]:.1f}"
+        for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+            press(key)
+        assert focused() == f"{100 * accuracy[2][1]:.1f}"
+        assert "Prompt of laptop (sentiment), on SST-2" in tab.page.inner_text("#explorer-pair")
+        press("Tab")  # one stop for the whole matrix
+        assert tab.page.evaluate("document.activeElement.closest('#explorer-matrix')") is None
+        tab.page.focus("#explorer-self")
+        press("Tab")
+        assert tab.page.evaluate("document.activeElement.getAttribute('class')") == "explorer-point"
+        assert "Prompt of" in tab.page.inner_text("#explorer-scatter-pair")
+        before = focused()
+        press("End")
+        assert focused() != before
+
+
+@pytest.mark.parametrize("identity", ["micro-micro-roberta", "small-all-MiniLM-L6-v2"])
+def test_other_numbers_are_accessible_too(explorer, identity):
+    of_model(explorer, identity)
+    explorer.page.evaluate(axe.AXE_SCRIPT)
+    assert explorer.page.evaluate(VIOLATIONS) == []
