@@ -56,4 +56,4 @@ def test_a_study_without_a_matrix_is_passed_over_and_a_partial_one_is_shown(tmp_
     subprocess.run(command, check=True)
     *published, partial = read_script(out.read_text(encoding="utf-8"))["collections"]
     assert gone and all(collection["id"].startswith("published") for collection in published)
-    assert partial["source"] == "results/partial/study.yaml" and "mnli" not in partial["transfer"]["rows"]
+    assert partial["source"] == "results/partial/files.html" and "mnli" not in partial["transfer"]["rows"]

@@ -97,7 +97,7 @@ def published(kept: Path) -> Iterator[dict]:  # kept: results/release
             "name": model,
             "says": f"{model} on the paper's 13 tasks, as published by the paper's authors: one prompt a task, "
             "100 vectors. How many examples stand behind an accuracy was not published.",
-            "source": "results/release/provenance.json",
+            "source": "results/release/files.html",
             "tasks": tasks_of(list(matrix)),
             "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)},
             "paper": [],
@@ -169,7 +169,7 @@ def of_study(results: Results, backbone: str) -> dict:
         "name": f"{backbone}, study {study.name}",
         "says": f"{backbone} on {data}{words}: our {study.name} study, {seeds}, {study.length} vectors, "
         f"{study.steps} steps. These are not RoBERTa's numbers{', and not English either' if micro else ''}.",
-        "source": f"results/{results.out.name}/study.yaml",
+        "source": f"results/{results.out.name}/files.html",
         "tasks": tasks_of(list(matrix)),
         "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)} | evaluations(results, backbone, matrix),
         "curves": curves(results, backbone),
