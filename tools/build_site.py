@@ -43,7 +43,7 @@ FILES_PAGE = """<!doctype html>
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #dde3e8; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}</style>
 </head><body><main><h1>results/{folder}</h1>
-<p>What is committed there, and what the site's pages read. A cell's answer is its <code>result.json</code>; its command,
+<p>What is committed there, and what the site's pages read. A cell's answer is its <code>result.json</code>; command,
 commit, versions, hardware and seed are in its <code>provenance.json</code>. <a href="../../index.html">Home</a></p>
 <div><table>
 {rows}
