@@ -13,7 +13,7 @@ PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help study test site serve lab bench dist clean
+.PHONY: help study test site serve lab explorer bench dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -48,6 +48,9 @@ serve: site ## build the website and serve it on this machine
 
 lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
+
+explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
+	$(BIN)/python tools/explorer_data.py
 
 bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
 	$(BIN)/python benchmarks/step_vs_peft.py

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from check_site import site_problems  # noqa: E402  (tools/ is no package)
+from build_site import lead_to_sources  # noqa: E402  (tools/ is no package)
+from check_site import site_problems  # noqa: E402
 
 MODULE = """\
 def area(
@@ -74,13 +75,16 @@ PAGE = [
     ("code", FIGURE, {"image/svg+xml": "<svg></svg>"}),
     ("code", TABLE, {"text/html": "<table><tr><td>0.80</td></tr></table>"}),
     ("code", "#| include: false\nassert area(1) == 3", {"text/plain": "a hidden output"}),
+    ("code", '#| include: false\nread(root / "results" / "demo")'),
 ]
+CELL = {"kind": "tune", "code_version": 1, "asked": {"backbone": "tiny", "task": "sst2", "seed": 0}}
 HOME = [("markdown", "# Home\n> Where it begins."), ("markdown", "See [projectors](library/demo.ipynb#sec-details).")]
 
 QUARTO = """
 project: {type: website, output-dir: _docs, render: [nbs/index.ipynb, nbs/library/demo.ipynb]}
 website:
   title: tiny_site
+  favicon: nbs/favicon.svg
   navbar: {logo-href: nbs/index.html, left: [{text: Home, href: nbs/index.ipynb}]}
   sidebar: {contents: [nbs/index.ipynb, nbs/library/demo.ipynb]}
 format: {html: {theme: default, css: nbs/styles.css, toc: true, html-math-method: mathml}}
@@ -94,12 +98,17 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
     (folder / "tiny_site").mkdir()
     (folder / "results").mkdir()
     (folder / "results/scores.csv").write_text("task,accuracy\nsst2,0.80\n")
+    for name in ("demo", "other"):
+        (folder / "results" / name / "cells/tune/ab12").mkdir(parents=True)
+        (folder / "results" / name / "cells/tune/ab12/cell.json").write_text(json.dumps(CELL))
+        (folder / "results" / name / "cells/tune/ab12/result.json").write_text("{}")
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "_quarto.yml").write_text(QUARTO)
     (folder / "tiny_site/__init__.py").write_text('__version__ = "0.1.0"\n')
     (folder / "nbs/index.ipynb").write_text(notebook(home))
     (folder / "nbs/library/demo.ipynb").write_text(notebook(page))
-    shutil.copy(ROOT / "nbs/styles.css", folder / "nbs")
+    for name in ("styles.css", "favicon.svg"):
+        shutil.copy(ROOT / "nbs" / name, folder / "nbs")
     # What installing the project would leave: nbdev finds the documented names through it.
     (folder / "tiny_site.dist-info").mkdir()
     (folder / "tiny_site.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: tiny_site\nVersion: 0.1.0\n")
@@ -112,6 +121,7 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
 def build(project: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Build a site without Quarto, whether or not this machine has it."""
     environment = os.environ | {"PATH": "", "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    environment.pop("GITHUB_REPOSITORY", None)  # where this runs on GitHub, pages would link to it
     command = [sys.executable, str(project / "tools/build_site.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -182,6 +192,35 @@ def test_site_works_from_a_folder(site):
     assert (site / "results/scores.csv").is_file()
     script = (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
     assert "Projectors" in script and "search.json" not in script
+
+
+def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page):
+    assert '<a href="demo.ipynb" download>nbs/library/demo.ipynb</a>' in page
+    assert "assert area(1) == 3" in (site / "nbs/library/demo.ipynb").read_text(encoding="utf-8")
+    assert re.findall(r'<a href="([^"]*files.html)">', page) == ["../../results/demo/files.html"]
+    listed = (site / "results/demo/files.html").read_text(encoding="utf-8")
+    assert '<td>tune tiny sst2 0</td><td><a href="cells/tune/ab12/cell.json">' in listed
+    assert "github" not in page
+    assert "Its numbers" not in (site / "nbs/index.html").read_text(encoding="utf-8")
+
+
+def test_on_github_a_tutorial_opens_in_colab(tmp_path, monkeypatch):
+    for folder in ("project/nbs/tutorials", "project/results", "out/nbs/tutorials"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "project/nbs/tutorials/one.ipynb").write_text(notebook(HOME))
+    built = tmp_path / "out/nbs/tutorials/one.html"
+    for repository, blob in ((None, None), ("someone/prompts", "someone/prompts/blob/next/nbs/tutorials/one.ipynb")):
+        if repository:
+            monkeypatch.setenv("GITHUB_REPOSITORY", repository)
+            monkeypatch.setenv("GITHUB_REF_NAME", "next")
+        else:
+            monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+        built.write_text("<header>Navigation</header><header>Title</header><main>Text</main>")
+        lead_to_sources(tmp_path / "project", tmp_path / "out", ["nbs/tutorials/one.ipynb"])
+        text = built.read_text()
+        assert text.index("Title") < text.index("Download this notebook") < text.index("Text") < text.index("This page")
+        assert (f"https://colab.research.google.com/github/{blob}" in text) == bool(repository)
+        assert (f"https://github.com/{blob}" in text) == ("github" in text) == bool(repository)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -255,8 +294,5 @@ def test_the_check_finds(tmp_path, markup, problem):
 # ---------------------------------------------------------------- this project's site
 
 
-def test_this_projects_site_builds_and_holds_together(tmp_path):
-    done = build(ROOT, "--out", str(tmp_path / "site"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > 1 and site_problems(tmp_path / "site") == []
+def test_this_projects_site_builds_and_holds_together(website):
+    assert len(list(website.rglob("*.html"))) > 1 and site_problems(website) == []

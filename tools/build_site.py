@@ -8,6 +8,7 @@ here: numbered cross references, math as MathML, and pages that ask no other hos
 import argparse
 import ast
 import html
+import json
 import os
 import re
 import shutil
@@ -34,6 +35,20 @@ MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</spa
 LABELED_EQUATION = re.compile(r"^\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S | re.M)
 # What is no prose: tags, and whole elements whose text is shown as it stands
 NOT_PROSE = re.compile(r"(<(pre|code|script|style|math)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
+# The page that lists a folder of results, in a style of its own: neither renderer knows of it
+FILES_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Files of results/{folder}</title><link rel="icon" href="../../nbs/favicon.svg">
+<style>body {{ font: 1rem/1.5 system-ui, sans-serif; color: #1d2730; margin: 1rem; }} a {{ color: #0b6e6e; }}
+table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
+th, td {{ border-bottom: 1px solid #dde3e8; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}</style>
+</head><body><main><h1>results/{folder}</h1>
+<p>What is committed there, and what the site's pages read. A cell's answer is its <code>result.json</code>; command,
+commit, versions, hardware and seed are in its <code>provenance.json</code>. <a href="../../index.html">Home</a></p>
+<div><table>
+{rows}
+</table></div></main></body></html>
+"""
 SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
 
 
@@ -198,6 +213,72 @@ def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
     return page, targets
 
 
+# ---------------------------------------------------------------- where pages come from
+
+
+def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
+    """Let every page lead to the file that it is made from, and to the results that its numbers are read from."""
+    for name in result_folders(root):
+        list_files(root / "results" / name, out / "results" / name)
+    for source in pages:
+        page = out / Path(source).with_suffix(".html")
+        shutil.copy(root / source, page.parent)
+        up = "../" * source.count("/")
+        links = [f'<a href="{Path(source).name}" download>{source}</a>']
+        if repository := os.environ.get("GITHUB_REPOSITORY"):  # set where GitHub builds the site
+            branch = os.environ.get("GITHUB_REF_NAME", "main")
+            links.append(f'<a href="https://github.com/{repository}/blob/{branch}/{source}">on GitHub</a>')
+        numbers = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read_by(root, source)]
+        origin = f"This page: {', '.join(links)}." + (f" Its numbers: {', '.join(numbers)}." if numbers else "")
+        text = page.read_text(encoding="utf-8")
+        text = inserted(f'<p class="page-source">{origin}</p>\n', text, "</main>")
+        if "tutorials" in Path(source).parts:
+            taken = f'<a href="{Path(source).name}" download>Download this notebook</a>'
+            if repository:
+                colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{source}"
+                taken += f', or <a href="{colab}">open it in Colab</a>'
+            text = inserted(f'<p class="page-take">{taken}; <code>make lab</code> opens all.</p>\n', text, "</header>")
+        page.write_text(text, encoding="utf-8")
+
+
+def inserted(addition: str, text: str, end: str) -> str:
+    """A page with an addition inside what ends with the last such tag."""
+    before, tag, after = text.rpartition(end)
+    return before + addition + tag + after
+
+
+def read_by(root: Path, source: str) -> list[str]:
+    """The folders under results/ that a page's code reads: it joins "results" to a path, and names them."""
+    if not source.endswith(".ipynb"):
+        return []
+    code = "\n".join(cell.source for cell in read_nb(root / source).cells if cell.cell_type == "code")
+    return [name for name in result_folders(root) if '"results"' in code and f'"{name}"' in code]
+
+
+def result_folders(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "results").iterdir() if path.is_dir())
+
+
+def list_files(folder: Path, out: Path) -> None:
+    """Copy the files of a folder of results, and write a page that leads to each."""
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    rows = []
+    for place, _, names in sorted(os.walk(folder)):
+        asked = Path(place) / "cell.json"
+        what = describe(json.loads(asked.read_text(encoding="utf-8"))) if asked.is_file() else ""
+        links = ", ".join(f'<a href="{(Path(place) / name).relative_to(folder)}">{name}</a>' for name in sorted(names))
+        where = Path(place).relative_to(folder).as_posix()
+        rows += [f"<tr><th>{where}</th><td>{html.escape(what)}</td><td>{links}</td></tr>"] if names else []
+    (out / "files.html").write_text(FILES_PAGE.format(folder=folder.name, rows="\n".join(rows)), encoding="utf-8")
+
+
+def describe(cell: dict) -> str:
+    """A study's cell in words: its kind, and the task and seed that it is about."""
+    asked = cell["asked"]
+    about = (asked.get(name) for name in ("backbone", "task", "source", "seed", "split"))
+    return " ".join([cell["kind"], *(str(part) for part in about if part is not None)])
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -215,6 +296,13 @@ def lead_methods_to_their_class(out: Path) -> None:
         path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
 
 
+def redirect(home: str, icon: str) -> str:
+    """The page that leads from the site's folder to its home."""
+    target = Path(home).with_suffix(".html").as_posix()
+    head = f'<!doctype html><html lang="en"><title>Home</title><link rel="icon" href="{icon}">'
+    return f'{head}<meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Home</a></html>\n'
+
+
 def build(
     root: Path,  # the project, which is the working directory
     out: Path,  # the folder to build into; what it held is replaced
@@ -224,14 +312,14 @@ def build(
         raise SiteError(f"{out} is there already and is no built site; name another folder, or remove it.")
     staged = stage(root)
     rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
-    home = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"][0]
+    declared = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
     if not (rendered / "index.html").exists():
-        target = Path(home).with_suffix(".html").as_posix()
-        redirect = f'<!doctype html><title>Home</title><meta http-equiv="refresh" content="0; url={target}">'
-        (rendered / "index.html").write_text(f'{redirect}<a href="{target}">Home</a>\n', encoding="utf-8")
+        page = redirect(declared["project"]["render"][0], declared["website"]["favicon"])
+        (rendered / "index.html").write_text(page, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(rendered, out)
     lead_methods_to_their_class(out)
+    lead_to_sources(root, out, declared["project"]["render"])
     problems = site_problems(out)
     if problems:
         raise SiteError("the built pages have faults:\n  " + "\n  ".join(problems))

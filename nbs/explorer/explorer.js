@@ -1,0 +1,465 @@
+// The Explorer: what data.js holds, drawn in the page. Plain JavaScript; nothing is fetched.
+(() => {
+  "use strict";
+  const { colors, collections } = window.promptTransferExplorer;
+  const TYPES = { SA: "sentiment", NLI: "inference", EJ: "ethics", PI: "paraphrase" };
+  const NO_TASK = "none"; // the type of rows that are no task: random, projected and reused prompts
+  const MARKS = { // around 0, 0; a type has its own mark, so that color is not needed
+    SA: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
+    NLI: "M-3.6,-3.6h7.2v7.2h-7.2z",
+    EJ: "M0,-4.6l4.6,8h-9.2z",
+    PI: "M0,-5l4.6,5l-4.6,5l-4.6,-5z",
+  };
+  const LINES = { // how the kinds of pairs and the seeds are told apart without color
+    "same task": { stroke: "#2c1a5e", dash: "", mark: MARKS.SA },
+    "same type": { stroke: "#5a4694", dash: "7 4", mark: MARKS.NLI },
+    "different type": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
+    "different task": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
+  };
+  const SEED_DASHES = ["", "6 3", "2 3", "9 3 2 3", "1 2"];
+  const LEARNED = 0.02; // a target on which tuning gains less over the random prompt has nothing to recover
+
+  const get = (id) => document.getElementById(id);
+  const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+  const signed = (value) => value.toFixed(2).replace("-", "−");
+  const plain = (name) => name.replace(/^micro\//, "");
+
+  // ---------------------------------------------------------------- elements
+
+  function make(tag, attributes = {}, ...children) {
+    const drawn = /^(svg|g|path|line|text|title|polygon)$/.test(tag);
+    const made = drawn ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+    made.append(...children.filter((child) => child !== null));
+    return made;
+  }
+
+  const cells = (tag, values) => values.map((value) => make(tag, tag === "th" ? { scope: "col" } : {}, String(value)));
+
+  // The same numbers as a table, for who reads no figure
+  function numbers(columns, rows) {
+    const body = rows.map((row) => make("tr", {}, ...cells("td", row)));
+    const table = make("table", {}, make("thead", {}, make("tr", {}, ...cells("th", columns))), make("tbody", {}, ...body));
+    return make("details", {}, make("summary", {}, "The numbers"), make("div", { class: "explorer-wide" }, table));
+  }
+
+  // One of many things is reached with Tab; arrow keys, Home and End lead to the others.
+  function rove(items, step) {
+    items.forEach((item, place) => {
+      item.setAttribute("tabindex", place ? "-1" : "0");
+      item.addEventListener("focus", () => {
+        items.forEach((other) => other.setAttribute("tabindex", other === item ? "0" : "-1"));
+      });
+      item.addEventListener("keydown", (event) => {
+        const to = step(place, event.key);
+        if (to === undefined) return;
+        event.preventDefault();
+        items[Math.max(0, Math.min(items.length - 1, to))].focus();
+      });
+    });
+  }
+
+  const inLine = (count) => (place, key) => ({
+    ArrowRight: place + 1, ArrowDown: place + 1, ArrowLeft: place - 1, ArrowUp: place - 1, Home: 0, End: count - 1,
+  })[key];
+
+  const inGrid = (width, count) => (place, key) => ({
+    ArrowRight: place % width < width - 1 ? place + 1 : place,
+    ArrowLeft: place % width ? place - 1 : place,
+    ArrowDown: place + width < count ? place + width : place,
+    ArrowUp: place >= width ? place - width : place,
+    Home: place - (place % width),
+    End: place - (place % width) + width - 1,
+  })[key];
+
+  // ---------------------------------------------------------------- what is chosen
+
+  const shown = { collection: collections[0] };
+  const chosen = (name) => new Set([...document.querySelectorAll(`input[name=${name}]:checked`)].map((box) => box.value));
+  const typeOf = (name) => (shown.collection.tasks.find((task) => task.name === name) || { type: NO_TASK }).type;
+  const titleOf = (name) => (shown.collection.tasks.find((task) => task.name === name) || { title: name }).title;
+  const sources = () => shown.collection.transfer.rows.filter((name) => chosen("sources").has(typeOf(name)));
+  const targets = () => shown.collection.tasks.map((task) => task.name).filter((name) => chosen("targets").has(typeOf(name)));
+  const everything = () => document.querySelectorAll("#explorer-filters input:not(:checked)").length === 0;
+
+  function accuracy(collection, source, target) {
+    const row = collection.transfer.rows.indexOf(source);
+    const column = collection.tasks.findIndex((task) => task.name === target);
+    const value = row < 0 || column < 0 ? null : collection.transfer.accuracy[row][column];
+    if (value === null) return null;
+    const of = (part) => (collection.transfer[part] ? collection.transfer[part][row][column] : null);
+    return { value, interval: of("interval"), n: of("n"), seeds: of("by_seed") };
+  }
+
+  // The share of tuning's gain over the random prompt that a prompt keeps on a target; null where there is no gain
+  function recovered(source, target) {
+    const [here, own, random] = [source, target, "random"].map((name) => accuracy(shown.collection, name, target));
+    if (!here || !own || !random || own.value - random.value < LEARNED) return null;
+    return Math.max(0, Math.min(1, (here.value - random.value) / (own.value - random.value)));
+  }
+
+  // ---------------------------------------------------------------- statistics
+
+  function ranks(values) { // equal values share the mean of their ranks
+    const sorted = [...values].sort((a, b) => a - b);
+    return values.map((value) => (sorted.indexOf(value) + sorted.lastIndexOf(value)) / 2);
+  }
+
+  function spearman(x, y) {
+    const [a, b] = [ranks(x), ranks(y)];
+    const middle = (x.length - 1) / 2;
+    const product = (one, other) => one.reduce((sum, value, i) => sum + (value - middle) * (other[i] - middle), 0);
+    return product(a, b) / Math.sqrt(product(a, a) * product(b, b)); // NaN where all are alike
+  }
+
+  // The mean over targets of the correlation over their sources, and the number of targets that have one
+  function meanCorrelation(pairs, similarity) {
+    const found = targets().map((target) => {
+      const own = pairs.filter((pair) => pair.target === target);
+      return own.length < 3 ? NaN : spearman(own.map(similarity), own.map((pair) => pair.accuracy));
+    }).filter(Number.isFinite);
+    return { rho: found.reduce((sum, rho) => sum + rho, 0) / found.length, n: found.length };
+  }
+
+  // ---------------------------------------------------------------- the details of a pair
+
+  function details(place, source, target) {
+    const rows = [];
+    for (const collection of collections) {
+      for (const cell of collection.paper || []) {
+        if (cell.source === plain(source) && cell.target === plain(target)) {
+          rows.push([`the paper, ${cell.where}: ${collection.name}`, `${cell.accuracy} %`, "–", "–"]);
+        }
+      }
+    }
+    if (!rows.length) rows.push(["the paper", "not printed", "–", "–"]);
+    const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection)];
+    for (const collection of seen) {
+      const name = (own) => collection.transfer.rows.concat(collection.tasks.map((task) => task.name))
+        .find((other) => plain(other) === plain(own));
+      const found = name(source) && name(target) && accuracy(collection, name(source), name(target));
+      if (!found) continue;
+      const whose = collection.group.startsWith("Published") ? `published: ${collection.name}` : `ours: ${collection.name}`;
+      const made = name(target).startsWith("micro/") ? ", generated tasks" : "";
+      const seeds = found.seeds && found.seeds.length > 1 ? `, seeds ${found.seeds.map((one) => percent(one)).join(", ")}` : "";
+      rows.push([
+        whose + made, percent(found.value) + seeds,
+        found.interval ? `${percent(found.interval[0])} to ${percent(found.interval[1])}` : "–",
+        found.n || "–",
+      ]);
+    }
+    const what = typeOf(source) === NO_TASK ? `Prompt: ${source}` : `Prompt of ${titleOf(source)} (${TYPES[typeOf(source)]})`;
+    const head = make("p", {}, make("strong", {}, `${what}, on ${titleOf(target)} (${TYPES[typeOf(target)]})`));
+    const body = rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row[0]), ...cells("td", row.slice(1))));
+    const columns = make("tr", {}, ...cells("th", ["whose", "accuracy", "95 % interval", "examples"]));
+    get(place).replaceChildren(head, make("table", {}, make("thead", {}, columns), make("tbody", {}, ...body)));
+  }
+
+  function leadsToDetails(item, place, source, target) {
+    for (const event of ["focus", "mouseenter", "click"]) {
+      item.addEventListener(event, () => details(place, source, target));
+    }
+  }
+
+  // ---------------------------------------------------------------- the transfer matrix
+
+  function shade(share) { // one hue that darkens; black or white reads on it, whichever is further from it
+    const color = [0, 1, 2].map((i) => Math.round([247, 245, 251][i] + share * ([52, 32, 104][i] - [247, 245, 251][i])));
+    const linear = color.map((c) => (c / 255 <= 0.04045 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    return `background:rgb(${color});color:${(light + 0.05) ** 2 > 1.05 * 0.05 ? "#000" : "#fff"}`;
+  }
+
+  function drawMatrix() {
+    const [rows, columns, scale] = [sources(), targets(), get("explorer-scale").value];
+    const all = shown.collection.transfer.accuracy.flat().filter((value) => value !== null);
+    const low = Math.floor(10 * Math.min(...all)) / 10;
+    const high = Math.ceil(10 * Math.max(...all)) / 10;
+    const head = columns.map((name) => make("th", { scope: "col", class: typeOf(name) }, make("span", {}, titleOf(name))));
+    const items = [];
+    const body = rows.map((source) => make("tr", {},
+      make("th", { scope: "row", class: typeOf(source) }, titleOf(source)),
+      ...columns.map((target) => {
+        const found = accuracy(shown.collection, source, target);
+        const share = scale === "accuracy" ? found && (found.value - low) / (high - low) : recovered(source, target);
+        const cell = make("td", {
+          role: "gridcell", style: found && share !== null ? shade(share) : null,
+          class: [source === target ? "own" : "", found && share === null ? "unlearned" : ""].join(" "),
+        }, found ? (100 * found.value).toFixed(1) : "");
+        leadsToDetails(cell, "explorer-pair", source, target);
+        items.push(cell);
+        return cell;
+      })));
+    const table = make("table", { role: "grid", class: "explorer-matrix", "aria-label": "Accuracy in %, sources in rows, targets in columns" },
+      make("thead", {}, make("tr", {}, make("td", { role: "gridcell" }), ...head)), make("tbody", {}, ...body));
+    rove(items, inGrid(columns.length, items.length));
+    const ends = scale === "accuracy" ? [percent(low, 0), percent(high, 0)] : ["nothing recovered", "all of it"];
+    const key = make("p", { class: "explorer-key" }, `${ends[0]} `,
+      ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: shade(share), "aria-hidden": "true" })), ` ${ends[1]}`,
+      scale === "accuracy" ? "" : `; without color: tuning gains less than ${percent(LEARNED, 0)}`);
+    get("explorer-matrix").replaceChildren(items.length ? make("div", { class: "explorer-wide" }, table) : nothing(), key);
+    if (items.length) details("explorer-pair", rows[0], columns[Math.min(1, columns.length - 1)]);
+    else get("explorer-pair").replaceChildren();
+  }
+
+  const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is left: tick at least one type of sources and one of targets.");
+  const lacks = (what) => make("p", { class: "explorer-nothing" }, `${shown.collection.name}: ${what}`);
+
+  // ---------------------------------------------------------------- figures
+
+  // A figure with axes. `x` and `y`: {low, high, label, ticks: [[place, text]]}; returns it with the functions of place.
+  function axes(place, label, x, y, height = 340) {
+    const width = Math.max(280, Math.min(640, get(place).clientWidth));
+    const [left, right, top, bottom] = [58, width - 10, 10, height - 42];
+    const atX = (value) => left + ((value - x.low) / (x.high - x.low || 1)) * (right - left);
+    const atY = (value) => bottom - ((value - y.low) / (y.high - y.low || 1)) * (bottom - top);
+    const figure = make("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": label });
+    for (const [value, text] of y.ticks) {
+      figure.append(make("line", { x1: left, x2: right, y1: atY(value), y2: atY(value), class: "explorer-grid" }),
+        make("text", { x: left - 5, y: atY(value) + 4, "text-anchor": "end" }, text));
+    }
+    for (const [value, text] of x.ticks) {
+      figure.append(make("text", { x: atX(value), y: bottom + 16, "text-anchor": "middle" }, text));
+    }
+    figure.append(make("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "explorer-axis" }),
+      make("text", { x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, x.label),
+      make("text", { x: -(top + bottom) / 2, y: 11, transform: "rotate(-90)", "text-anchor": "middle" }, y.label));
+    return { figure, atX, atY };
+  }
+
+  function scale(values, label, text, count = 6) { // from a little below the least to a little above the greatest
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    const room = (most - least) * 0.06 || Math.abs(most) * 0.06 || 1;
+    const [low, high] = [least - room, most + room];
+    const rough = (high - low) / count;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+    const ticks = [];
+    for (let value = Math.ceil(low / step) * step; value <= high; value += step) ticks.push(value);
+    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+    return { low, high, label, ticks: ticks.map((value) => [value, text(value, digits)]) };
+  }
+
+  const asPercent = (value, digits) => `${(100 * value).toFixed(Math.max(0, digits - 2))} %`;
+  const asNumber = (value, digits) => value.toFixed(digits).replace("-", "−");
+  const mark = (type, x, y, more = {}) => make("path", { d: MARKS[type], transform: `translate(${x},${y})`, fill: colors[type], ...more });
+
+  function typesKey(types) {
+    const entry = (type) => make("span", {}, make("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, mark(type, 0, 0)), ` ${TYPES[type]} `);
+    return make("p", { class: "explorer-key" }, "source: ", ...types.map(entry));
+  }
+
+  // ---------------------------------------------------------------- similarity and transfer
+
+  function drawScatter() {
+    const { similarity, tasks, pairs: which } = shown.collection;
+    get("explorer-scatter-pair").replaceChildren();
+    if (!similarity) {
+      get("explorer-correlation").textContent = "";
+      get("explorer-scatter").replaceChildren(lacks("no similarities are committed that a whole matrix of accuracies could be set beside."));
+      return;
+    }
+    const metric = similarity[get("explorer-metric").value];
+    const self = get("explorer-self").checked;
+    const place = (name) => tasks.findIndex((task) => task.name === name);
+    const pairs = targets().flatMap((target) => sources().filter((source) => typeOf(source) !== NO_TASK && (self || source !== target))
+      .map((source) => ({ source, target, similarity: metric.values[place(source)][place(target)], accuracy: accuracy(shown.collection, source, target).value })));
+    const only = get("explorer-target").value;
+    const drawn = pairs.filter((pair) => !only || pair.target === only);
+    if (!drawn.length) {
+      get("explorer-correlation").textContent = "";
+      get("explorer-scatter").replaceChildren(nothing());
+      return;
+    }
+    const { figure, atX, atY } = axes("explorer-scatter", `Accuracy on the target by similarity to its prompt, ${drawn.length} pairs`,
+      scale(drawn.map((pair) => pair.similarity), `similarity: ${metric.words}`, asNumber),
+      scale(drawn.map((pair) => pair.accuracy), "accuracy on the target", asPercent));
+    const points = drawn.sort((a, b) => a.similarity - b.similarity).map((pair) => {
+      const says = `${titleOf(pair.source)} on ${titleOf(pair.target)}: similarity ${pair.similarity.toFixed(3)}, accuracy ${percent(pair.accuracy)}`;
+      const point = make("g", { role: "img", "aria-label": says, class: "explorer-point" },
+        make("title", {}, says), mark(typeOf(pair.source), atX(pair.similarity), atY(pair.accuracy)));
+      leadsToDetails(point, "explorer-scatter-pair", pair.source, pair.target);
+      return point;
+    });
+    rove(points, inLine(points.length));
+    figure.append(...points);
+    get("explorer-scatter").replaceChildren(figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])));
+    get("explorer-correlation").textContent = sayCorrelation(pairs, metric, only, self, which);
+  }
+
+  function sayCorrelation(pairs, metric, only, self, which) {
+    const sameType = (pair) => Number(typeOf(pair.source) === typeOf(pair.target));
+    if (only) {
+      const own = pairs.filter((pair) => pair.target === only);
+      const rho = spearman(own.map((pair) => pair.similarity), own.map((pair) => pair.accuracy));
+      return `Spearman's ρ over the ${own.length} sources of ${titleOf(only)}: ${Number.isFinite(rho) ? signed(rho) : "none, all are alike"}.`;
+    }
+    const found = meanCorrelation(pairs, (pair) => pair.similarity);
+    if (!found.n) return "Too few pairs are left for a correlation.";
+    const known = metric.overall[Number(self)];
+    const p = known.p < 0.001 ? "p < 0.001" : `p = ${known.p.toFixed(3)}`;
+    const sure = everything() ? ` [${signed(known.low)}, ${signed(known.high)}], ${p}` : " (no interval: some types are left out)";
+    const types = meanCorrelation(pairs, sameType);
+    return `Spearman's ρ, mean of ${found.n} targets: ${signed(found.rho)}${sure}. Knowing only whether two tasks are of one type: ` +
+      `${types.n ? signed(types.rho) : "none, all are alike"}. Compared are ${which || "the published prompts, which began alike"}.`;
+  }
+
+  // ---------------------------------------------------------------- neurons by layer
+
+  function drawLayers() {
+    const { profile } = shown.collection;
+    if (!profile) {
+      get("explorer-layers").replaceChildren(lacks("which neurons these prompts activate needs the model's weights, which are not in this repository."));
+      return;
+    }
+    const spread = profile.kinds.flatMap((kind) => kind.low ? [...kind.low, ...kind.high] : kind.mean);
+    const last = profile.layers.length - 1;
+    const x = { low: -0.3, high: last + 0.3, label: "layer, from the bottom", ticks: profile.layers.map((name, place) => [place, name]) };
+    const { figure, atX, atY } = axes("explorer-layers", "Overlap of activated neurons by layer", x, scale(spread, "overlap of neurons", asPercent), 280);
+    profile.kinds.forEach((kind, i) => {
+      const look = LINES[kind.name];
+      const at = (layer) => atX(layer + 0.05 * (i - 1)); // beside each other, or the intervals would hide one another
+      kind.mean.forEach((mean, layer) => {
+        if (kind.low) figure.append(make("line", { x1: at(layer), x2: at(layer), y1: atY(kind.low[layer]), y2: atY(kind.high[layer]), stroke: look.stroke, "stroke-width": 1.5 }));
+        figure.append(make("path", { d: look.mark, transform: `translate(${at(layer)},${atY(mean)})`, fill: look.stroke }));
+      });
+      const line = kind.mean.map((mean, layer) => `${layer ? "L" : "M"}${at(layer)},${atY(mean)}`).join("");
+      figure.append(make("path", { d: line, fill: "none", stroke: look.stroke, "stroke-width": 2, "stroke-dasharray": look.dash }));
+    });
+    const entry = (kind) => make("span", {}, make("svg", { width: 40, height: 12, viewBox: "-20 -6 40 12", "aria-hidden": "true" },
+      make("line", { x1: -20, x2: 20, y1: 0, y2: 0, stroke: LINES[kind.name].stroke, "stroke-width": 2, "stroke-dasharray": LINES[kind.name].dash }),
+      make("path", { d: LINES[kind.name].mark, fill: LINES[kind.name].stroke })), ` ${kind.name} `);
+    const rows = profile.kinds.flatMap((kind) => kind.mean.map((mean, layer) =>
+      [kind.name, profile.layers[layer], percent(mean), kind.low && kind.low[layer] !== null ? `${percent(kind.low[layer])} to ${percent(kind.high[layer])}` : "none"]));
+    get("explorer-layers").replaceChildren(figure, make("p", { class: "explorer-key" }, ...profile.kinds.map(entry)),
+      make("p", {}, profile.says), numbers(["pairs of prompts", "layer", "overlap", "95 % interval"], rows));
+  }
+
+  // ---------------------------------------------------------------- the map
+
+  function drawMap() {
+    const { maps } = shown.collection;
+    if (!maps) {
+      get("explorer-map").replaceChildren(lacks("these prompts are not among the committed results."));
+      return;
+    }
+    const map = maps[get("explorer-of").value];
+    const prompts = map.prompts.map(([task, seed], i) => ({ task, seed, at: map.places[i] })).filter((prompt) => chosen("sources").has(typeOf(prompt.task)));
+    if (!prompts.length) {
+      get("explorer-map").replaceChildren(nothing());
+      return;
+    }
+    const axis = (i) => scale(map.places.map((at) => at[i]), `component ${i + 1}: ${percent(map.shares[i], 0)} of the variance`, asNumber);
+    const { figure, atX, atY } = axes("explorer-map", `${prompts.length} prompts along two principal components`, axis(0), axis(1), 420);
+    const first = Math.min(...prompts.map((prompt) => prompt.seed));
+    const labels = prompts.map(({ task, seed, at }) => {
+      const [x, y] = [atX(at[0]), atY(at[1])];
+      const says = titleOf(task) + (seed === null ? "" : `, seed ${seed}`);
+      figure.append(make("g", { role: "img", "aria-label": says }, make("title", {}, says), mark(typeOf(task), x, y)));
+      return { x, y, type: typeOf(task), text: Number(seed) === first ? plain(titleOf(task)) : String(seed) };
+    });
+    figure.append(...apart(labels, Number(figure.getAttribute("width"))).map(({ x, y, end, type, text }) => make("text", {
+      x: x + (end ? -8 : 8), y: y + 4, "text-anchor": end ? "end" : "start", class: `explorer-label ${type}`, "aria-hidden": "true",
+    }, text)));
+    const rows = prompts.map((prompt) => [titleOf(prompt.task), prompt.seed === null ? "–" : prompt.seed, ...prompt.at.map((value) => asNumber(value, 3))]);
+    get("explorer-map").replaceChildren(figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])),
+      numbers(["task", "seed", "component 1", "component 2"], rows));
+  }
+
+  // Labels from top to bottom, each pushed down until it is clear of those before it
+  function apart(labels, width) {
+    const placed = [];
+    for (const label of labels.sort((a, b) => a.y - b.y)) {
+      const long = 7 * label.text.length;
+      label.end = label.x + 8 + long > width;
+      const from = label.end ? label.x - 8 - long : label.x + 8;
+      const hit = () => placed.find((other) => Math.abs(other.y - label.y) < 12 && from < other.to && other.from < from + long);
+      while (hit()) label.y = hit().y + 13;
+      placed.push({ y: label.y, from, to: from + long });
+    }
+    return labels;
+  }
+
+  // ---------------------------------------------------------------- training curves
+
+  function drawCurves() {
+    const { curves } = shown.collection;
+    if (!curves) {
+      get("explorer-curves").replaceChildren(lacks("no training curves were published."));
+      return;
+    }
+    const tasks = [...new Set(curves.runs.map((run) => run.task))].filter((task) => chosen("sources").has(typeOf(task)));
+    const all = curves.runs.flatMap((run) => run.accuracy);
+    const [width, height, left, bottom] = [170, 110, 4, 92];
+    const last = Math.max(...curves.runs.flatMap((run) => run.step));
+    const [low, high] = [Math.max(0, Math.min(...all) - 0.03), Math.min(1, Math.max(...all) + 0.03)];
+    const atX = (step) => left + (step / last) * (width - 2 * left);
+    const atY = (value) => bottom - ((value - low) / (high - low)) * (bottom - 4);
+    const panels = tasks.map((task) => {
+      const runs = curves.runs.filter((run) => run.task === task);
+      const best = runs.map((run) => Math.max(...run.accuracy));
+      const says = `${titleOf(task)}: best accuracy on dev ${best.map((value) => percent(value)).join(", ")}`;
+      const majority = atY(curves.majority[task]);
+      const figure = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": says },
+        make("line", { x1: left, x2: width - left, y1: bottom, y2: bottom, class: "explorer-axis" }),
+        make("line", { x1: left, x2: width - left, y1: majority, y2: majority, class: "explorer-majority" }),
+        ...runs.map((run, i) => make("path", {
+          d: run.step.map((step, n) => `${n ? "L" : "M"}${atX(step)},${atY(run.accuracy[n])}`).join(""), fill: "none",
+          stroke: colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": SEED_DASHES[i % SEED_DASHES.length],
+        })),
+        make("text", { x: left, y: height - 4 }, "0"), make("text", { x: width - left, y: height - 4, "text-anchor": "end" }, `${last} steps`));
+      const caption = make("figcaption", {}, make("strong", { class: typeOf(task) }, titleOf(task)), ` ${best.map((value) => percent(value)).join(", ")}`);
+      return make("figure", {}, caption, figure);
+    });
+    const rows = curves.runs.filter((run) => tasks.includes(run.task)).map((run) => {
+      const best = Math.max(...run.accuracy);
+      return [titleOf(run.task), run.seed, percent(best), run.step[run.accuracy.indexOf(best)], percent(curves.majority[run.task])];
+    });
+    get("explorer-curves").replaceChildren(...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
+      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted the share of the most frequent label. Above each: the best of each seed.`),
+      numbers(["task", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
+  }
+
+  // ---------------------------------------------------------------- controls
+
+  const options = (id, entries) => get(id).replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
+
+  function choose() {
+    shown.collection = collections.find((collection) => collection.id === get("explorer-whose").value);
+    const { says, source, similarity, maps, tasks, transfer } = shown.collection;
+    get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".");
+    options("explorer-metric", (similarity || []).map((metric, i) => [i, metric.name]));
+    options("explorer-target", [["", "every target"], ...tasks.map((task) => [task.name, task.title])]);
+    options("explorer-of", (maps || []).map((map, i) => [i, map.of]));
+    const random = transfer.rows.includes("random");
+    get("explorer-scale").querySelector("[value=recovered]").disabled = !random;
+    if (!random) get("explorer-scale").value = "accuracy";
+    draw();
+  }
+
+  function draw() {
+    for (const part of [drawMatrix, drawScatter, drawLayers, drawMap, drawCurves]) part();
+  }
+
+  function start() {
+    const groups = new Map();
+    for (const collection of collections) {
+      if (!groups.has(collection.group)) groups.set(collection.group, make("optgroup", { label: collection.group }));
+      groups.get(collection.group).append(make("option", { value: collection.id }, collection.name));
+    }
+    get("explorer-whose").replaceChildren(...groups.values());
+    get("explorer-whose").addEventListener("change", choose);
+    get("explorer-filters").addEventListener("change", draw);
+    get("explorer-scale").addEventListener("change", drawMatrix);
+    for (const id of ["explorer-metric", "explorer-target", "explorer-self"]) get(id).addEventListener("change", drawScatter);
+    get("explorer-of").addEventListener("change", drawMap);
+    document.querySelectorAll(".explorer").forEach((part) => { part.hidden = false; });
+    choose();
+    let width = window.innerWidth;
+    window.addEventListener("resize", () => {
+      if (window.innerWidth !== width) draw(); // a phone's keyboard and bars change the height alone
+      width = window.innerWidth;
+    });
+  }
+  start();
+})();

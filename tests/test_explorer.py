@@ -1,0 +1,59 @@
+"""The Explorer's data: what the committed results give, gathered from any studies that are there."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from explorer_data import gather, read_script  # noqa: E402  (tools/ is no package)
+
+COMPUTED = ("similarity", "maps", "profile")  # by floating-point arithmetic, which differs a little between machines
+
+
+def flat(value) -> list:
+    """The leaves of nested lists and dictionaries, with their keys."""
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in [key, *flat(value[key])]]
+    return [leaf for part in value for leaf in flat(part)] if isinstance(value, list) else [value]
+
+
+def test_the_committed_file_is_what_the_results_give():
+    held = read_script((ROOT / "nbs/explorer/data.js").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(gather(ROOT / "results")))
+    hint = "results/ has changed: run `make explorer` and commit nbs/explorer/data.js"
+    assert held["colors"] == now["colors"] and len(held["collections"]) == len(now["collections"]), hint
+    for old, new in zip(held["collections"], now["collections"], strict=True):
+        assert old.keys() == new.keys(), hint
+        for name in new:
+            if name not in COMPUTED:
+                assert old[name] == new[name], hint
+        for name in set(COMPUTED) & new.keys():
+            was, is_now = flat(old[name]), flat(new[name])
+            words = [type(leaf) is str for leaf in is_now]
+            assert words == [type(leaf) is str for leaf in was], hint
+            for one, other, word in zip(was, is_now, words, strict=True):
+                assert one == (other if word or other is None else pytest.approx(other, abs=0.005)), hint
+
+
+def test_a_study_without_a_matrix_is_passed_over_and_a_partial_one_is_shown(tmp_path):
+    shutil.copytree(ROOT / "results/release", tmp_path / "release")
+    for name in ("begun", "partial"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / "results/small/study.yaml", tmp_path / name)
+    shutil.copytree(ROOT / "results/small/cells", tmp_path / "partial/cells")
+    rows = [file for file in (tmp_path / "partial/cells/transfer").glob("*/cell.json")]
+    gone = [file.parent for file in rows if json.loads(file.read_text())["asked"]["source"] == "mnli"]
+    for folder in gone:
+        shutil.rmtree(folder)
+    out = tmp_path / "data.js"
+    command = [sys.executable, str(ROOT / "tools/explorer_data.py"), "--results", str(tmp_path), "--out", str(out)]
+    subprocess.run(command, check=True)
+    *published, partial = read_script(out.read_text(encoding="utf-8"))["collections"]
+    assert gone and all(collection["id"].startswith("published") for collection in published)
+    assert partial["source"] == "results/partial/files.html" and "mnli" not in partial["transfer"]["rows"]
