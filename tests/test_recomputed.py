@@ -56,7 +56,10 @@ def test_the_command_writes_the_tables(two_tables, tmp_path, capsys, monkeypatch
     assert sorted(path.name for path in out.iterdir()) == ["first.csv", "provenance.json", "second.csv"]
     monkeypatch.undo()
     assert main(["release", "tables", "--data", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
-    assert "`prompt-transfer release download`" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert (
+        f"`prompt-transfer release download --data {tmp_path}`" in capsys.readouterr().err
+        and not (tmp_path / "other").exists()
+    )
 
 
 def test_the_kept_tables_are_all_there():
