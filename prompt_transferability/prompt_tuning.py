@@ -70,6 +70,7 @@ class TuningRun:
     )  # a row an evaluation: step, loss (mean of training since the last row), accuracy (dev, fraction)
     seconds: float  # spent in training steps, evaluations not counted; of all jobs where several were trained together
     examples: int  # texts learned from in that time
+    last: SoftPrompt  # as the last step left it
 
     @property
     def examples_per_second(self) -> float:
@@ -292,7 +293,10 @@ def evaluate_on_dev(self: _Training) -> None:
     with torch.no_grad():
         on_first = self._losses(active, first).tolist()
     self._refuse_divergence(dict(zip(active, on_first, strict=True)), state.step)
-    state.prompts = self.parameter.detach().clone()
+    now = self.parameter.detach()
+    # A job whose patience has ended stays as it was; the optimiser's moments would still move it.
+    kept = [now[i] if i in active else prompt.to(now.device) for i, prompt in enumerate(state.prompts)]
+    state.prompts = torch.stack(kept)
     if moments := self.optimizer.state.get(self.parameter):
         state.first_moment, state.second_moment = moments["exp_avg"].clone(), moments["exp_avg_sq"].clone()
     for i in active:
@@ -310,16 +314,19 @@ def evaluate_on_dev(self: _Training) -> None:
 def result(self: _Training, i: int) -> TuningRun:
     "What came of a job."
     stream, state = self.streams[i], self.state
-    task = stream.job.data.task
-    prompt = SoftPrompt(state.best[i], self.backbone.name, task.name, self.backbone.layout)
-    run = TuningRun(prompt, pd.DataFrame(state.curves[i]).astype({"loss": float}), state.seconds, state.examples)
-    prompt.metadata.update(
-        backbone_revision=self.backbone.revision,
-        label_words=list(task.label_words),
-        seed=stream.job.seed,
-        steps=run.best_step,
-        accuracy=run.best_accuracy,
+    task, curve = stream.job.data.task, pd.DataFrame(state.curves[i]).astype({"loss": float})
+    common = {
+        "backbone_revision": self.backbone.revision,
+        "label_words": list(task.label_words),
+        "seed": stream.job.seed,
+    }
+    best, last = (
+        SoftPrompt(values[i], self.backbone.name, task.name, self.backbone.layout, dict(common))
+        for values in (state.best, state.prompts)
     )
+    run = TuningRun(best, curve, state.seconds, state.examples, last)
+    best.metadata.update(steps=run.best_step, accuracy=run.best_accuracy)
+    last.metadata.update(steps=int(curve.step.iloc[-1]), accuracy=float(curve.accuracy.iloc[-1]))
     return run
 
 # %% ../nbs/library/prompt_tuning.ipynb #78eeb24f

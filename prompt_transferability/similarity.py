@@ -22,9 +22,9 @@ from .zero_shot_transfer import percentile_interval
 
 # %% auto #0
 __all__ = ['METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average', 'activation_states',
-           'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix',
-           'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means', 'type_baseline',
-           'transferability_correlation', 'correlation_gain']
+           'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts', 'overlap_matrix',
+           'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means',
+           'type_baseline', 'transferability_correlation', 'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -232,8 +232,10 @@ METRICS = (*_EMBEDDING_METRICS, "neuron_overlap")
 "The paper's five metrics, in the order of its tables."
 
 
-def _named(prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt]) -> dict[str, SoftPrompt]:
-    "The prompts by name: their own, or that of their task, with a number where the task comes again."
+def named_prompts(
+    prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],
+) -> dict[str, SoftPrompt]:
+    "Prompts by name: their own, or that of their task, with a number where the task comes again."
     if isinstance(prompts, Mapping):
         return dict(prompts)
     tasks = [prompt.task for prompt in prompts]
@@ -289,7 +291,7 @@ def similarity_matrix(
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
-    prompts = _named(prompts)
+    prompts = named_prompts(prompts)
     if not prompts:
         raise ValueError("there are no prompts to compare; give one or more")
     if metric == "neuron_overlap":

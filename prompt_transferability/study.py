@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 import prompt_transferability
 from .backbones import LAYOUTS, Backbone
 from .microworld import MICRO_MODELS
-from .prompt_tuning import tune_prompt
+from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import SoftPrompt, random_prompt, written_whole
 from prompt_transferability.tasks import (
     ALL_TASKS,
@@ -43,11 +43,12 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
+from .tpt_task import tune_from_tasks
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study', 'Cell', 'Sources',
-           'surroundings', 'answer']
+__all__ = ['PRESETS', 'CODE_VERSIONS', 'TPT_SOURCES', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study',
+           'Cell', 'Sources', 'surroundings', 'answer']
 
 # %% ../nbs/library/study.ipynb #73423e99
 class StudyError(ValueError):
@@ -85,14 +86,17 @@ class Study:
     patience: int | None = None  # evaluations without a new best before training ends; None: never
     max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
     max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
+    tpt: tuple[str, ...] = ()  # which prompts of other tasks transferable prompt tuning starts from, of `TPT_SOURCES`
+    tpt_steps: int | None = None  # steps of such a run; None: as many as `steps`
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name):
             raise StudyError(f"the name of a study must be a word; got {self.name!r}")
-        for name, kind in (("backbones", str), ("tasks", str), ("seeds", int), ("random_seeds", int)):
+        lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str}
+        for name, kind in lists.items():
             values = getattr(self, name)
             listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
-            if not listed or len(set(values)) < len(values) or not (values or name == "random_seeds"):
+            if not listed or len(set(values)) < len(values) or not (values or name in ("random_seeds", "tpt")):
                 what = "names" if kind is str else "whole numbers"
                 raise StudyError(
                     f"{name} of study {self.name!r} must be a list of {what} without repetition; got {values!r}"
@@ -100,8 +104,9 @@ class Study:
             if kind is int and min(values, default=0) < 0:
                 raise StudyError(f"{name} of study {self.name!r} must not be negative; got {values!r}")
             object.__setattr__(self, name, tuple(values))
-        for name in ("length", "max_length", "steps", "batch_size", "eval_every", "patience", "max_train", "max_eval"):
-            value, optional = getattr(self, name), name in ("patience", "max_train", "max_eval")
+        optionals = ("patience", "max_train", "max_eval", "tpt_steps")
+        for name in ("length", "max_length", "steps", "batch_size", "eval_every", *optionals):
+            value, optional = getattr(self, name), name in optionals
             if not (optional and value is None) and not (type(value) is int and value >= 1):
                 raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
         object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
@@ -114,6 +119,9 @@ class Study:
         for task in self.tasks:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
+        for choice in self.tpt:
+            if choice not in TPT_SOURCES:
+                raise UnknownNameError("source of transferable prompt tuning", choice, TPT_SOURCES)
 
 # %% ../nbs/library/study.ipynb #57d10002
 @patch(cls_method=True)
@@ -160,10 +168,13 @@ _MICRO: dict[str, Any] = dict(
     steps=500,
     learning_rate=5e-3,
     eval_every=50,
+    tpt=("same type",),
+    tpt_steps=150,
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
-    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
+    "micro-sources": _MICRO | dict(tpt=("best", "same type"), tpt_steps=None),
+    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,
@@ -173,13 +184,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         patience=5,
         max_train=9000,
         max_eval=1000,
+        tpt=("best",),
+        tpt_steps=400,
     ),
-    "paper": dict(backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4)),
+    "paper": dict(
+        backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4), tpt=("best",)
+    ),
 }
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1, "tpt": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -203,9 +218,13 @@ class Cell:
         asked = self.asked
         if self.kind == "data":
             return f"data {asked['task']}"
-        source = asked["task"] if "task" in asked else asked["source"]
-        where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
-        return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
+        about, detail = asked["task"] if "task" in asked else asked["source"], ""
+        if self.kind == "transfer":
+            detail = f" → {len(asked['targets'])} × {asked['split']}"
+        if self.kind == "tpt":
+            (first, *others) = asked["sources"]
+            detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
+        return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
         "Where its answer lies."
@@ -239,7 +258,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.random_seeds
         for split in ("dev", "test")
     ]
-    return datas + tuned + rows
+    return datas + tuned + rows + _tpt_cells(self, tuned, rows)
 
 
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
@@ -271,6 +290,36 @@ def _transfer(
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
     asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
+
+# %% ../nbs/library/study.ipynb #b7a10c02
+TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
+    "best": lambda target, others: [[*others]],
+    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
+    "every": lambda target, others: [[name] for name in others],
+}
+"Which candidates a target's runs have, one list a run: all other tasks, those of its type, or each one alone."
+
+
+def _type(task: str) -> str:
+    return ALL_TASKS[task].task_type
+
+
+def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
+    "Every run that starts from another task's prompt, once."
+    prompts = {tuple(cell.asked[name] for name in ("backbone", "seed", "task")): cell for cell in tuned}
+    row_of = {cell.asked["prompt"]: cell for cell in rows if cell.asked["split"] == "dev"}
+    found = {}
+    for backbone, seed, target in prompts:
+        others = [task for task in study.tasks if task != target]
+        for candidates in [names for choice in study.tpt for names in TPT_SOURCES[choice](target, others) if names]:
+            needs = [prompts[backbone, seed, name] for name in candidates]
+            asked = _asked(study, _FRAME + _TRAINING) | _words(study) | {"backbone": backbone, "task": target}
+            asked |= {"seed": seed, "steps": study.tpt_steps or study.steps}
+            asked |= {"sources": {name: need.key for name, need in zip(candidates, needs, strict=True)}}
+            measured = [row_of[need.key] for need in needs] if len(needs) > 1 else []
+            cell = Cell("tpt", asked, (*needs, *measured))
+            found[cell.key] = cell
+    return [*found.values()]
 
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -329,17 +378,27 @@ def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     }
 
 
-def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
-    "Train a prompt; write it, and return what is to be known of it."
+def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
+    "The model and the rows that a prompt is trained with."
     asked = cell.asked
     backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    data = _in_words(data, asked.get("unified_label_words", False))
-    settings = {
-        name: asked[name]
-        for name in ("length", "steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
-    }
-    run = tune_prompt(backbone, data, checkpoint=cell.checkpoint(out), progress=False, **settings)
+    return backbone, _in_words(data, asked.get("unified_label_words", False))
+
+
+def _settings(cell: Cell, out: Path) -> dict[str, Any]:
+    names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
+    return {name: cell.asked[name] for name in names} | {"checkpoint": cell.checkpoint(out), "progress": False}
+
+
+def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from random vectors."
+    backbone, data = _target(cell, sources)
+    return _trained(tune_prompt(backbone, data, length=cell.asked["length"], **_settings(cell, out)), data, folder)
+
+
+def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
+    "Write the prompt, and return what is to be known of it."
     run.prompt.save(folder / "prompt.safetensors")
     curve = run.curve.astype(object).where(run.curve.notna(), None).to_dict("list")
     return {
@@ -375,10 +434,32 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     return {"targets": targets, "examples": examples}
 
 
+# %% ../nbs/library/study.ipynb #b7a10c04
+def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from the candidate that transfers best."
+    (backbone, data), task = _target(cell, sources), cell.asked["task"]
+    prompts, accuracies = {}, {}
+    for need in cell.needs:
+        if need.kind == "tune":
+            prompts[need.asked["task"]] = SoftPrompt.load(need.folder(out) / "prompt.safetensors")
+        else:
+            found = json.loads((need.folder(out) / "result.json").read_text())["targets"][task]
+            accuracies[need.asked["source"]] = found["accuracy"]
+
+    def transfer(*_) -> dict[str, float]:
+        return accuracies
+
+    choose = transfer if accuracies else next(iter(prompts))
+    run = tune_from_tasks(backbone, data, prompts, choose, **_settings(cell, out))
+    tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
+    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
+
+
 ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
     "transfer": _transfer_cell,
+    "tpt": _tpt_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
 
