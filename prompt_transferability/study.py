@@ -433,7 +433,6 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
 
-
 # %% ../nbs/library/study.ipynb #b7a10c04
 def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Train a prompt from the candidate that transfers best."

@@ -110,7 +110,7 @@ def score_sources(
             got = ", ".join(map(str, values)) or "none"
             raise ValueError(f"a choice gives numbers to some of {', '.join(sources)}; got {got}")
     elif choose in sources:
-        values = {choose: 1.0}
+        values = {choose: np.nan}  # nothing was measured
     elif choose in METRICS:
         length = next(iter(sources.values())).length
         probe = train_probe(backbone, data, length, probe_steps, **_of_short_runs(settings))
@@ -238,7 +238,8 @@ def _origin(
     "What the prompt's file says of its beginning."
     return {
         "sources": [
-            {"name": name, "task": sources[name].task, "seed": sources[name].metadata.get("seed"), "score": score}
+            {"name": name, "task": sources[name].task, "seed": sources[name].metadata.get("seed")}
+            | {"score": None if np.isnan(score) else score}
             for name, score in taken.items()
         ],
         "chosen_by": scores.way,
