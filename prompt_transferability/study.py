@@ -173,7 +173,8 @@ _MICRO: dict[str, Any] = dict(
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
-    "micro-sources": _MICRO | dict(tpt=("best", "same type"), tpt_steps=None),
+    "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
+    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",)),
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
@@ -295,9 +296,10 @@ def _transfer(
 TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
     "best": lambda target, others: [[*others]],
     "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
+    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
     "every": lambda target, others: [[name] for name in others],
 }
-"Which candidates a target's runs have, one list a run: all other tasks, those of its type, or each one alone."
+"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
 
 
 def _type(task: str) -> str:
@@ -432,6 +434,7 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
         targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
+
 
 # %% ../nbs/library/study.ipynb #b7a10c04
 def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
