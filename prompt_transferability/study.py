@@ -33,6 +33,7 @@ from .backbones import LAYOUTS, Backbone
 from .microworld import MICRO_MODELS
 from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import SoftPrompt, random_prompt, written_whole
+from .similarity import METRICS
 from prompt_transferability.tasks import (
     ALL_TASKS,
     MICRO_NAMES,
@@ -43,12 +44,12 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
-from .tpt_task import tune_from_tasks
+from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CODE_VERSIONS', 'TPT_SOURCES', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study',
-           'Cell', 'Sources', 'surroundings', 'answer']
+__all__ = ['PRESETS', 'CODE_VERSIONS', 'TPT_SOURCES', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError',
+           'Study', 'Cell', 'Sources', 'surroundings', 'answer']
 
 # %% ../nbs/library/study.ipynb #73423e99
 class StudyError(ValueError):
@@ -87,16 +88,19 @@ class Study:
     max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
     max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
     tpt: tuple[str, ...] = ()  # which prompts of other tasks transferable prompt tuning starts from, of `TPT_SOURCES`
+    tpt_mixes: tuple[str, ...] = ()  # how it starts from several at once, of `MIXES`
     tpt_steps: int | None = None  # steps of such a run; None: as many as `steps`
+    probe_steps: int | None = None  # of the target's prompts that sources are compared with; None: no such prompts
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name):
             raise StudyError(f"the name of a study must be a word; got {self.name!r}")
-        lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str}
+        lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str, "tpt_mixes": str}
         for name, kind in lists.items():
             values = getattr(self, name)
             listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
-            if not listed or len(set(values)) < len(values) or not (values or name in ("random_seeds", "tpt")):
+            optional = name in ("random_seeds", "tpt", "tpt_mixes")
+            if not listed or len(set(values)) < len(values) or not (values or optional):
                 what = "names" if kind is str else "whole numbers"
                 raise StudyError(
                     f"{name} of study {self.name!r} must be a list of {what} without repetition; got {values!r}"
@@ -104,7 +108,7 @@ class Study:
             if kind is int and min(values, default=0) < 0:
                 raise StudyError(f"{name} of study {self.name!r} must not be negative; got {values!r}")
             object.__setattr__(self, name, tuple(values))
-        optionals = ("patience", "max_train", "max_eval", "tpt_steps")
+        optionals = ("patience", "max_train", "max_eval", "tpt_steps", "probe_steps")
         for name in ("length", "max_length", "steps", "batch_size", "eval_every", *optionals):
             value, optional = getattr(self, name), name in optionals
             if not (optional and value is None) and not (type(value) is int and value >= 1):
@@ -119,9 +123,12 @@ class Study:
         for task in self.tasks:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
-        for choice in self.tpt:
-            if choice not in TPT_SOURCES:
-                raise UnknownNameError("source of transferable prompt tuning", choice, TPT_SOURCES)
+        for name, known in {"tpt": TPT_SOURCES, "tpt_mixes": MIXES}.items():
+            for choice in getattr(self, name):
+                if choice not in known:
+                    raise UnknownNameError(f"choice in {name}", choice, known)
+        if "weighted" in self.tpt_mixes and self.probe_steps is None:
+            raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
 
 # %% ../nbs/library/study.ipynb #57d10002
 @patch(cls_method=True)
@@ -169,12 +176,12 @@ _MICRO: dict[str, Any] = dict(
     learning_rate=5e-3,
     eval_every=50,
     tpt=("same type",),
-    tpt_steps=150,
+    tpt_steps=100,
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
-    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",)),
+    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",), tpt_mixes=tuple(MIXES), tpt_steps=150, probe_steps=50),
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
@@ -195,7 +202,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1, "tpt": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1, "probe": 1, "tpt": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -225,6 +232,7 @@ class Cell:
         if self.kind == "tpt":
             (first, *others) = asked["sources"]
             detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
+            detail += f", {asked['mix']}" if "mix" in asked else ""
         return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
@@ -307,21 +315,42 @@ def _type(task: str) -> str:
 
 
 def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
-    "Every run that starts from another task's prompt, once."
-    prompts = {tuple(cell.asked[name] for name in ("backbone", "seed", "task")): cell for cell in tuned}
+    "Every run that starts from other tasks' prompts, and the probes that these are compared with; each once."
     row_of = {cell.asked["prompt"]: cell for cell in rows if cell.asked["split"] == "dev"}
-    found = {}
-    for backbone, seed, target in prompts:
-        others = [task for task in study.tasks if task != target]
-        for candidates in [names for choice in study.tpt for names in TPT_SOURCES[choice](target, others) if names]:
-            needs = [prompts[backbone, seed, name] for name in candidates]
-            asked = _asked(study, _FRAME + _TRAINING) | _words(study) | {"backbone": backbone, "task": target}
-            asked |= {"seed": seed, "steps": study.tpt_steps or study.steps}
-            asked |= {"sources": {name: need.key for name, need in zip(candidates, needs, strict=True)}}
-            measured = [row_of[need.key] for need in needs] if len(needs) > 1 else []
-            cell = Cell("tpt", asked, (*needs, *measured))
-            found[cell.key] = cell
-    return [*found.values()]
+    begun_from = {"steps": study.tpt_steps or study.steps}
+    others = {cell.key: _others(cell, tuned) for cell in tuned}
+    probes, found = {}, []
+    if study.probe_steps:
+        short = {"steps": study.probe_steps, "eval_every": study.probe_steps, "patience": None}
+        probes = {cell.key: _about("probe", cell, [*others[cell.key].values()], **short) for cell in tuned}
+    for choice in study.tpt:
+        for cell in tuned:
+            for names in TPT_SOURCES[choice](cell.asked["task"], [*others[cell.key]]):
+                prompts = [others[cell.key][name] for name in names]
+                measured = [row_of[prompt.key] for prompt in prompts] if len(prompts) > 1 else []
+                found += [_about("tpt", cell, prompts, measured, **begun_from)] if prompts else []
+    for mix in study.tpt_mixes:
+        for cell in tuned:
+            prompts = [*others[cell.key].values()]
+            scores = [probes[cell.key]] if mix == "weighted" else [row_of[prompt.key] for prompt in prompts]
+            found += [_about("tpt", cell, prompts, scores, mix=mix, k=MIXED, **begun_from)] if prompts else []
+    return [*probes.values(), *{cell.key: cell for cell in found}.values()]
+
+
+MIXED = 3
+"How many sources a study mixes."
+
+
+def _others(cell: Cell, tuned: Sequence[Cell]) -> dict[str, Cell]:
+    "The prompts of other tasks, of the same model and seed."
+    alike = [other for other in tuned if all(other.asked[name] == cell.asked[name] for name in ("backbone", "seed"))]
+    return {other.asked["task"]: other for other in alike if other is not cell}
+
+
+def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell] = (), **asked: Any) -> Cell:
+    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
+    sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
+    return Cell(kind, dict(tuned.asked) | asked | {"sources": sources}, (*prompts, *scores))
 
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -437,30 +466,55 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
 
 
 # %% ../nbs/library/study.ipynb #b7a10c04
+def _probe_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt of the target for a few steps, and compare the prompts of other tasks with it."
+    backbone, data = _target(cell, sources)
+    settings = {name: cell.asked[name] for name in ("length", "steps", "learning_rate", "batch_size", "seed")}
+    probe = train_probe(backbone, data, **settings, progress=False)
+    probe.save(folder / "prompt.safetensors")
+    prompts = _prompts(cell, out)
+    similarities = {metric: source_similarities(backbone, probe, prompts, metric) for metric in METRICS}
+    return {"accuracy": probe.metadata["accuracy"], "similarities": similarities}
+
+
 def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
-    "Train a prompt from the candidate that transfers best."
-    (backbone, data), task = _target(cell, sources), cell.asked["task"]
-    prompts, accuracies = {}, {}
-    for need in cell.needs:
-        if need.kind == "tune":
-            prompts[need.asked["task"]] = SoftPrompt.load(need.folder(out) / "prompt.safetensors")
-        else:
-            found = json.loads((need.folder(out) / "result.json").read_text())["targets"][task]
-            accuracies[need.asked["source"]] = found["accuracy"]
-
-    def transfer(*_) -> dict[str, float]:
-        return accuracies
-
-    choose = transfer if accuracies else next(iter(prompts))
-    run = tune_from_tasks(backbone, data, prompts, choose, **_settings(cell, out))
+    "Train a prompt from the candidate that scores highest, or from several."
+    backbone, data = _target(cell, sources)
+    prompts, choose = _prompts(cell, out), _choice(cell, out)
+    mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
+    run = tune_from_tasks(backbone, data, prompts, choose, **mixing, **_settings(cell, out))
     tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
     return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
+
+
+def _prompts(cell: Cell, out: Path) -> dict[str, SoftPrompt]:
+    "The prompts that a cell builds on, by task."
+    tuned = [need for need in cell.needs if need.kind == "tune"]
+    return {need.asked["task"]: SoftPrompt.load(need.folder(out) / "prompt.safetensors") for need in tuned}
+
+
+def _choice(cell: Cell, out: Path) -> str | Callable:
+    "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
+    others = [need for need in cell.needs if need.kind != "tune"]
+    found = [json.loads((need.folder(out) / "result.json").read_text()) for need in others]
+    if not found:
+        return next(iter(cell.asked["sources"]))
+
+    def transfer(*_) -> dict[str, float]:
+        accuracies = [row["targets"][cell.asked["task"]]["accuracy"] for row in found]
+        return {need.asked["source"]: accuracy for need, accuracy in zip(others, accuracies, strict=True)}
+
+    def neuron_overlap(*_) -> dict[str, float]:
+        return found[0]["similarities"]["neuron_overlap"]
+
+    return neuron_overlap if others[0].kind == "probe" else transfer
 
 
 ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
     "transfer": _transfer_cell,
+    "probe": _probe_cell,
     "tpt": _tpt_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
