@@ -48,8 +48,21 @@ from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CODE_VERSIONS', 'TPT_SOURCES', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError',
+__all__ = ['TPT_SOURCES', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError',
            'Study', 'Cell', 'Sources', 'surroundings', 'answer']
+
+# %% ../nbs/library/study.ipynb #b7a10c06
+TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
+    "best": lambda target, others: [[*others]],
+    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
+    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
+    "every": lambda target, others: [[name] for name in others],
+}
+"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
+
+
+def _type(task: str) -> str:
+    return ALL_TASKS[task].task_type
 
 # %% ../nbs/library/study.ipynb #73423e99
 class StudyError(ValueError):
@@ -301,19 +314,6 @@ def _transfer(
     return Cell("transfer", asked, (tuned,) if tuned else ())
 
 # %% ../nbs/library/study.ipynb #b7a10c02
-TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
-    "best": lambda target, others: [[*others]],
-    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
-    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
-    "every": lambda target, others: [[name] for name in others],
-}
-"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
-
-
-def _type(task: str) -> str:
-    return ALL_TASKS[task].task_type
-
-
 def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
     "Every run that starts from other tasks' prompts, and the probes that these are compared with; each once."
     row_of = {cell.asked["prompt"]: cell for cell in rows if cell.asked["split"] == "dev"}
@@ -463,6 +463,7 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
         targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
+
 
 # %% ../nbs/library/study.ipynb #b7a10c04
 def _probe_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:

@@ -1,6 +1,7 @@
 "Results: numbers counted by hand from cells that are written here, studies that are not whole, and the report."
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -55,6 +56,14 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
                 "curve": {"step": [0, 10, 20], "loss": [None, 0.7, 0.6], "accuracy": [0.4, 0.5, 0.5]},
                 "rows": {split: 1000 if split == "train" else HUNDRED for split in splits},
                 "majority": {split: MAJORITY[asked["task"]] for split in splits},
+            }
+        elif cell.kind == "tpt":
+            result = {
+                "accuracy": 0.55,
+                "step": 10,
+                "curve": {"step": [0, 10], "loss": [None, 0.6], "accuracy": [0.45 + 0.05 * asked["seed"], 0.55]},
+                "init": {"sources": [{"name": name} for name in list(asked["sources"])[: asked.get("k", 1)]]},
+                "test": {"accuracy": 0.52} if asked["task"] in tested else None,
             }
         else:
             source, seed, split = asked["source"], asked["seed"], asked["split"]
@@ -146,6 +155,26 @@ def test_evaluations_and_curves_name_their_cells(results):
     curves = results.curves()
     assert list(curves.columns) == ["task", "seed", "step", "loss", "accuracy"] and len(curves) == 3 * 2 * 3
     assert curves["loss"].isna().sum() == 6 and curves.groupby(["task", "seed"])["step"].max().eq(20).all()
+
+
+def test_runs_from_other_tasks_are_told_apart_by_how_they_started(tmp_path):
+    starts = replace(STUDY, tpt=("best", "same type", "every"), tpt_mixes=("mean",), tpt_steps=10)
+    results = write(starts, tmp_path)
+    counts = {choice: len(results.tpt_runs(choice)) for choice in (*starts.tpt, *starts.tpt_mixes)}
+    assert counts == {"best": 2 * 3, "same type": 2 * 2, "every": 2 * 3 * 2, "mean": 2 * 3}  # NLI has one task here
+    assert set(results.tpt_runs("mean").source) == {"imdb, mnli", "sst2, mnli", "sst2, imdb"}
+    same = results.tpt_runs("same type").set_index(["task", "seed"])
+    assert same.loc[("sst2", 1)].to_dict() == pytest.approx(
+        {"source": "imdb", "before": 0.5, "accuracy": 0.55, "step": 10, "test_accuracy": 0.52}
+    )
+    assert results.tpt_runs("every").query("task == 'mnli'")["test_accuracy"].isna().all()
+    assert len(results.tpt_curves("every", source="mnli")) == 2 * 2 * 2 and len(results.curves()) == 3 * 2 * 3
+    with pytest.raises(ValueError, match="unknown start of this study 'weighted'"):
+        results.tpt_runs("weighted")
+    page = Page(write_report(results).read_text()).text
+    assert "same type" in page and "50.0" in page  # PT is at 50 % after 10 of its 20 steps, and TPT of seed 1 at once
+    compared = pd.read_csv(tmp_path / "report" / "tpt_same_type.csv", index_col="task")
+    assert compared.loc["sst2", "comparable_time"] == 0.5 and compared.loc["sst2", "sooner"] == 1
 
 
 def test_provenance_has_a_row_for_every_cell(results):
