@@ -347,13 +347,13 @@ def _tpt_section(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         return []
     parts = [
         "<h3>Starting from other tasks' prompts</h3>",
-        "<p>Accuracies in %, and times in % of the steps that training from random vectors took to converge; inf: not "
-        "reached by half of the seeds. At the end how many seeds there are, how many reached the accuracy of training "
-        "from random vectors, and how many did so sooner.</p>",
+        "<p>Means over seeds: accuracies in %, and times in % of the steps that training from random vectors took to "
+        "converge; inf: never. At the end how many runs there are, how many reached the accuracy of training from "
+        "random vectors, and how many did so sooner.</p>",
     ]
     for name, table in compared.items():
-        shares = table.drop(columns=["seeds", "reached", "sooner"]).map(lambda value: f"{100 * value:.1f}")
-        shown = shares.join(table[["seeds", "reached", "sooner"]])
+        counts = ["runs", "reached", "sooner"]
+        shown = table.drop(columns=counts).map(lambda value: f"{100 * value:.1f}").join(table[counts])
         parts += [f"<h4>{html.escape(name[4:].replace('_', ' '))}</h4>", shown.to_html(border=0, na_rep="–")]
     return parts
 

@@ -464,7 +464,6 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
 
-
 # %% ../nbs/library/study.ipynb #b7a10c04
 def _probe_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Train a prompt of the target for a few steps, and compare the prompts of other tasks with it."

@@ -19,8 +19,6 @@ from .backbones import Backbone
 from prompt_transferability.prompt_tuning import (
     TuningJob,
     TuningRun,
-    comparable_step,
-    convergence_step,
     tune_prompt,
     tune_prompts,
 )
@@ -248,34 +246,8 @@ def _origin(
     }
 
 # %% ../nbs/library/tpt_task.ipynb #2ce76bb3
-def paired_times(
-    tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
-    baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # the same tasks and seeds, from random vectors
-    tolerance: float = 0.005,  # below a curve's best accuracy, of what has converged
-    comparable_tolerance: float = 0.0,  # below the baseline's best accuracy, of what is comparable
-) -> pd.DataFrame:  # a row a task and seed; accuracies and times as fractions, inf: never
-    """Each run beside the baseline of its task and seed (Table 1).
-
-    Columns: `accuracy` and `baseline_accuracy`, of the kept prompts; `convergence_time` and `comparable_time`, shares
-    of the baseline's convergence step. Where the baseline needed no step, an equal share is 1, and any other `inf`.
-    Raises `ValueError` for curves without those columns, two runs of one task and seed, and a run without baseline.
-    """
-    runs, against, rows = _by_run(tuned), _by_run(baseline), {}
-    for key, curve in runs.items():
-        if key not in against:
-            raise ValueError(f"the baseline has no run of task {key[0]!r} and seed {key[1]}; every run needs one")
-        accuracy, converged = against[key].accuracy.max(), convergence_step(against[key], tolerance)
-        steps = {
-            "convergence_time": convergence_step(curve, tolerance),
-            "comparable_time": comparable_step(curve, accuracy, comparable_tolerance),
-        }
-        times = {name: _share(step, converged) for name, step in steps.items()}
-        rows[key] = {"accuracy": curve.accuracy.max(), "baseline_accuracy": accuracy} | times
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["task", "seed"])
-
-
-def _by_run(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
-    "The curve of each task and seed."
+def _by_task(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> dict[str, pd.DataFrame]:
+    "The accuracy of the kept prompt by step (rows) and seed (columns), of each task."
     if not isinstance(runs, pd.DataFrame):
         runs = [runs] if isinstance(runs, TuningRun) else runs
         frames = [run.curve.assign(task=run.prompt.task, seed=run.prompt.metadata["seed"]) for run in runs]
@@ -286,15 +258,75 @@ def _by_run(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> dict[tuple[
         raise ValueError(f"curves have rows with task, seed, step and accuracy; missing: {what}")
     if runs.duplicated(["task", "seed", "step"]).any():
         raise ValueError("there are two runs of one task and seed; compare them one after the other")
-    return dict(iter(runs.groupby(["task", "seed"], sort=False)))
+    return {
+        task: curves.pivot(index="step", columns="seed", values="accuracy").cummax().ffill()
+        for task, curves in runs.groupby("task", sort=False)
+    }
 
 
-def _share(step: int | None, of: int) -> float:
-    if step is None:
-        return np.inf
-    return step / of if of else (np.inf if step else 1.0)
+def _beside(tuned, baseline) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    "The curves of each task, and those of the baseline with the same seeds."
+    against, pairs = _by_task(baseline), {}
+    for task, curves in _by_task(tuned).items():
+        for seed in curves:
+            if task not in against or seed not in against[task]:
+                raise ValueError(f"the baseline has no run of task {task!r} and seed {seed}; every run needs one")
+        pairs[task] = curves, against[task][curves.columns]
+    return pairs
+
+
+def _saved(
+    curves: pd.DataFrame,  # accuracies, steps in rows, seeds in columns
+    against: pd.DataFrame,
+    weights: np.ndarray,  # [draws, seeds], of the mean over seeds
+    tolerance: float,
+    comparable_tolerance: float,
+) -> dict[str, np.ndarray]:  # [draws] each
+    "Table 1's numbers for means over seeds."
+    mean, other = (weights @ table.to_numpy().T for table in (curves, against))  # [draws, steps]
+    final, other_final = mean[:, -1], other[:, -1]
+    converged = _first_step(against.index, other, other_final - tolerance)
+    return {
+        "accuracy": final,
+        "baseline_accuracy": other_final,
+        "gain": final - other_final,
+        "convergence_time": _shares(_first_step(curves.index, mean, final - tolerance), converged),
+        "comparable_time": _shares(_first_step(curves.index, mean, other_final - comparable_tolerance), converged),
+    }
+
+
+def _first_step(steps: pd.Index, means: np.ndarray, accuracies: np.ndarray) -> np.ndarray:  # inf: never
+    reached = means >= accuracies[:, None] - 1e-12
+    return np.where(reached.any(1), steps.to_numpy()[reached.argmax(1)], np.inf)
+
+
+def _shares(steps: np.ndarray, of: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(of > 0, steps / of, np.where(steps > 0, np.inf, 1.0))
 
 # %% ../nbs/library/tpt_task.ipynb #368b1c92
+def paired_times(
+    tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
+    baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # of the same tasks and seeds, from random vectors
+    tolerance: float = 0.005,  # below a run's best accuracy, of what has converged
+    comparable_tolerance: float = 0.0,  # below the baseline's best accuracy, of what is comparable
+) -> pd.DataFrame:  # a row a task and seed; accuracies and times as fractions, inf: never
+    """Each run beside the baseline of its task and seed (Table 1).
+
+    Columns: `accuracy` and `baseline_accuracy` of the kept prompts, `gain`, and `convergence_time` and
+    `comparable_time`, shares of the baseline's convergence step. Where the baseline needed no step, an equal time is 1
+    and any other `inf`. Raises `ValueError` for curves without those columns, two runs of one task and seed, and a run
+    without baseline.
+    """
+    tables = {
+        task: pd.DataFrame(
+            _saved(curves, against, np.eye(curves.shape[1]), tolerance, comparable_tolerance), curves.columns
+        )
+        for task, (curves, against) in _beside(tuned, baseline).items()
+    }
+    return pd.concat(tables, names=["task", "seed"])
+
+# %% ../nbs/library/tpt_task.ipynb #e5a10002
 def bootstrap_interval(
     values: Sequence[float],  # inf is a value like any other
     statistic: Callable[..., np.ndarray] = np.mean,  # of [draws, values] along axis 1
@@ -307,39 +339,54 @@ def bootstrap_interval(
         return np.nan, np.nan
     drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     with np.errstate(invalid="ignore"):
-        found = np.sort(statistic(values[drawn], axis=1))
-    return float(found[int(0.025 * draws)]), float(found[int(np.ceil(0.975 * draws)) - 1])
+        return _middle(statistic(values[drawn], axis=1))
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    "The middle 95 %, between values that are there: there is nothing between a number and inf."
+    values = np.sort(values)
+    return float(values[int(0.025 * len(values))]), float(values[int(np.ceil(0.975 * len(values))) - 1])
 
 
 def compare_runs(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
     baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,
-    tolerance: float = 0.005,  # below a curve's best accuracy, of what has converged
+    tolerance: float = 0.005,  # below the best accuracy, of what has converged
     comparable_tolerance: float = 0.0,  # below the baseline's best accuracy, of what is comparable
-) -> pd.DataFrame:  # a row a task, and "overall"; accuracies and times as fractions
-    """Accuracy, convergence time and comparable-result time over seeds (Table 1); errors as in `paired_times`.
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,
+) -> pd.DataFrame:  # a row a task, and "overall"; accuracies and times as fractions, inf: never
+    """Accuracy, convergence time and comparable-result time, over seeds (Table 1); errors as in `paired_times`.
 
-    `accuracy`, `baseline_accuracy` and `gain` are means, with the interval of the gain; the times are medians, `inf`
-    where half of the seeds or more never get there, with their intervals. `seeds` counts the runs, `reached` those
-    that got a comparable result, and `sooner` those that got it in fewer steps than the baseline took to converge.
+    Columns as there, for means over seeds, with the intervals of `gain` and of both times (`gain_low`, `gain_high`
+    …), NaN for one seed; and how many runs there are (`runs`), how many of them came to their own baseline's
+    accuracy (`reached`), and how many did in fewer steps than it took to converge (`sooner`).
     """
-    pairs = paired_times(tuned, baseline, tolerance, comparable_tolerance)
-    pairs["gain"] = pairs.accuracy - pairs.baseline_accuracy
-    means, times = ["accuracy", "baseline_accuracy", "gain"], ["convergence_time", "comparable_time"]
-    by_task = pairs.groupby(level="task", sort=False)
-    table = by_task[means].mean().join(by_task[times].median())
-    groups = {task: runs for task, runs in by_task} | {"overall": table.copy()}
-    table.loc["overall"] = [*table[means].mean(), *table[times].median()]
-    for name, statistic in {"gain": np.mean, **dict.fromkeys(times, np.median)}.items():
-        ends = [bootstrap_interval(groups[row][name], statistic) for row in table.index]
-        place = table.columns.get_loc(name) + 1
-        table.insert(place, f"{name}_low", [low for low, _ in ends])
-        table.insert(place + 1, f"{name}_high", [high for _, high in ends])
-    reached = np.isfinite(pairs.comparable_time)
-    counted = {"seeds": pairs.gain.notna(), "reached": reached, "sooner": pairs.comparable_time < 1}
-    for name, true in counted.items():
+    rows, random = {}, np.random.default_rng(seed)
+    with_interval = ("gain", "convergence_time", "comparable_time")
+    for task, (curves, against) in _beside(tuned, baseline).items():
+        seeds = curves.shape[1]
+        weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+        weights = np.concatenate([np.full((1, seeds), 1 / seeds), weights])
+        found = _saved(curves, against, weights, tolerance, comparable_tolerance)
+        rows[task] = {}
+        for name, values in found.items():
+            rows[task][name] = values[0]
+            if name in with_interval:
+                ends = _middle(values[1:]) if seeds > 1 else (np.nan, np.nan)
+                rows[task] |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+    by_task = table.copy()
+    for name in by_task.columns.drop([f"{name}_{end}" for name in with_interval for end in ("low", "high")]):
+        statistic = np.median if name.endswith("time") else np.mean
+        table.loc["overall", name] = statistic(by_task[name])
+        if name in with_interval:
+            ends = bootstrap_interval(by_task[name], statistic, draws, seed)
+            table.loc["overall", [f"{name}_low", f"{name}_high"]] = ends
+    pairs = paired_times(tuned, baseline, tolerance, comparable_tolerance)["comparable_time"]
+    for name, true in {"runs": pairs == pairs, "reached": pairs < np.inf, "sooner": pairs < 1}.items():
         counts = true.groupby(level="task", sort=False).sum()
-        table[name] = [*counts, counts.sum()]
+        table[name] = [*counts[by_task.index], counts.sum()]
     return table
 
 # %% ../nbs/library/tpt_task.ipynb #7cafc622
