@@ -367,25 +367,27 @@ def plot_similarity(
 _ONE_SEED = {"linewidth": 0.9, "alpha": 0.5}
 _MEAN = {"linewidth": 2}
 _REFERENCE = {"color": _INK, "linewidth": 1.1, "linestyle": ":", "zorder": 3}
+_BASELINE = {"color": _MUTED, "linestyle": "--"}
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, color: str) -> None:
+def _draw_curves(axes: Axes, curves: pd.DataFrame, **look) -> None:
     "Draw one task's runs (columns seed, step, accuracy) and, where there are several, their mean."
     runs = curves.pivot(index="step", columns="seed", values="accuracy")
     if runs.shape[1] > 1:
         for seed in runs:
-            axes.plot(runs[seed].dropna(), color=color, **_ONE_SEED)
-    axes.plot(runs.mean(axis=1, skipna=False).dropna(), color=color, **_MEAN)
+            axes.plot(runs[seed].dropna(), **look, **_ONE_SEED)
+    axes.plot(runs.mean(axis=1, skipna=False).dropna(), **look, **_MEAN)
 
 
 def _short(step: float, position: int) -> str:
     return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
-def _curve_legend(several: bool, reference: bool) -> list[Line2D]:
+def _curve_legend(several: bool, reference: bool, baseline: str | None) -> list[Line2D]:
     "What the lines of `plot_curves` are, each named once."
     lines = [Line2D([], [], color=_MUTED, label="one seed", **_ONE_SEED)] if several else []
     lines.append(Line2D([], [], color=_MUTED, label="mean of the seeds" if several else "tuned prompt", **_MEAN))
+    lines += [Line2D([], [], label=baseline, **_BASELINE, **_MEAN)] if baseline else []
     return lines + ([Line2D([], [], label="majority class", **_REFERENCE)] if reference else [])
 
 
@@ -416,18 +418,23 @@ def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; a panel a task, in their order
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
+    baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn beside them in dashed grey
+    baseline_name: str = "baseline",  # in the legend
 ) -> Figure:
     """Accuracy on dev by training step, one panel a task.
 
     Raises `ValueError` for missing columns, no rows, a task without a type, percentages, or a run with two accuracies
     at one step.
     """
-    _check_columns(curves, ["task", "seed", "step", "accuracy"])
-    _check_fractions(curves["accuracy"], "the accuracies of the curves")
+    for table in (curves,) if baseline is None else (curves, baseline):
+        _check_columns(table, ["task", "seed", "step", "accuracy"])
+        _check_fractions(table["accuracy"], "the accuracies of the curves")
+        if table.duplicated(["task", "seed", "step"]).any():
+            raise ValueError(
+                "the curves hold two accuracies of one task, seed and step; give every run a seed of its own."
+            )
     reference = reference or {}
     _check_fractions([*reference.values()], "the shares of the majority class")
-    if curves.duplicated(["task", "seed", "step"]).any():
-        raise ValueError("the curves hold two accuracies of one task, seed and step; give every run a seed of its own.")
     tasks = [*curves["task"].unique()]
     _check_types(tasks, types)
     several = (curves.groupby("task")["seed"].nunique() > 1).any()
@@ -435,7 +442,9 @@ def plot_curves(
         figure, panels = _panels(len(tasks))
         for task, axes in zip(tasks, panels, strict=True):
             color = TYPE_COLORS[types[task]]
-            _draw_curves(axes, curves[curves["task"] == task], color)
+            if baseline is not None and task in set(baseline["task"]):
+                _draw_curves(axes, baseline[baseline["task"] == task], **_BASELINE)
+            _draw_curves(axes, curves[curves["task"] == task], color=color)
             if task in reference:
                 axes.axhline(reference[task], **_REFERENCE)
             _name_panel(axes, task, types[task])
@@ -446,7 +455,11 @@ def plot_curves(
         )
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel("accuracy on dev", fontsize=9)
-        figure.legend(handles=_curve_legend(several, bool(reference)), loc="outside upper left", ncols=3)
+        figure.legend(
+            handles=_curve_legend(several, bool(reference), None if baseline is None else baseline_name),
+            loc="outside upper left",
+            ncols=4,
+        )
         return _settled(figure, "Accuracy on dev by training step, one panel a task")
 
 # %% ../nbs/library/plots.ipynb #350df2cf

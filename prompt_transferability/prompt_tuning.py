@@ -95,6 +95,7 @@ class TuningRun(_Measured):
     curve: pd.DataFrame  # a row an evaluation: step, loss (mean since the last row), accuracy (dev), seconds (in steps)
     seconds: float  # spent in training steps, evaluations not counted; of all jobs where several were trained together
     examples: int  # texts learned from in that time
+    last: SoftPrompt  # as the last step left it
 
     def __repr__(self) -> str:
         return f"TuningRun({self.prompt.task!r} on {self.prompt.backbone!r}: {self._outcome})"
@@ -258,7 +259,10 @@ def step(self: _Training) -> None:
     self._refuse_divergence(values, self.state.step + 1)
     self.optimizer.zero_grad(set_to_none=False)  # in place: others may look into the gradient, as `fine_tuning` does
     losses.sum().backward()
+    ended = [i for i in range(len(self.streams)) if i not in active]
+    as_ended = self.parameter.detach()[ended]  # a copy
     self.optimizer.step()
+    self.parameter.data[ended] = as_ended  # the moments of a job whose patience has ended would still move it
     self.losses.append(values)
     self.state.step += 1
     self.state.examples += sum(len(text) for text, _ in batches)
@@ -332,15 +336,19 @@ def result(self: _Training, i: int) -> TuningRun:
     "What came of a job."
     stream, state = self.streams[i], self.state
     task = stream.job.data.task
-    prompt = SoftPrompt(state.best[i], self.backbone.name, task.name, self.backbone.layout)
-    run = TuningRun(prompt, self.evaluations(i), state.seconds, state.examples)
-    prompt.metadata.update(
-        backbone_revision=self.backbone.revision,
-        label_words=list(task.label_words),
-        seed=stream.job.seed,
-        steps=run.best_step,
-        accuracy=run.best_accuracy,
+    common = {
+        "backbone_revision": self.backbone.revision,
+        "label_words": list(task.label_words),
+        "seed": stream.job.seed,
+    }
+    best, last = (
+        SoftPrompt(values[i].cpu().clone(), self.backbone.name, task.name, self.backbone.layout, dict(common))
+        for values in (state.best, state.values)
     )
+    run = TuningRun(best, self.evaluations(i), state.seconds, state.examples, last)
+    best.metadata.update(steps=run.best_step, accuracy=run.best_accuracy)
+    ended = run.curve.iloc[-1]
+    last.metadata.update(steps=int(ended.step), accuracy=float(ended.accuracy))
     return run
 
 # %% ../nbs/library/prompt_tuning.ipynb #78eeb24f

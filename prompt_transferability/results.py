@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .prompts import SoftPrompt
-from .study import Cell, Study, StudyError
+from .study import TPT_SOURCES, Cell, Study, StudyError
 from .tasks import ALL_TASKS, UnknownNameError
+from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
@@ -88,9 +89,13 @@ def transfer(
 @patch
 def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     "The training curve of every prompt, one row an evaluation."
+    return _curves_of(self.cells("tune", backbone))
+
+
+def _curves_of(answered: Sequence[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     frames = [
         pd.DataFrame(result["curve"]).assign(task=cell.asked["task"], seed=cell.asked["seed"])
-        for cell, result in self.cells("tune", backbone)
+        for cell, result in answered
     ]
     return pd.concat(frames, ignore_index=True)[["task", "seed", "step", "loss", "accuracy"]].astype({"loss": float})
 
@@ -143,6 +148,84 @@ def named_prompts(
     return {
         f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
     }
+
+# %% ../nbs/library/results.ipynb #c7e20002
+@patch
+def tpt_cells(
+    self: Results,
+    choice: str,  # one of the study's `tpt` or `tpt_mixes`
+    backbone: str | None = None,  # None: the study's first
+) -> list[tuple[Cell, dict[str, Any]]]:
+    "The runs that started from other tasks' prompts in one way. Raises `UnknownNameError`, `StudyError`."
+    known = (*self.study.tpt, *self.study.tpt_mixes)
+    if choice not in known:
+        raise UnknownNameError("start of this study", choice, known)
+    return [(cell, result) for cell, result in self.cells("tpt", backbone) if self._started(cell, choice)]
+
+
+@patch
+def _started(self: Results, cell: Cell, choice: str) -> bool:
+    "Whether a run is one of that choice."
+    if choice in MIXES or "mix" in cell.asked:
+        return cell.asked.get("mix") == choice
+    target = cell.asked["task"]
+    others = [task for task in self.study.tasks if task != target]
+    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others)
+
+
+@patch
+def tpt_curves(
+    self: Results,
+    choice: str,  # one of the study's `tpt` or `tpt_mixes`
+    backbone: str | None = None,  # None: the study's first
+    source: str | None = None,  # only the runs from this task's prompt
+) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    "The training curves of runs that started from other tasks' prompts."
+    runs = self.tpt_cells(choice, backbone)
+    return _curves_of([run for run in runs if source is None or _source(run[1]) == source])
+
+
+@patch
+def tpt_runs(
+    self: Results,
+    choice: str,  # one of the study's `tpt` or `tpt_mixes`
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # one row a run
+    "What came of each run that started from other tasks' prompts: source, zero-shot and tuned accuracy, on test too."
+    return pd.DataFrame(
+        {
+            "task": cell.asked["task"],
+            "seed": cell.asked["seed"],
+            "source": _source(result),
+            "before": result["curve"]["accuracy"][0],
+            "accuracy": result["accuracy"],
+            "step": result["step"],
+            "test_accuracy": result["test"]["accuracy"] if result["test"] else np.nan,
+        }
+        for cell, result in self.tpt_cells(choice, backbone)
+    )
+
+
+def _source(result: dict[str, Any]) -> str:
+    return ", ".join(source["name"] for source in result["init"]["sources"])
+
+
+@patch
+def probed(
+    self: Results,
+    metric: str,  # one of `METRICS`
+    seed: int,
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # sources in rows, targets in columns; NaN: a task and itself
+    "How similar every source's prompt is to the probe of every target."
+    return pd.DataFrame(
+        {
+            cell.asked["task"]: result["similarities"][metric]
+            for cell, result in self.cells("probe", backbone)
+            if cell.asked["seed"] == seed
+        },
+        index=[*self.study.tasks],
+    )
 
 # %% ../nbs/library/results.ipynb #60ba00dd
 @patch
@@ -253,6 +336,10 @@ def write_report(
         }
         if results.study.fine_tuning_rates:
             tables["trainings"] = results.trainings(backbone)
+        for choice in (*results.study.tpt, *results.study.tpt_mixes):
+            if choice != "every":  # which is many runs of one task and seed
+                compared = compare_runs(results.tpt_curves(choice, backbone), tables["curves"])
+                tables["tpt_" + choice.replace(" ", "_")] = compared
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
         figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
         folder.mkdir(exist_ok=True)
@@ -287,9 +374,28 @@ def _section(backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping
         shown.to_html(border=0, na_rep="–"),
         "<h3>Training curves</h3>",
         figures["curves"],
+        *_tpt_section(tables),
         "<p>Tables: " + ", ".join(f'<a href="{prefix}{name}.csv">{name}.csv</a>' for name in tables) + "</p>",
     ]
     return "\n".join(parts)
+
+
+def _tpt_section(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    "The part about runs that started from other tasks' prompts, where there are any."
+    compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
+    if not compared:
+        return []
+    parts = [
+        "<h3>Starting from other tasks' prompts</h3>",
+        "<p>Means over seeds: accuracies in %, and times in % of the steps that training from random vectors took to "
+        "converge; inf: never. At the end how many runs there are, how many reached the accuracy of training from "
+        "random vectors, and how many did so sooner.</p>",
+    ]
+    for name, table in compared.items():
+        counts = ["runs", "reached", "sooner"]
+        shown = table.drop(columns=counts).map(lambda value: f"{100 * value:.1f}").join(table[counts])
+        parts += [f"<h4>{html.escape(name[4:].replace('_', ' '))}</h4>", shown.to_html(border=0, na_rep="–")]
+    return parts
 
 
 def _page(results: Results, sections: list[str]) -> str:

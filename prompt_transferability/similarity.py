@@ -23,9 +23,9 @@ from .zero_shot_transfer import percentile_interval
 
 # %% auto #0
 __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
-           'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'overlap_matrix',
-           'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc', 'task_means',
-           'type_baseline', 'transferability_correlation', 'correlation_gain']
+           'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
+           'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
+           'task_means', 'type_baseline', 'transferability_correlation', 'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -262,8 +262,10 @@ METRICS = (*EMBEDDING_METRICS, "neuron_overlap")
 "The paper's five metrics, in the order of its tables."
 
 
-def _named(prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt]) -> dict[str, SoftPrompt]:
-    "The prompts by name: their own, or that of their task, with a number where the task comes again."
+def named_prompts(
+    prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],
+) -> dict[str, SoftPrompt]:
+    "Prompts by name: their own, or that of their task, with a number where the task comes again."
     if isinstance(prompts, Mapping):
         return dict(prompts)
     tasks = [prompt.task for prompt in prompts]
@@ -320,7 +322,7 @@ def similarity_matrix(
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
-    prompts = _named(prompts)
+    prompts = named_prompts(prompts)
     if metric == "neuron_overlap":
         if backbone is None:
             raise ValueError("neuron_overlap is about a model's neurons; give the backbone")

@@ -34,6 +34,7 @@ from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
 from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import SoftPrompt, random_prompt, written_whole
+from .similarity import METRICS
 from prompt_transferability.tasks import (
     ALL_TASKS,
     MICRO_NAMES,
@@ -44,11 +45,25 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
+from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study', 'Cell', 'Sources',
-           'surroundings', 'answer']
+__all__ = ['TPT_SOURCES', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError',
+           'Study', 'Cell', 'Sources', 'surroundings', 'answer']
+
+# %% ../nbs/library/study.ipynb #b7a10c06
+TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
+    "best": lambda target, others: [[*others]],
+    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
+    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
+    "every": lambda target, others: [[name] for name in others],
+}
+"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
+
+
+def _type(task: str) -> str:
+    return ALL_TASKS[task].task_type
 
 # %% ../nbs/library/study.ipynb #73423e99
 class StudyError(ValueError):
@@ -87,14 +102,20 @@ class Study:
     max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
     max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
     fine_tuning_rates: tuple[float, ...] = ()  # learning rates at which the whole model is trained too (Figure 2)
+    tpt: tuple[str, ...] = ()  # which prompts of other tasks transferable prompt tuning starts from, of `TPT_SOURCES`
+    tpt_mixes: tuple[str, ...] = ()  # how it starts from several at once, of `MIXES`
+    tpt_steps: int | None = None  # steps of such a run; None: as many as `steps`
+    probe_steps: int | None = None  # of the target's prompts that sources are compared with; None: no such prompts
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name):
             raise StudyError(f"the name of a study must be a word; got {self.name!r}")
-        for name, kind in (("backbones", str), ("tasks", str), ("seeds", int), ("random_seeds", int)):
+        lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str, "tpt_mixes": str}
+        for name, kind in lists.items():
             values = getattr(self, name)
             listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
-            if not listed or len(set(values)) < len(values) or not (values or name == "random_seeds"):
+            optional = name in ("random_seeds", "tpt", "tpt_mixes")
+            if not listed or len(set(values)) < len(values) or not (values or optional):
                 what = "names" if kind is str else "whole numbers"
                 raise StudyError(
                     f"{name} of study {self.name!r} must be a list of {what} without repetition; got {values!r}"
@@ -102,8 +123,9 @@ class Study:
             if kind is int and min(values, default=0) < 0:
                 raise StudyError(f"{name} of study {self.name!r} must not be negative; got {values!r}")
             object.__setattr__(self, name, tuple(values))
-        for name in ("length", "max_length", "steps", "batch_size", "eval_every", "patience", "max_train", "max_eval"):
-            value, optional = getattr(self, name), name in ("patience", "max_train", "max_eval")
+        optionals = ("patience", "max_train", "max_eval", "tpt_steps", "probe_steps")
+        for name in ("length", "max_length", "steps", "batch_size", "eval_every", *optionals):
+            value, optional = getattr(self, name), name in optionals
             if not (optional and value is None) and not (type(value) is int and value >= 1):
                 raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
         object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
@@ -123,6 +145,12 @@ class Study:
         for task in self.tasks:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
+        for name, known in {"tpt": TPT_SOURCES, "tpt_mixes": MIXES}.items():
+            for choice in getattr(self, name):
+                if choice not in known:
+                    raise UnknownNameError(f"choice in {name}", choice, known)
+        if "weighted" in self.tpt_mixes and self.probe_steps is None:
+            raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
 
 # %% ../nbs/library/study.ipynb #57d10002
 @patch(cls_method=True)
@@ -169,6 +197,8 @@ _MICRO: dict[str, Any] = dict(
     steps=500,
     learning_rate=5e-3,
     eval_every=50,
+    tpt=("same type",),
+    tpt_steps=100,
 )
 _SMALL: dict[str, Any] = dict(
     backbones=("all-MiniLM-L6-v2",),
@@ -182,17 +212,21 @@ _SMALL: dict[str, Any] = dict(
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
-    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
+    "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
+    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",), tpt_mixes=tuple(MIXES), tpt_steps=150, probe_steps=50),
+    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "micro-finetune": _MICRO
-    | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), fine_tuning_rates=(3e-4,)),
-    "small": _SMALL,
-    "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), fine_tuning_rates=(1e-4,)),
-    "paper": dict(backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4)),
+    | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
+    "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
+    "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
+    "paper": dict(
+        backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4), tpt=("best",)
+    ),
 }
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "fine_tune": 1, "transfer": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "fine_tune": 1, "transfer": 1, "probe": 1, "tpt": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -216,10 +250,16 @@ class Cell:
         asked = self.asked
         if self.kind == "data":
             return f"data {asked['task']}"
-        source = asked["task"] if "task" in asked else asked["source"]
-        where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
-        where = f" at {asked['learning_rate']:g}" if self.kind == "fine_tune" else where
-        return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
+        about, detail = asked["task"] if "task" in asked else asked["source"], ""
+        if self.kind == "transfer":
+            detail = f" → {len(asked['targets'])} × {asked['split']}"
+        if self.kind == "fine_tune":
+            detail = f" at {asked['learning_rate']:g}"
+        if self.kind == "tpt":
+            (first, *others) = asked["sources"]
+            detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
+            detail += f", {asked['mix']}" if "mix" in asked else ""
+        return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
         "Where its answer lies."
@@ -254,7 +294,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.random_seeds
         for split in ("dev", "test")
     ]
-    return datas + trained + rows
+    return datas + trained + rows + _tpt_cells(self, tuned, rows)
 
 
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
@@ -286,6 +326,45 @@ def _transfer(
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
     asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
+
+# %% ../nbs/library/study.ipynb #b7a10c02
+def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
+    "Every run that starts from other tasks' prompts, and the probes that these are compared with; each once."
+    row_of = {cell.asked["prompt"]: cell for cell in rows if cell.asked["split"] == "dev"}
+    begun_from = {"steps": study.tpt_steps or study.steps}
+    others = {cell.key: _others(cell, tuned) for cell in tuned}
+    probes, found = {}, []
+    if study.probe_steps:
+        short = {"steps": study.probe_steps, "eval_every": study.probe_steps, "patience": None}
+        probes = {cell.key: _about("probe", cell, [*others[cell.key].values()], **short) for cell in tuned}
+    for choice in study.tpt:
+        for cell in tuned:
+            for names in TPT_SOURCES[choice](cell.asked["task"], [*others[cell.key]]):
+                prompts = [others[cell.key][name] for name in names]
+                measured = [row_of[prompt.key] for prompt in prompts] if len(prompts) > 1 else []
+                found += [_about("tpt", cell, prompts, measured, **begun_from)] if prompts else []
+    for mix in study.tpt_mixes:
+        for cell in tuned:
+            prompts = [*others[cell.key].values()]
+            scores = [probes[cell.key]] if mix == "weighted" else [row_of[prompt.key] for prompt in prompts]
+            found += [_about("tpt", cell, prompts, scores, mix=mix, k=MIXED, **begun_from)] if prompts else []
+    return [*probes.values(), *{cell.key: cell for cell in found}.values()]
+
+
+MIXED = 3
+"How many sources a study mixes."
+
+
+def _others(cell: Cell, tuned: Sequence[Cell]) -> dict[str, Cell]:
+    "The prompts of other tasks, of the same model and seed."
+    alike = [other for other in tuned if all(other.asked[name] == cell.asked[name] for name in ("backbone", "seed"))]
+    return {other.asked["task"]: other for other in alike if other is not cell}
+
+
+def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell] = (), **asked: Any) -> Cell:
+    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
+    sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
+    return Cell(kind, dict(tuned.asked) | asked | {"sources": sources}, (*prompts, *scores))
 
 # %% ../nbs/library/study.ipynb #9f1d4c25
 def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
@@ -350,33 +429,38 @@ def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     }
 
 
-def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
-    "Train a prompt; write it, and return what is to be known of it."
+def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
+    "The model and the rows that a prompt is trained with."
     asked = cell.asked
     backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    data = _in_words(data, asked.get("unified_label_words", False))
-    run = tune_prompt(
-        backbone, data, length=asked["length"], checkpoint=cell.checkpoint(out), progress=False, **_settings(asked)
-    )
+    return backbone, _in_words(data, asked.get("unified_label_words", False))
+
+
+def _settings(cell: Cell, out: Path) -> dict[str, Any]:
+    "What a cell says of a training, be it of a prompt or of a model."
+    names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
+    return {name: cell.asked[name] for name in names} | {"checkpoint": cell.checkpoint(out), "progress": False}
+
+
+def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from random vectors."
+    backbone, data = _target(cell, sources)
+    return _trained(tune_prompt(backbone, data, length=cell.asked["length"], **_settings(cell, out)), data, folder)
+
+
+def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
+    "Write the prompt, and return what is to be known of it."
     run.prompt.save(folder / "prompt.safetensors")
     return _outcome(run, data)
 
 
 def _fine_tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Train the whole model, and return what is to be known of it."
-    asked = cell.asked
-    backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
-    data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    data = _in_words(data, asked.get("unified_label_words", False))
-    run = fine_tune(backbone, data, checkpoint=cell.checkpoint(out), progress=False, **_settings(asked))
+    backbone, data = _target(cell, sources)
+    run = fine_tune(backbone, data, **_settings(cell, out))
     tested = evaluate(run.backbone, None, data, "test").as_dict() if "test" in data.splits() else None
     return _outcome(run, data) | {"test": tested}
-
-
-def _settings(asked: Mapping[str, Any]) -> dict[str, Any]:
-    "What a cell says of a training, be it of a prompt or of a model."
-    return {name: asked[name] for name in ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")}
 
 
 def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
@@ -413,12 +497,58 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     examples = sum(found["n"] for found in targets.values() if found is not None)
     return {"targets": targets, "examples": examples}
 
+# %% ../nbs/library/study.ipynb #b7a10c04
+def _probe_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt of the target for a few steps, and compare the prompts of other tasks with it."
+    backbone, data = _target(cell, sources)
+    settings = {name: cell.asked[name] for name in ("length", "steps", "learning_rate", "batch_size", "seed")}
+    probe = train_probe(backbone, data, **settings, progress=False)
+    probe.save(folder / "prompt.safetensors")
+    prompts = _prompts(cell, out)
+    similarities = {metric: source_similarities(backbone, probe, prompts, metric) for metric in METRICS}
+    return {"accuracy": probe.metadata["accuracy"], "similarities": similarities}
+
+
+def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from the candidate that scores highest, or from several."
+    backbone, data = _target(cell, sources)
+    prompts, choose = _prompts(cell, out), _choice(cell, out)
+    mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
+    run = tune_from_tasks(backbone, data, prompts, choose, **mixing, **_settings(cell, out))
+    tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
+    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
+
+
+def _prompts(cell: Cell, out: Path) -> dict[str, SoftPrompt]:
+    "The prompts that a cell builds on, by task."
+    tuned = [need for need in cell.needs if need.kind == "tune"]
+    return {need.asked["task"]: SoftPrompt.load(need.folder(out) / "prompt.safetensors") for need in tuned}
+
+
+def _choice(cell: Cell, out: Path) -> str | Callable:
+    "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
+    others = [need for need in cell.needs if need.kind != "tune"]
+    found = [json.loads((need.folder(out) / "result.json").read_text()) for need in others]
+    if not found:
+        return next(iter(cell.asked["sources"]))
+
+    def transfer(*_) -> dict[str, float]:
+        accuracies = [row["targets"][cell.asked["task"]]["accuracy"] for row in found]
+        return {need.asked["source"]: accuracy for need, accuracy in zip(others, accuracies, strict=True)}
+
+    def neuron_overlap(*_) -> dict[str, float]:
+        return found[0]["similarities"]["neuron_overlap"]
+
+    return neuron_overlap if others[0].kind == "probe" else transfer
+
 
 ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
     "fine_tune": _fine_tune_cell,
     "transfer": _transfer_cell,
+    "probe": _probe_cell,
+    "tpt": _tpt_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
 

@@ -373,6 +373,17 @@ def test_reference_is_drawn_where_it_is_given(curves):
     assert [text.get_text() for text in figure.legends[0].texts] == ["one seed", "mean of the seeds", "majority class"]
 
 
+def test_other_curves_stand_beside_in_dashed_grey_where_there_are_any(curves):
+    beside = curves[curves["task"] == "sst2"].assign(accuracy=0.4)
+    figure = plot_curves(curves, TYPES, baseline=beside, baseline_name="from random vectors")
+    dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
+    assert [len(found) for found in dashed] == [3, 0, 0, 0] and set(dashed[0][-1].get_ydata()) == {0.4}
+    assert [len(lines(axes)) for axes in figure.axes] == [len(lines(axes)) for axes in plot_curves(curves, TYPES).axes]
+    assert [text.get_text() for text in figure.legends[0].texts][-1] == "from random vectors"
+    with pytest.raises(ValueError, match="divide percentages by 100"):
+        plot_curves(curves, TYPES, baseline=beside.assign(accuracy=80))
+
+
 @pytest.mark.parametrize("tasks", [1, 4, 5, 8, 9, 13])
 def test_lowest_panels_show_the_steps(curves, tasks):
     curve = curves[curves["task"] == "sst2"]

@@ -14,6 +14,7 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompt_tuning import TuningError, TuningJob, tune_prompt, tune_prompts
 from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.tasks import load_task
+from prompt_transferability.zero_shot_transfer import evaluate
 
 SETTINGS = dict(length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
 
@@ -79,6 +80,23 @@ def test_resuming_continues_the_curve_and_the_optimizer(backbone, data, tmp_path
     assert steps == [*range(35), *range(30, 60)]
     assert torch.equal(whole.prompt.values, resumed.prompt.values)
     assert whole.curve.drop(columns="seconds").equals(resumed.curve.drop(columns="seconds"))
+
+
+def test_the_last_prompt_is_the_one_of_the_last_evaluation_even_where_others_train_on(backbone, data):
+    "The optimiser's moments would move a prompt whose patience has ended."
+    start = evaluate(backbone, random_prompt(backbone, SETTINGS["length"], 0), data)
+    easy = replace(data, dev=data.dev.select((start.predictions == start.labels).nonzero()[0]))  # no new best, ever
+    jobs = [TuningJob(easy), TuningJob(data)]
+    runs = tune_prompts(backbone, jobs, **SETTINGS | dict(steps=30, patience=1))
+    assert [run.curve.step.iloc[-1] > 10 for run in runs] == [False, True]
+    for run, job in zip(runs, jobs, strict=True):
+        steps = int(run.curve.step.iloc[-1])
+        accuracy = evaluate(backbone, run.last, job.data).accuracy
+        assert accuracy == run.curve.accuracy.iloc[-1] == run.last.metadata["accuracy"]
+        assert run.last.metadata["steps"] == steps and run.last.task == run.prompt.task
+        # The same start and the same texts: the same vectors after as many steps, but for rounding.
+        alone = tune_prompt(backbone, job.data, **SETTINGS | dict(steps=steps)).last.values
+        assert torch.allclose(run.last.values, alone, atol=1e-3) and not torch.equal(alone, run.prompt.values)
 
 
 def test_patience_ends_a_run_early(backbone, data):

@@ -60,6 +60,14 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
             }
             if cell.kind == "fine_tune":
                 result["curve"]["seconds"] = [0.0, 1.0, 4.0]
+        elif cell.kind == "tpt":
+            result = {
+                "accuracy": 0.55,
+                "step": 10,
+                "curve": {"step": [0, 10], "loss": [None, 0.6], "accuracy": [0.45 + 0.05 * asked["seed"], 0.55]},
+                "init": {"sources": [{"name": name} for name in list(asked["sources"])[: asked.get("k", 1)]]},
+                "test": {"accuracy": 0.52} if asked["task"] in tested else None,
+            }
         else:
             source, seed, split = asked["source"], asked["seed"], asked["split"]
             result = {
@@ -150,6 +158,27 @@ def test_evaluations_and_curves_name_their_cells(results):
     curves = results.curves()
     assert list(curves.columns) == ["task", "seed", "step", "loss", "accuracy"] and len(curves) == 3 * 2 * 3
     assert curves["loss"].isna().sum() == 6 and curves.groupby(["task", "seed"])["step"].max().eq(20).all()
+
+
+def test_runs_from_other_tasks_are_told_apart_by_how_they_started(tmp_path):
+    starts = replace(STUDY, tpt=("best", "same type", "every"), tpt_mixes=("mean",), tpt_steps=10)
+    results = write(starts, tmp_path)
+    counts = {choice: len(results.tpt_runs(choice)) for choice in (*starts.tpt, *starts.tpt_mixes)}
+    assert counts == {"best": 2 * 3, "same type": 2 * 2, "every": 2 * 3 * 2, "mean": 2 * 3}  # NLI has one task here
+    assert set(results.tpt_runs("mean").source) == {"imdb, mnli", "sst2, mnli", "sst2, imdb"}
+    same = results.tpt_runs("same type").set_index(["task", "seed"])
+    assert same.loc[("sst2", 1)].to_dict() == pytest.approx(
+        {"source": "imdb", "before": 0.5, "accuracy": 0.55, "step": 10, "test_accuracy": 0.52}
+    )
+    assert results.tpt_runs("every").query("task == 'mnli'")["test_accuracy"].isna().all()
+    assert len(results.tpt_curves("every", source="mnli")) == 2 * 2 * 2 and len(results.curves()) == 3 * 2 * 3
+    with pytest.raises(ValueError, match="unknown start of this study 'weighted'"):
+        results.tpt_runs("weighted")
+    page = Page(write_report(results).read_text()).text
+    assert "same type" in page and "comparable_time" in page
+    compared = pd.read_csv(tmp_path / "report" / "tpt_same_type.csv", index_col="task")
+    # PT is at its 50 % after 10 steps; TPT of seed 1 is so at once, and the mean of both after 10 steps.
+    assert compared.loc["sst2", ["comparable_time", "reached", "sooner"]].tolist() == [1, 2, 1]
 
 
 def test_provenance_has_a_row_for_every_cell(results):

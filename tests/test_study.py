@@ -15,7 +15,7 @@ import torch
 from prompt_transferability import study as study_module
 from prompt_transferability.cli import main
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.study import CODE_VERSIONS, LIBRARIES, Sources, Study, StudyError
+from prompt_transferability.study import CODE_VERSIONS, LIBRARIES, PRESETS, Sources, Study, StudyError
 from prompt_transferability.tasks import ALL_TASKS, DataError, load_task
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
@@ -313,6 +313,100 @@ def test_unified_label_words_are_trained_and_evaluated(monkeypatch, tmp_path):
     assert Study.from_file(tmp_path / "study.yaml") == unified
 
 
+# ---- runs that start from other tasks
+
+STARTS = replace(
+    TINY,
+    name="starts",
+    tasks=("micro/sst2", "micro/imdb", "micro/mrpc"),
+    steps=20,
+    tpt=("best", "same type", "other types", "every"),
+    tpt_mixes=("mean", "weighted", "task_vectors"),
+    tpt_steps=10,
+    probe_steps=10,
+)
+
+
+@pytest.fixture(scope="module")
+def started(one_thread, tmp_path_factory):
+    return STARTS.run(tmp_path_factory.mktemp("starts"), workers=1, progress=False)
+
+
+def tpt_runs(out):
+    "Target, candidates, mix, and what the result says, of each run from other tasks."
+    found = {}
+    for cell in STARTS.cells():
+        if cell.kind == "tpt":
+            result = json.loads((cell.folder(out) / "result.json").read_text())
+            found[cell.asked["task"], tuple(cell.asked["sources"]), cell.asked.get("mix")] = (cell, result)
+    return found
+
+
+def test_runs_from_other_tasks_leave_the_other_keys_alone():
+    "So that a study to which they are added computes nothing else anew."
+    plain = replace(STARTS, tpt=(), tpt_mixes=(), tpt_steps=None, probe_steps=None)
+    assert [cell.key for cell in plain.cells()] == [
+        cell.key for cell in STARTS.cells() if cell.kind not in ("tpt", "probe")
+    ]
+    assert len({cell.key for cell in STARTS.cells()}) == len(STARTS.cells())
+
+
+@pytest.mark.parametrize("change", [dict(tpt_steps=11), dict(length=7), dict(steps=21), dict(seeds=(1,))], ids=str)
+def test_the_key_of_such_a_run_changes_with_it_and_with_its_sources(change):
+    "Steps of the sources too: another prompt is another start."
+    ours, others = (set(keys(study, "tpt").values()) for study in (STARTS, replace(STARTS, **change)))
+    assert ours and not ours & others
+
+
+def test_the_best_of_several_candidates_is_the_one_that_transfers_best(started):
+    accuracy = {}
+    for cell in STARTS.cells():
+        if cell.kind == "transfer" and cell.asked["split"] == "dev":
+            targets = json.loads((cell.folder(started) / "result.json").read_text())["targets"]
+            accuracy |= {(cell.asked["source"], target): found["accuracy"] for target, found in targets.items()}
+    runs = tpt_runs(started)
+    assert len(runs) == 3 + 6 + 9  # what has one candidate only, of a type or not, is one of "every"
+    for (target, candidates, mix), (_, result) in runs.items():
+        taken = [source["name"] for source in result["init"]["sources"]]
+        if mix is None:
+            assert accuracy[taken[0], target] == max(accuracy[name, target] for name in candidates)
+            assert result["curve"]["accuracy"][0] == accuracy[taken[0], target] and len(taken) == 1
+        else:
+            assert len(taken) == 2
+        assert result["curve"]["step"] == [0, 10]
+
+
+def test_the_weights_of_a_mix_are_similarities_to_the_probe(started):
+    (cell, result) = next(run for (_, _, mix), run in tpt_runs(started).items() if mix == "weighted")
+    (probe,) = [need for need in cell.needs if need.kind == "probe"]
+    similarities = json.loads((probe.folder(started) / "result.json").read_text())["similarities"]["neuron_overlap"]
+    assert {source["name"]: source["score"] for source in result["init"]["sources"]} == similarities
+    assert SoftPrompt.load(probe.folder(started) / "prompt.safetensors").metadata["steps"] == 10
+
+
+def test_a_prompt_says_what_it_started_from_and_its_test_accuracy_is_kept(started):
+    for (target, _, _), (cell, result) in tpt_runs(started).items():
+        prompt = SoftPrompt.load(cell.folder(started) / "prompt.safetensors")
+        assert prompt.task == target and prompt.metadata["init"] == result["init"]
+        assert result["test"]["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(tpt=("bets",)), "unknown choice in tpt 'bets'; did you mean 'best'"),
+        (dict(tpt_mixes=("man",)), "did you mean 'mean'"),
+        (dict(tpt="best"), "tpt of study 'starts' must be a list of names"),
+        (dict(tpt_steps=0), "tpt_steps of study 'starts' must be a whole number"),
+        (dict(probe_steps=None), "which need probe_steps"),
+    ],
+    ids=str,
+)
+def test_starts_that_cannot_be_are_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(STARTS, **change)
+
+
 def test_keys_change_with_the_code_version(monkeypatch):
     tune, transfer = keys(TINY, "tune"), keys(TINY, "transfer")
     monkeypatch.setitem(CODE_VERSIONS, "transfer", CODE_VERSIONS["transfer"] + 1)
@@ -404,7 +498,7 @@ def test_no_path_of_this_machine_is_written_by_the_command(whole, local_data, tm
 
 
 def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
-    for study in (TINY, Study.from_preset("small"), Study.from_preset("paper"), replace(TINY, learning_rate=1e-7)):
+    for study in (TINY, STARTS, *map(Study.from_preset, PRESETS), replace(TINY, learning_rate=1e-7)):
         (tmp_path / "study.yaml").write_text(study.to_yaml())
         assert Study.from_file(tmp_path / "study.yaml") == study
 
