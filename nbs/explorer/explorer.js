@@ -369,21 +369,21 @@
       numbers(["task", "seed", "component 1", "component 2"], rows));
   }
 
-  // Each label beside its mark, or as near as it is clear of marks and other labels
+  // Each label beside its mark, or near it where it is clear of marks and other labels; one that finds no room is left out
   function apart(labels, frame) {
     const taken = labels.map(({ x, y }) => ({ from: x - 4, to: x + 4, y }));
     const clear = (box) => taken.every((other) => Math.abs(other.y - box.y) > 11 || box.from > other.to || other.from > box.to);
     const inside = (box) => box.from > frame.left && box.to < frame.right && box.y > frame.top && box.y < frame.bottom;
-    for (const label of labels) {
+    return labels.flatMap((label) => {
       const long = 6.5 * label.text.length;
-      const boxes = [0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6].flatMap((step) => [false, true].map((end) => ({
+      const boxes = [0, 1, -1, 2, -2, 3, -3].flatMap((step) => [false, true].map((end) => ({
         y: label.y + 12 * step, end, from: label.x + (end ? -8 - long : 8), to: label.x + (end ? -8 : 8 + long),
       })));
-      const box = boxes.find((found) => inside(found) && clear(found)) || boxes[0];
-      Object.assign(label, { y: box.y, end: box.end });
+      const box = boxes.find((found) => inside(found) && clear(found));
+      if (!box) return [];
       taken.push(box);
-    }
-    return labels;
+      return [{ ...label, y: box.y, end: box.end }];
+    });
   }
 
   // ---------------------------------------------------------------- training curves
