@@ -32,6 +32,9 @@ LOST = """() => {
         && !scrolled(e.parentElement));
     return lost.map((e) => `${e.outerHTML.slice(0, 100)} reaches ${Math.round(e.getBoundingClientRect().right)} px`);
 }"""
+# Names that reach into the cells beside them
+CROWDED = """() => [...document.querySelectorAll("#explorer-matrix th")]
+    .filter((name) => name.scrollWidth > name.clientWidth + 1).map((name) => name.textContent)"""
 # Measuring contrasts is slow, and code and figures are thousands of elements: one word of each kind of highlighted code
 # stands for all, and figures are left to the tests of `plots`, since axe does not know how SVG colors its text.
 THINNED = """() => {
@@ -204,7 +207,7 @@ def test_every_collection_is_drawn_and_named(browser, home, size):
             }.items():
                 svgs = tab.page.locator(f"#explorer-{place} svg:not([aria-hidden])").count()
                 assert svgs > 0 if part in collection else svgs == 0
-            assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+            assert (tab.page.evaluate(LOST), tab.page.evaluate(CROWDED), tab.problems) == ([], [], [])
 
 
 def test_filters_change_what_is_drawn(explorer):

@@ -36,6 +36,9 @@
 
   const cells = (tag, values) => values.map((value) => make(tag, tag === "th" ? { scope: "col" } : {}, String(value)));
 
+  // A name that may be broken after each of its parts
+  const parts = (name) => name.split(/(?<=[/_])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
+
   // The same numbers as a table, for who reads no figure
   function numbers(columns, rows) {
     const body = rows.map((row) => make("tr", {}, ...cells("td", row)));
@@ -178,7 +181,7 @@
     const head = columns.map((name) => make("th", { scope: "col", class: typeOf(name) }, make("span", {}, titleOf(name))));
     const items = [];
     const body = rows.map((source) => make("tr", {},
-      make("th", { scope: "row", class: typeOf(source) }, titleOf(source)),
+      make("th", { scope: "row", class: typeOf(source) }, ...parts(titleOf(source))),
       ...columns.map((target) => {
         const found = accuracy(shown.collection, source, target);
         const share = scale === "accuracy" ? found && (found.value - low) / (high - low) : recovered(source, target);
@@ -358,7 +361,7 @@
       figure.append(make("g", { role: "img", "aria-label": says }, make("title", {}, says), mark(typeOf(task), x, y)));
       return { x, y, type: typeOf(task), text: Number(seed) === first ? plain(titleOf(task)) : String(seed) };
     });
-    figure.append(...apart(labels, Number(figure.getAttribute("width"))).map(({ x, y, end, type, text }) => make("text", {
+    figure.append(...apart(labels, { left: 60, right: Number(figure.getAttribute("width")), top: 10, bottom: 375 }).map(({ x, y, end, type, text }) => make("text", {
       x: x + (end ? -8 : 8), y: y + 4, "text-anchor": end ? "end" : "start", class: `explorer-label ${type}`, "aria-hidden": "true",
     }, text)));
     const rows = prompts.map((prompt) => [titleOf(prompt.task), prompt.seed === null ? "–" : prompt.seed, ...prompt.at.map((value) => asNumber(value, 3))]);
@@ -366,18 +369,21 @@
       numbers(["task", "seed", "component 1", "component 2"], rows));
   }
 
-  // Labels from top to bottom, each pushed down until it is clear of those before it
-  function apart(labels, width) {
-    const placed = [];
-    for (const label of labels.sort((a, b) => a.y - b.y)) {
-      const long = 7 * label.text.length;
-      label.end = label.x + 8 + long > width;
-      const from = label.end ? label.x - 8 - long : label.x + 8;
-      const hit = () => placed.find((other) => Math.abs(other.y - label.y) < 12 && from < other.to && other.from < from + long);
-      while (hit()) label.y = hit().y + 13;
-      placed.push({ y: label.y, from, to: from + long });
-    }
-    return labels;
+  // Each label beside its mark, or near it where it is clear of marks and other labels; one that finds no room is left out
+  function apart(labels, frame) {
+    const taken = labels.map(({ x, y }) => ({ from: x - 4, to: x + 4, y }));
+    const clear = (box) => taken.every((other) => Math.abs(other.y - box.y) > 11 || box.from > other.to || other.from > box.to);
+    const inside = (box) => box.from > frame.left && box.to < frame.right && box.y > frame.top && box.y < frame.bottom;
+    return labels.flatMap((label) => {
+      const long = 6.5 * label.text.length;
+      const boxes = [0, 1, -1, 2, -2, 3, -3].flatMap((step) => [false, true].map((end) => ({
+        y: label.y + 12 * step, end, from: label.x + (end ? -8 - long : 8), to: label.x + (end ? -8 : 8 + long),
+      })));
+      const box = boxes.find((found) => inside(found) && clear(found));
+      if (!box) return [];
+      taken.push(box);
+      return [{ ...label, y: box.y, end: box.end }];
+    });
   }
 
   // ---------------------------------------------------------------- training curves
@@ -408,7 +414,7 @@
           stroke: colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": SEED_DASHES[i % SEED_DASHES.length],
         })),
         make("text", { x: left, y: height - 4 }, "0"), make("text", { x: width - left, y: height - 4, "text-anchor": "end" }, `${last} steps`));
-      const caption = make("figcaption", {}, make("strong", { class: typeOf(task) }, titleOf(task)), ` ${best.map((value) => percent(value)).join(", ")}`);
+      const caption = make("figcaption", {}, make("strong", { class: typeOf(task) }, ...parts(titleOf(task))), ` ${best.map((value) => percent(value)).join(", ")}`);
       return make("figure", {}, caption, figure);
     });
     const rows = curves.runs.filter((run) => tasks.includes(run.task)).map((run) => {
