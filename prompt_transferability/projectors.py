@@ -169,7 +169,7 @@ class Projector(Projection):
         own = {name: getattr(self, name) for name in ("length", "hidden_size", "activation", "layer_norm")}
         return super().settings() | own
 
-# %% ../nbs/library/projectors.ipynb #da39d052
+# %% ../nbs/library/projectors.ipynb #edf45cb9
 class _Objective(Protocol):
     "What a projector is trained for."
 
@@ -515,7 +515,7 @@ def fit_task_tuning(
         batch_size=batch_size,
     )
 
-# %% ../nbs/library/projectors.ipynb #b1841811
+# %% ../nbs/library/projectors.ipynb #216c13e9
 def shared_tokens(
     source_backbone: Backbone,
     target_backbone: Backbone,
@@ -535,6 +535,7 @@ def _pieces(backbone: Backbone) -> dict[tuple[str, bool], int]:
     for i, name in sorted(names.items()):
         if byte_level:
             text = tokenizer.convert_tokens_to_string([name])
+            text = name if "\N{REPLACEMENT CHARACTER}" in text else text  # a piece of a letter stands for itself
             pieces.setdefault((text.removeprefix(" "), text.startswith(" ")), i)
         else:
             pieces.setdefault((name.removeprefix("##"), not name.startswith("##")), i)
