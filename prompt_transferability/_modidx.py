@@ -837,6 +837,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'prompt_transferability/study.py'),
                                               'prompt_transferability.study._cross_model_cells': ( 'nbs/library/study.html#_cross_model_cells',
                                                                                                    'prompt_transferability/study.py'),
+                                              'prompt_transferability.study._crossing': ( 'nbs/library/study.html#_crossing',
+                                                                                          'prompt_transferability/study.py'),
                                               'prompt_transferability.study._data_cell': ( 'nbs/library/study.html#_data_cell',
                                                                                            'prompt_transferability/study.py'),
                                               'prompt_transferability.study._declared': ( 'nbs/library/study.html#_declared',

@@ -248,22 +248,28 @@ _MICRO: dict[str, Any] = dict(
     learning_rate=5e-3,
     eval_every=50,
 )
+
+
+def _crossing(source: str, target: str) -> dict[str, Any]:
+    "From one micro model to another; the hidden width is that of the models, as it is in the paper."
+    carried = CrossModel(
+        directions=((source, target),),
+        fitted_on=(("micro/imdb", "micro/laptop"), ("micro/mnli",)),
+        hidden_size=128,
+        steps=600,
+        mapping_steps=1500,
+        mapping_learning_rate=1e-3,
+        eval_every=200,
+        tpt_seeds=(0,),
+    )
+    return dict(backbones=(source, target), cross_task=False, cross_model=carried)
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
-    "micro-cross": _MICRO
-    | dict(
-        backbones=("micro-bert", "micro-roberta", "micro-roberta-large"),
-        cross_task=False,
-        cross_model=CrossModel(
-            directions=(("micro-bert", "micro-roberta"), ("micro-roberta", "micro-roberta-large")),
-            fitted_on=(("micro/imdb", "micro/laptop"), ("micro/mnli",)),
-            hidden_size=128,
-            steps=600,
-            mapping_learning_rate=1e-3,
-            tpt_seeds=(0,),
-        ),
-    ),
+    "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta"),
+    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large"),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,
@@ -304,8 +310,8 @@ class Cell:
         if self.kind == "data":
             return f"data {asked['task']}"
         if self.kind == "projected":
-            where = f"{asked['source_backbone']} → {asked['backbone']}"
-            return f"{asked['method']} ({', '.join(asked['fitted_on'])})/{asked['seed']} from {where}"
+            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
+            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
         source = asked["task"] if "task" in asked else asked["source"]
         where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
         return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
