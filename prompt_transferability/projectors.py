@@ -523,7 +523,7 @@ def shared_tokens(
     "The tokens that both vocabularies have, special ones left out."
     ours, theirs = (_pieces(backbone) for backbone in (source_backbone, target_backbone))
     pieces = sorted(ours.keys() & theirs.keys())
-    return torch.tensor([ours[piece] for piece in pieces]), torch.tensor([theirs[piece] for piece in pieces])
+    return tuple(torch.tensor([ids[piece] for piece in pieces], dtype=torch.int64) for ids in (ours, theirs))
 
 
 def _pieces(backbone: Backbone) -> dict[tuple[str, bool], int]:
