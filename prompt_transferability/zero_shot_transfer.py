@@ -129,8 +129,8 @@ def transfer_matrix(
 def recovered_transfer(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     random_row: str = "random",  # the row of the random prompt
-    tuned_row: str | None = None,  # the row of the targets' own prompts; None: they are on the diagonal
     min_gain: float = 0.02,  # targets on which tuning gains less give NaN
+    tuned_row: str | None = None,  # the row of the targets' own prompts; None: they are on the diagonal
 ) -> pd.DataFrame:  # fractions, of the shape of `matrix`
     """(zero-shot - random) / (tuned - random), by target: a measure of this package, not of the paper.
 
