@@ -31,8 +31,17 @@ from tqdm.auto import tqdm
 import prompt_transferability
 from .backbones import LAYOUTS, Backbone
 from .microworld import MICRO_MODELS
-from .prompt_tuning import tune_prompt
-from .prompts import SoftPrompt, random_prompt, written_whole
+from prompt_transferability.projectors import (
+    Projection,
+    ProjectorError,
+    fit_linear_map,
+    fit_prompt_mapping,
+    fit_relative_map,
+    fit_task_tuning,
+    fit_token_mapping,
+)
+from .prompt_tuning import TuningRun, tune_prompt
+from .prompts import PromptError, SoftPrompt, random_prompt, written_whole
 from prompt_transferability.tasks import (
     ALL_TASKS,
     MICRO_NAMES,
@@ -43,13 +52,13 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
-from .zero_shot_transfer import evaluate
+from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'Study', 'Cell', 'Sources',
-           'surroundings', 'answer']
+__all__ = ['METHODS', 'PRESETS', 'CODE_VERSIONS', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError', 'CrossModel',
+           'Study', 'Cell', 'Sources', 'surroundings', 'answer']
 
-# %% ../nbs/library/study.ipynb #73423e99
+# %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
     "A study that cannot be, or a folder that holds another one."
 
@@ -64,7 +73,76 @@ def _positive(name: str, value: Any) -> float:
         raise StudyError(f"{name} must be a number above 0; got {value!r}")
     return number
 
+# %% ../nbs/library/study.ipynb #a2aac62e
+METHODS = {
+    "directly reused": (),
+    "linear map": (),
+    "relative representations": (),
+    "token mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
+    "prompt mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
+    "task tuning": ("hidden_size", "steps", "learning_rate", "eval_every"),
+    "task tuning without LayerNorm": ("hidden_size", "steps", "learning_rate", "eval_every"),
+}
+"How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
+_FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
 
+
+@dataclass(frozen=True)
+class CrossModel:
+    "Which prompts change models, and how they are carried over (§5)."
+
+    directions: tuple[tuple[str, str], ...]  # from one backbone of the study to another
+    fitted_on: tuple[tuple[str, ...], ...]  # groups of tasks: a projector learns from one of them
+    methods: tuple[str, ...] = tuple(METHODS)
+    hidden_size: int = 768  # of the projectors
+    steps: int = 3000  # of task tuning
+    learning_rate: float = 5e-3
+    mapping_steps: int = 3000  # of prompt and of token mapping
+    mapping_learning_rate: float = 1e-4
+    eval_every: int = 100
+    tpt_seeds: tuple[int, ...] = ()  # the prompts of these seeds that task tuning carried over are tuned further
+
+    def check(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> None:
+        "Raise `StudyError` or `UnknownNameError` for what the study does not have."
+        for name, kinds in {"directions": backbones, "fitted_on": tasks}.items():
+            groups = getattr(self, name)
+            if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
+                raise StudyError(f"cross_model.{name} of study {study!r} must be a list of lists; got {groups!r}")
+            for word in (word for group in groups for word in group):
+                if word not in kinds:
+                    raise UnknownNameError(f"name in cross_model.{name}, which are those of the study", word, kinds)
+            object.__setattr__(self, name, tuple(map(tuple, groups)))
+        if not self.directions or any(len(set(pair)) != 2 for pair in map(tuple, self.directions)):
+            raise StudyError(
+                f"cross_model.directions of study {study!r} must be pairs of two models, source and target; got "
+                f"{self.directions!r}"
+            )
+        for method in self.methods:
+            if method not in METHODS:
+                raise UnknownNameError("method of cross_model", method, METHODS)
+        if not set(self.tpt_seeds) <= set(seeds):
+            raise StudyError(f"cross_model.tpt_seeds of study {study!r} are among its seeds; got {self.tpt_seeds!r}")
+        for name in ("methods", "tpt_seeds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("hidden_size", "steps", "mapping_steps", "eval_every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise StudyError(
+                    f"cross_model.{name} of study {study!r} must be a whole number of at least 1; got {value!r}"
+                )
+        for name in ("learning_rate", "mapping_learning_rate"):
+            object.__setattr__(self, name, _positive(f"cross_model.{name}", getattr(self, name)))
+
+
+def _declared(kind: type, settings: Mapping[str, Any]):
+    "A declaration's part, as it was read; raises `UnknownNameError` for a setting that there is not."
+    known = [f.name for f in fields(kind)]
+    for key in settings:
+        if key not in known:
+            raise UnknownNameError("study setting", key, known)
+    return kind(**settings)
+
+# %% ../nbs/library/study.ipynb #73423e99
 @dataclass(frozen=True)
 class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
@@ -75,6 +153,8 @@ class Study:
     seeds: tuple[int, ...] = (0,)  # of the trained prompts, one prompt a task and seed
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the random prompts
     layout: str = "paper"
+    cross_task: bool = True  # every prompt is evaluated on the dev splits of all tasks, not of its own alone
+    cross_model: CrossModel | None = None  # which prompts change models; None: none do
     unified_label_words: bool = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
     length: int = 100  # vectors of a prompt
     max_length: int = 128  # tokens of a text
@@ -105,10 +185,17 @@ class Study:
             if not (optional and value is None) and not (type(value) is int and value >= 1):
                 raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
         object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
-        if type(self.unified_label_words) is not bool:
+        for name in ("unified_label_words", "cross_task"):
+            if type(getattr(self, name)) is not bool:
+                raise StudyError(f"{name} of study {self.name!r} must be true or false; got {getattr(self, name)!r}")
+        if isinstance(self.cross_model, Mapping):
+            object.__setattr__(self, "cross_model", _declared(CrossModel, self.cross_model))
+        if not isinstance(self.cross_model, CrossModel | None):
             raise StudyError(
-                f"unified_label_words of study {self.name!r} must be true or false; got {self.unified_label_words!r}"
+                f"cross_model of study {self.name!r} must be a table of settings; got {self.cross_model!r}"
             )
+        if self.cross_model is not None:
+            self.cross_model.check(self.name, self.backbones, self.tasks, self.seeds)
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
         for task in self.tasks:
@@ -161,9 +248,28 @@ _MICRO: dict[str, Any] = dict(
     learning_rate=5e-3,
     eval_every=50,
 )
+
+
+def _crossing(source: str, target: str) -> dict[str, Any]:
+    "From one micro model to another; the hidden width is that of the models, as it is in the paper."
+    carried = CrossModel(
+        directions=((source, target),),
+        fitted_on=(("micro/imdb", "micro/laptop"), ("micro/mnli",)),
+        hidden_size=128,
+        steps=600,
+        mapping_steps=1500,
+        mapping_learning_rate=1e-3,
+        eval_every=200,
+        tpt_seeds=(0,),
+    )
+    return dict(backbones=(source, target), cross_task=False, cross_model=carried)
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True),
+    "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta"),
+    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large"),
     "small": dict(
         backbones=("all-MiniLM-L6-v2",),
         length=20,
@@ -179,7 +285,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1}
+CODE_VERSIONS = {"data": 1, "tune": 1, "transfer": 1, "projected": 1, "tpt_model": 1}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -203,6 +309,9 @@ class Cell:
         asked = self.asked
         if self.kind == "data":
             return f"data {asked['task']}"
+        if self.kind == "projected":
+            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
+            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
         source = asked["task"] if "task" in asked else asked["source"]
         where = f" → {len(asked['targets'])} × {asked['split']}" if self.kind == "transfer" else ""
         return f"{self.kind} {source}/{asked['seed']}{where} on {asked['backbone']}"
@@ -239,7 +348,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.random_seeds
         for split in ("dev", "test")
     ]
-    return datas + tuned + rows
+    return datas + tuned + rows + _cross_model_cells(self, tuned)
 
 
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
@@ -256,10 +365,10 @@ def _words(study: Study) -> dict[str, Any]:
 
 
 def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
-    "A trained prompt on the dev splits of all tasks, and on the test split of its own."
+    "A trained prompt on the dev splits of all tasks, or of its own alone, and on the test split of its own."
     backbone, task, seed = (tuned.asked[name] for name in ("backbone", "task", "seed"))
     return [
-        _transfer(study, backbone, task, seed, study.tasks, "dev", tuned),
+        _transfer(study, backbone, task, seed, study.tasks if study.cross_task else [task], "dev", tuned),
         _transfer(study, backbone, task, seed, [task], "test", tuned),
     ]
 
@@ -271,6 +380,45 @@ def _transfer(
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
     asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
+
+# %% ../nbs/library/study.ipynb #df71fe6f
+def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
+    "Prompts that change models, and those that are tuned further; none where the study does not ask for any."
+    cells = []
+    for source, target in study.cross_model.directions if study.cross_model else ():
+        for method in study.cross_model.methods:
+            groups = study.cross_model.fitted_on if method in _FROM_TASKS else ((),)
+            seeds = study.seeds if METHODS[method] else study.seeds[:1]
+            for seed in seeds:
+                for group in groups:
+                    carried = _projected(study, tuned, source, target, method, group, seed)
+                    cells.append(carried)
+                    if method.startswith("task tuning") and seed in study.cross_model.tpt_seeds:
+                        own = [cell for cell in tuned if (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)]
+                        cells += [
+                            Cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
+                        ]
+    return cells
+
+
+def _projected(
+    study: Study, tuned: Sequence[Cell], source: str, target: str, method: str, group: Sequence[str], seed: int
+) -> Cell:
+    "Prompts of `source`, carried to `target`."
+    prompts = [cell for cell in tuned if cell.asked["backbone"] == source]
+    wanted = [
+        cell
+        for cell in tuned
+        if method == "prompt mapping"
+        and (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)
+        and cell.asked["task"] in group
+    ]
+    asked = {"backbone": target, "source_backbone": source, "method": method, "fitted_on": list(group), "seed": seed}
+    asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
+    asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
+    asked |= {"batch_size": study.batch_size} if method.startswith("task tuning") else {}
+    asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
+    return Cell("projected", asked, (*prompts, *wanted))
 
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -303,7 +451,7 @@ class Sources:
         return load_task(name, self.data, splits, max_train=max_train, max_eval=max_eval)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a source model and a target model
 def _backbone(sources: Sources, *question) -> Backbone:
     return sources.backbone(*question)
 
@@ -329,17 +477,27 @@ def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     }
 
 
-def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
-    "Train a prompt; write it, and return what is to be known of it."
+def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
+    "The model and the rows that a prompt is trained with."
     asked = cell.asked
     backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    data = _in_words(data, asked.get("unified_label_words", False))
-    settings = {
-        name: asked[name]
-        for name in ("length", "steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
-    }
-    run = tune_prompt(backbone, data, checkpoint=cell.checkpoint(out), progress=False, **settings)
+    return backbone, _in_words(data, asked.get("unified_label_words", False))
+
+
+def _settings(cell: Cell, out: Path) -> dict[str, Any]:
+    names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
+    return {name: cell.asked[name] for name in names} | {"checkpoint": cell.checkpoint(out), "progress": False}
+
+
+def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from random vectors."
+    backbone, data = _target(cell, sources)
+    return _trained(tune_prompt(backbone, data, length=cell.asked["length"], **_settings(cell, out)), data, folder)
+
+
+def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
+    "Write the prompt, and return what is to be known of it."
     run.prompt.save(folder / "prompt.safetensors")
     curve = run.curve.astype(object).where(run.curve.notna(), None).to_dict("list")
     return {
@@ -352,6 +510,86 @@ def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
         "rows": {name: len(rows) for name, rows in data.splits().items()},
         "majority": {name: data.majority(name) for name in data.splits()},
     }
+
+# %% ../nbs/library/study.ipynb #92d79adc
+def _projection(
+    asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
+) -> Projection:
+    "What carries the prompts; `prompts` and `wanted` are those of the source and of the target, by task and seed."
+    source, target = (
+        _backbone(sources, asked[name], asked["layout"], asked["max_length"])
+        for name in ("source_backbone", "backbone")
+    )
+    if asked["method"] in ("linear map", "relative representations"):
+        return {"linear map": fit_linear_map, "relative representations": fit_relative_map}[asked["method"]](
+            source, target
+        )
+    kind = "mapping_" if "mapping" in asked["method"] else ""
+    common = {name: asked[name] for name in ("hidden_size", "seed", "eval_every")}
+    common |= {name: asked[kind + name] for name in ("steps", "learning_rate")}
+    common |= {"checkpoint": checkpoint, "progress": False}
+    if asked["method"] == "token mapping":
+        return fit_token_mapping(source, target, **common)
+    names = [(task, asked["seed"]) for task in asked["fitted_on"]]
+    if asked["method"] == "prompt mapping":
+        return fit_prompt_mapping([(prompts[name], wanted[name]) for name in names], **common)
+    datas = [_task(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
+    datas = [_in_words(data, asked.get("unified_label_words", False)) for data in datas]
+    with_norm = not asked["method"].endswith("without LayerNorm")
+    learned_from = [prompts[name] for name in names]
+    return fit_task_tuning(target, learned_from, datas, layer_norm=with_norm, batch_size=asked["batch_size"], **common)
+
+
+def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Carry prompts to another model, and evaluate each on its task."
+    asked = cell.asked
+    source = _backbone(sources, asked["source_backbone"], asked["layout"], asked["max_length"])
+    target = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
+    prompts, wanted = (
+        {
+            (need.asked["task"], need.asked["seed"]): SoftPrompt.load(need.folder(out) / "prompt.safetensors")
+            for need in cell.needs
+            if need.key in asked[name]
+        }
+        for name in ("prompts", "wanted")
+    )
+    seeds = list(dict.fromkeys(seed for _, seed in prompts))
+    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in seeds}
+    facts: dict[str, Any] = {}
+    try:
+        if asked["method"] == "directly reused":
+            carried = {name: replace(prompt, backbone=target.name) for name, prompt in (prompts | untrained).items()}
+            for prompt in carried.values():
+                prompt.values_for(target)
+        else:
+            projection = _projection(asked, prompts, wanted, sources, cell.checkpoint(out))
+            carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
+            projection.save(folder / "projector.safetensors")
+            facts = projection.metadata
+    except (ProjectorError, PromptError) as error:
+        return {"impossible": str(error), "rows": []}
+    rows = []
+    for task in asked["tasks"]:
+        data = _in_words(
+            _task(sources, task, None, asked["max_eval"], ("dev",)), asked.get("unified_label_words", False)
+        )
+        names = [name for name in carried if name[0] in (task, "random")]
+        found = evaluate_prompts(target, [carried[name] for name in names], data)
+        rows += [
+            {"source": kind, "seed": seed, "target": task} | result.as_dict()
+            for (kind, seed), result in zip(names, found, strict=True)
+        ]
+        carried[task, asked["seed"]].save(folder / "prompts" / f"{task}.safetensors")
+    return {"impossible": None, "rows": rows, "fit": facts, "examples": sum(row["n"] for row in rows)}
+
+
+def _tpt_model_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from one that was carried over."
+    backbone, data = _target(cell, sources)
+    start = SoftPrompt.load(cell.needs[0].folder(out) / "prompts" / f"{cell.asked['task']}.safetensors")
+    run = tune_prompt(backbone, data, init=start, **_settings(cell, out))
+    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
+    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"]}
 
 # %% ../nbs/library/study.ipynb #57d10004
 def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
@@ -379,6 +617,8 @@ ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
     "transfer": _transfer_cell,
+    "projected": _projected_cell,
+    "tpt_model": _tpt_model_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
 
