@@ -27,8 +27,9 @@ from .prompts import SoftPrompt, random_prompt, written_whole
 from .tasks import TaskData
 
 # %% auto #0
-__all__ = ['epoch_batches', 'TuningError', 'TuningJob', 'TuningRun', 'tune_prompts', 'tune_prompt', 'convergence_step',
-           'comparable_step']
+__all__ = ['epoch_batches', 'TuningError', 'TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'save_checkpoint',
+           'load_checkpoint', 'run_identity', 'fingerprint', 'check_settings', 'tune_prompts', 'tune_prompt',
+           'convergence_step', 'comparable_step']
 
 # %% ../nbs/library/prompt_tuning.ipynb #a0740e49
 def epoch_batches(
@@ -102,7 +103,7 @@ class TuningRun(_Measured):
 
 # %% ../nbs/library/prompt_tuning.ipynb #02c1515e
 @dataclass
-class _Stream:
+class TextStream:
     "One job's texts: batches without end, and the split that selects."
 
     job: TuningJob
@@ -115,9 +116,14 @@ class _Stream:
     def __post_init__(self):
         self.epoch, self.batches = -1, []
 
+    @property
+    def batches_per_epoch(self) -> int:
+        "Batches in which every training text comes once."
+        return -(-len(self.train) // self.batch_size)
+
     def batch(self, step: int) -> tuple[TextBatch, Tensor]:
         "The texts and labels of a step, counted from 0."
-        epoch, position = divmod(step, -(-len(self.train) // self.batch_size))
+        epoch, position = divmod(step, self.batches_per_epoch)
         if epoch != self.epoch:
             self.batches = epoch_batches(self.train.lengths, self.batch_size, self.job.seed, epoch)
             self.epoch = epoch
@@ -125,8 +131,8 @@ class _Stream:
         return self.train.batch(rows), self.labels[rows]
 
 
-def _streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int) -> list[_Stream]:
-    "Each job's texts, tokenized once for all jobs that share them."
+def text_streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int) -> list[TextStream]:
+    "Each job's texts, tokenized once for all jobs that share them. Raises `UnknownNameError` for a missing split."
     encoded = {}
     for data in {id(job.data): job.data for job in jobs}.values():
         train, dev = data.split("train"), data.split("dev")
@@ -136,7 +142,42 @@ def _streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int) -> 
             torch.tensor(train["label"]),
             np.array(dev["label"]),
         )
-    return [_Stream(job, *encoded[id(job.data)], batch_size) for job in jobs]
+    return [TextStream(job, *encoded[id(job.data)], batch_size) for job in jobs]
+
+# %% ../nbs/library/prompt_tuning.ipynb #f8b38d12
+def save_checkpoint(
+    path: Path,
+    asked: dict,  # what identifies the run, JSON values
+    tensors: Mapping[str, Tensor],
+    facts: dict,  # JSON values
+) -> None:
+    "Write the state of a run to one safetensors file, whole or not at all."
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with written_whole(path) as unfinished:
+        save_file(plain, unfinished, metadata={"asked": json.dumps(asked), "facts": json.dumps(facts)})
+
+
+def load_checkpoint(
+    path: Path,
+    asked: dict,  # what identifies the run that is to go on
+) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
+    "Read what `save_checkpoint` wrote. Raises `TuningError` for another file, and for the checkpoint of another run."
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except SafetensorError as error:
+        raise TuningError(f"{str(path)!r} is no checkpoint ({error}); remove it or name another file") from error
+    if not {"asked", "facts"} <= header.keys():
+        raise TuningError(f"{str(path)!r} is no checkpoint of prompt tuning; remove it or name another file")
+    before = json.loads(header["asked"])
+    different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
+    if different:
+        raise TuningError(
+            f"the checkpoint {str(path)!r} belongs to another run: it differs in {', '.join(different)}; "
+            "remove it or name another file"
+        )
+    return tensors, json.loads(header["facts"])
 
 # %% ../nbs/library/prompt_tuning.ipynb #c120cbc0
 @dataclass
@@ -159,31 +200,14 @@ class _State:
         return cls(values, *start, 0, 0.0, 0, [[] for _ in values])
 
     def save(self, path: Path, asked: dict) -> None:
-        tensors = {
-            name: value.detach().cpu().contiguous() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         facts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
-        with written_whole(path) as unfinished:
-            save_file(tensors, unfinished, metadata={"asked": json.dumps(asked), "facts": json.dumps(facts)})
+        save_checkpoint(path, asked, tensors, facts)
 
     @classmethod
     def load(cls, path: Path, asked: dict) -> _State:
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-        except SafetensorError as error:
-            raise TuningError(f"{str(path)!r} is no checkpoint ({error}); remove it or name another file") from error
-        if not {"asked", "facts"} <= header.keys():
-            raise TuningError(f"{str(path)!r} is no checkpoint of prompt tuning; remove it or name another file")
-        before = json.loads(header["asked"])
-        different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
-        if different:
-            raise TuningError(
-                f"the checkpoint {str(path)!r} belongs to another run: it differs in {', '.join(different)}; "
-                "remove it or name another file"
-            )
-        return cls(**tensors, **json.loads(header["facts"]))
+        tensors, facts = load_checkpoint(path, asked)
+        return cls(**tensors, **facts)
 
 # %% ../nbs/library/prompt_tuning.ipynb #a699a9e9
 def _initial_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> Tensor:  # float32 [jobs, l, d]
@@ -196,7 +220,7 @@ def _initial_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int)
     return torch.stack(values)
 
 
-def _asked(backbone: Backbone, streams: Sequence[_Stream], **settings) -> dict:
+def run_identity(backbone: Backbone, streams: Sequence[TextStream], **settings) -> dict:
     "What identifies a run: a checkpoint belongs to it when all of this is the same."
     return {
         "backbone": backbone.name,
@@ -206,14 +230,17 @@ def _asked(backbone: Backbone, streams: Sequence[_Stream], **settings) -> dict:
         "tasks": [stream.job.data.task.name for stream in streams],
         "label words": [list(stream.job.data.task.label_words) for stream in streams],
         "texts": [[stream.train.fingerprint, stream.dev.fingerprint] for stream in streams],
-        "labels": [_hash(np.concatenate([stream.labels.numpy(), stream.dev_labels])) for stream in streams],
+        "labels": [fingerprint(np.concatenate([stream.labels.numpy(), stream.dev_labels])) for stream in streams],
         "seeds": [stream.job.seed for stream in streams],
-        "inits": [None if stream.job.init is None else _hash(stream.job.init.values.numpy()) for stream in streams],
+        "inits": [
+            None if stream.job.init is None else fingerprint(stream.job.init.values.numpy()) for stream in streams
+        ],
         **settings,
     }
 
 
-def _hash(values: np.ndarray) -> str:
+def fingerprint(values: np.ndarray) -> str:
+    "A hash of the numbers."
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 # %% ../nbs/library/prompt_tuning.ipynb #f92ca5a3
@@ -221,7 +248,12 @@ class _Training:
     "Prompts in training: the frozen model, the texts, the optimiser and the state."
 
     def __init__(
-        self, backbone: Backbone, streams: Sequence[_Stream], state: _State, learning_rate: float, patience: int | None
+        self,
+        backbone: Backbone,
+        streams: Sequence[TextStream],
+        state: _State,
+        learning_rate: float,
+        patience: int | None,
     ):
         self.backbone, self.streams, self.state, self.patience = backbone, streams, state, patience
         self.parameter = torch.nn.Parameter(state.values.to(backbone.device))
@@ -352,8 +384,8 @@ def result(self: _Training, i: int) -> TuningRun:
     return run
 
 # %% ../nbs/library/prompt_tuning.ipynb #78eeb24f
-def _check_settings(learning_rate: float, seeds: Sequence[int], **counts: int | None) -> None:
-    "Refuse numbers that no run can have."
+def check_settings(learning_rate: float, seeds: Sequence[int], **counts: int | None) -> None:
+    "Refuse numbers that no run can have, with a `TuningError`."
     for name, value in counts.items():
         if value is not None and value < 1:
             raise TuningError(f"{name} must be at least 1; got {value}")
@@ -381,9 +413,9 @@ def _train(
 ) -> _Training:
     "Train from the start, or from where the checkpoint stopped, to the end."
     counts = dict(jobs=len(jobs), steps=steps, batch_size=batch_size, eval_every=eval_every, patience=patience)
-    _check_settings(learning_rate, [job.seed for job in jobs], **counts)
-    streams = _streams(backbone, jobs, batch_size)
-    asked = _asked(backbone, streams, learning_rate=learning_rate, **counts, **others)
+    check_settings(learning_rate, [job.seed for job in jobs], **counts)
+    streams = text_streams(backbone, jobs, batch_size)
+    asked = run_identity(backbone, streams, learning_rate=learning_rate, **counts, **others)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     resumed = checkpoint is not None and checkpoint.is_file()
     state = _State.load(checkpoint, asked) if resumed else _State.fresh(initial_values())

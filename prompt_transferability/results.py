@@ -149,6 +149,123 @@ def named_prompts(
         f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
     }
 
+# %% ../nbs/library/results.ipynb #22514d99
+@patch
+def carried(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+) -> pd.DataFrame:  # columns way, method, fitted_on, fit_seed, source, seed, target, accuracy, low, high, n, f1
+    """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
+
+    Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
+    """
+    found = self._projected(source, target)
+    return pd.DataFrame(
+        {
+            "way": _way(cell),
+            "method": cell.asked["method"],
+            "fitted_on": ", ".join(cell.asked["fitted_on"]),
+            "fit_seed": cell.asked["seed"],
+        }
+        | row
+        for cell, result in found
+        for row in result["rows"]
+    )
+
+
+@patch
+def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
+    "The ways from one model to another that cannot be gone, and why."
+    found = self._projected(source, target)
+    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+
+
+@patch
+def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
+    from_there = [
+        (cell, result)
+        for cell, result in self.cells("projected", target)
+        if cell.asked["source_backbone"] == self.check_backbone(source)
+    ]
+    if not from_there:
+        raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
+    return from_there
+
+
+def _way(cell: Cell) -> str:
+    tasks = ", ".join(task.removeprefix("micro/") for task in cell.asked["fitted_on"])
+    return cell.asked["method"] + (f" ({tasks})" if tasks else "")
+
+# %% ../nbs/library/results.ipynb #83200104
+@patch
+def cross_model(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
+    untrained: bool = False,  # what comes of untrained vectors, in place of prompts
+) -> pd.DataFrame:  # accuracies in [0, 1] on dev, means over seeds; ways in rows, tasks in columns
+    """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
+
+    Raises `UnknownNameError` for other seeds, and `StudyError` where there is nothing yet.
+    """
+    if seeds not in ("same", "others"):
+        raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
+    rows = self.carried(source, target)
+    rows = rows[(rows.source == "random") == untrained]
+    learned = rows.fitted_on != ""
+    rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
+    table = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
+    own = self.evaluations(target).query("split == 'dev'")
+    baselines = {
+        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
+        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
+    }
+    table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
+    return table[[task for task in self.study.tasks if task in table]]
+
+# %% ../nbs/library/results.ipynb #ee6a90dd
+@patch
+def carried_prompts(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    seed: int,  # of the prompts, and of the way where it is learned
+) -> dict[str, SoftPrompt]:
+    "The prompts that were carried over in one way, by task. Raises `UnknownNameError`."
+    folder = self._of_way(source, target, way, seed).folder(self.out) / "prompts"
+    return {task: SoftPrompt.load(folder / f"{task}.safetensors") for task in self.study.tasks}
+
+
+@patch
+def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cell:
+    ways = {(_way(cell), cell.asked["seed"]): cell for cell, _ in self._projected(source, target)}
+    if (way, seed) not in ways:
+        known = [f"{name}, seed {number}" for name, number in ways]
+        raise UnknownNameError("way to carry prompts", f"{way}, seed {seed}", known)
+    return ways[way, seed]
+
+
+@patch
+def tpt_model_runs(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    seed: int,  # of the prompts
+) -> tuple[pd.DataFrame, dict[str, SoftPrompt]]:  # curves: columns task, seed, step, loss, accuracy; prompts by task
+    "What tuning made of the prompts that were carried over in one way (Table 6). Raises `UnknownNameError`."
+    start = self._of_way(source, target, way, seed)
+    found = [(cell, result) for cell, result in self.cells("tpt_model", target) if start in cell.needs]
+    frames = [pd.DataFrame(result["curve"]).assign(task=cell.asked["task"], seed=seed) for cell, result in found]
+    curves = pd.concat(frames, ignore_index=True)[["task", "seed", "step", "loss", "accuracy"]] if frames else None
+    if curves is None:
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
+    prompts = {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell, _ in found}
+    return curves.astype({"loss": float}), prompts
+
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch
 def tpt_cells(
@@ -349,6 +466,11 @@ def write_report(
         for name, picture in figures.items():
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
         sections.append(_section(backbone, tables, figures, prefix))
+    for source, target in results.study.cross_model.directions if results.study.cross_model else ():
+        table = results.cross_model(source, target)
+        name = f"{source}_to_{target}".replace("/", "_") + ".csv"
+        table.to_csv(folder / name)
+        sections.append(_cross_section(source, target, table, results.impossible(source, target), name))
     results.rows().to_csv(folder / "rows.csv")
     page = folder / "index.html"
     page.write_text(_page(results, sections), encoding="utf-8")
@@ -396,6 +518,21 @@ def _tpt_section(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         shown = table.drop(columns=counts).map(lambda value: f"{100 * value:.1f}").join(table[counts])
         parts += [f"<h4>{html.escape(name[4:].replace('_', ' '))}</h4>", shown.to_html(border=0, na_rep="–")]
     return parts
+
+
+def _cross_section(source: str, target: str, table: pd.DataFrame, impossible: Mapping[str, str], file: str) -> str:
+    "The part of the report about prompts that changed models."
+    reasons = "".join(f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items())
+    return "\n".join(
+        [
+            f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
+            "<p>Accuracy on dev of each task under its prompt from the other model, by the way that it was carried, in "
+            "%; above them the target's own prompts and random ones.</p>",
+            table.map(lambda value: f"{100 * value:.1f}").to_html(border=0, na_rep="–"),
+            reasons,
+            f'<p>Table: <a href="{file}">{file}</a></p>',
+        ]
+    )
 
 
 def _page(results: Results, sections: list[str]) -> str:

@@ -32,8 +32,17 @@ import prompt_transferability
 from .backbones import LAYOUTS, Backbone
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
+from prompt_transferability.projectors import (
+    Projection,
+    ProjectorError,
+    fit_linear_map,
+    fit_prompt_mapping,
+    fit_relative_map,
+    fit_task_tuning,
+    fit_token_mapping,
+)
 from .prompt_tuning import TuningRun, tune_prompt
-from .prompts import SoftPrompt, random_prompt, written_whole
+from .prompts import PromptError, SoftPrompt, random_prompt, written_whole
 from .similarity import METRICS
 from prompt_transferability.tasks import (
     ALL_TASKS,
@@ -46,26 +55,13 @@ from prompt_transferability.tasks import (
     unify_label_words,
 )
 from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
-from .zero_shot_transfer import evaluate
+from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES', 'StudyError',
-           'Study', 'Cell', 'Sources', 'surroundings', 'answer']
+__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES',
+           'StudyError', 'CrossModel', 'Study', 'Cell', 'Sources', 'surroundings', 'answer']
 
-# %% ../nbs/library/study.ipynb #b7a10c06
-TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
-    "best": lambda target, others: [[*others]],
-    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
-    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
-    "every": lambda target, others: [[name] for name in others],
-}
-"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
-
-
-def _type(task: str) -> str:
-    return ALL_TASKS[task].task_type
-
-# %% ../nbs/library/study.ipynb #73423e99
+# %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
     "A study that cannot be, or a folder that holds another one."
 
@@ -80,7 +76,89 @@ def _positive(name: str, value: Any) -> float:
         raise StudyError(f"{name} must be a number above 0; got {value!r}")
     return number
 
+# %% ../nbs/library/study.ipynb #b7a10c06
+TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
+    "best": lambda target, others: [[*others]],
+    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
+    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
+    "every": lambda target, others: [[name] for name in others],
+}
+"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
 
+
+def _type(task: str) -> str:
+    return ALL_TASKS[task].task_type
+
+# %% ../nbs/library/study.ipynb #a2aac62e
+METHODS = {
+    "directly reused": (),
+    "linear map": (),
+    "relative representations": (),
+    "token mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
+    "prompt mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
+    "task tuning": ("hidden_size", "steps", "learning_rate", "eval_every"),
+    "task tuning without LayerNorm": ("hidden_size", "steps", "learning_rate", "eval_every"),
+}
+"How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
+_FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
+
+
+@dataclass(frozen=True)
+class CrossModel:
+    "Which prompts change models, and how they are carried over (§5)."
+
+    directions: tuple[tuple[str, str], ...]  # from one backbone of the study to another
+    fitted_on: tuple[tuple[str, ...], ...]  # groups of tasks: a projector learns from one of them
+    methods: tuple[str, ...] = tuple(METHODS)
+    hidden_size: int = 768  # of the projectors
+    steps: int = 3000  # of task tuning
+    learning_rate: float = 5e-3
+    mapping_steps: int = 3000  # of prompt and of token mapping
+    mapping_learning_rate: float = 1e-4
+    eval_every: int = 100
+    tpt_seeds: tuple[int, ...] = ()  # the prompts of these seeds that task tuning carried over are tuned further
+
+    def check(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> None:
+        "Raise `StudyError` or `UnknownNameError` for what the study does not have."
+        for name, kinds in {"directions": backbones, "fitted_on": tasks}.items():
+            groups = getattr(self, name)
+            if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
+                raise StudyError(f"cross_model.{name} of study {study!r} must be a list of lists; got {groups!r}")
+            for word in (word for group in groups for word in group):
+                if word not in kinds:
+                    raise UnknownNameError(f"name in cross_model.{name}, which are those of the study", word, kinds)
+            object.__setattr__(self, name, tuple(map(tuple, groups)))
+        if not self.directions or any(len(set(pair)) != 2 for pair in map(tuple, self.directions)):
+            raise StudyError(
+                f"cross_model.directions of study {study!r} must be pairs of two models, source and target; got "
+                f"{self.directions!r}"
+            )
+        for method in self.methods:
+            if method not in METHODS:
+                raise UnknownNameError("method of cross_model", method, METHODS)
+        if not set(self.tpt_seeds) <= set(seeds):
+            raise StudyError(f"cross_model.tpt_seeds of study {study!r} are among its seeds; got {self.tpt_seeds!r}")
+        for name in ("methods", "tpt_seeds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("hidden_size", "steps", "mapping_steps", "eval_every"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise StudyError(
+                    f"cross_model.{name} of study {study!r} must be a whole number of at least 1; got {value!r}"
+                )
+        for name in ("learning_rate", "mapping_learning_rate"):
+            object.__setattr__(self, name, _positive(f"cross_model.{name}", getattr(self, name)))
+
+
+def _declared(kind: type, settings: Mapping[str, Any]):
+    "A declaration's part, as it was read; raises `UnknownNameError` for a setting that there is not."
+    known = [f.name for f in fields(kind)]
+    for key in settings:
+        if key not in known:
+            raise UnknownNameError("study setting", key, known)
+    return kind(**settings)
+
+# %% ../nbs/library/study.ipynb #73423e99
 @dataclass(frozen=True)
 class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
@@ -91,6 +169,8 @@ class Study:
     seeds: tuple[int, ...] = (0,)  # of the trained prompts, one prompt a task and seed
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the random prompts
     layout: str = "paper"
+    cross_task: bool = True  # every prompt is evaluated on the dev splits of all tasks, not of its own alone
+    cross_model: CrossModel | None = None  # which prompts change models; None: none do
     unified_label_words: bool = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
     length: int = 100  # vectors of a prompt
     max_length: int = 128  # tokens of a text
@@ -136,10 +216,17 @@ class Study:
             )
         rates = tuple(_positive("fine_tuning_rates", rate) for rate in rates)
         object.__setattr__(self, "fine_tuning_rates", rates)
-        if type(self.unified_label_words) is not bool:
+        for name in ("unified_label_words", "cross_task"):
+            if type(getattr(self, name)) is not bool:
+                raise StudyError(f"{name} of study {self.name!r} must be true or false; got {getattr(self, name)!r}")
+        if isinstance(self.cross_model, Mapping):
+            object.__setattr__(self, "cross_model", _declared(CrossModel, self.cross_model))
+        if not isinstance(self.cross_model, CrossModel | None):
             raise StudyError(
-                f"unified_label_words of study {self.name!r} must be true or false; got {self.unified_label_words!r}"
+                f"cross_model of study {self.name!r} must be a table of settings; got {self.cross_model!r}"
             )
+        if self.cross_model is not None:
+            self.cross_model.check(self.name, self.backbones, self.tasks, self.seeds)
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
         for task in self.tasks:
@@ -210,6 +297,23 @@ _SMALL: dict[str, Any] = dict(
     max_train=9000,
     max_eval=1000,
 )
+
+
+def _crossing(source: str, target: str) -> dict[str, Any]:
+    "From one micro model to another; the hidden width is that of the models, as it is in the paper."
+    carried = CrossModel(
+        directions=((source, target),),
+        fitted_on=(("micro/imdb", "micro/laptop"), ("micro/mnli",)),
+        hidden_size=128,
+        steps=600,
+        mapping_steps=1500,
+        mapping_learning_rate=1e-3,
+        eval_every=200,
+        tpt_seeds=(0,),
+    )
+    return dict(backbones=(source, target), cross_task=False, cross_model=carried)
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
@@ -217,6 +321,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "micro-finetune": _MICRO
     | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
+    "micro-cross": _MICRO | dict(tpt=()) | _crossing("micro-bert", "micro-roberta"),
+    "micro-cross-large": _MICRO | dict(tpt=()) | _crossing("micro-roberta", "micro-roberta-large"),
     "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
     "paper": dict(
@@ -226,7 +332,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 "The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {"data": 1, "tune": 1, "fine_tune": 1, "transfer": 1, "probe": 1, "tpt": 1}
+CODE_VERSIONS = {
+    "data": 1,
+    "tune": 1,
+    "fine_tune": 1,
+    "transfer": 1,
+    "probe": 1,
+    "tpt": 1,
+    "projected": 1,
+    "tpt_model": 1,
+}
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
@@ -259,6 +374,9 @@ class Cell:
             (first, *others) = asked["sources"]
             detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
             detail += f", {asked['mix']}" if "mix" in asked else ""
+        if self.kind == "projected":
+            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
+            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
         return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
@@ -294,7 +412,7 @@ def cells(self: Study) -> list[Cell]:
         for seed in self.random_seeds
         for split in ("dev", "test")
     ]
-    return datas + trained + rows + _tpt_cells(self, tuned, rows)
+    return datas + trained + rows + _tpt_cells(self, tuned, rows) + _cross_model_cells(self, tuned)
 
 
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
@@ -311,10 +429,10 @@ def _words(study: Study) -> dict[str, Any]:
 
 
 def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
-    "A trained prompt on the dev splits of all tasks, and on the test split of its own."
+    "A trained prompt on the dev splits of all tasks, or of its own alone, and on the test split of its own."
     backbone, task, seed = (tuned.asked[name] for name in ("backbone", "task", "seed"))
     return [
-        _transfer(study, backbone, task, seed, study.tasks, "dev", tuned),
+        _transfer(study, backbone, task, seed, study.tasks if study.cross_task else [task], "dev", tuned),
         _transfer(study, backbone, task, seed, [task], "test", tuned),
     ]
 
@@ -372,6 +490,45 @@ def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
     shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate")}
     return [Cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
 
+# %% ../nbs/library/study.ipynb #df71fe6f
+def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
+    "Prompts that change models, and those that are tuned further; none where the study does not ask for any."
+    cells = []
+    for source, target in study.cross_model.directions if study.cross_model else ():
+        for method in study.cross_model.methods:
+            groups = study.cross_model.fitted_on if method in _FROM_TASKS else ((),)
+            seeds = study.seeds if METHODS[method] else study.seeds[:1]
+            for seed in seeds:
+                for group in groups:
+                    carried = _projected(study, tuned, source, target, method, group, seed)
+                    cells.append(carried)
+                    if method.startswith("task tuning") and seed in study.cross_model.tpt_seeds:
+                        own = [cell for cell in tuned if (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)]
+                        cells += [
+                            Cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
+                        ]
+    return cells
+
+
+def _projected(
+    study: Study, tuned: Sequence[Cell], source: str, target: str, method: str, group: Sequence[str], seed: int
+) -> Cell:
+    "Prompts of `source`, carried to `target`."
+    prompts = [cell for cell in tuned if cell.asked["backbone"] == source]
+    wanted = [
+        cell
+        for cell in tuned
+        if method == "prompt mapping"
+        and (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)
+        and cell.asked["task"] in group
+    ]
+    asked = {"backbone": target, "source_backbone": source, "method": method, "fitted_on": list(group), "seed": seed}
+    asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
+    asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
+    asked |= {"batch_size": study.batch_size} if method.startswith("task tuning") else {}
+    asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
+    return Cell("projected", asked, (*prompts, *wanted))
+
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 "What the Hub calls a model that a study names by its folder."
@@ -403,7 +560,7 @@ class Sources:
         return load_task(name, self.data, splits, max_train=max_train, max_eval=max_eval)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a source model and a target model
 def _backbone(sources: Sources, *question) -> Backbone:
     return sources.backbone(*question)
 
@@ -475,6 +632,86 @@ def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
         "rows": {name: len(rows) for name, rows in data.splits().items()},
         "majority": {name: data.majority(name) for name in data.splits()},
     }
+
+# %% ../nbs/library/study.ipynb #92d79adc
+def _projection(
+    asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
+) -> Projection:
+    "What carries the prompts; `prompts` and `wanted` are those of the source and of the target, by task and seed."
+    source, target = (
+        _backbone(sources, asked[name], asked["layout"], asked["max_length"])
+        for name in ("source_backbone", "backbone")
+    )
+    if asked["method"] in ("linear map", "relative representations"):
+        return {"linear map": fit_linear_map, "relative representations": fit_relative_map}[asked["method"]](
+            source, target
+        )
+    kind = "mapping_" if "mapping" in asked["method"] else ""
+    common = {name: asked[name] for name in ("hidden_size", "seed", "eval_every")}
+    common |= {name: asked[kind + name] for name in ("steps", "learning_rate")}
+    common |= {"checkpoint": checkpoint, "progress": False}
+    if asked["method"] == "token mapping":
+        return fit_token_mapping(source, target, **common)
+    names = [(task, asked["seed"]) for task in asked["fitted_on"]]
+    if asked["method"] == "prompt mapping":
+        return fit_prompt_mapping([(prompts[name], wanted[name]) for name in names], **common)
+    datas = [_task(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
+    datas = [_in_words(data, asked.get("unified_label_words", False)) for data in datas]
+    with_norm = not asked["method"].endswith("without LayerNorm")
+    learned_from = [prompts[name] for name in names]
+    return fit_task_tuning(target, learned_from, datas, layer_norm=with_norm, batch_size=asked["batch_size"], **common)
+
+
+def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Carry prompts to another model, and evaluate each on its task."
+    asked = cell.asked
+    source = _backbone(sources, asked["source_backbone"], asked["layout"], asked["max_length"])
+    target = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
+    prompts, wanted = (
+        {
+            (need.asked["task"], need.asked["seed"]): SoftPrompt.load(need.folder(out) / "prompt.safetensors")
+            for need in cell.needs
+            if need.key in asked[name]
+        }
+        for name in ("prompts", "wanted")
+    )
+    seeds = list(dict.fromkeys(seed for _, seed in prompts))
+    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in seeds}
+    facts: dict[str, Any] = {}
+    try:
+        if asked["method"] == "directly reused":
+            carried = {name: replace(prompt, backbone=target.name) for name, prompt in (prompts | untrained).items()}
+            for prompt in carried.values():
+                prompt.values_for(target)
+        else:
+            projection = _projection(asked, prompts, wanted, sources, cell.checkpoint(out))
+            carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
+            projection.save(folder / "projector.safetensors")
+            facts = projection.metadata
+    except (ProjectorError, PromptError) as error:
+        return {"impossible": str(error), "rows": []}
+    rows = []
+    for task in asked["tasks"]:
+        data = _in_words(
+            _task(sources, task, None, asked["max_eval"], ("dev",)), asked.get("unified_label_words", False)
+        )
+        names = [name for name in carried if name[0] in (task, "random")]
+        found = evaluate_prompts(target, [carried[name] for name in names], data)
+        rows += [
+            {"source": kind, "seed": seed, "target": task} | result.as_dict()
+            for (kind, seed), result in zip(names, found, strict=True)
+        ]
+        carried[task, asked["seed"]].save(folder / "prompts" / f"{task}.safetensors")
+    return {"impossible": None, "rows": rows, "fit": facts, "examples": sum(row["n"] for row in rows)}
+
+
+def _tpt_model_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+    "Train a prompt from one that was carried over."
+    backbone, data = _target(cell, sources)
+    start = SoftPrompt.load(cell.needs[0].folder(out) / "prompts" / f"{cell.asked['task']}.safetensors")
+    run = tune_prompt(backbone, data, init=start, **_settings(cell, out))
+    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
+    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"]}
 
 # %% ../nbs/library/study.ipynb #57d10004
 def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
@@ -549,6 +786,8 @@ ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "transfer": _transfer_cell,
     "probe": _probe_cell,
     "tpt": _tpt_cell,
+    "projected": _projected_cell,
+    "tpt_model": _tpt_model_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
 

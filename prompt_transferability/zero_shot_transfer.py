@@ -130,18 +130,21 @@ def recovered_transfer(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     random_row: str = "random",  # the row of the random prompt
     min_gain: float = 0.02,  # targets on which tuning gains less give NaN
+    tuned_row: str | None = None,  # the row of the targets' own prompts; None: they are on the diagonal
 ) -> pd.DataFrame:  # fractions, of the shape of `matrix`
     """(zero-shot - random) / (tuned - random), by target: a measure of this package, not of the paper.
 
-    Raises `ValueError` for a matrix without that row.
+    Raises `ValueError` for a matrix without these rows.
     """
-    if random_row not in matrix.index:
-        raise ValueError(
-            f"recovered transfer is measured from the row {random_row!r}, which the matrix lacks; add that row, or "
-            "name another with random_row"
-        )
+    for name, row in {"random_row": random_row, "tuned_row": tuned_row}.items():
+        if row is not None and row not in matrix.index:
+            raise ValueError(
+                f"recovered transfer is measured from the row {row!r}, which the matrix lacks; add that row, or "
+                f"name another with {name}"
+            )
     random = matrix.loc[random_row]
-    tuned = pd.Series({target: matrix[target].get(target, np.nan) for target in matrix})
+    own = pd.Series({target: matrix[target].get(target, np.nan) for target in matrix})
+    tuned = own if tuned_row is None else matrix.loc[tuned_row]
     gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
     return (matrix - random) / gain
 

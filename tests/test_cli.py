@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
+from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import UNTRAINED, SoftPrompt
 from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
 from prompt_transferability.tasks import load_task
@@ -595,3 +596,88 @@ def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
 def test_a_random_prompt_file_beside_the_random_prompts(refused, tuned, tmp_path):
     path = SoftPrompt.load(tuned).save(tmp_path / "random.safetensors")
     assert "cannot be called 'random'" in refused("transfer", path, "--tasks", "micro/sst2")
+
+
+# ---- prompts for another model
+
+FIT = ["--steps", "4", "--eval-every", "2", "--hidden-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def projector(tuned, tmp_path_factory):
+    "A projector that the command trained by task tuning."
+    path = tmp_path_factory.mktemp("projectors") / "projector.safetensors"
+    arguments = [
+        "project",
+        "fit",
+        "task-tuning",
+        "--prompts",
+        str(tuned),
+        "--target",
+        "micro-roberta",
+        "--out",
+        str(path),
+    ]
+    assert main([*arguments, *FIT, "--json"]) == 0
+    return path
+
+
+def test_a_projector_is_fitted_and_carries_a_prompt(projector, tuned, tmp_path, command):
+    answer = command("project", "carry", tuned, "--projector", projector, "--out", tmp_path / "carried.safetensors")
+    assert (answer["task"], answer["from"], answer["backbone"]) == ("micro/sst2", "micro-bert", "micro-roberta")
+    carried, fitted = SoftPrompt.load(answer["prompt"]), Projector.load(projector)
+    backbone = Backbone.from_pretrained("micro-roberta")
+    assert torch.equal(carried.values, fitted.project(SoftPrompt.load(tuned), backbone).values)
+    assert fitted.metadata["tasks"] == ["micro/sst2"] and fitted.hidden_size == 8
+    accuracy = command("evaluate", answer["prompt"], "micro/sst2")["accuracy"]
+    assert accuracy == evaluate(backbone, carried, load_task("micro/sst2")).accuracy
+
+
+def test_every_method_is_on_the_command_line(tuned, tmp_path, command):
+    wanted, out = tmp_path / "wanted.safetensors", tmp_path / "fitted.safetensors"
+    prompt = SoftPrompt.load(tuned)
+    SoftPrompt(prompt.values, "micro-roberta", prompt.task).save(wanted)
+    mapping = ("prompt-mapping", "--prompts", tuned, "--wanted", wanted, "--target", "micro-roberta", *FIT)
+    words = ("--source", "micro-roberta", "--target", "micro-roberta-large")
+    for arguments in (
+        mapping,
+        ("token-mapping", *words, *FIT),
+        ("linear-map", *words),
+        ("relative-representations", *words),
+    ):
+        answer = command("project", "fit", *arguments, "--out", out)
+        assert answer["objective"] == arguments[0].replace("-", " ")
+        assert Projection.load(answer["projector"]).metadata["objective"] == answer["objective"]
+
+
+def test_the_ablation_is_on_the_command_line(tuned, tmp_path, command):
+    out = tmp_path / "fitted.safetensors"
+    arguments = ("project", "fit", "task-tuning", "--prompts", tuned, "--target", "micro-roberta", "--out", out, *FIT)
+    command(*arguments, "--no-layer-norm", "--activation", "leaky_relu")
+    fitted = Projector.load(out)
+    assert (fitted.layer_norm, fitted.activation) == (False, "leaky_relu")
+
+
+def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector, tuned, tmp_path, refused):
+    out = ("--out", tmp_path / "carried.safetensors")
+    large = ("--backbone", "micro-roberta-large")
+    assert "'micro-roberta', not for" in refused("project", "carry", tuned, "--projector", projector, *large, *out)
+    assert "no soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
+    assert "no projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("linear-map", "--target", "micro-roberta"), "name the source with --source"),
+        (("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--steps", "3"), "takes no training"),
+        (("token-mapping", "--source", "micro-bert", "--target", "micro-roberta"), "one vocabulary"),
+        (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
+        (("task-tuning", "--target", "micro-roberta"), "there is no prompt of the source model"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_one_sentence(arguments, sentence, tuned, tmp_path, refused):
+    arguments = [tuned if word == "PROMPT" else word for word in arguments]
+    assert sentence in refused("project", "fit", *arguments, "--out", tmp_path / "fitted.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -13,10 +13,22 @@ import pytest
 import torch
 
 from prompt_transferability import study as study_module
+from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
+from prompt_transferability.projectors import Projector
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.study import CODE_VERSIONS, LIBRARIES, PRESETS, Sources, Study, StudyError
+from prompt_transferability.study import (
+    CODE_VERSIONS,
+    LIBRARIES,
+    METHODS,
+    PRESETS,
+    CrossModel,
+    Sources,
+    Study,
+    StudyError,
+)
 from prompt_transferability.tasks import ALL_TASKS, DataError, load_task
+from prompt_transferability.zero_shot_transfer import evaluate
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
 TINY = Study(
@@ -559,3 +571,128 @@ def test_a_study_has_a_name(name):
 def test_seeds_are_not_negative():
     with pytest.raises(StudyError, match="seeds of study 'tiny' must not be negative"):
         replace(TINY, seeds=(-1,))
+
+
+# ---- prompts that change models
+
+CROSS = replace(
+    TINY,
+    name="cross",
+    backbones=("micro-bert", "micro-roberta", "micro-roberta-large"),
+    tasks=("micro/sst2", "micro/imdb"),
+    seeds=(0, 1),
+    steps=10,
+    cross_task=False,
+    cross_model=CrossModel(
+        directions=(("micro-bert", "micro-roberta"), ("micro-roberta", "micro-roberta-large")),
+        fitted_on=(("micro/sst2",),),
+        hidden_size=8,
+        steps=4,
+        mapping_steps=4,
+        eval_every=2,
+        tpt_seeds=(0,),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def crossed(one_thread, tmp_path_factory):
+    "The study whose prompts change models."
+    return CROSS.run(tmp_path_factory.mktemp("cross"), workers=1, progress=False)
+
+
+def carried(out, method, direction=0, seed=0):
+    source, target = CROSS.cross_model.directions[direction]
+    found = [
+        cell
+        for cell in CROSS.cells()
+        if cell.kind == "projected"
+        and (cell.asked["source_backbone"], cell.asked["backbone"]) == (source, target)
+        and (cell.asked["method"], cell.asked["seed"]) == (method, seed)
+    ]
+    (cell,) = found
+    return cell, json.loads((cell.folder(out) / "result.json").read_text())
+
+
+def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
+    impossible = {
+        (method, direction): carried(crossed, method, direction)[1]["impossible"]
+        for method in METHODS
+        for direction in (0, 1)
+    }
+    said = {way: sentence for way, sentence in impossible.items() if sentence is not None}
+    assert set(said) == {("token mapping", 0), ("directly reused", 1)}
+    assert "one vocabulary" in said["token mapping", 0] and "144" in said["directly reused", 1]
+
+
+@pytest.mark.parametrize("method", ["directly reused", "linear map", "prompt mapping", "task tuning"])
+def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(crossed, method):
+    cell, result = carried(crossed, method)
+    rows = {(row["source"], row["seed"], row["target"]): row["accuracy"] for row in result["rows"]}
+    assert rows.keys() == {(s, seed, t) for t in CROSS.tasks for s in (t, "random") for seed in (0, 1)}
+    prompt = SoftPrompt.load(cell.folder(crossed) / "prompts" / "micro" / "imdb.safetensors")
+    assert (prompt.backbone, prompt.task, prompt.length) == ("micro-roberta", "micro/imdb", 6)
+    backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/imdb", max_eval=CROSS.max_eval)
+    assert rows["micro/imdb", 0, "micro/imdb"] == evaluate(backbone, prompt, data).accuracy
+
+
+def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed):
+    cell, result = carried(crossed, "task tuning", seed=1)
+    projector = Projector.load(cell.folder(crossed) / "projector.safetensors")
+    assert projector.metadata == result["fit"] and projector.metadata["seed"] == 1
+    (own,) = [need for need in cell.needs if (need.asked["task"], need.asked["seed"]) == ("micro/imdb", 1)]
+    prompt = SoftPrompt.load(own.folder(crossed) / "prompt.safetensors")
+    kept = SoftPrompt.load(cell.folder(crossed) / "prompts" / "micro" / "imdb.safetensors")
+    assert torch.equal(projector.project(prompt, Backbone.from_pretrained("micro-roberta")).values, kept.values)
+
+
+def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
+    cells = [cell for cell in CROSS.cells() if cell.kind == "tpt_model"]
+    assert len(cells) == 2 * 2 * 2  # directions, with and without LayerNorm, tasks; of seed 0 alone
+    for cell in cells:
+        result = json.loads((cell.folder(crossed) / "result.json").read_text())
+        start = json.loads((cell.needs[0].folder(crossed) / "result.json").read_text())
+        task = cell.asked["task"]
+        (first,) = [r["accuracy"] for r in start["rows"] if (r["source"], r["seed"], r["target"]) == (task, 0, task)]
+        assert result["curve"]["accuracy"][0] == first
+        assert result["init"]["projected_from"]["backbone"] == cell.needs[0].asked["source_backbone"]
+
+
+def test_prompts_are_evaluated_on_their_own_task_alone_where_that_is_asked(crossed):
+    rows = [cell for cell in CROSS.cells() if cell.kind == "transfer" and cell.asked["source"] != "random"]
+    assert rows and all(cell.asked["targets"] == [cell.asked["source"]] for cell in rows)
+
+
+def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
+    (tmp_path / "study.yaml").write_text(CROSS.to_yaml())
+    assert Study.from_file(tmp_path / "study.yaml") == CROSS
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(directions=[["micro-bert", "roberta"]]), "unknown name in cross_model.directions"),
+        (dict(directions=[["micro-bert", "micro-bert"]]), "pairs of two models"),
+        (dict(directions=[]), "pairs of two models"),
+        (dict(fitted_on=["micro/sst2"]), "must be a list of lists"),
+        (dict(fitted_on=[["micro/mnli"]]), "unknown name in cross_model.fitted_on"),
+        (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
+        (dict(tpt_seeds=[2]), "are among its seeds"),
+        (dict(hidden_size=0), "cross_model.hidden_size"),
+        (dict(learning_rate="fast"), "cross_model.learning_rate"),
+        (dict(hidden=8), "did you mean 'hidden_size'"),
+    ],
+)
+def test_a_mistake_about_models_is_one_sentence(change, sentence):
+    good = dict(directions=[["micro-bert", "micro-roberta"]], fitted_on=[["micro/sst2"]])
+    with pytest.raises(ValueError, match=sentence):
+        replace(CROSS, cross_model=good | change)
+    with pytest.raises(StudyError, match="must be a table"):
+        replace(CROSS, cross_model="micro-roberta")
+
+
+def test_keys_depend_on_what_a_way_depends_on():
+    slower = replace(CROSS, cross_model=replace(CROSS.cross_model, mapping_steps=5))
+    ours, theirs = ([cell for cell in s.cells() if cell.kind == "projected"] for s in (CROSS, slower))
+    changed = {one.asked["method"] for one, other in zip(ours, theirs, strict=True) if one.key != other.key}
+    assert changed == {"token mapping", "prompt mapping"}
