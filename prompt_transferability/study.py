@@ -238,6 +238,8 @@ class Study:
                     raise UnknownNameError(f"choice in {name}", choice, known)
         if "weighted" in self.tpt_mixes and self.probe_steps is None:
             raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
+        if (self.tpt or self.tpt_mixes) and not self.cross_task:
+            raise StudyError(f"tpt of study {self.name!r} chooses sources by their transfer; it needs cross_task")
 
 # %% ../nbs/library/study.ipynb #57d10002
 @patch(cls_method=True)
