@@ -367,6 +367,9 @@ class Cell:
         asked = self.asked
         if self.kind == "data":
             return f"data {asked['task']}"
+        if self.kind == "projected":
+            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
+            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
         about, detail = asked["task"] if "task" in asked else asked["source"], ""
         if self.kind == "transfer":
             detail = f" → {len(asked['targets'])} × {asked['split']}"
@@ -376,9 +379,6 @@ class Cell:
             (first, *others) = asked["sources"]
             detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
             detail += f", {asked['mix']}" if "mix" in asked else ""
-        if self.kind == "projected":
-            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
-            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
         return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
     def folder(self, out: Path) -> Path:
