@@ -220,6 +220,7 @@ def test_on_github_a_tutorial_opens_in_colab(tmp_path, monkeypatch):
         text = built.read_text()
         assert text.index("Title") < text.index("Download this notebook") < text.index("Text") < text.index("This page")
         assert (f"https://colab.research.google.com/github/{blob}" in text) == bool(repository)
+        assert ("<code>%pip install git+https://github.com/someone/prompts@next</code>" in text) == bool(repository)
         assert (f"https://github.com/{blob}" in text) == ("github" in text) == bool(repository)
 
 

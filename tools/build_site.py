@@ -236,7 +236,8 @@ def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
             taken = f'<a href="{Path(source).name}" download>Download this notebook</a>'
             if repository:
                 colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{source}"
-                taken += f', or <a href="{colab}">open it in Colab</a>'
+                install = f"%pip install git+https://github.com/{repository}@{branch}"
+                taken += f', or <a href="{colab}">open it in Colab</a> and run <code>{install}</code> there first'
             text = inserted(f'<p class="page-take">{taken}; <code>make lab</code> opens all.</p>\n', text, "</header>")
         page.write_text(text, encoding="utf-8")
 
