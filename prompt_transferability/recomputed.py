@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .prompts import SoftPrompt, written_whole
+from .provenance import surroundings
 from .release import COMMIT, Release, published
 from prompt_transferability.similarity import (
     EMBEDDING_METRICS,
@@ -26,7 +27,6 @@ from prompt_transferability.similarity import (
     transferability_correlation,
     type_baseline,
 )
-from .study import surroundings
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
@@ -195,7 +195,7 @@ def read_table(
     file = Path(out) / f"{name}.csv"
     if not file.is_file():
         raise FileNotFoundError(f"there is no {str(file)!r}; `prompt-transfer release tables --out {out}` writes it")
-    return pd.read_csv(file, index_col=0, float_precision="round_trip")
+    return pd.read_csv(file, index_col=0)
 
 
 def read_origin(

@@ -9,15 +9,12 @@ import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ import yaml
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-import prompt_transferability
 from .backbones import LAYOUTS, Backbone
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
@@ -43,6 +39,7 @@ from prompt_transferability.projectors import (
 )
 from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import PromptError, SoftPrompt, random_prompt, written_whole
+from .provenance import surroundings
 from .similarity import METRICS
 from prompt_transferability.tasks import (
     ALL_TASKS,
@@ -58,8 +55,8 @@ from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'LIBRARIES', 'ENGINES',
-           'StudyError', 'CrossModel', 'Study', 'Cell', 'Sources', 'surroundings', 'answer']
+__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'ENGINES', 'StudyError',
+           'CrossModel', 'Study', 'Cell', 'Sources', 'answer']
 
 # %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
@@ -792,45 +789,6 @@ ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "tpt_model": _tpt_model_cell,
 }
 "The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
-
-# %% ../nbs/library/study.ipynb #a952ee7a
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
-"Libraries whose versions a result may depend on."
-
-
-def _git(*arguments: str) -> str | None:
-    "What git says of the package's own checkout; None outside of one."
-    here = Path(prompt_transferability.__file__).parent
-    try:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-@lru_cache(maxsize=1)
-def surroundings() -> dict[str, Any]:
-    "Where results of this process come from: package, commit, versions and hardware."
-    tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
-    cpu = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-        if cpu.exists()
-        else []
-    )
-    return {
-        "package": version("prompt_transferability"),
-        "commit": _git("rev-parse", "HEAD") if tracked else None,
-        "changed_since": bool(_git("status", "--porcelain", "--untracked-files=no", ".")) if tracked else None,
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 # %% ../nbs/library/study.ipynb #57d10006
 def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) -> Path:

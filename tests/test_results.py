@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.results import FIGURES, Results, write_report
-from prompt_transferability.study import LIBRARIES, Study, StudyError
+from prompt_transferability.study import Study, StudyError
 
 STUDY = Study(
     name="made up",

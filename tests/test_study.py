@@ -17,9 +17,9 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.projectors import Projector
 from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
     CODE_VERSIONS,
-    LIBRARIES,
     METHODS,
     PRESETS,
     CrossModel,
