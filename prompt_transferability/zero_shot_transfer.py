@@ -5,6 +5,7 @@
 # %% ../nbs/library/zero_shot_transfer.ipynb #0f05a9e2
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ from .prompts import PromptError, SoftPrompt, random_prompt
 from .tasks import Task, TaskData
 
 # %% auto #0
-__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'type_means',
-           'percentile_interval']
+__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer',
+           'recovered_by_kind', 'type_means', 'percentile_interval']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 def wilson_interval(
@@ -147,6 +148,33 @@ def recovered_transfer(
     tuned = own if tuned_row is None else matrix.loc[tuned_row]
     gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
     return (matrix - random) / gain
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb95
+def recovered_by_kind(
+    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (imdb, laptop)" and the like
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
+    """Mean recovered transfer of carried prompts to the tasks that their way was fitted on, and to others (§5.2).
+
+    The tasks in brackets are columns of the matrix, without what stands before a slash. Raises `ValueError` for a task
+    that is none of them.
+    """
+    recovered, rows = recovered_transfer(matrix, tuned_row="tuned"), {}
+    columns = {task.rpartition("/")[2]: task for task in matrix.columns}
+    for way in matrix.index:
+        named = re.search(r"\((.*?)\)", way)
+        if named is None:
+            continue
+        fitted = named[1].split(", ")
+        unknown = [task for task in fitted if task not in columns]
+        if unknown:
+            raise ValueError(f"the way {way!r} names {', '.join(unknown)}; the columns are {', '.join(columns)}")
+        seen = [columns[task] for task in fitted]
+        alike = [task for task in matrix.columns if types[task] in {types[name] for name in seen} and task not in seen]
+        others = [task for task in matrix.columns if task not in seen and task not in alike]
+        parts = {"fitted on": seen, "same type": alike, "other types": others}
+        rows[way] = {part: recovered.loc[way, tasks].mean() for part, tasks in parts.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab981
 def type_means(
