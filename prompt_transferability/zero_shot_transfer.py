@@ -151,7 +151,7 @@ def recovered_transfer(
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb95
 def recovered_by_kind(
-    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (imdb, laptop)" and the like
+    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
     """Mean recovered transfer of carried prompts to the tasks that their way was fitted on, and to others (§5.2).
