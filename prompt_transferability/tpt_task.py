@@ -33,7 +33,7 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'bootstrap_interval',
-           'compare_runs', 'choice_regret']
+           'compare_runs', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -531,3 +531,11 @@ def choice_regret(
             "regret": found.max() - found[chosen].mean(),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+
+
+def mean_regret(
+    scores: Mapping[Any, pd.DataFrame],  # by seed, as in `choice_regret`
+    outcomes: Mapping[Any, pd.DataFrame],  # of the same seeds
+) -> pd.Series:  # by target
+    "The regret of each target, mean over seeds; errors as in `choice_regret`."
+    return pd.DataFrame({seed: choice_regret(scores[seed], outcomes[seed])["regret"] for seed in outcomes}).mean(axis=1)
