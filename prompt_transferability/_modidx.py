@@ -357,6 +357,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._draw_row': ( 'nbs/library/plots.html#_draw_row',
                                                                                           'prompt_transferability/plots.py'),
+                                              'prompt_transferability.plots._entitled': ( 'nbs/library/plots.html#_entitled',
+                                                                                          'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._even_shades': ( 'nbs/library/plots.html#_even_shades',
                                                                                              'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._heatmap': ( 'nbs/library/plots.html#_heatmap',
