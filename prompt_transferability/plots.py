@@ -393,11 +393,10 @@ def _curve_legend(several: bool, reference: bool, baseline: str | None, name: st
     return lines + ([Line2D([], [], label="majority class", **_REFERENCE)] if reference else [])
 
 
-def _entitled(figure: Figure, title: str, what: str) -> str:
-    "Write the title above the figure, and say both in its label."
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return f"{title}. {what}" if title else what
+def _legend(figure: Figure, lines: Sequence[Line2D], columns: int, title: str) -> None:
+    "Above the panels, below the figure's title where it has one."
+    above = {"title": title, "title_fontsize": 10, "alignment": "left"} if title else {}
+    figure.legend(handles=lines, loc="outside upper left", ncols=columns, **above)
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -472,13 +471,10 @@ def plot_curves(
             figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel(_SHOWN[shows], fontsize=9)
-        figure.legend(
-            handles=_curve_legend(several, bool(reference), None if baseline is None else baseline_name, name),
-            loc="outside upper left",
-            ncols=4,
-        )
+        named = _curve_legend(several, bool(reference), None if baseline is None else baseline_name, name)
+        _legend(figure, named, 4, title)
         what = f"{_SHOWN[shows].capitalize()} by training step, one panel a task"
-        return _settled(figure, _entitled(figure, title, what))
+        return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #350df2cf
 _AXES = {"step": "training step", "seconds": "seconds of training"}
@@ -527,9 +523,9 @@ def plot_methods(
             for method, line in zip(methods, _METHODS, strict=False)
         ]
         lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
-        figure.legend(handles=lines, loc="outside upper left", ncols=5)
+        _legend(figure, lines, 5, title)
         what = f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task"
-        return _settled(figure, _entitled(figure, title, what))
+        return _settled(figure, f"{title}. {what}" if title else what)
 
 
 def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:
