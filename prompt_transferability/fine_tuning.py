@@ -74,8 +74,9 @@ def fine_tune(
 ) -> FineTuningRun:
     """Train the whole model, without a prompt, to say the label's word at the mask (Figure 2).
 
-    It is computed in float32. Everything that a prompt could be tuned with is the same as in `tune_prompt`, and so are
-    the errors.
+    It is computed in float32. Settings mean what they mean in `tune_prompt`. Raises `TuningError` for settings that
+    cannot be, for a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words
+    that the backbone does not have; `UnknownNameError` for a task without a train or dev split.
     """
     tuned = _copy_to_train(backbone, f"{backbone.name} tuned on {data.task.name}")
     training = _train(

@@ -370,9 +370,9 @@ _REFERENCE = {"color": _INK, "linewidth": 1.1, "linestyle": ":", "zorder": 3}
 _BASELINE = {"color": _MUTED, "linestyle": "--"}
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, **look) -> None:
-    "Draw one task's runs (columns seed, step, accuracy) and, where there are several, their mean."
-    runs = curves.pivot(index="step", columns="seed", values="accuracy")
+def _draw_curves(axes: Axes, curves: pd.DataFrame, shows: str, **look) -> None:
+    "Draw one task's runs (columns seed, step, and what is shown) and, where there are several, their mean."
+    runs = curves.pivot(index="step", columns="seed", values=shows)
     if runs.shape[1] > 1:
         for seed in runs:
             axes.plot(runs[seed].dropna(), **look, **_ONE_SEED)
@@ -383,12 +383,20 @@ def _short(step: float, position: int) -> str:
     return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
 
 
-def _curve_legend(several: bool, reference: bool, baseline: str | None) -> list[Line2D]:
+def _curve_legend(several: bool, reference: bool, baseline: str | None, name: str) -> list[Line2D]:
     "What the lines of `plot_curves` are, each named once."
     lines = [Line2D([], [], color=_MUTED, label="one seed", **_ONE_SEED)] if several else []
-    lines.append(Line2D([], [], color=_MUTED, label="mean of the seeds" if several else "tuned prompt", **_MEAN))
+    alone = "mean of the seeds" if several else "tuned prompt"
+    label = f"{name}, {alone}" if name and several else name or alone
+    lines.append(Line2D([], [], color=_MUTED, label=label, **_MEAN))
     lines += [Line2D([], [], label=baseline, **_BASELINE, **_MEAN)] if baseline else []
     return lines + ([Line2D([], [], label="majority class", **_REFERENCE)] if reference else [])
+
+
+def _legend(figure: Figure, lines: Sequence[Line2D], columns: int, title: str) -> None:
+    "Above the panels, below the figure's title where it has one."
+    above = {"title": title, "title_fontsize": 10, "alignment": "left"} if title else {}
+    figure.legend(handles=lines, loc="outside upper left", ncols=columns, **above)
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -414,20 +422,28 @@ def _name_panel(axes: Axes, task: str, kind: str, below: str | None = None) -> N
         axes.annotate(below, (1, 1), (0, 5), "axes fraction", "offset points", ha="right", fontsize=8)
 
 # %% ../nbs/library/plots.ipynb #f56322df
+_SHOWN = {"accuracy": "accuracy on dev", "loss": "training loss"}
+
+
 def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; a panel a task, in their order
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
     baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn beside them in dashed grey
     baseline_name: str = "baseline",  # in the legend
+    name: str = "",  # of the curves, in the legend
+    title: str = "",  # above: whose curves they are
+    shows: str = "accuracy",  # or "loss", a column that the curves have then; what is not a number is left out
 ) -> Figure:
-    """Accuracy on dev by training step, one panel a task.
+    """Accuracy on dev by training step, or the training loss, one panel a task.
 
-    Raises `ValueError` for missing columns, no rows, a task without a type, percentages, or a run with two accuracies
-    at one step.
+    Raises `UnknownNameError` for something else to be shown, and `ValueError` for missing columns, no rows, a task
+    without a type, percentages, or a run with two accuracies at one step.
     """
+    if shows not in _SHOWN:
+        raise UnknownNameError("kind of curve", shows, _SHOWN)
     for table in (curves,) if baseline is None else (curves, baseline):
-        _check_columns(table, ["task", "seed", "step", "accuracy"])
+        _check_columns(table, ["task", "seed", "step", "accuracy", shows])
         _check_fractions(table["accuracy"], "the accuracies of the curves")
         if table.duplicated(["task", "seed", "step"]).any():
             raise ValueError(
@@ -443,24 +459,22 @@ def plot_curves(
         for task, axes in zip(tasks, panels, strict=True):
             color = TYPE_COLORS[types[task]]
             if baseline is not None and task in set(baseline["task"]):
-                _draw_curves(axes, baseline[baseline["task"] == task], **_BASELINE)
-            _draw_curves(axes, curves[curves["task"] == task], color=color)
+                _draw_curves(axes, baseline[baseline["task"] == task], shows, **_BASELINE)
+            _draw_curves(axes, curves[curves["task"] == task], shows, color=color)
             if task in reference:
                 axes.axhline(reference[task], **_REFERENCE)
             _name_panel(axes, task, types[task])
             axes.grid(axis="y")
         figure.axes[0].xaxis.set(major_locator=MaxNLocator(3, integer=True), major_formatter=_short)
-        figure.axes[0].yaxis.set(
-            major_locator=MaxNLocator(4, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals=0)
-        )
+        figure.axes[0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        if shows == "accuracy":
+            figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         figure.supxlabel("training step", fontsize=9)
-        figure.supylabel("accuracy on dev", fontsize=9)
-        figure.legend(
-            handles=_curve_legend(several, bool(reference), None if baseline is None else baseline_name),
-            loc="outside upper left",
-            ncols=4,
-        )
-        return _settled(figure, "Accuracy on dev by training step, one panel a task")
+        figure.supylabel(_SHOWN[shows], fontsize=9)
+        named = _curve_legend(several, bool(reference), None if baseline is None else baseline_name, name)
+        _legend(figure, named, 4, title)
+        what = f"{_SHOWN[shows].capitalize()} by training step, one panel a task"
+        return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #350df2cf
 _AXES = {"step": "training step", "seconds": "seconds of training"}
@@ -472,6 +486,7 @@ def plot_methods(
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
     by: str = "step",  # "step" or "seconds"
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
+    title: str = "",  # above: whose curves they are
 ) -> Figure:
     """Accuracy on dev under several ways of training, by step or by second, one panel a task (Figures 2 and 4).
 
@@ -508,8 +523,9 @@ def plot_methods(
             for method, line in zip(methods, _METHODS, strict=False)
         ]
         lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
-        figure.legend(handles=lines, loc="outside upper left", ncols=5)
-        return _settled(figure, f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task")
+        _legend(figure, lines, 5, title)
+        what = f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task"
+        return _settled(figure, f"{title}. {what}" if title else what)
 
 
 def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:

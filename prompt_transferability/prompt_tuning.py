@@ -29,7 +29,7 @@ from .tasks import TaskData
 # %% auto #0
 __all__ = ['epoch_batches', 'TuningError', 'TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'save_checkpoint',
            'load_checkpoint', 'run_identity', 'fingerprint', 'check_settings', 'tune_prompts', 'tune_prompt',
-           'convergence_step', 'comparable_step']
+           'first_step', 'convergence_step', 'comparable_step']
 
 # %% ../nbs/library/prompt_tuning.ipynb #a0740e49
 def epoch_batches(
@@ -373,6 +373,8 @@ def result(self: _Training, i: int) -> TuningRun:
         "label_words": list(task.label_words),
         "seed": stream.job.seed,
     }
+    if (start := stream.job.init) is not None:
+        common["init"] = {"task": start.task, "backbone": start.backbone, "seed": start.metadata.get("seed")}
     best, last = (
         SoftPrompt(values[i].cpu().clone(), self.backbone.name, task.name, self.backbone.layout, dict(common))
         for values in (state.best, state.values)
@@ -501,19 +503,38 @@ def tune_prompt(
     )[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c
+def first_step(
+    steps: Sequence[int],  # evaluated, in their order
+    accuracies: np.ndarray,  # fractions [..., steps]
+    goals: np.ndarray,  # fractions [...]
+    tolerance: float = 0.0,  # below the goal
+) -> np.ndarray:  # [...]; inf: never
+    """The first evaluated step at which a curve is within `tolerance` of its goal.
+
+    Raises `ValueError` for a tolerance that is not in [0, 0.5), no steps, and accuracies that are not in [0, 1].
+    """
+    # Means of the same fractions may differ in their last bit, here and below.
+    if not 0 <= tolerance < 0.5:
+        raise ValueError(f"a tolerance is a fraction from 0 to below 0.5, half a point is 0.005; got {tolerance}")
+    if not np.size(accuracies) or not ((accuracies > -1e-9) & (accuracies < 1 + 1e-9)).all():
+        raise ValueError("a curve has a row or more, with accuracies from 0 to 1; divide percentages by 100")
+    reached = accuracies >= np.asarray(goals)[..., None] - tolerance - 1e-12
+    return np.where(reached.any(-1), np.asarray(steps)[reached.argmax(-1)], np.inf)
+
+
 def convergence_step(
     curve: pd.DataFrame,  # with columns step and accuracy
     tolerance: float = 0.005,  # a fraction: 0.005 is half a point
 ) -> int:
-    "The first evaluated step within `tolerance` of the curve's best accuracy."
-    return comparable_step(curve, curve.accuracy.max(), tolerance)
+    "The first evaluated step within `tolerance` of the curve's best accuracy; errors as in `first_step`."
+    return int(first_step(curve["step"], curve["accuracy"].to_numpy(), curve["accuracy"].max(), tolerance))
 
 
 def comparable_step(
     curve: pd.DataFrame,  # with columns step and accuracy
     accuracy: float,  # to be reached, a fraction
-    tolerance: float = 0.0,
+    tolerance: float = 0.005,  # a fraction: 0.005 is half a point
 ) -> int | None:  # None where it is never reached
-    "The first evaluated step whose accuracy is at least `accuracy - tolerance`."
-    reached = curve.step[curve.accuracy >= accuracy - tolerance - 1e-12]
-    return int(reached.iloc[0]) if len(reached) else None
+    "The first evaluated step whose accuracy is at least `accuracy - tolerance`; errors as in `first_step`."
+    found = float(first_step(curve["step"], curve["accuracy"].to_numpy(), accuracy, tolerance))
+    return None if found == np.inf else int(found)

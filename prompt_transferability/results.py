@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .prompts import SoftPrompt
+from .similarity import METRICS
 from .study import TPT_SOURCES, Cell, Study, StudyError
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
@@ -84,6 +85,20 @@ def transfer(
     matrix = rows.pivot_table("accuracy", "source", "target", aggfunc="mean")
     order = [name for name in (*self.study.tasks, "random") if name in matrix.index]
     return matrix.reindex(index=order, columns=[name for name in self.study.tasks if name in matrix.columns])
+
+
+@patch
+def transfers(
+    self: Results,
+    backbone: str | None = None,  # None: the study's first
+) -> dict[int, pd.DataFrame]:  # by seed; accuracies in [0, 1], sources in rows, targets in columns
+    "The transfer matrix of the trained prompts of each seed."
+    rows = self.evaluations(backbone).query("split == 'dev' and source != 'random'")
+    tasks = [*self.study.tasks]
+    return {
+        seed: found.pivot(index="source", columns="target", values="accuracy").reindex(index=tasks, columns=tasks)
+        for seed, found in rows.groupby("seed")
+    }
 
 # %% ../nbs/library/results.ipynb #48e78b8a
 @patch
@@ -268,16 +283,17 @@ def tpt_model_runs(
 
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch
-def tpt_cells(
+def tpt_asked(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-) -> list[tuple[Cell, dict[str, Any]]]:
-    "The runs that started from other tasks' prompts in one way. Raises `UnknownNameError`, `StudyError`."
-    known = (*self.study.tpt, *self.study.tpt_mixes)
+) -> list[Cell]:
+    "The runs that start from other tasks' prompts in one way, computed or not. Raises `UnknownNameError`."
+    known, backbone = (*self.study.tpt, *self.study.tpt_mixes), self.check_backbone(backbone)
     if choice not in known:
         raise UnknownNameError("start of this study", choice, known)
-    return [(cell, result) for cell, result in self.cells("tpt", backbone) if self._started(cell, choice)]
+    runs = [cell for cell in self.study.cells() if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
+    return [cell for cell in runs if self._started(cell, choice)]
 
 
 @patch
@@ -291,15 +307,38 @@ def _started(self: Results, cell: Cell, choice: str) -> bool:
 
 
 @patch
+def tpt_cells(
+    self: Results,
+    choice: str,  # one of the study's `tpt` or `tpt_mixes`
+    backbone: str | None = None,  # None: the study's first
+) -> list[tuple[Cell, dict[str, Any]]]:
+    "Those of `tpt_asked` that are there, with their results. Raises `StudyError` where there is none yet."
+    asked = {cell.key for cell in self.tpt_asked(choice, backbone)}
+    found = [(cell, result) for cell, result in self.answered if cell.key in asked]
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has no run of {choice!r} yet; run it first")
+    return found
+
+
+@patch
+def finished_seeds(
+    self: Results,
+    choice: str,  # one of the study's `tpt` or `tpt_mixes`
+    backbone: str | None = None,  # None: the study's first
+) -> list[int]:
+    "The seeds of which every run of `tpt_asked` is there."
+    missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone) if not cell.folder(self.out).is_dir()}
+    return [seed for seed in self.study.seeds if seed not in missing]
+
+
+@patch
 def tpt_curves(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    source: str | None = None,  # only the runs from this task's prompt
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    "The training curves of runs that started from other tasks' prompts."
-    runs = self.tpt_cells(choice, backbone)
-    return _curves_of([run for run in runs if source is None or _source(run[1]) == source])
+    "The training curves of runs that started from other tasks' prompts; errors as in `tpt_cells`."
+    return _curves_of(self.tpt_cells(choice, backbone))
 
 
 @patch
@@ -328,13 +367,44 @@ def _source(result: dict[str, Any]) -> str:
 
 
 @patch
+def accuracy_from_each(
+    self: Results,
+    seed: int,
+    steps: int | None = None,  # of training at most; 0: none; None: all that there were
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # in [0, 1], sources in rows, targets in columns; NaN: a task and itself, and what is not there yet
+    """The dev accuracy of what a run from each other task's prompt keeps after some steps.
+
+    The study's `tpt` has "every". Errors as in `tpt_cells`, and `UnknownNameError` for another seed.
+    """
+    self._check_seed(seed)
+    kept = {}
+    for cell, result in self.tpt_cells("every", backbone):
+        if cell.asked["seed"] == seed:
+            curve, (source,) = pd.DataFrame(result["curve"]), cell.asked["sources"]
+            within = curve if steps is None else curve[curve["step"] <= steps]
+            kept.setdefault(cell.asked["task"], {})[source] = within["accuracy"].max()
+    tasks = [*self.study.tasks]
+    return pd.DataFrame(kept, dtype=float).reindex(index=tasks, columns=tasks)
+
+
+@patch
+def _check_seed(self: Results, seed: int) -> None:
+    if seed not in self.study.seeds:
+        raise UnknownNameError("seed of this study", str(seed), map(str, self.study.seeds))
+
+
+@patch
 def probed(
     self: Results,
     metric: str,  # one of `METRICS`
     seed: int,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # sources in rows, targets in columns; NaN: a task and itself
-    "How similar every source's prompt is to the probe of every target."
+    "How similar every source's prompt is to the probe of every target. Raises `UnknownNameError`, `StudyError`."
+    if metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+    self._check_seed(seed)
     return pd.DataFrame(
         {
             cell.asked["task"]: result["similarities"][metric]
@@ -349,27 +419,16 @@ def probed(
 def trainings(
     self: Results,
     backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # columns method, task, seed, learning_rate, step, seconds, loss, accuracy
-    """The curves of prompts and of fine-tuned models, one row an evaluation (Figure 2).
-
-    Seconds are those spent in steps until then. Where an earlier version kept their sum alone, it is dealt out evenly.
-    """
+) -> pd.DataFrame:  # columns method, task, seed, learning_rate, step, loss, accuracy
+    "The curves of prompts and of fine-tuned models, one row an evaluation (Figure 2)."
+    about = ("task", "seed", "learning_rate")
     frames = [
-        pd.DataFrame(
-            {"method": method} | {name: cell.asked[name] for name in ("task", "seed", "learning_rate")}, [0]
-        ).merge(_timed_curve(result), how="cross")
+        pd.DataFrame(result["curve"]).assign(method=method, **{name: cell.asked[name] for name in about})
         for kind, method in (("tune", "prompt"), ("fine_tune", "whole model"))
         for cell, result in self.cells(kind, backbone)
     ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _timed_curve(result: Mapping[str, Any]) -> pd.DataFrame:
-    "A curve with the seconds that had passed at each evaluation."
-    curve = pd.DataFrame(result["curve"]).astype({"loss": float})
-    if "seconds" not in curve:
-        curve["seconds"] = result["seconds"] * curve["step"] / curve["step"].iloc[-1]
-    return curve[["step", "seconds", "loss", "accuracy"]]
+    table = pd.concat(frames, ignore_index=True)[["method", *about, "step", "loss", "accuracy"]]
+    return table.astype({"loss": float})
 
 # %% ../nbs/library/results.ipynb #da7a0002
 @patch
@@ -454,8 +513,10 @@ def write_report(
         if results.study.fine_tuning_rates:
             tables["trainings"] = results.trainings(backbone)
         for choice in (*results.study.tpt, *results.study.tpt_mixes):
-            if choice != "every":  # which is many runs of one task and seed
+            if choice != "every" and results.tpt_asked(choice, backbone):  # which is many runs of one task and seed
                 compared = compare_runs(results.tpt_curves(choice, backbone), tables["curves"])
+                if _cut(results.study):  # it says when a run was stopped, not when it had converged
+                    compared = compared.drop(columns=[name for name in compared if "convergence" in name])
                 tables["tpt_" + choice.replace(" ", "_")] = compared
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
         figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
@@ -465,7 +526,7 @@ def write_report(
             table.to_csv(folder / f"{prefix}{name}.csv", index=name not in ("curves", "trainings"))
         for name, picture in figures.items():
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
-        sections.append(_section(backbone, tables, figures, prefix))
+        sections.append(_section(results.study, backbone, tables, figures, prefix))
     for source, target in results.study.cross_model.directions if results.study.cross_model else ():
         table = results.cross_model(source, target)
         name = f"{source}_to_{target}".replace("/", "_") + ".csv"
@@ -477,7 +538,15 @@ def write_report(
     return page
 
 
-def _section(backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str) -> str:
+def _cut(study: Study) -> str:
+    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
+    short = study.tpt_steps is not None and study.tpt_steps < study.steps
+    return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
+
+
+def _section(
+    study: Study, backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str
+) -> str:
     "The part of the report about one backbone."
     shown = tables["summary"].map(lambda value: f"{100 * value:.1f}" if isinstance(value, float) else value)
     means = tables["type_means"].map(lambda value: f"{100 * value:.1f}")
@@ -496,28 +565,38 @@ def _section(backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping
         shown.to_html(border=0, na_rep="–"),
         "<h3>Training curves</h3>",
         figures["curves"],
-        *_tpt_section(tables),
+        *_tpt_section(study, tables),
         "<p>Tables: " + ", ".join(f'<a href="{prefix}{name}.csv">{name}.csv</a>' for name in tables) + "</p>",
     ]
     return "\n".join(parts)
 
 
-def _tpt_section(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     "The part about runs that started from other tasks' prompts, where there are any."
     compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
     if not compared:
         return []
+    cut = _cut(study)
     parts = [
         "<h3>Starting from other tasks' prompts</h3>",
-        "<p>Means over seeds: accuracies in %, and times in % of the steps that training from random vectors took to "
-        "converge; inf: never. At the end how many runs there are, how many reached the accuracy of training from "
-        "random vectors, and how many did so sooner.</p>",
+        "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
+        "converged, baseline_step; inf: never. At the end how many runs there are, how many came within half a point "
+        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
     ]
+    if cut:
+        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
     for name, table in compared.items():
-        counts = ["runs", "reached", "sooner"]
-        shown = table.drop(columns=counts).map(lambda value: f"{100 * value:.1f}").join(table[counts])
-        parts += [f"<h4>{html.escape(name[4:].replace('_', ' '))}</h4>", shown.to_html(border=0, na_rep="–")]
+        heading = ", ".join(part for part in (name.removeprefix("tpt_").replace("_", " "), cut) if part)
+        counts = ["baseline_step", "runs", "reached", "sooner"]
+        shown = table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
+        parts += [f"<h4>{html.escape(heading)}</h4>", shown.to_html(border=0)]
     return parts
+
+
+def _in_percent(column: pd.Series) -> pd.Series:
+    "Steps are known to the next evaluation, so times have no more digits than that."
+    digits = 0 if "time" in column.name else 1
+    return column.map(lambda value: "–" if np.isnan(value) else f"{100 * value:.{digits}f}")
 
 
 def _cross_section(source: str, target: str, table: pd.DataFrame, impossible: Mapping[str, str], file: str) -> str:

@@ -51,7 +51,14 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
-from .tpt_task import MIXES, source_similarities, train_probe, tune_from_tasks
+from prompt_transferability.tpt_task import (
+    MIXES,
+    SourceScores,
+    choice_cost,
+    source_similarities,
+    train_probe,
+    tune_from_tasks,
+)
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
@@ -464,7 +471,7 @@ def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> lis
         for cell in tuned:
             prompts = [*others[cell.key].values()]
             scores = [probes[cell.key]] if mix == "weighted" else [row_of[prompt.key] for prompt in prompts]
-            found += [_about("tpt", cell, prompts, scores, mix=mix, k=MIXED, **begun_from)] if prompts else []
+            found += [_about("tpt", cell, prompts, scores, mix=mix, k=MIXED, **begun_from)] if len(prompts) > 1 else []
     return [*probes.values(), *{cell.key: cell for cell in found}.values()]
 
 
@@ -767,15 +774,14 @@ def _choice(cell: Cell, out: Path) -> str | Callable:
     found = [json.loads((need.folder(out) / "result.json").read_text()) for need in others]
     if not found:
         return next(iter(cell.asked["sources"]))
-
-    def transfer(*_) -> dict[str, float]:
-        accuracies = [row["targets"][cell.asked["task"]]["accuracy"] for row in found]
-        return {need.asked["source"]: accuracy for need, accuracy in zip(others, accuracies, strict=True)}
-
-    def neuron_overlap(*_) -> dict[str, float]:
-        return found[0]["similarities"]["neuron_overlap"]
-
-    return neuron_overlap if others[0].kind == "probe" else transfer
+    if others[0].kind == "probe":
+        way, values = "neuron_overlap", found[0]["similarities"]["neuron_overlap"]
+    else:
+        way, rows = "transfer", zip(others, found, strict=True)
+        values = {need.asked["source"]: row["targets"][cell.asked["task"]]["accuracy"] for need, row in rows}
+    cost = choice_cost(way, len(values), probe_steps=others[0].asked.get("steps"))
+    # The seconds are among those of the other cells, which did more than this.
+    return lambda *_: SourceScores(way, pd.Series(values), *cost)
 
 
 ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {

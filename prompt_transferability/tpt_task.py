@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from .backbones import Backbone
 from prompt_transferability.prompt_tuning import (
     TuningJob,
     TuningRun,
+    check_settings,
+    first_step,
     tune_prompt,
     tune_prompts,
 )
@@ -28,10 +31,15 @@ from .tasks import TaskData, UnknownNameError
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
-__all__ = ['MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'score_sources', 'task_vector',
-           'mixed_prompt', 'tune_from_tasks', 'paired_times', 'bootstrap_interval', 'compare_runs', 'choice_regret']
+__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
+           'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'bootstrap_interval',
+           'compare_runs', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
+WAYS = ("transfer", "trial", *METRICS)
+"Ways to choose a source, beside its name and a function."
+
+
 def usable_sources(
     backbone: Backbone,
     data: TaskData,  # the target task
@@ -39,19 +47,26 @@ def usable_sources(
 ) -> dict[str, SoftPrompt]:  # by name, without those of the target itself
     """The prompts of other tasks, all of them this model's.
 
-    Raises `PromptError` for a prompt of another width, model or layout, and `ValueError` where none is left.
+    Raises `PromptError` for a prompt of another width, model or layout, and `ValueError` where none is left and for a
+    source that is called as a way to choose is.
     """
     others = {name: prompt for name, prompt in named_prompts(sources).items() if prompt.task != data.task.name}
     if not others:
         raise ValueError(f"there is no source for {data.task.name!r}; give trained prompts of other tasks")
     for name, prompt in others.items():
-        prompt.values_for(backbone)
-        if prompt.backbone != backbone.name:
-            raise PromptError(
-                f"the source {name!r} was trained for {prompt.backbone!r}, and the target is learned on "
-                f"{backbone.name!r}: carry it over with a projector"
-            )
+        if name in WAYS:
+            raise ValueError(f"a source is called {name!r}, which is a way to choose one; give it another name")
+        _check_model(backbone, name, prompt)
     return others
+
+
+def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
+    prompt.values_for(backbone)
+    if prompt.backbone != backbone.name:
+        raise PromptError(
+            f"the source {name!r} was trained for {prompt.backbone!r}, and the target is learned on "
+            f"{backbone.name!r}: carry it over with a projector"
+        )
 
 # %% ../nbs/library/tpt_task.ipynb #b44410aa
 def train_probe(
@@ -59,10 +74,17 @@ def train_probe(
     data: TaskData,  # the target task
     length: int,  # vectors, as many as the sources have
     steps: int,
-    **settings: Any,  # of `tune_prompt`: learning_rate, batch_size, seed, progress
+    learning_rate: float = 1e-3,  # this and the rest as in `tune_prompt`
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = True,
 ) -> SoftPrompt:
-    "A prompt of the target as a few steps leave it, to be compared with sources; it need not be good at anything yet."
-    return tune_prompt(backbone, data, length=length, steps=steps, eval_every=steps, **settings).last
+    """A prompt of the target as a few steps leave it, to be compared with sources; it need not be good at anything yet.
+
+    Errors as in `tune_prompt`.
+    """
+    common = dict(learning_rate=learning_rate, batch_size=batch_size, seed=seed, progress=progress)
+    return tune_prompt(backbone, data, length=length, steps=steps, eval_every=steps, **common).last
 
 
 def source_similarities(
@@ -79,53 +101,102 @@ def source_similarities(
 # %% ../nbs/library/tpt_task.ipynb #24295248
 @dataclass(frozen=True)
 class SourceScores:
-    "What each source promises for a target, and what it took to know."
+    "What each source promises for a target, and what it took to know; None: not known."
 
     way: str  # how it was found out
     values: pd.Series  # by name of the source, highest first
-    steps: int = 0  # of training, beside those of the run that follows
-    evaluations: int = 0  # of a prompt on the target's dev split
-    seconds: float = 0.0
+    steps: int | None = None  # of training, beside those of the run that follows
+    evaluations: int | None = None  # of a prompt on the target's dev split
+    seconds: float | None = None
+
+
+def choice_cost(
+    way: str,  # one of `WAYS`, or anything that needs no work: the name of a source, say
+    sources: int,  # how many there are
+    k: int = 3,  # sources that "trial" tries, at most
+    probe_steps: int = 50,  # of training, for "trial" and the metrics
+) -> tuple[int, int]:  # steps of training, evaluations on the dev split
+    "What it takes to choose in a way."
+    if way == "transfer":
+        return 0, sources
+    if way == "trial":
+        return min(k, sources) * probe_steps, sources + 2 * min(k, sources)
+    return (probe_steps, 2) if way in METRICS else (0, 0)
 
 
 def score_sources(
     backbone: Backbone,
     data: TaskData,  # the target task
     sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
-    choose: str | Callable = "transfer",  # "transfer", "trial", one of `METRICS`, a source's name, or a function
-    k: int = 3,  # sources that "trial" tries
+    choose: str | Callable = "transfer",  # one of `WAYS`, a source's name, or a function
+    k: int = 3,  # sources that "trial" tries, at most
     probe_steps: int = 50,  # of training, for "trial" and the metrics
     **settings: Any,  # of `tune_prompt`, for the steps of "trial" and the metrics
 ) -> SourceScores:
     """What each source promises for a target task (§4.2, §4.3).
 
-    Raises `UnknownNameError` for a way that there is not, and what `usable_sources` and `similarity_matrix` raise.
+    Raises, before anything is computed, `UnknownNameError` for a way or a setting that there is not, `TuningError` for
+    a setting that cannot be, and what `usable_sources` raises; `ValueError` for a function that gives no numbers to
+    sources; and what `similarity_matrix` raises.
     """
-    sources, started, steps, evaluations = usable_sources(backbone, data, sources), time.perf_counter(), 0, 0
+    sources = usable_sources(backbone, data, sources)
+    _check_settings(settings, k, probe_steps)
+    if not callable(choose) and choose not in (*WAYS, *sources):
+        raise UnknownNameError("way to choose a source", choose, (*WAYS, *sources))
+    started = time.perf_counter()
     if callable(choose):
-        values = dict(choose(backbone, data, sources))
-        if not values or not values.keys() <= sources.keys():
-            got = ", ".join(map(str, values)) or "none"
-            raise ValueError(f"a choice gives numbers to some of {', '.join(sources)}; got {got}")
-    elif choose in sources:
-        values = {choose: np.nan}  # nothing was measured
-    elif choose in METRICS:
+        scores = _given(choose(backbone, data, sources), sources)
+        way = getattr(choose, "__name__", type(choose).__name__)
+        return scores if scores.way else replace(scores, way=way, seconds=time.perf_counter() - started)
+    values = {choose: np.nan}  # a source's name: nothing is measured
+    if choose in METRICS:
         length = next(iter(sources.values())).length
         probe = train_probe(backbone, data, length, probe_steps, **_of_short_runs(settings))
-        values, steps, evaluations = source_similarities(backbone, probe, sources, choose), probe_steps, 2
-    elif choose in ("transfer", "trial"):
+        values = source_similarities(backbone, probe, sources, choose)
+    elif choose in WAYS:
         found = evaluate_prompts(backbone, sources.values(), data)
-        values, evaluations = {name: result.accuracy for name, result in zip(sources, found, strict=True)}, len(sources)
+        values = {name: result.accuracy for name, result in zip(sources, found, strict=True)}
         if choose == "trial":
             best = sorted(values, key=values.get, reverse=True)[:k]
             values = _tried(backbone, data, {name: sources[name] for name in best}, probe_steps, settings)
-            # The steps of the winner are those that its run begins with.
-            steps, evaluations = (len(best) - 1) * probe_steps, evaluations + 2 * (len(best) - 1)
-    else:
-        raise UnknownNameError("way to choose a source", choose, ("transfer", "trial", *METRICS, *sources))
-    highest_first = pd.Series(values, dtype=float).sort_values(ascending=False, kind="stable")
-    way = choose if isinstance(choose, str) else getattr(choose, "__name__", type(choose).__name__)
-    return SourceScores(way, highest_first, steps, evaluations, time.perf_counter() - started)
+    cost = choice_cost(choose, len(sources), k, probe_steps)
+    return SourceScores(choose, _highest_first(values), *cost, time.perf_counter() - started)
+
+
+def _highest_first(values: Mapping[str, float]) -> pd.Series:
+    return pd.Series(dict(values), dtype=float).sort_values(ascending=False, kind="stable")
+
+
+def _given(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
+    "What a function said of sources; `way` is empty where it said numbers alone."
+    scores = found if isinstance(found, SourceScores) else None
+    values = found.values if scores else found
+    if not isinstance(values, Mapping | pd.Series) or not 0 < len(values) or not {*values.keys()} <= sources.keys():
+        got = ", ".join(map(str, values)) if isinstance(values, Mapping | pd.Series) else type(values).__name__
+        raise ValueError(f"a choice gives numbers to some of {', '.join(sources)}; got {got or 'none'}")
+    ordered = _highest_first(values)
+    if not np.isfinite(ordered).all():
+        raise ValueError(f"a choice gives a finite number to each source that it names; got {ordered.to_dict()}")
+    return replace(scores, values=ordered) if scores else SourceScores("", ordered)
+
+
+_SETTINGS = {
+    name: parameter.default
+    for name, parameter in signature(tune_prompt).parameters.items()
+    if name not in ("backbone", "data", "init", "length")  # which the sources give
+}
+
+
+def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
+    "Refuse what the run could not be trained with, before anything is measured for it."
+    if type(k) is not int or k < 1:
+        raise ValueError(f"k is a whole number of at least 1; got {k!r}")
+    for name in settings:
+        if name not in _SETTINGS:
+            raise UnknownNameError("setting of a run that starts from sources", name, _SETTINGS)
+    asked = _SETTINGS | dict(settings)
+    counts = {name: asked[name] for name in ("steps", "batch_size", "eval_every", "patience")}
+    check_settings(asked["learning_rate"], [asked["seed"]], probe_steps=probe_steps, **counts)
 
 
 def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +207,10 @@ def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _tried(
     backbone: Backbone, data: TaskData, sources: Mapping[str, SoftPrompt], steps: int, settings: Mapping[str, Any]
 ) -> dict[str, float]:
-    "Accuracies after a few steps from each source."
+    "Accuracies of what a few steps from each source would keep, on the texts in the order of the run's seed."
     settings = _of_short_runs(settings)
-    jobs = [TuningJob(data, prompt, settings.pop("seed", 0)) for prompt in sources.values()]
+    seed = settings.pop("seed", 0)
+    jobs = [TuningJob(data, prompt, seed) for prompt in sources.values()]
     runs = tune_prompts(backbone, jobs, steps=steps, eval_every=steps, **settings)
     return {name: run.best_accuracy for name, run in zip(sources, runs, strict=True)}
 
@@ -147,7 +219,11 @@ def task_vector(
     prompt: SoftPrompt,  # from `tune_prompt`, without `init`
     backbone: Backbone,  # that it was trained for
 ) -> Tensor:  # float32 [length, hidden]
-    "What training added to the vectors that a prompt began with. Raises `PromptError` where these are not known."
+    """What training added to the vectors that a prompt began with.
+
+    Raises `PromptError` where these are not known, and for a prompt of another model.
+    """
+    _check_model(backbone, prompt.task, prompt)
     seed = prompt.metadata.get("seed")
     if seed is None or "init" in prompt.metadata:
         raise PromptError(
@@ -157,50 +233,47 @@ def task_vector(
     return prompt.values_for(backbone) - random_prompt(backbone, prompt.length, seed).values
 
 
-def _mean(backbone: Backbone, prompts: Sequence[SoftPrompt], scores: np.ndarray, seed: int) -> Tensor:
-    return torch.stack([prompt.values for prompt in prompts]).mean(0)
-
-
-def _weighted(backbone: Backbone, prompts: Sequence[SoftPrompt], scores: np.ndarray, seed: int) -> Tensor:
-    if not (scores > 0).all():
-        raise ValueError(f"weights must be above 0; the scores are {scores.round(3).tolist()}: take the plain mean")
-    weights = torch.tensor(scores / scores.sum(), dtype=torch.float32)
-    return torch.einsum("k,kld->ld", weights, torch.stack([prompt.values for prompt in prompts]))
-
-
-def _task_vectors(backbone: Backbone, prompts: Sequence[SoftPrompt], scores: np.ndarray, seed: int) -> Tensor:
-    start = random_prompt(backbone, prompts[0].length, seed).values
-    return start + torch.stack([task_vector(prompt, backbone) for prompt in prompts]).sum(0)
-
-
-MIXES: dict[str, Callable[[Backbone, Sequence[SoftPrompt], np.ndarray, int], Tensor]] = {
-    "mean": _mean,
-    "weighted": _weighted,
-    "task_vectors": _task_vectors,
-}
-"How the best sources become one prompt: a function of backbone, sources, their scores, and the run's seed."
+MIXES = ("mean", "weighted", "task_vectors")
+"How the best sources become one prompt."
 
 
 def mixed_prompt(
     backbone: Backbone,
     sources: Mapping[str, SoftPrompt],  # of one length
-    scores: Mapping[str, float],  # of each source that is mixed in
+    scores: Mapping[str, float],  # of each source that is mixed in, two or more
     mix: str,  # one of `MIXES`
     seed: int = 0,  # of the run that is to begin with it
 ) -> SoftPrompt:
     """One prompt made of several (§6).
 
-    Raises `UnknownNameError` for another mix, `PromptError` for sources of different lengths and where a start is not
-    known, and `ValueError` for weights that are not above 0.
+    Raises `UnknownNameError` for another mix or source, `PromptError` for sources of different lengths or of another
+    model and where a start is not known, and `ValueError` for fewer than two and for weights that are not above 0.
     """
     if mix not in MIXES:
         raise UnknownNameError("mix", mix, MIXES)
+    for name in scores:
+        if name not in sources:
+            raise UnknownNameError("source", name, sources)
+        _check_model(backbone, name, sources[name])
+    if len(scores) < 2:
+        raise ValueError(f"a mix is made of two sources or more; got {', '.join(scores) or 'none'}")
     prompts = [sources[name] for name in scores]
     if len({prompt.length for prompt in prompts}) > 1:
         lengths = ", ".join(f"{name} {sources[name].length}" for name in scores)
         raise PromptError(f"prompts are mixed position by position, so they need one length; got {lengths}")
-    values = MIXES[mix](backbone, prompts, np.array([*scores.values()]), seed)
-    return SoftPrompt(values, backbone.name, mix, backbone.layout)
+    if mix == "task_vectors":
+        start = random_prompt(backbone, prompts[0].length, seed).values
+        values = start + torch.stack([task_vector(prompt, backbone) for prompt in prompts]).sum(0)
+    else:
+        weights = np.array([1.0 if mix == "mean" else score for score in scores.values()])
+        if not (weights > 0).all():
+            raise ValueError(
+                f"weights must be above 0; the scores are {weights.round(3).tolist()}: take the plain mean"
+            )
+        shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
+        values = torch.einsum("k,kld->ld", shares, torch.stack([prompt.values for prompt in prompts]))
+    made_of = ", ".join(prompt.task for prompt in prompts)
+    return SoftPrompt(values, backbone.name, f"{mix} of {made_of}", backbone.layout)
 
 # %% ../nbs/library/tpt_task.ipynb #659039ac
 def tune_from_tasks(
@@ -209,24 +282,28 @@ def tune_from_tasks(
     sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # trained prompts of other tasks
     choose: str | Callable = "transfer",  # as in `score_sources`
     mix: str | None = None,  # one of `MIXES`: begin with the `k` best; None: with the best alone
-    k: int = 3,  # sources that are mixed, or that "trial" tries
+    k: int = 3,  # sources that are mixed, or that "trial" tries, at most; a mix after a trial is of all that it tried
     probe_steps: int = 50,  # of training, for "trial" and the metrics
     **settings: Any,  # of `tune_prompt`: steps, learning_rate, batch_size, seed, eval_every, patience, checkpoint …
 ) -> TuningRun:
     """Train a prompt that starts from prompts of other tasks (§4.2, Table 1; several of them: §6).
 
-    Raises what `score_sources`, `mixed_prompt` and `tune_prompt` raise, for a source of another model before anything
-    is computed.
+    Raises what `score_sources`, `mixed_prompt` and `tune_prompt` raise; for a source of another model, a mix of
+    fewer than two, and settings that cannot be, before anything is computed.
     """
+    sources = usable_sources(backbone, data, sources)
     if mix is not None and mix not in MIXES:
         raise UnknownNameError("mix", mix, MIXES)
-    sources = usable_sources(backbone, data, sources)
+    if mix is not None and (k == 1 or len(sources) == 1 or choose in [*sources]):
+        got = f"k={k}, choose={choose!r} and {', '.join(sources)}"
+        raise ValueError(f"a mix is made of two sources or more; got {got}")
     scores = score_sources(backbone, data, sources, choose, k, probe_steps, **settings)
     taken = scores.values[: 1 if mix is None else k].to_dict()
     (best, *_), seed = taken, settings.get("seed", 0)
     start = sources[best] if mix is None else mixed_prompt(backbone, sources, taken, mix, seed)
     run = tune_prompt(backbone, data, init=start, **settings)
-    run.prompt.metadata["init"] = _origin(sources, scores, taken, mix)
+    for prompt in (run.prompt, run.last):
+        prompt.metadata["init"] = _origin(sources, scores, taken, mix)
     return run
 
 
@@ -234,6 +311,7 @@ def _origin(
     sources: Mapping[str, SoftPrompt], scores: SourceScores, taken: Mapping[str, float], mix: str | None
 ) -> dict[str, Any]:
     "What the prompt's file says of its beginning."
+    seconds = None if scores.seconds is None else round(scores.seconds, 2)
     return {
         "sources": [
             {"name": name, "task": sources[name].task, "seed": sources[name].metadata.get("seed")}
@@ -242,30 +320,52 @@ def _origin(
         ],
         "chosen_by": scores.way,
         "mix": mix,
-        "choice": {"steps": scores.steps, "evaluations": scores.evaluations, "seconds": round(scores.seconds, 2)},
+        "choice": {"steps": scores.steps, "evaluations": scores.evaluations, "seconds": seconds},
     }
 
 # %% ../nbs/library/tpt_task.ipynb #2ce76bb3
-def _by_task(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _by_task(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     "The accuracy of the kept prompt by step (rows) and seed (columns), of each task."
-    if not isinstance(runs, pd.DataFrame):
-        runs = [runs] if isinstance(runs, TuningRun) else runs
-        frames = [run.curve.assign(task=run.prompt.task, seed=run.prompt.metadata["seed"]) for run in runs]
-        runs = pd.concat(frames) if frames else pd.DataFrame()
-    missing = {"task", "seed", "step", "accuracy"} - set(runs.columns)
-    if missing or runs.empty:
+    missing = {"task", "seed", "step", "accuracy"} - set(curves.columns)
+    if missing or curves.empty:
         what = ", ".join(sorted(missing)) or "all rows"
         raise ValueError(f"curves have rows with task, seed, step and accuracy; missing: {what}")
-    if runs.duplicated(["task", "seed", "step"]).any():
+    if curves.duplicated(["task", "seed", "step"]).any():
         raise ValueError("there are two runs of one task and seed; compare them one after the other")
-    return {
-        task: curves.pivot(index="step", columns="seed", values="accuracy").cummax().ffill()
-        for task, curves in runs.groupby("task", sort=False)
-    }
+    tables = {}
+    for task, found in curves.groupby("task", sort=False):
+        table = found.pivot(index="step", columns="seed", values="accuracy")
+        broken = [*found.loc[found["accuracy"].isna(), "seed"], *table.columns[table.iloc[0].isna()]]
+        if broken:
+            raise ValueError(
+                f"the run of task {task!r} and seed {broken[0]} has a step without an accuracy, or none at step "
+                f"{table.index[0]}, where others begin; give whole curves, or leave it out"
+            )
+        tables[task] = table.cummax().ffill()
+    return tables
+
+
+def _table_of(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> pd.DataFrame:
+    "The curves of runs as one table."
+    if isinstance(runs, pd.DataFrame):
+        return runs
+    runs = [runs] if not isinstance(runs, Sequence) else runs
+    for run in runs:
+        if not isinstance(run, TuningRun):
+            raise ValueError(
+                f"runs of prompt tuning are compared, or a table of curves with task, seed, step and accuracy; got a "
+                f"{type(run).__name__}"
+            )
+    about = [dict(task=run.prompt.task, seed=run.prompt.metadata["seed"], backbone=run.prompt.backbone) for run in runs]
+    return pd.concat([run.curve.assign(**of) for run, of in zip(runs, about, strict=True)] or [pd.DataFrame()])
 
 
 def _beside(tuned, baseline) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     "The curves of each task, and those of the baseline with the same seeds."
+    tuned, baseline = _table_of(tuned), _table_of(baseline)
+    models = {model for table in (tuned, baseline) if "backbone" in table for model in table["backbone"].unique()}
+    if len(models) > 1:
+        raise ValueError(f"runs of one model are compared; got runs of {', '.join(sorted(models))}")
     against, pairs = _by_task(baseline), {}
     for task, curves in _by_task(tuned).items():
         for seed in curves:
@@ -280,24 +380,19 @@ def _saved(
     against: pd.DataFrame,
     weights: np.ndarray,  # [draws, seeds], of the mean over seeds
     tolerance: float,
-    comparable_tolerance: float,
 ) -> dict[str, np.ndarray]:  # [draws] each
     "Table 1's numbers for means over seeds."
     mean, other = (weights @ table.to_numpy().T for table in (curves, against))  # [draws, steps]
     final, other_final = mean[:, -1], other[:, -1]
-    converged = _first_step(against.index, other, other_final - tolerance)
+    converged = first_step(against.index, other, other_final, tolerance)
     return {
         "accuracy": final,
         "baseline_accuracy": other_final,
         "gain": final - other_final,
-        "convergence_time": _shares(_first_step(curves.index, mean, final - tolerance), converged),
-        "comparable_time": _shares(_first_step(curves.index, mean, other_final - comparable_tolerance), converged),
+        "baseline_step": converged,
+        "convergence_time": _shares(first_step(curves.index, mean, final, tolerance), converged),
+        "comparable_time": _shares(first_step(curves.index, mean, other_final, tolerance), converged),
     }
-
-
-def _first_step(steps: pd.Index, means: np.ndarray, accuracies: np.ndarray) -> np.ndarray:  # inf: never
-    reached = means >= accuracies[:, None] - 1e-12
-    return np.where(reached.any(1), steps.to_numpy()[reached.argmax(1)], np.inf)
 
 
 def _shares(steps: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -308,20 +403,17 @@ def _shares(steps: np.ndarray, of: np.ndarray) -> np.ndarray:
 def paired_times(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
     baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # of the same tasks and seeds, from random vectors
-    tolerance: float = 0.005,  # below a run's best accuracy, of what has converged
-    comparable_tolerance: float = 0.0,  # below the baseline's best accuracy, of what is comparable
+    tolerance: float = 0.005,  # below a best accuracy, of what has converged and of what is comparable
 ) -> pd.DataFrame:  # a row a task and seed; accuracies and times as fractions, inf: never
     """Each run beside the baseline of its task and seed (Table 1).
 
-    Columns: `accuracy` and `baseline_accuracy` of the kept prompts, `gain`, and `convergence_time` and
-    `comparable_time`, shares of the baseline's convergence step. Where the baseline needed no step, an equal time is 1
-    and any other `inf`. Raises `ValueError` for curves without those columns, two runs of one task and seed, and a run
-    without baseline.
+    Columns: `accuracy` and `baseline_accuracy` of the kept prompts, `gain`, `baseline_step` at which the baseline has
+    converged, and `convergence_time` and `comparable_time`, shares of that step. Where the baseline needed no step, an
+    equal time is 1 and any other `inf`. Raises `ValueError` for curves without those columns or with gaps, two runs of
+    one task and seed, a run without baseline, runs of two models, and what `first_step` refuses.
     """
     tables = {
-        task: pd.DataFrame(
-            _saved(curves, against, np.eye(curves.shape[1]), tolerance, comparable_tolerance), curves.columns
-        )
+        task: pd.DataFrame(_saved(curves, against, np.eye(curves.shape[1]), tolerance), curves.columns)
         for task, (curves, against) in _beside(tuned, baseline).items()
     }
     return pd.concat(tables, names=["task", "seed"])
@@ -333,13 +425,22 @@ def bootstrap_interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    "The middle 95 % of a statistic of values that are drawn with replacement; NaN where there is only one value."
+    """The middle 95 % of a statistic of values that are drawn with replacement; NaN where there is only one value.
+
+    Raises `ValueError` for fewer than one draw.
+    """
+    _check_draws(draws)
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return np.nan, np.nan
     drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     with np.errstate(invalid="ignore"):
         return _middle(statistic(values[drawn], axis=1))
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise ValueError(f"an interval needs one draw or more; got draws={draws}")
 
 
 def _middle(values: np.ndarray) -> tuple[float, float]:
@@ -351,43 +452,59 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
 def compare_runs(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
     baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,
-    tolerance: float = 0.005,  # below the best accuracy, of what has converged
-    comparable_tolerance: float = 0.0,  # below the baseline's best accuracy, of what is comparable
+    tolerance: float = 0.005,  # below a best accuracy, of what has converged and of what is comparable
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:  # a row a task, and "overall"; accuracies and times as fractions, inf: never
     """Accuracy, convergence time and comparable-result time, over seeds (Table 1); errors as in `paired_times`.
 
     Columns as there, for means over seeds, with the intervals of `gain` and of both times (`gain_low`, `gain_high`
-    …), NaN for one seed; and how many runs there are (`runs`), how many of them came to their own baseline's
+    …), NaN for one run; and how many runs there are (`runs`), how many of them came to their own baseline's
     accuracy (`reached`), and how many did in fewer steps than it took to converge (`sooner`).
     """
-    rows, random = {}, np.random.default_rng(seed)
-    with_interval = ("gain", "convergence_time", "comparable_time")
+    _check_draws(draws)
+    drawn, rows, random = {}, {}, np.random.default_rng(seed)
     for task, (curves, against) in _beside(tuned, baseline).items():
         seeds = curves.shape[1]
         weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
         weights = np.concatenate([np.full((1, seeds), 1 / seeds), weights])
-        found = _saved(curves, against, weights, tolerance, comparable_tolerance)
-        rows[task] = {}
-        for name, values in found.items():
-            rows[task][name] = values[0]
-            if name in with_interval:
-                ends = _middle(values[1:]) if seeds > 1 else (np.nan, np.nan)
-                rows[task] |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+        found = _saved(curves, against, weights, tolerance)
+        drawn[task] = pd.DataFrame(found)[1:]
+        rows[task] = {name: values[0] for name, values in found.items()}
+        rows[task] |= _intervals({name: found[name][1:] for name in _WITH_INTERVAL}, seeds)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
-    by_task = table.copy()
-    for name in by_task.columns.drop([f"{name}_{end}" for name in with_interval for end in ("low", "high")]):
-        statistic = np.median if name.endswith("time") else np.mean
-        table.loc["overall", name] = statistic(by_task[name])
-        if name in with_interval:
-            ends = bootstrap_interval(by_task[name], statistic, draws, seed)
-            table.loc["overall", [f"{name}_low", f"{name}_high"]] = ends
-    pairs = paired_times(tuned, baseline, tolerance, comparable_tolerance)["comparable_time"]
-    for name, true in {"runs": pairs == pairs, "reached": pairs < np.inf, "sooner": pairs < 1}.items():
+    pairs = paired_times(tuned, baseline, tolerance)["comparable_time"]
+    table.loc["overall"] = _overall(rows, drawn, len(pairs), random)
+    for name, true in {"runs": pairs >= 0, "reached": pairs < np.inf, "sooner": pairs < 1}.items():
         counts = true.groupby(level="task", sort=False).sum()
-        table[name] = [*counts[by_task.index], counts.sum()]
+        table[name] = [*counts[[*rows]], counts.sum()]
     return table
+
+
+_WITH_INTERVAL = ("gain", "convergence_time", "comparable_time")
+
+
+def _intervals(drawn: Mapping[str, np.ndarray], n: int) -> dict[str, float]:
+    "The two ends of each; NaN where what was drawn from is one."
+    ends = {name: _middle(values) if n > 1 else (np.nan, np.nan) for name, values in drawn.items()}
+    return {
+        f"{name}_{end}": value for name, both in ends.items() for end, value in zip(("low", "high"), both, strict=True)
+    }
+
+
+def _overall(
+    rows: Mapping[str, Mapping[str, float]], drawn: Mapping[str, pd.DataFrame], runs: int, random: np.random.Generator
+) -> dict[str, float]:
+    "Medians of times, means of the rest; the intervals draw tasks, and of each one of its draws of seeds."
+    draws, tasks = len(next(iter(drawn.values()))), len(rows)
+    picked = random.integers(tasks, size=(draws, tasks)), random.integers(draws, size=(draws, tasks))
+    found, means = {}, {}
+    for name in next(iter(drawn.values())):
+        statistic = np.median if name.endswith("time") else np.mean
+        found[name] = statistic([row[name] for row in rows.values()])
+        with np.errstate(invalid="ignore"):  # the median of an even number, between inf and inf
+            means[name] = statistic(np.array([table[name] for table in drawn.values()])[picked], axis=1)
+    return found | _intervals({name: means[name] for name in _WITH_INTERVAL}, runs)
 
 # %% ../nbs/library/tpt_task.ipynb #7cafc622
 def choice_regret(
@@ -414,3 +531,11 @@ def choice_regret(
             "regret": found.max() - found[chosen].mean(),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+
+
+def mean_regret(
+    scores: Mapping[Any, pd.DataFrame],  # by seed, as in `choice_regret`
+    outcomes: Mapping[Any, pd.DataFrame],  # of the same seeds
+) -> pd.Series:  # by target
+    "The regret of each target, mean over seeds; errors as in `choice_regret`."
+    return pd.DataFrame({seed: choice_regret(scores[seed], outcomes[seed])["regret"] for seed in outcomes}).mean(axis=1)

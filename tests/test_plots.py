@@ -21,6 +21,7 @@ from prompt_transferability.plots import (
     plot_correlation,
     plot_curves,
     plot_layers,
+    plot_methods,
     plot_similarity,
     plot_summary,
     plot_transfer,
@@ -382,6 +383,30 @@ def test_other_curves_stand_beside_in_dashed_grey_where_there_are_any(curves):
     assert [text.get_text() for text in figure.legends[0].texts][-1] == "from random vectors"
     with pytest.raises(ValueError, match="divide percentages by 100"):
         plot_curves(curves, TYPES, baseline=beside.assign(accuracy=80))
+
+
+def test_a_title_says_whose_curves_they_are_to_eyes_and_ears(curves):
+    beside = curves.assign(accuracy=0.4)
+    plain = figure_svg(plot_curves(curves, TYPES))
+    for name in ("plot_curves", "plot_methods"):
+        draw = {"plot_curves": plot_curves, "plot_methods": plot_methods}[name]
+        svg = figure_svg(draw(curves.assign(method="prompt"), TYPES, title="micro-bert, not RoBERTa"))
+        assert svg.count("micro-bert, not RoBERTa") == 2  # above the panels, and in what is read aloud
+        assert 'aria-label="micro-bert, not RoBERTa. Accuracy on dev by' in svg
+    assert 'aria-label="Accuracy on dev by training step' in plain
+    legend = plot_curves(curves, TYPES, baseline=beside, baseline_name="from random vectors", name="from another task")
+    words = [text.get_text() for text in legend.legends[0].texts]
+    assert words == ["one seed", "from another task, mean of the seeds", "from random vectors"]
+
+
+def test_training_losses_are_drawn_from_the_first_that_there_is(curves):
+    "No training has led to the first evaluation."
+    loss = curves["step"].where(curves["step"] > 0) / 100
+    figure = plot_curves(curves.assign(loss=loss), TYPES, shows="loss")
+    assert figure.get_supylabel() == "training loss" and "Training loss" in figure.get_label()
+    steps = sorted(set(curves["step"]))
+    assert list(lines(figure.axes[0])[1].get_xdata()) == steps[1:]  # of the second seed
+    assert not any("%" in text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
 
 
 @pytest.mark.parametrize("tasks", [1, 4, 5, 8, 9, 13])

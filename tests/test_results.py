@@ -60,7 +60,7 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
                 "majority": {split: MAJORITY[asked["task"]] for split in splits},
             }
             if cell.kind == "fine_tune":
-                result["curve"]["seconds"] = [0.0, 1.0, 4.0]
+                result["curve"]["seconds"] = [0.0, 1.0, 4.0]  # which curves of earlier versions do not have
         elif cell.kind == "tpt":
             result = {
                 "accuracy": 0.55,
@@ -172,14 +172,52 @@ def test_runs_from_other_tasks_are_told_apart_by_how_they_started(tmp_path):
         {"source": "imdb", "before": 0.5, "accuracy": 0.55, "step": 10, "test_accuracy": 0.52}
     )
     assert results.tpt_runs("every").query("task == 'mnli'")["test_accuracy"].isna().all()
-    assert len(results.tpt_curves("every", source="mnli")) == 2 * 2 * 2 and len(results.curves()) == 3 * 2 * 3
+    assert len(results.tpt_curves("every")) == 2 * 3 * 2 * 2 and len(results.curves()) == 3 * 2 * 3
     with pytest.raises(ValueError, match="unknown start of this study 'weighted'"):
         results.tpt_runs("weighted")
-    page = Page(write_report(results).read_text()).text
-    assert "same type" in page and "comparable_time" in page
+
+
+@pytest.mark.parametrize("steps", [10, 20, None])
+def test_the_report_says_which_runs_were_cut_and_not_when_these_converged(tmp_path, steps):
+    results = write(replace(STUDY, tpt=("best", "same type", "every"), tpt_mixes=("mean",), tpt_steps=steps), tmp_path)
+    page, cut = Page(write_report(results).read_text()).text, steps == 10
     compared = pd.read_csv(tmp_path / "report" / "tpt_same_type.csv", index_col="task")
     # PT is at its 50 % after 10 steps; TPT of seed 1 is so at once, and the mean of both after 10 steps.
     assert compared.loc["sst2", ["comparable_time", "reached", "sooner"]].tolist() == [1, 2, 1]
+    assert ("same type, cut at 10 of 20 steps" in page) == ("cut" in page) == cut and "same type" in page
+    assert any("convergence" in name for name in compared) != cut
+    assert ("convergence_time" in page) != cut and "comparable_time" in page
+
+
+def test_a_start_that_no_task_has_is_no_part_of_the_report(tmp_path):
+    "None of two tasks has another of its type."
+    results = write(replace(STUDY, tasks=("sst2", "mnli"), tpt=("same type", "other types")), tmp_path)
+    write_report(results)
+    assert {path.name for path in (tmp_path / "report").glob("tpt_*")} == {"tpt_other_types.csv"}
+
+
+def test_runs_that_are_not_there_yet(tmp_path):
+    starts = replace(STUDY, tpt=("same type", "every"), tpt_mixes=("mean",))
+    results = write(
+        starts, tmp_path, done=lambda cell: cell.kind != "tpt" or ("mix" not in cell.asked and cell.asked["seed"] == 0)
+    )
+    assert (results.finished_seeds("every"), results.finished_seeds("mean")) == ([0], [])
+    assert (len(results.tpt_asked("every")), len(results.tpt_cells("every"))) == (12, 6)
+    for ask in (results.tpt_curves, results.tpt_runs, results.tpt_cells):
+        with pytest.raises(StudyError, match="has no run of 'mean' yet; run it first"):
+            ask("mean")
+    assert results.accuracy_from_each(1).isna().all(axis=None)
+    with pytest.raises(ValueError, match="unknown seed of this study '7'"):
+        results.accuracy_from_each(7)
+
+
+def test_what_a_run_from_each_source_keeps_after_some_steps(tmp_path):
+    results = write(replace(STUDY, tpt=("every",)), tmp_path)
+    for steps, accuracy in ((0, 0.5), (9, 0.5), (10, 0.55), (None, 0.55)):
+        found = results.accuracy_from_each(1, steps)
+        assert list(found.index) == list(found.columns) == ["sst2", "imdb", "mnli"]
+        assert found.isna().to_numpy().diagonal().all()
+        assert found.stack().dropna().tolist() == [accuracy] * 6
 
 
 def test_provenance_has_a_row_for_every_cell(results):
@@ -212,11 +250,11 @@ def test_what_is_not_done_is_no_answer(tmp_path):
 
 
 def test_whole_models_stand_beside_prompts(results, tmp_path):
-    "Prompts of an earlier version, whose curves have no seconds, get their share of the sum."
     found = write(replace(STUDY, fine_tuning_rates=(1e-4, 1e-5)), tmp_path).trainings()
-    per_cell = found.groupby(["method", "task", "seed", "learning_rate"])["seconds"].apply(list)
-    assert per_cell.loc["prompt"].tolist() == [[0.0, 2.0, 4.0]] * 6
-    assert per_cell.loc["whole model"].tolist() == [[0.0, 1.0, 4.0]] * 12
+    assert list(found.columns) == ["method", "task", "seed", "learning_rate", "step", "loss", "accuracy"]
+    steps = found.groupby(["method", "task", "seed", "learning_rate"])["step"].apply(list)
+    assert steps.loc["prompt"].tolist() == [[0, 10, 20]] * 6
+    assert steps.loc["whole model"].tolist() == [[0, 10, 20]] * 12
     assert (tmp_path / "study.yaml").is_file() and write_report(Results(tmp_path)).with_name("trainings.csv").is_file()
     with pytest.raises(StudyError, match="has no 'fine_tune' cell of 'micro-bert' yet; run it first"):
         results.trainings()

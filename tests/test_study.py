@@ -396,6 +396,23 @@ def test_the_weights_of_a_mix_are_similarities_to_the_probe(started):
     assert SoftPrompt.load(probe.folder(started) / "prompt.safetensors").metadata["steps"] == 10
 
 
+def test_a_run_says_what_its_choice_cost_elsewhere(started):
+    "Evaluations and steps were those of other cells; how long they took is not known."
+    for (_, candidates, mix), (_, result) in tpt_runs(started).items():
+        steps, evaluations = (0, 0) if len(candidates) == 1 else (10, 2) if mix == "weighted" else (0, len(candidates))
+        choice = result["init"]["choice"]
+        assert (choice["steps"], choice["evaluations"]) == (steps, evaluations)
+        assert (choice["seconds"] is None) == (len(candidates) > 1)
+        assert result["init"]["chosen_by"] in (
+            candidates if len(candidates) == 1 else ("neuron_overlap" if mix == "weighted" else "transfer",)
+        )
+
+
+def test_a_mix_has_two_sources_or_more():
+    pair = replace(STARTS, tasks=("micro/sst2", "micro/imdb"))
+    assert {cell.asked.get("mix") for cell in pair.cells() if cell.kind == "tpt"} == {None}
+
+
 def test_a_prompt_says_what_it_started_from_and_its_test_accuracy_is_kept(started):
     for (target, _, _), (cell, result) in tpt_runs(started).items():
         prompt = SoftPrompt.load(cell.folder(started) / "prompt.safetensors")

@@ -1,0 +1,292 @@
+"Starting from other tasks' prompts: what a reader of the notebook should not have to see."
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from prompt_transferability import tpt_task
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.fine_tuning import fine_tune
+from prompt_transferability.prompt_tuning import TuningError, TuningJob, tune_prompt, tune_prompts
+from prompt_transferability.prompts import PromptError, SoftPrompt
+from prompt_transferability.tasks import UnknownNameError, load_task
+from prompt_transferability.tpt_task import (
+    compare_runs,
+    mixed_prompt,
+    paired_times,
+    score_sources,
+    task_vector,
+    train_probe,
+    tune_from_tasks,
+)
+
+SHORT = dict(steps=4, learning_rate=1e-2, eval_every=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone.from_pretrained("micro-bert", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_task("micro/sst2", max_train=200, max_eval=60)
+
+
+@pytest.fixture(scope="module")
+def sources(backbone):
+    names = ("imdb", "mnli", "qqp")
+    jobs = [TuningJob(load_task(f"micro/{name}", max_train=200, max_eval=60), seed=0) for name in names]
+    runs = tune_prompts(backbone, jobs, length=6, **SHORT | dict(steps=20))
+    return {name: run.prompt for name, run in zip(names, runs, strict=True)}
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    "Nothing may be measured or trained."
+
+    def refuse(*args, **settings):
+        raise AssertionError("something was computed")
+
+    for name in ("evaluate_prompts", "tune_prompts", "tune_prompt"):
+        monkeypatch.setattr(tpt_task, name, refuse)
+
+
+# ---- choosing
+
+
+def test_every_candidate_of_a_trial_is_tried_as_the_run_would_begin(backbone, data, sources):
+    settings = dict(learning_rate=1e-2, seed=7, progress=False)
+    scores = score_sources(backbone, data, sources, "trial", k=3, probe_steps=6, **settings)
+    alone = {
+        name: tune_prompt(backbone, data, init=prompt, steps=6, eval_every=6, **settings).best_accuracy
+        for name, prompt in sources.items()
+    }
+    assert scores.values.to_dict() == pytest.approx(alone)
+    assert (scores.steps, scores.evaluations) == (18, 9)
+
+
+def test_the_seeds_of_a_trial(backbone, data, sources, monkeypatch):
+    "What the order of texts is, few steps on an easy task may not show."
+    seeds = []
+
+    def spy(backbone, jobs, **settings):
+        seeds.extend(job.seed for job in jobs)
+        return tune_prompts(backbone, jobs, **settings)
+
+    monkeypatch.setattr(tpt_task, "tune_prompts", spy)
+    score_sources(backbone, data, sources, "trial", k=3, probe_steps=1, seed=7, progress=False)
+    assert seeds == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "sentence"),
+    [
+        (dict(k=0), ValueError, "k is a whole number of at least 1; got 0"),
+        (dict(k=-1, mix="mean"), ValueError, "k is a whole number of at least 1; got -1"),
+        (dict(k=2.0), ValueError, "k is a whole number"),
+        (dict(k=1, mix="mean"), ValueError, "two sources or more; got k=1"),
+        (dict(choose="mnli", mix="mean"), ValueError, "two sources or more; got k=3, choose='mnli'"),
+        (dict(choose="mnli", mix="weighted"), ValueError, "two sources or more"),
+        (dict(choose="transfers"), UnknownNameError, "did you mean 'transfer'"),
+        (dict(choose=["mnli", "qqp"]), UnknownNameError, "unknown way to choose a source"),
+        (dict(stepz=4), UnknownNameError, "'stepz'; did you mean 'steps'"),
+        (dict(length=5), UnknownNameError, "unknown setting of a run that starts from sources 'length'"),
+        (dict(init=None), UnknownNameError, "unknown setting of a run that starts from sources 'init'"),
+        (dict(steps=0), TuningError, "steps must be at least 1"),
+        (dict(choose="trial", probe_steps=0), TuningError, "probe_steps must be at least 1"),
+        (dict(learning_rate=-1), TuningError, "learning_rate must be above 0"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_computed(
+    backbone, data, sources, idle, asked, error, sentence
+):
+    with pytest.raises(error, match=sentence):
+        tune_from_tasks(backbone, data, sources, **asked)
+
+
+@pytest.mark.parametrize("name", ["transfer", "trial", "neuron_overlap"])
+def test_a_source_is_not_called_as_a_way_to_choose_is(backbone, data, sources, idle, name):
+    with pytest.raises(ValueError, match=f"a source is called '{name}'"):
+        tune_from_tasks(backbone, data, {name: sources["mnli"], "qqp": sources["qqp"]})
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (None, "got NoneType"),
+        ({}, "got none"),
+        ({"imdb": float("nan"), "mnli": float("nan")}, "a finite number to each source"),
+        ({"imdb": 1.0, "mnli": float("inf")}, "a finite number to each source"),
+        ({"sst2": 1.0}, "got sst2"),
+    ],
+    ids=str,
+)
+def test_a_function_that_gives_no_numbers_is_refused(backbone, data, sources, idle, said, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tune_from_tasks(backbone, data, sources, choose=lambda *_: said)
+
+
+def test_a_mix_takes_at_most_what_there_is(backbone, data, sources):
+    run = tune_from_tasks(backbone, data, sources, mix="mean", k=10, **SHORT)
+    assert [source["name"] for source in run.prompt.metadata["init"]["sources"]] == [
+        *score_sources(backbone, data, sources, progress=False).values.index
+    ]
+
+
+def test_what_a_choice_cost_is_in_the_file_and_unknown_is_not_nothing(backbone, data, sources):
+    def by_length(backbone, data, sources):
+        return {name: len(name) for name in sources}
+
+    cost = tune_from_tasks(backbone, data, sources, by_length, **SHORT).prompt.metadata["init"]["choice"]
+    assert (cost["steps"], cost["evaluations"]) == (None, None) and cost["seconds"] >= 0
+    measured = tune_from_tasks(backbone, data, sources, **SHORT).prompt.metadata["init"]["choice"]
+    assert (measured["steps"], measured["evaluations"]) == (0, 3)
+
+
+# ---- what a prompt began with
+
+
+def test_a_prompt_that_began_with_another_has_no_task_vector(backbone, data, sources):
+    "Seed and start are not the same thing: random vectors of its seed are not what it began with."
+    run = tune_prompt(backbone, data, init=sources["mnli"], seed=3, **SHORT | dict(steps=1))
+    from_tasks = tune_from_tasks(backbone, data, sources, choose="mnli", **SHORT)
+    for prompt in (run.prompt, run.last, from_tasks.prompt, from_tasks.last):
+        with pytest.raises(PromptError, match="not known which vectors the prompt of 'micro/sst2' began with"):
+            task_vector(prompt, backbone)
+    assert run.last.metadata["init"] == {"task": "micro/mnli", "backbone": "micro-bert", "seed": 0}
+    random = tune_prompt(backbone, data, length=6, seed=3, **SHORT)
+    assert "init" not in random.prompt.metadata and task_vector(random.last, backbone).norm() > 0
+
+
+def test_prompts_of_another_model_are_neither_vectors_of_a_task_nor_mixed(backbone, sources):
+    "Even where the width is the same."
+    other = SoftPrompt(sources["mnli"].values, "micro-roberta", "micro/mnli", metadata={"seed": 0})
+    with pytest.raises(PromptError, match="'micro-roberta'.*carry it over with a projector"):
+        task_vector(other, backbone)
+    for mix in tpt_task.MIXES:
+        with pytest.raises(PromptError, match="carry it over with a projector"):
+            mixed_prompt(backbone, {"a": other, "b": sources["qqp"]}, {"a": 1.0, "b": 1.0}, mix)
+
+
+def test_a_run_that_was_interrupted_goes_on(backbone, data, sources, tmp_path, monkeypatch):
+    asked = dict(choose="transfer", mix="mean", k=2, **SHORT | dict(steps=8))
+    whole = tune_from_tasks(backbone, data, sources, **asked)
+    step, stopped = tpt_task.tune_prompt.__globals__["_Training"].step, []
+
+    def killed(self):
+        if self.state.step == 5 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(tpt_task.tune_prompt.__globals__["_Training"], "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune_from_tasks(backbone, data, sources, checkpoint=tmp_path / "state", **asked)
+    assert stopped and (tmp_path / "state").is_file()
+    resumed = tune_from_tasks(backbone, data, sources, checkpoint=tmp_path / "state", **asked)
+    assert torch.equal(resumed.prompt.values, whole.prompt.values)
+    origins = [run.prompt.metadata["init"] | {"choice": None} for run in (whole, resumed)]
+    assert origins[0] == origins[1]
+    with pytest.raises(TuningError, match="differs in inits"):
+        tune_from_tasks(backbone, data, sources, checkpoint=tmp_path / "state", **asked | dict(mix="task_vectors"))
+
+
+def test_a_probe_has_its_own_evaluations(backbone, data):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eval_every'"):
+        train_probe(backbone, data, 6, 2, eval_every=1)
+
+
+# ---- what the start saved
+
+STEPS = [0, 50, 100, 150]
+RISING, LATE = [0.5, 0.6, 0.8, 0.9], [0.5, 0.5, 0.6, 0.9]
+
+
+def curves(**by_run):
+    "Runs named task_seed, each its accuracies."
+    return pd.concat(
+        pd.DataFrame({"task": name.split("_")[0], "seed": int(name.split("_")[1]), "step": STEPS, "accuracy": values})
+        for name, values in by_run.items()
+    )
+
+
+@pytest.mark.parametrize("tolerance", [0, 0.005, 0.05, 0.2])
+def test_a_run_beside_itself_takes_all_its_time(tolerance):
+    table = curves(a_0=RISING, a_1=LATE, b_0=LATE, b_1=[0.7] * 4)
+    times = ["convergence_time", "comparable_time"]
+    assert (compare_runs(table, table, tolerance)[times] == 1).all(axis=None)
+    assert (paired_times(table, table, tolerance)[times] == 1).all(axis=None)
+
+
+def test_the_other_runs_do_not_change_a_run():
+    "A seed that was evaluated at other steps, or that another seed stands beside."
+    sparse = curves(a_1=LATE).query("step != 50")
+    together = paired_times(pd.concat([curves(a_0=RISING), sparse]), curves(a_0=LATE, a_1=RISING))
+    for seed, alone in enumerate((curves(a_0=RISING), sparse)):
+        expected = paired_times(alone, curves(a_0=LATE, a_1=RISING)).loc[("a", seed)]
+        pd.testing.assert_series_equal(together.loc[("a", seed)], expected)
+    assert together["comparable_time"].tolist() == [1, 1] and together["baseline_step"].tolist() == [150, 150]
+
+
+@pytest.mark.parametrize("compare", [compare_runs, paired_times])
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (curves(a_0=RISING, a_1=[0.5, np.nan, 0.6, 0.9]), "task 'a' and seed 1 has a step without an accuracy"),
+        (
+            pd.concat([curves(a_0=RISING), curves(a_1=LATE)[1:]]),
+            "task 'a' and seed 1 has a step without an accuracy, or none at step 0",
+        ),
+        (curves(a_0=[100 * x for x in RISING], a_1=LATE), "divide percentages by 100"),
+    ],
+    ids=("NaN", "a late start", "percentages"),
+)
+def test_broken_curves_are_refused(compare, broken, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        compare(broken, curves(a_0=RISING, a_1=LATE))
+    with pytest.raises(ValueError, match=sentence):
+        compare(curves(a_0=RISING, a_1=LATE), broken)
+
+
+@pytest.mark.parametrize("tolerance", [-0.01, float("nan"), 0.5, 1])
+@pytest.mark.parametrize("compare", [compare_runs, paired_times])
+def test_tolerances_that_are_none_are_refused(compare, tolerance):
+    with pytest.raises(ValueError, match="half a point is 0.005; got"):
+        compare(curves(a_0=RISING), curves(a_0=LATE), tolerance)
+
+
+def test_an_interval_needs_a_draw():
+    with pytest.raises(ValueError, match="got draws=0"):
+        compare_runs(curves(a_0=RISING), curves(a_0=LATE), draws=0)
+    with pytest.raises(ValueError, match="got draws=0"):
+        tpt_task.bootstrap_interval([1, 2], draws=0)
+
+
+def test_the_interval_over_tasks_knows_that_seeds_differ_too():
+    "Both tasks gain 0.1 in the mean, so that tasks alone, drawn anew, would have no spread."
+    flat, up = [0.5] * 4, [0.5, 0.5, 0.5, 0.7]
+    found = compare_runs(curves(a_0=up, a_1=flat, b_0=up, b_1=flat), curves(a_0=flat, a_1=flat, b_0=flat, b_1=flat))
+    overall = found.loc["overall"]
+    assert overall["gain"] == pytest.approx(0.1)
+    assert overall["gain_low"] == pytest.approx(0) and overall["gain_high"] == pytest.approx(0.2)
+    one = compare_runs(curves(a_0=up), curves(a_0=flat))
+    assert one.loc["overall", ["gain_low", "gain_high"]].isna().all()
+
+
+def test_every_run_is_counted():
+    found = compare_runs(curves(a_0=RISING, a_1=[0.5] * 4), curves(a_0=LATE, a_1=LATE), tolerance=0)
+    assert found.loc["a", ["runs", "reached", "sooner"]].tolist() == [2, 1, 0]
+
+
+def test_runs_of_two_models_are_not_compared(backbone, data):
+    other = Backbone.from_pretrained("micro-roberta", device="cpu")
+    runs = [tune_prompt(model, data, length=4, **SHORT | dict(steps=2)) for model in (backbone, other)]
+    with pytest.raises(ValueError, match="got runs of micro-bert, micro-roberta"):
+        compare_runs(*runs)
+    assert compare_runs(runs[0], runs[0]).loc["overall", "gain"] == 0
+    whole = fine_tune(backbone, data, **SHORT | dict(steps=1))
+    with pytest.raises(ValueError, match="got a FineTuningRun"):
+        compare_runs(whole, runs[0])
