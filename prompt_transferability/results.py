@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .prompts import SoftPrompt
-from .study import TPT_SOURCES, Cell, Study, StudyError
+from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
-__all__ = ['PROVENANCE', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
+__all__ = ['PROVENANCE', 'CARRIED', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
 class Results:
@@ -155,13 +155,12 @@ def carried(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are for
-) -> pd.DataFrame:  # columns way, method, fitted_on, fit_seed, source, seed, target, accuracy, low, high, n, f1
+) -> pd.DataFrame:  # the columns `CARRIED`
     """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
 
     Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
     """
-    found = self._projected(source, target)
-    return pd.DataFrame(
+    rows = [
         {
             "way": _way(cell),
             "method": cell.asked["method"],
@@ -169,9 +168,17 @@ def carried(
             "fit_seed": cell.asked["seed"],
         }
         | row
-        for cell, result in found
+        for cell, result in self._projected(source, target)
         for row in result["rows"]
-    )
+    ]
+    return pd.DataFrame(rows, columns=[*CARRIED])
+
+
+CARRIED = (
+    *("way", "method", "fitted_on", "fit_seed"),
+    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
+)
+"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
 
 
 @patch
@@ -205,7 +212,8 @@ def cross_model(
     target: str,  # the model that they are for
     seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
     untrained: bool = False,  # what comes of untrained vectors, in place of prompts
-) -> pd.DataFrame:  # accuracies in [0, 1] on dev, means over seeds; ways in rows, tasks in columns
+    split: str = "dev",  # that accuracies are of: ways were chosen on dev of the tasks that they learned from
+) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
     """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
 
     Raises `UnknownNameError` for other seeds, and `StudyError` where there is nothing yet.
@@ -213,11 +221,11 @@ def cross_model(
     if seeds not in ("same", "others"):
         raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
     rows = self.carried(source, target)
-    rows = rows[(rows.source == "random") == untrained]
+    rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
     table = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    own = self.evaluations(target).query("split == 'dev'")
+    own = self.evaluations(target).query("split == @split")
     baselines = {
         "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
         "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
@@ -234,14 +242,25 @@ def carried_prompts(
     way: str,  # as the rows of `cross_model` are called
     seed: int,  # of the prompts, and of the way where it is learned
 ) -> dict[str, SoftPrompt]:
-    "The prompts that were carried over in one way, by task. Raises `UnknownNameError`."
-    folder = self._of_way(source, target, way, seed).folder(self.out) / "prompts"
-    return {task: SoftPrompt.load(folder / f"{task}.safetensors") for task in self.study.tasks}
+    """The prompts that were carried over in one way, by task.
+
+    Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
+    """
+    folder = self._of_way(source, target, way, seed).folder(self.out)
+    return {task: SoftPrompt.load(folder / "prompts" / str(seed) / f"{task}.safetensors") for task in self.study.tasks}
 
 
 @patch
 def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cell:
-    ways = {(_way(cell), cell.asked["seed"]): cell for cell, _ in self._projected(source, target)}
+    "The cell that carried the prompts of this seed."
+    found = self._projected(source, target)
+    if way in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
+    ways = {
+        (_way(cell), number): cell
+        for cell, _ in found
+        for number in ([cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds)
+    }
     if (way, seed) not in ways:
         known = [f"{name}, seed {number}" for name, number in ways]
         raise UnknownNameError("way to carry prompts", f"{way}, seed {seed}", known)
@@ -249,22 +268,42 @@ def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cel
 
 
 @patch
-def tpt_model_runs(
+def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
+    "The runs that went on from what was carried over in one way."
+    starts = {self._of_way(source, target, way, seed).key for seed in self.study.cross_model.tpt_seeds}
+    found = [
+        (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
+    ]
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
+    return found
+
+
+@patch
+def tpt_model_curves(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    """How tuning went on from the prompts that were carried over in one way.
+
+    `compare_runs` sets these beside `curves(target)`, which is Table 6. Raises `UnknownNameError`, `StudyError`.
+    """
+    return _curves_of(self._tpt_model(source, target, way))
+
+
+@patch
+def tpt_model_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are for
     way: str,  # as the rows of `cross_model` are called
     seed: int,  # of the prompts
-) -> tuple[pd.DataFrame, dict[str, SoftPrompt]]:  # curves: columns task, seed, step, loss, accuracy; prompts by task
-    "What tuning made of the prompts that were carried over in one way (Table 6). Raises `UnknownNameError`."
-    start = self._of_way(source, target, way, seed)
-    found = [(cell, result) for cell, result in self.cells("tpt_model", target) if start in cell.needs]
-    frames = [pd.DataFrame(result["curve"]).assign(task=cell.asked["task"], seed=seed) for cell, result in found]
-    curves = pd.concat(frames, ignore_index=True)[["task", "seed", "step", "loss", "accuracy"]] if frames else None
-    if curves is None:
-        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
-    prompts = {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell, _ in found}
-    return curves.astype({"loss": float}), prompts
+) -> dict[str, SoftPrompt]:
+    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
+    cells = [cell for cell, _ in self._tpt_model(source, target, way) if cell.asked["seed"] == seed]
+    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in cells}
 
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch
