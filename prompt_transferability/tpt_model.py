@@ -59,12 +59,10 @@ def similarity_to_tuned(
     lacking = [task for task in carried if task not in tuned]
     if lacking:
         raise ValueError(f"there is no tuned prompt of {', '.join(lacking)}; each carried prompt needs its counterpart")
-    pairs = {f"carried {task}": prompt for task, prompt in carried.items()}
-    pairs |= {f"tuned {task}": tuned[task] for task in carried}
-    matrices = {metric: similarity_matrix(pairs, metric, backbone) for metric in METRICS}
-    return pd.DataFrame(
-        {
-            metric: {task: matrix.loc[f"carried {task}", f"tuned {task}"] for task in carried}
-            for metric, matrix in matrices.items()
-        }
-    ).rename_axis("task")
+
+    def alike(metric: str, task: str) -> float:
+        both = {"carried": carried[task], "tuned": tuned[task]}
+        return similarity_matrix(both, metric, backbone).loc["carried", "tuned"]
+
+    found = {metric: {task: alike(metric, task) for task in carried} for metric in METRICS}
+    return pd.DataFrame(found).rename_axis("task")
