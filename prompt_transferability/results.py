@@ -506,10 +506,14 @@ def write_report(
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
         sections.append(_section(backbone, tables, figures, prefix))
     for source, target in results.study.cross_model.directions if results.study.cross_model else ():
-        table = results.cross_model(source, target)
-        name = f"{source}_to_{target}".replace("/", "_") + ".csv"
-        table.to_csv(folder / name)
-        sections.append(_cross_section(source, target, table, results.impossible(source, target), name))
+        tables = {"prompts": results.cross_model(source, target)}
+        if len(results.study.seeds) > 1:
+            tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
+        tables["untrained"] = results.cross_model(source, target, seeds="others", untrained=True)
+        prefix = f"{source}_to_{target}_".replace("/", "_")
+        for name, table in tables.items():
+            table.to_csv(folder / f"{prefix}{name}.csv")
+        sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
     results.rows().to_csv(folder / "rows.csv")
     page = folder / "index.html"
     page.write_text(_page(results, sections), encoding="utf-8")
@@ -559,19 +563,25 @@ def _tpt_section(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     return parts
 
 
-def _cross_section(source: str, target: str, table: pd.DataFrame, impossible: Mapping[str, str], file: str) -> str:
+def _cross_section(
+    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
+) -> str:
     "The part of the report about prompts that changed models."
-    reasons = "".join(f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items())
-    return "\n".join(
-        [
-            f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
-            "<p>Accuracy on dev of each task under its prompt from the other model, by the way that it was carried, in "
-            "%; above them the target's own prompts and random ones.</p>",
-            table.map(lambda value: f"{100 * value:.1f}").to_html(border=0, na_rep="–"),
-            reasons,
-            f'<p>Table: <a href="{file}">{file}</a></p>',
-        ]
-    )
+    said = {
+        "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
+        "carried, in %; above them the target's own prompts and random ones. A way that is learned has learned from "
+        "prompts of the same seed.",
+        "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
+        "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
+        "this is as good, nothing of the prompt was carried over.",
+    }
+    parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
+    for name, table in tables.items():
+        shown = table.map(lambda value: f"{100 * value:.1f}")
+        parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
+    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
+    links = ", ".join(f'<a href="{prefix}{name}.csv">{prefix}{name}.csv</a>' for name in tables)
+    return "\n".join([*parts, f"<p>Tables: {links}</p>"])
 
 
 def _page(results: Results, sections: list[str]) -> str:

@@ -309,6 +309,9 @@ def _crossing(source: str, target: str, tasks: str = "", **settings: Any) -> dic
 
 # The hidden width is that of the models, as it is in the paper.
 _MICRO_CROSSING: dict[str, Any] = dict(tasks="micro/", hidden_size=128, tpt_seeds=(0,))
+_SMALL_CROSSING: dict[str, Any] = dict(
+    hidden_size=384, steps=400, methods=("directly reused", "linear map", "prompt mapping", "task tuning")
+)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -322,8 +325,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", **_MICRO_CROSSING),
     "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
-    "small-cross": _SMALL
-    | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", hidden_size=384, methods=tuple(WAYS), steps=400, eval_every=100),
+    "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
     "paper": dict(
         backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4), tpt=("best",)
     ),
@@ -525,6 +527,8 @@ def _projected(
     asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
     asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
     asked |= {"batch_size": study.batch_size} if method.startswith("task tuning") else {}
+    if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
+        asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
     return Cell("projected", asked, (*prompts, *wanted))
 
@@ -678,7 +682,8 @@ def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> di
         return {"impossible": str(error), "rows": []}
     projection.save(folder / "projector.safetensors")
     seeds = list(dict.fromkeys(seed for _, seed in prompts))
-    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in seeds}
+    unlearned = asked.get("untrained_seeds", seeds)
+    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in unlearned}
     carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
     rows = []
     for task in asked["tasks"]:

@@ -582,6 +582,7 @@ CROSS = replace(
     backbones=("micro-bert", "micro-roberta", "micro-roberta-large"),
     tasks=("micro/sst2", "micro/imdb"),
     seeds=(0, 1),
+    random_seeds=(0, 1),
     steps=10,
     cross_task=False,
     cross_model=CrossModel(
