@@ -658,9 +658,10 @@ class RelativeMap(LinearMap):
 
 
 def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> RelativeMap:
-    """Relative representations (Wu et al., 2024) without their filter and search: every shared word is an anchor.
+    """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
-    Raises `MisfitError` for models with fewer shared words than a vector has numbers.
+    Every word that both models have as one token is an anchor; there is no filter of anchors, and no search. Raises
+    `MisfitError` for models with fewer shared words than a vector has numbers.
     """
     x, y = (F.normalize(vectors, dim=-1) for vectors in _shared_embeddings(source_backbone, target_backbone, True))
     relative = RelativeMap(x.shape[1], y.shape[1])
@@ -671,7 +672,7 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     relative.metadata |= {"tokens": len(x), "package": version("prompt_transferability")}
     return relative
 
-# %% ../nbs/library/projectors.ipynb #563a37a1
+# %% ../nbs/library/projectors.ipynb #01751c87
 WAYS: dict[str, Callable[..., Projection]] = {
     "directly reused": reuse_directly,
     "linear map": fit_linear_map,
@@ -681,8 +682,6 @@ WAYS: dict[str, Callable[..., Projection]] = {
     "task tuning": fit_task_tuning,
 }
 "What fits each way to carry prompts; the name is the `objective` in the metadata of what it returns."
-
-# %% ../nbs/library/projectors.ipynb #01751c87
 FORMAT = "prompt_transferability/projection/1"
 "The header entry by which a projector's file is known."
 KINDS: dict[str, type[Projection]] = {
