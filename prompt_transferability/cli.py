@@ -20,16 +20,7 @@ from tqdm.auto import tqdm
 
 from .backbones import Backbone
 from .microworld import MICRO_MODELS, build_model
-from prompt_transferability.projectors import (
-    ACTIVATIONS,
-    Projection,
-    ProjectorError,
-    fit_linear_map,
-    fit_prompt_mapping,
-    fit_relative_map,
-    fit_task_tuning,
-    fit_token_mapping,
-)
+from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
 from .prompts import UNTRAINED, PromptError, SoftPrompt, written_whole
 from .recomputed import write_tables
@@ -238,47 +229,73 @@ def _neurons(options: argparse.Namespace) -> dict:
     return shape | shown
 
 # %% ../nbs/library/cli.ipynb #fb4ff4b2
-_LEARNED = {"task-tuning": fit_task_tuning, "prompt-mapping": fit_prompt_mapping, "token-mapping": fit_token_mapping}
-_SOLVED = {"linear-map": fit_linear_map, "relative-representations": fit_relative_map}
 _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size", "seed", "eval_every")
 
 
 def _project_fit(options: argparse.Namespace) -> dict:
-    fit, prompts = (_LEARNED | _SOLVED)[options.method], [SoftPrompt.load(path) for path in options.prompts]
-    own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
+    fit = WAYS[options.method.replace("-", " ")]
+    takes = _taken(fit, options)
+    prompts, wanted = ([SoftPrompt.load(path) for path in paths] for paths in (options.prompts, options.wanted))
     layout = prompts[0].layout if prompts else "paper"
 
     def model(name: str) -> Backbone:
         return Sources(options.data, options.models).backbone(name, layout, options.max_length)
 
-    if fit in _LEARNED.values():
+    own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
+    if "steps" in takes:
         checkpoint = _writable(options.checkpoint) if options.checkpoint else None
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
-    elif own or options.checkpoint or options.no_layer_norm:
-        raise ProjectorError(f"{options.method} is solved and not trained, so it takes no training settings")
     out = _writable(options.out)
-    if fit is fit_task_tuning:
+    if "datas" in takes:
         datas = [load_task(name, options.data) for name in dict.fromkeys(prompt.task for prompt in prompts)]
         projection = fit(model(options.target), prompts, datas, **own)
-    elif fit is fit_prompt_mapping:
-        wanted = [SoftPrompt.load(path) for path in options.wanted]
-        if len(wanted) != len(prompts):
-            raise ProjectorError(
-                f"prompt mapping needs the target model's prompts of the same tasks, in the same order; got "
-                f"{len(prompts)} prompts and {len(wanted)} with --wanted"
-            )
-        projection = fit(list(zip(prompts, wanted, strict=True)), **own)
+    elif "pairs" in takes:
+        projection = fit(_pairs(prompts, wanted, target := model(options.target)), device=target.device, **own)
     else:
-        if options.source is None:
-            raise ProjectorError(f"{options.method} looks at the words of both models; name the source with --source")
         projection = fit(model(options.source), model(options.target), **own)
     facts = {name: value for name, value in projection.metadata.items() if name != "curve"}
     return {"projector": str(projection.save(out))} | facts
 
 
+def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
+    "The parameters of a way; raises `ProjectorError` for options that it does not read, and for words of one model."
+    takes = set(signature(fit).parameters)
+    words, trained = "source_backbone" in takes, "steps" in takes
+    read = {"source": words, "prompts": not words, "wanted": "pairs" in takes}
+    read |= dict.fromkeys((*_FITTING, "checkpoint", "no_layer_norm"), trained)
+    given = [name for name in read if getattr(options, name) not in (None, [])]
+    unread = [f"--{name.replace('_', '-')}" for name in given if not read[name]]
+    if unread:
+        raise ProjectorError(f"{options.method} does not read {', '.join(unread)}; leave that out")
+    if words and options.source is None:
+        raise ProjectorError(f"{options.method} looks at both models; name the source with --source")
+    return takes
+
+
+def _pairs(
+    prompts: Sequence[SoftPrompt], wanted: Sequence[SoftPrompt], target: Backbone
+) -> list[tuple[SoftPrompt, SoftPrompt]]:
+    if len(wanted) != len(prompts):
+        raise ProjectorError(
+            f"prompt mapping needs the target model's prompts of the same tasks, in the same order; got "
+            f"{len(prompts)} prompts and {len(wanted)} with --wanted"
+        )
+    for prompt in wanted:
+        if prompt.backbone != target.name:
+            raise ProjectorError(
+                f"the prompts after --wanted are those of --target; that of task {prompt.task!r} is of "
+                f"{prompt.backbone!r}, and the target is {target.name!r}"
+            )
+    return list(zip(prompts, wanted, strict=True))
+
+
 def _project_carry(options: argparse.Namespace) -> dict:
     prompt, projection = SoftPrompt.load(options.prompt), Projection.load(options.projector)
-    name = options.backbone or projection.metadata["target_backbone"]
+    name = options.backbone or projection.metadata.get("target_backbone")
+    if name is None:
+        raise ProjectorError(
+            f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
+        )
     backbone = Sources(None, options.models).backbone(name, prompt.layout, options.max_length)
     out = _writable(options.out)
     carried = projection.project(prompt, backbone)
@@ -491,14 +508,16 @@ def _add_project(commands) -> None:
         required=True, metavar="action"
     )
     fit = _add_command(actions, "fit", _project_fit, "learn how prompts of one model become prompts of another")
-    fit.add_argument("method", choices=[*_LEARNED, *_SOLVED], help="how: see the page on projectors")
+    fit.add_argument(
+        "method", choices=[name.replace(" ", "-") for name in WAYS], help="how: see the page on projectors"
+    )
     fit.add_argument("--prompts", nargs="*", default=[], help="prompt files of the source model to learn from")
     fit.add_argument("--wanted", nargs="*", default=[], help="of prompt-mapping: the target model's, in the same order")
     fit.add_argument("--source", help="model that prompts come from, where no prompts are learned from")
     fit.add_argument("--target", required=True, help="model that prompts are for")
     fit.add_argument("--out", required=True, help="projector file to write (.safetensors)")
     fit.add_argument("--checkpoint", help="file that an interrupted run goes on from")
-    fit.add_argument("--no-layer-norm", action="store_true", help="leave the LayerNorm out (Appendix D)")
+    fit.add_argument("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)")
     fit.add_argument("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)")
     for name, kind in {
         name: float if name == "learning_rate" else int for name in _FITTING if name != "activation"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -32,6 +33,7 @@ def layernorm_ablation(
     tuned_tasks: Sequence[str] | None = None,  # tasks to be tuned from projected prompts; None: all
     fitting: Mapping[str, Any] | None = None,  # settings of `fit_task_tuning`
     tuning: Mapping[str, Any] | None = None,  # settings of `tune_prompt`, those of `runs`
+    checkpoints: str | Path | None = None,  # folder from which an interrupted ablation goes on
     split: str = "dev",  # that accuracies are of
 ) -> dict[str, pd.DataFrame]:  # table9, table10, figure10
     """Projectors with and without LayerNorm, their prompts, and what tuning makes of these (Appendix D).
@@ -50,20 +52,24 @@ def layernorm_ablation(
     def accuracies(those: Mapping[str, SoftPrompt]) -> dict[str, float]:
         return {task: evaluate(target_backbone, those[task], data, split).accuracy for task, data in by_name.items()}
 
+    def checkpoint(*names: str) -> Path | None:
+        return checkpoints and Path(checkpoints) / (" ".join(names).replace("/", "_") + ".safetensors")
+
     table9, table10 = {"tuned": accuracies(own)}, {}
     curves = [baselines[task].curve.assign(fitted_on="", prompts="tuned", task=task) for task in tuned_tasks]
     for group in fitted_on:
         learned_from, name = [prompts[task] for task in group], ", ".join(group)
         for layer_norm, suffix in ((False, " without LayerNorm"), (True, "")):
-            projector = fit_task_tuning(
-                target_backbone, learned_from, [by_name[task] for task in group], layer_norm=layer_norm, **fitting
-            )
+            way = f"task tuning ({name}){suffix and ',' + suffix}"
+            settings = fitting | {"layer_norm": layer_norm, "checkpoint": checkpoint(way)}
+            projector = fit_task_tuning(target_backbone, learned_from, [by_name[task] for task in group], **settings)
             projected = {task: projector.project(prompts[task], target_backbone) for task in by_name}
-            table9[f"task tuning ({name}){suffix and ',' + suffix}"] = accuracies(projected)
+            table9[way] = accuracies(projected)
             alike = similarity_to_tuned(target_backbone, projected, own)
             table10 |= {(name, f"projected{suffix}", task): row for task, row in alike.iterrows()}
             for task in tuned_tasks:
-                run = tune_from_model(target_backbone, by_name[task], projector, prompts[task], **tuning)
+                settings = tuning | {"checkpoint": checkpoint(way, task)}
+                run = tune_from_model(target_backbone, by_name[task], projector, prompts[task], **settings)
                 curves.append(run.curve.assign(fitted_on=name, prompts=f"tpt_model{suffix}", task=task))
     table10["", "tuned", "different tasks"] = _between_tasks(target_backbone, own)
     columns = ["fitted_on", "prompts", "task", "step", "loss", "accuracy"]

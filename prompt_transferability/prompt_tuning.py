@@ -169,7 +169,7 @@ def load_checkpoint(
     except SafetensorError as error:
         raise TuningError(f"{str(path)!r} is no checkpoint ({error}); remove it or name another file") from error
     if not {"asked", "facts"} <= header.keys():
-        raise TuningError(f"{str(path)!r} is no checkpoint of prompt tuning; remove it or name another file")
+        raise TuningError(f"{str(path)!r} is no checkpoint of this package; remove it or name another file")
     before = json.loads(header["asked"])
     different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
     if different:

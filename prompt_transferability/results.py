@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .prompts import SoftPrompt
 from .similarity import METRICS
-from .study import TPT_SOURCES, Cell, Study, StudyError
+from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
-__all__ = ['PROVENANCE', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
+__all__ = ['PROVENANCE', 'CARRIED', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
 class Results:
@@ -170,13 +170,12 @@ def carried(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are for
-) -> pd.DataFrame:  # columns way, method, fitted_on, fit_seed, source, seed, target, accuracy, low, high, n, f1
+) -> pd.DataFrame:  # the columns `CARRIED`
     """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
 
     Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
     """
-    found = self._projected(source, target)
-    return pd.DataFrame(
+    rows = [
         {
             "way": _way(cell),
             "method": cell.asked["method"],
@@ -184,9 +183,17 @@ def carried(
             "fit_seed": cell.asked["seed"],
         }
         | row
-        for cell, result in found
+        for cell, result in self._projected(source, target)
         for row in result["rows"]
-    )
+    ]
+    return pd.DataFrame(rows, columns=[*CARRIED])
+
+
+CARRIED = (
+    *("way", "method", "fitted_on", "fit_seed"),
+    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
+)
+"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
 
 
 @patch
@@ -220,7 +227,8 @@ def cross_model(
     target: str,  # the model that they are for
     seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
     untrained: bool = False,  # what comes of untrained vectors, in place of prompts
-) -> pd.DataFrame:  # accuracies in [0, 1] on dev, means over seeds; ways in rows, tasks in columns
+    split: str = "dev",  # that accuracies are of: ways were chosen on dev of the tasks that they learned from
+) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
     """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
 
     Raises `UnknownNameError` for other seeds, and `StudyError` where there is nothing yet.
@@ -228,11 +236,11 @@ def cross_model(
     if seeds not in ("same", "others"):
         raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
     rows = self.carried(source, target)
-    rows = rows[(rows.source == "random") == untrained]
+    rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
     table = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    own = self.evaluations(target).query("split == 'dev'")
+    own = self.evaluations(target).query("split == @split")
     baselines = {
         "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
         "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
@@ -249,14 +257,25 @@ def carried_prompts(
     way: str,  # as the rows of `cross_model` are called
     seed: int,  # of the prompts, and of the way where it is learned
 ) -> dict[str, SoftPrompt]:
-    "The prompts that were carried over in one way, by task. Raises `UnknownNameError`."
-    folder = self._of_way(source, target, way, seed).folder(self.out) / "prompts"
-    return {task: SoftPrompt.load(folder / f"{task}.safetensors") for task in self.study.tasks}
+    """The prompts that were carried over in one way, by task.
+
+    Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
+    """
+    folder = self._of_way(source, target, way, seed).folder(self.out)
+    return {task: SoftPrompt.load(folder / "prompts" / str(seed) / f"{task}.safetensors") for task in self.study.tasks}
 
 
 @patch
 def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cell:
-    ways = {(_way(cell), cell.asked["seed"]): cell for cell, _ in self._projected(source, target)}
+    "The cell that carried the prompts of this seed."
+    found = self._projected(source, target)
+    if way in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
+    ways = {
+        (_way(cell), number): cell
+        for cell, _ in found
+        for number in ([cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds)
+    }
     if (way, seed) not in ways:
         known = [f"{name}, seed {number}" for name, number in ways]
         raise UnknownNameError("way to carry prompts", f"{way}, seed {seed}", known)
@@ -264,22 +283,42 @@ def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cel
 
 
 @patch
-def tpt_model_runs(
+def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
+    "The runs that went on from what was carried over in one way."
+    starts = {self._of_way(source, target, way, seed).key for seed in self.study.cross_model.tpt_seeds}
+    found = [
+        (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
+    ]
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
+    return found
+
+
+@patch
+def tpt_model_curves(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    """How tuning went on from the prompts that were carried over in one way.
+
+    `compare_runs` sets these beside `curves(target)`, which is Table 6. Raises `UnknownNameError`, `StudyError`.
+    """
+    return _curves_of(self._tpt_model(source, target, way))
+
+
+@patch
+def tpt_model_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are for
     way: str,  # as the rows of `cross_model` are called
     seed: int,  # of the prompts
-) -> tuple[pd.DataFrame, dict[str, SoftPrompt]]:  # curves: columns task, seed, step, loss, accuracy; prompts by task
-    "What tuning made of the prompts that were carried over in one way (Table 6). Raises `UnknownNameError`."
-    start = self._of_way(source, target, way, seed)
-    found = [(cell, result) for cell, result in self.cells("tpt_model", target) if start in cell.needs]
-    frames = [pd.DataFrame(result["curve"]).assign(task=cell.asked["task"], seed=seed) for cell, result in found]
-    curves = pd.concat(frames, ignore_index=True)[["task", "seed", "step", "loss", "accuracy"]] if frames else None
-    if curves is None:
-        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
-    prompts = {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell, _ in found}
-    return curves.astype({"loss": float}), prompts
+) -> dict[str, SoftPrompt]:
+    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
+    cells = [cell for cell, _ in self._tpt_model(source, target, way) if cell.asked["seed"] == seed]
+    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in cells}
 
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch
@@ -528,10 +567,14 @@ def write_report(
             (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
         sections.append(_section(results.study, backbone, tables, figures, prefix))
     for source, target in results.study.cross_model.directions if results.study.cross_model else ():
-        table = results.cross_model(source, target)
-        name = f"{source}_to_{target}".replace("/", "_") + ".csv"
-        table.to_csv(folder / name)
-        sections.append(_cross_section(source, target, table, results.impossible(source, target), name))
+        tables = {"prompts": results.cross_model(source, target)}
+        if len(results.study.seeds) > 1:
+            tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
+        tables["untrained"] = results.cross_model(source, target, seeds="others", untrained=True)
+        prefix = f"{source}_to_{target}_".replace("/", "_")
+        for name, table in tables.items():
+            table.to_csv(folder / f"{prefix}{name}.csv")
+        sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
     results.rows().to_csv(folder / "rows.csv")
     page = folder / "index.html"
     page.write_text(_page(results, sections), encoding="utf-8")
@@ -599,19 +642,25 @@ def _in_percent(column: pd.Series) -> pd.Series:
     return column.map(lambda value: "–" if np.isnan(value) else f"{100 * value:.{digits}f}")
 
 
-def _cross_section(source: str, target: str, table: pd.DataFrame, impossible: Mapping[str, str], file: str) -> str:
+def _cross_section(
+    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
+) -> str:
     "The part of the report about prompts that changed models."
-    reasons = "".join(f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items())
-    return "\n".join(
-        [
-            f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
-            "<p>Accuracy on dev of each task under its prompt from the other model, by the way that it was carried, in "
-            "%; above them the target's own prompts and random ones.</p>",
-            table.map(lambda value: f"{100 * value:.1f}").to_html(border=0, na_rep="–"),
-            reasons,
-            f'<p>Table: <a href="{file}">{file}</a></p>',
-        ]
-    )
+    said = {
+        "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
+        "carried, in %; above them the target's own prompts and random ones. A way that is learned has learned from "
+        "prompts of the same seed.",
+        "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
+        "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
+        "this is as good, nothing of the prompt was carried over.",
+    }
+    parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
+    for name, table in tables.items():
+        shown = table.map(lambda value: f"{100 * value:.1f}")
+        parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
+    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
+    links = ", ".join(f'<a href="{prefix}{name}.csv">{prefix}{name}.csv</a>' for name in tables)
+    return "\n".join([*parts, f"<p>Tables: {links}</p>"])
 
 
 def _page(results: Results, sections: list[str]) -> str:

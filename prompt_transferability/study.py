@@ -28,17 +28,9 @@ from tqdm.auto import tqdm
 from .backbones import LAYOUTS, Backbone
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
-from prompt_transferability.projectors import (
-    Projection,
-    ProjectorError,
-    fit_linear_map,
-    fit_prompt_mapping,
-    fit_relative_map,
-    fit_task_tuning,
-    fit_token_mapping,
-)
+from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
 from .prompt_tuning import TuningRun, tune_prompt
-from .prompts import PromptError, SoftPrompt, random_prompt, written_whole
+from .prompts import SoftPrompt, random_prompt, written_whole
 from .provenance import surroundings
 from .similarity import METRICS
 from prompt_transferability.tasks import (
@@ -51,6 +43,7 @@ from prompt_transferability.tasks import (
     load_task,
     unify_label_words,
 )
+from .tpt_model import tune_from_carried
 from prompt_transferability.tpt_task import (
     MIXES,
     SourceScores,
@@ -94,14 +87,13 @@ def _type(task: str) -> str:
     return ALL_TASKS[task].task_type
 
 # %% ../nbs/library/study.ipynb #a2aac62e
-METHODS = {
-    "directly reused": (),
-    "linear map": (),
-    "relative representations": (),
-    "token mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
-    "prompt mapping": ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every"),
-    "task tuning": ("hidden_size", "steps", "learning_rate", "eval_every"),
-    "task tuning without LayerNorm": ("hidden_size", "steps", "learning_rate", "eval_every"),
+_MAPPING = ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every")
+_TUNING = ("hidden_size", "steps", "learning_rate", "eval_every")
+METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
+    "token mapping": _MAPPING,
+    "prompt mapping": _MAPPING,
+    "task tuning": _TUNING,
+    "task tuning without LayerNorm": _TUNING,
 }
 "How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
 _FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
@@ -124,26 +116,32 @@ class CrossModel:
 
     def check(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> None:
         "Raise `StudyError` or `UnknownNameError` for what the study does not have."
-        for name, kinds in {"directions": backbones, "fitted_on": tasks}.items():
+
+        def listed(name: str, values: Any, known: Sequence) -> tuple:
+            if not isinstance(values, list | tuple) or any(value in values[:i] for i, value in enumerate(values)):
+                raise StudyError(f"{name} of study {study!r} must be a list without repetition; got {values!r}")
+            for value in values:
+                if value not in known:
+                    raise UnknownNameError(f"entry of {name}", str(value), [*map(str, known)])
+            return tuple(values)
+
+        for name, known in {"methods": [*METHODS], "tpt_seeds": seeds}.items():
+            object.__setattr__(self, name, listed(f"cross_model.{name}", getattr(self, name), known))
+        for name, known in {"directions": backbones, "fitted_on": tasks}.items():
             groups = getattr(self, name)
             if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
                 raise StudyError(f"cross_model.{name} of study {study!r} must be a list of lists; got {groups!r}")
-            for word in (word for group in groups for word in group):
-                if word not in kinds:
-                    raise UnknownNameError(f"name in cross_model.{name}, which are those of the study", word, kinds)
-            object.__setattr__(self, name, tuple(map(tuple, groups)))
-        if not self.directions or any(len(set(pair)) != 2 for pair in map(tuple, self.directions)):
+            groups = [listed(f"a part of cross_model.{name}", group, known) for group in groups]
+            if not all(groups) or len(set(groups)) < len(groups):
+                raise StudyError(
+                    f"cross_model.{name} of study {study!r} must have no empty list and none twice; got {groups!r}"
+                )
+            object.__setattr__(self, name, tuple(groups))
+        if not self.directions or any(len(pair) != 2 for pair in self.directions):
             raise StudyError(
                 f"cross_model.directions of study {study!r} must be pairs of two models, source and target; got "
                 f"{self.directions!r}"
             )
-        for method in self.methods:
-            if method not in METHODS:
-                raise UnknownNameError("method of cross_model", method, METHODS)
-        if not set(self.tpt_seeds) <= set(seeds):
-            raise StudyError(f"cross_model.tpt_seeds of study {study!r} are among its seeds; got {self.tpt_seeds!r}")
-        for name in ("methods", "tpt_seeds"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("hidden_size", "steps", "mapping_steps", "eval_every"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -305,19 +303,19 @@ _SMALL: dict[str, Any] = dict(
 )
 
 
-def _crossing(source: str, target: str) -> dict[str, Any]:
-    "From one micro model to another; the hidden width is that of the models, as it is in the paper."
-    carried = CrossModel(
-        directions=((source, target),),
-        fitted_on=(("micro/imdb", "micro/laptop"), ("micro/mnli",)),
-        hidden_size=128,
-        steps=600,
-        mapping_steps=1500,
-        mapping_learning_rate=1e-3,
-        eval_every=200,
-        tpt_seeds=(0,),
-    )
-    return dict(backbones=(source, target), cross_task=False, cross_model=carried)
+def _crossing(source: str, target: str, tasks: str = "", **settings: Any) -> dict[str, Any]:
+    "From one model to another, from the paper's two groups of tasks."
+    learned = dict(steps=600, mapping_steps=1500, mapping_learning_rate=1e-3, eval_every=200) | settings
+    groups = ((f"{tasks}imdb", f"{tasks}laptop"), (f"{tasks}mnli",))
+    carried = CrossModel(directions=((source, target),), fitted_on=groups, **learned)
+    return dict(backbones=(source, target), tpt=(), cross_task=False, cross_model=carried)
+
+
+# The hidden width is that of the models, as it is in the paper.
+_MICRO_CROSSING: dict[str, Any] = dict(tasks="micro/", hidden_size=128, tpt_seeds=(0,))
+_SMALL_CROSSING: dict[str, Any] = dict(
+    hidden_size=384, steps=400, methods=("directly reused", "linear map", "prompt mapping", "task tuning")
+)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -327,10 +325,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "micro-finetune": _MICRO
     | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
-    "micro-cross": _MICRO | dict(tpt=()) | _crossing("micro-bert", "micro-roberta"),
-    "micro-cross-large": _MICRO | dict(tpt=()) | _crossing("micro-roberta", "micro-roberta-large"),
+    "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta", **_MICRO_CROSSING),
+    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", **_MICRO_CROSSING),
     "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
+    "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
     "paper": dict(
         backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4), tpt=("best",)
     ),
@@ -532,6 +531,8 @@ def _projected(
     asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
     asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
     asked |= {"batch_size": study.batch_size} if method.startswith("task tuning") else {}
+    if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
+        asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
     return Cell("projected", asked, (*prompts, *wanted))
 
@@ -648,24 +649,22 @@ def _projection(
         _backbone(sources, asked[name], asked["layout"], asked["max_length"])
         for name in ("source_backbone", "backbone")
     )
-    if asked["method"] in ("linear map", "relative representations"):
-        return {"linear map": fit_linear_map, "relative representations": fit_relative_map}[asked["method"]](
-            source, target
-        )
-    kind = "mapping_" if "mapping" in asked["method"] else ""
-    common = {name: asked[name] for name in ("hidden_size", "seed", "eval_every")}
-    common |= {name: asked[kind + name] for name in ("steps", "learning_rate")}
-    common |= {"checkpoint": checkpoint, "progress": False}
-    if asked["method"] == "token mapping":
-        return fit_token_mapping(source, target, **common)
+    kind, settings = asked["method"].removesuffix(" without LayerNorm"), {}
+    if METHODS[kind]:
+        prefix = "mapping_" if "mapping" in kind else ""
+        settings = {name: asked[name] for name in ("hidden_size", "seed", "eval_every")}
+        settings |= {name: asked[prefix + name] for name in ("steps", "learning_rate")}
+        settings |= {"checkpoint": checkpoint, "progress": False}
     names = [(task, asked["seed"]) for task in asked["fitted_on"]]
-    if asked["method"] == "prompt mapping":
-        return fit_prompt_mapping([(prompts[name], wanted[name]) for name in names], **common)
-    datas = [_task(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
-    datas = [_in_words(data, asked.get("unified_label_words", False)) for data in datas]
-    with_norm = not asked["method"].endswith("without LayerNorm")
-    learned_from = [prompts[name] for name in names]
-    return fit_task_tuning(target, learned_from, datas, layer_norm=with_norm, batch_size=asked["batch_size"], **common)
+    if kind == "prompt mapping":
+        pairs = [(prompts[name], wanted[name]) for name in names]
+        return fit_prompt_mapping(pairs, device=target.device, **settings)
+    if kind == "task tuning":
+        datas = [_task(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
+        datas = [_in_words(data, asked.get("unified_label_words", False)) for data in datas]
+        settings |= {"layer_norm": kind == asked["method"], "batch_size": asked["batch_size"]}
+        return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
+    return WAYS[kind](source, target, **settings)
 
 
 def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
@@ -681,43 +680,45 @@ def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> di
         }
         for name in ("prompts", "wanted")
     )
-    seeds = list(dict.fromkeys(seed for _, seed in prompts))
-    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in seeds}
-    facts: dict[str, Any] = {}
     try:
-        if asked["method"] == "directly reused":
-            carried = {name: replace(prompt, backbone=target.name) for name, prompt in (prompts | untrained).items()}
-            for prompt in carried.values():
-                prompt.values_for(target)
-        else:
-            projection = _projection(asked, prompts, wanted, sources, cell.checkpoint(out))
-            carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
-            projection.save(folder / "projector.safetensors")
-            facts = projection.metadata
-    except (ProjectorError, PromptError) as error:
+        projection = _projection(asked, prompts, wanted, sources, cell.checkpoint(out))
+    except MisfitError as error:
         return {"impossible": str(error), "rows": []}
+    projection.save(folder / "projector.safetensors")
+    seeds = list(dict.fromkeys(seed for _, seed in prompts))
+    unlearned = asked.get("untrained_seeds", seeds)
+    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in unlearned}
+    carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
     rows = []
     for task in asked["tasks"]:
-        data = _in_words(
-            _task(sources, task, None, asked["max_eval"], ("dev",)), asked.get("unified_label_words", False)
-        )
+        data = _task(sources, task, None, asked["max_eval"], ("dev", "test"))
+        data = _in_words(data, asked.get("unified_label_words", False))
         names = [name for name in carried if name[0] in (task, "random")]
-        found = evaluate_prompts(target, [carried[name] for name in names], data)
-        rows += [
-            {"source": kind, "seed": seed, "target": task} | result.as_dict()
-            for (kind, seed), result in zip(names, found, strict=True)
-        ]
-        carried[task, asked["seed"]].save(folder / "prompts" / f"{task}.safetensors")
-    return {"impossible": None, "rows": rows, "fit": facts, "examples": sum(row["n"] for row in rows)}
+        for split in data.splits():
+            found = evaluate_prompts(target, [carried[name] for name in names], data, split)
+            rows += [
+                {"source": kind, "seed": seed, "target": task, "split": split} | result.as_dict()
+                for (kind, seed), result in zip(names, found, strict=True)
+            ]
+    kept = [asked["seed"]] if METHODS[asked["method"]] else seeds
+    for (task, seed), prompt in carried.items():
+        if task != "random" and seed in kept:
+            prompt.save(_carried_file(folder, task, seed))
+    return {"impossible": None, "rows": rows, "fit": projection.metadata, "examples": sum(row["n"] for row in rows)}
+
+
+def _carried_file(folder: Path, task: str, seed: int) -> Path:
+    "Where a cell keeps a prompt that it carried over."
+    return folder / "prompts" / str(seed) / f"{task}.safetensors"
 
 
 def _tpt_model_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Train a prompt from one that was carried over."
     backbone, data = _target(cell, sources)
-    start = SoftPrompt.load(cell.needs[0].folder(out) / "prompts" / f"{cell.asked['task']}.safetensors")
-    run = tune_prompt(backbone, data, init=start, **_settings(cell, out))
-    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
-    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"]}
+    start = SoftPrompt.load(_carried_file(cell.needs[0].folder(out), cell.asked["task"], cell.asked["seed"]))
+    run = tune_from_carried(backbone, data, start, **_settings(cell, out))
+    tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
+    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
 
 # %% ../nbs/library/study.ipynb #57d10004
 def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:

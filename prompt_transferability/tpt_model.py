@@ -18,13 +18,13 @@ from .similarity import METRICS, similarity_matrix
 from .tasks import TaskData
 
 # %% auto #0
-__all__ = ['tune_from_model', 'similarity_to_tuned']
+__all__ = ['tune_from_model', 'tune_from_carried', 'similarity_to_tuned']
 
 # %% ../nbs/library/tpt_model.ipynb #8b0bddda
 def tune_from_model(
     target_backbone: Backbone,
     data: TaskData,  # the task, for the target model
-    projection: Projection,  # from the source model to the target model
+    projector: Projection,  # from the source model to the target model
     source_prompt: SoftPrompt,  # of the source model; in the paper it is one of the same task
     **settings: Any,  # of `tune_prompt`: steps, learning_rate, batch_size, seed, eval_every, patience, checkpoint …
 ) -> TuningRun:
@@ -32,9 +32,18 @@ def tune_from_model(
 
     Its metadata says under `init` what it started from. Raises what `Projection.project` and `tune_prompt` raise.
     """
-    start = projection.project(source_prompt, target_backbone)
+    return tune_from_carried(target_backbone, data, projector.project(source_prompt, target_backbone), **settings)
+
+
+def tune_from_carried(
+    target_backbone: Backbone,
+    data: TaskData,
+    start: SoftPrompt,  # that `Projection.project` made
+    **settings: Any,
+) -> TuningRun:
+    "As `tune_from_model`, from a prompt that was projected before."
     run = tune_prompt(target_backbone, data, init=start, **settings)
-    run.prompt.metadata["init"] = start.metadata | {"task": source_prompt.task}
+    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
     return run
 
 # %% ../nbs/library/tpt_model.ipynb #18f17c8e
@@ -50,12 +59,10 @@ def similarity_to_tuned(
     lacking = [task for task in carried if task not in tuned]
     if lacking:
         raise ValueError(f"there is no tuned prompt of {', '.join(lacking)}; each carried prompt needs its counterpart")
-    pairs = {f"carried {task}": prompt for task, prompt in carried.items()}
-    pairs |= {f"tuned {task}": tuned[task] for task in carried}
-    matrices = {metric: similarity_matrix(pairs, metric, backbone) for metric in METRICS}
-    return pd.DataFrame(
-        {
-            metric: {task: matrix.loc[f"carried {task}", f"tuned {task}"] for task in carried}
-            for metric, matrix in matrices.items()
-        }
-    ).rename_axis("task")
+
+    def alike(metric: str, task: str) -> float:
+        both = {"carried": carried[task], "tuned": tuned[task]}
+        return similarity_matrix(both, metric, backbone).loc["carried", "tuned"]
+
+    found = {metric: {task: alike(metric, task) for task in carried} for metric in METRICS}
+    return pd.DataFrame(found).rename_axis("task")

@@ -641,6 +641,7 @@ def test_every_method_is_on_the_command_line(tuned, tmp_path, command):
     words = ("--source", "micro-roberta", "--target", "micro-roberta-large")
     for arguments in (
         mapping,
+        ("directly-reused", "--source", "micro-bert", "--target", "micro-roberta"),
         ("token-mapping", *words, *FIT),
         ("linear-map", *words),
         ("relative-representations", *words),
@@ -665,15 +666,42 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
     assert "no soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
     assert "no projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
     assert not list(tmp_path.iterdir())
+    nameless = Projector(128, 128, 6, 8).save(tmp_path / "nameless.safetensors")
+    assert "name it with --backbone" in refused("project", "carry", tuned, "--projector", nameless, *out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("linear-map", "--target", "micro-roberta"), "name the source with --source"),
-        (("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--steps", "3"), "takes no training"),
+        (
+            ("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--steps", "3"),
+            "does not read --steps",
+        ),
+        (("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--seed", "0"), "does not read --seed"),
+        (
+            ("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--prompts", "PROMPT"),
+            "does not read --prompts",
+        ),
+        (
+            ("task-tuning", "--source", "micro-bert", "--target", "micro-roberta", "--prompts", "PROMPT"),
+            "does not read --source",
+        ),
+        (
+            ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
+            "does not read --wanted",
+        ),
+        (("directly-reused", "--source", "micro-roberta", "--target", "micro-roberta-large"), "takes 144"),
         (("token-mapping", "--source", "micro-bert", "--target", "micro-roberta"), "one vocabulary"),
         (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
+        (
+            ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
+            "is of 'micro-bert', and the target is 'micro-roberta'",
+        ),
+        (
+            ("prompt-mapping", "--target", "micro-robert", "--prompts", "PROMPT", "--wanted", "PROMPT"),
+            "'micro-robert'",
+        ),
         (("task-tuning", "--target", "micro-roberta"), "there is no prompt of the source model"),
     ],
 )

@@ -13,18 +13,23 @@ from safetensors.torch import save_file
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.projectors import (
+    WAYS,
+    MisfitError,
     Projection,
     Projector,
     ProjectorError,
+    _TaskTuning,
     fit_linear_map,
     fit_prompt_mapping,
     fit_relative_map,
     fit_task_tuning,
     fit_token_mapping,
+    reuse_directly,
 )
 from prompt_transferability.prompt_tuning import TuningError
 from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.tasks import load_task
+from prompt_transferability.tpt_model import tune_from_model
 
 RUN = """
 import sys
@@ -160,28 +165,132 @@ def test_the_best_weights_are_kept_and_not_the_last(target, data, prompt, monkey
     scores = iter([0.1, 0.5, 0.5, 0.2])
     monkeypatch.setattr("prompt_transferability.projectors._TaskTuning.score", lambda self, projector: next(scores))
     kept = fit_task_tuning(target, [prompt], [data], **SETTINGS | dict(steps=6, eval_every=2))
-    assert kept.metadata["steps"] == 2 and kept.metadata["score"] == 0.5
+    assert (kept.metadata["steps"], kept.metadata["best_step"]) == (6, 2) and kept.metadata["score"] == 0.5
     scores = iter([0.1, 0.5])
     assert same(kept, fit_task_tuning(target, [prompt], [data], **SETTINGS | dict(steps=2, eval_every=2)))
 
 
-def test_several_prompts_of_a_task_take_turns(target, data, prompt, source):
+def test_several_prompts_of_a_task_take_turns(target, data, prompt, source, monkeypatch):
     other = SoftPrompt(random_prompt(source, 4, 1).values, source.name, prompt.task, metadata={"seed": 1})
-    both = fit_task_tuning(target, [prompt, other], [data], **SETTINGS)
-    assert both.metadata["prompt_seeds"] == [[0, 1]]
-    assert not same(both, fit_task_tuning(target, [prompt], [data], **SETTINGS))
+    laptop = load_task("micro/laptop", max_train=60, max_eval=40)
+    third = SoftPrompt(random_prompt(source, 4, 2).values, source.name, "micro/laptop", metadata={"seed": 2})
+    seen, forward = [], Projector.forward
+    monkeypatch.setattr(
+        Projector, "forward", lambda self, x: (torch.is_grad_enabled() and seen.append(x.clone())) or forward(self, x)
+    )
+    both = fit_task_tuning(target, [prompt, third, other], [data, laptop], **SETTINGS | dict(steps=8, eval_every=8))
+    assert both.metadata["prompt_seeds"] == [[0, 1], [2]]
+    # A batch of each task in turn; within a task, each prompt in turn.
+    turns = [prompt, third, other, third] * 2
+    assert len(seen) == 8 and all(torch.equal(x, turn.values) for x, turn in zip(seen, turns, strict=True))
 
 
-def test_a_loss_that_is_no_number_stops_the_fit(target, data, prompt):
+def test_a_loss_that_is_no_number_stops_the_fit(target, data, prompt, monkeypatch):
     huge = SoftPrompt(torch.full((4, 128), 1e38), prompt.backbone, prompt.task)
-    with pytest.raises(TuningError, match="the loss of the projector is nan"):
+    with pytest.raises(TuningError, match="nan at step 1, before anything was learned; look at the prompts"):
         fit_task_tuning(target, [huge], [data], **SETTINGS, layer_norm=False, activation="leaky_relu")
+    losses, loss = iter([1, 1, float("inf")]), _TaskTuning.loss
+    monkeypatch.setattr(_TaskTuning, "loss", lambda *given: loss(*given) * next(losses))
+    with pytest.raises(TuningError, match="inf at step 3 with learning rate 0.005; a smaller one may help"):
+        fit_task_tuning(target, [prompt], [data], **SETTINGS)
+
+
+def test_nothing_but_the_projector_is_trained(source, target, data, prompt):
+    large = Backbone.from_pretrained("micro-roberta-large")
+    wanted = SoftPrompt(random_prompt(target, 4, 1).values, target.name, prompt.task)
+
+    def state():
+        networks = [backbone.network for backbone in (source, target, large)]
+        held = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
+        return [
+            {name: (tensor.clone(), tensor.requires_grad, tensor.grad) for name, tensor in tensors.items()}
+            for tensors in held
+        ]
+
+    before = state()
+    projector = fit_task_tuning(target, [prompt], [data], **SETTINGS)
+    fit_prompt_mapping([(prompt, wanted)], **SETTINGS)
+    fit_token_mapping(target, large, **SETTINGS | dict(steps=2))
+    for fit in (reuse_directly, fit_linear_map, fit_relative_map):
+        fit(source, target)
+    tuned = tune_from_model(target, data, projector, prompt, steps=3, eval_every=3, progress=False)
+    assert not torch.equal(tuned.last.values, projector.project(prompt, target).values)
+    for ours, theirs in zip(before, state(), strict=True):
+        assert ours.keys() == theirs.keys() and len(ours) > 20
+        for name, (tensor, trained, gradient) in ours.items():
+            assert torch.equal(tensor, theirs[name][0]) and not trained and not theirs[name][1]
+            assert gradient is None and theirs[name][2] is None
+    assert not any(weight.requires_grad for weight in projector.parameters())
+
+
+def test_a_projector_says_what_it_was_fitted_with_and_refuses_another_layout(source, target, data, prompt):
+    prompt = SoftPrompt(prompt.values, prompt.backbone, prompt.task, metadata={"backbone_revision": "abc", "seed": 0})
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "def"})
+    authors = Backbone.from_pretrained("micro-roberta", layout="authors")
+    for fitted in (
+        fit_task_tuning(target, [prompt], [data], **SETTINGS),
+        fit_prompt_mapping([(prompt, wanted)], **SETTINGS),
+    ):
+        facts = fitted.metadata
+        assert (facts["layout"], facts["source_revision"], facts["steps"]) == ("paper", "abc", 6)
+        assert facts["best_step"] in (0, 3, 6)
+        theirs = SoftPrompt(prompt.values, prompt.backbone, prompt.task, "authors")
+        with pytest.raises(ProjectorError, match="layout 'authors'; the projector learned from 'paper'"):
+            fitted.project(theirs, authors)
+    assert facts["target_revision"] == "def"
+    # What knows words only serves either layout.
+    carried = fit_linear_map(source, target).project(theirs, authors)
+    assert carried.layout == "authors"
+
+
+def test_a_carried_prompt_says_where_it_comes_from(source, target, prompt, monkeypatch):
+    known = {"backbone_revision": "abc", "label_words": ["no", "yes"], "seed": 0, "steps": 3, "accuracy": 0.5}
+    monkeypatch.setattr(target, "revision", "def")
+    given = SoftPrompt(prompt.values, prompt.backbone, prompt.task, metadata=known)
+    carried = reuse_directly(source, target).project(given, target)
+    assert carried.metadata["backbone_revision"] == "def" and carried.metadata["label_words"] == ["no", "yes"]
+    origin = {"backbone": "micro-bert", "backbone_revision": "abc", "seed": 0, "steps": 3, "accuracy": 0.5}
+    assert carried.metadata["projected_from"] == origin
+    assert carried.metadata["projection"] == {"objective": "directly reused"}
+
+
+def test_every_way_says_its_name(source, target, data, prompt):
+    large = Backbone.from_pretrained("micro-roberta-large")
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task)
+    arguments = {"task tuning": (target, [prompt], [data]), "prompt mapping": ([(prompt, wanted)],)}
+    arguments |= {"token mapping": (target, large)}
+    for name, fit in WAYS.items():
+        settings = SETTINGS | dict(steps=1) if name in arguments else {}
+        assert fit(*arguments.get(name, (source, target)), **settings).metadata["objective"] == name
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(source_size="4"), "source_size must be a whole number of at least 1; got '4'"),
+        (dict(source_size=4.5), "source_size must be a whole number"),
+        (dict(length=0), "length must be a whole number"),
+        (dict(hidden_size=True), "hidden_size must be a whole number"),
+    ],
+)
+def test_sizes_that_no_projector_has_are_refused(change, sentence):
+    with pytest.raises(ProjectorError, match=sentence):
+        Projector(**dict(source_size=4, target_size=4, length=2) | change)
+
+
+def test_what_is_no_list_and_pairs_of_one_model_are_refused(target, data, prompt):
+    with pytest.raises(ProjectorError, match="are lists"):
+        fit_task_tuning(target, prompt, [data])
+    with pytest.raises(ProjectorError, match="are lists"):
+        fit_task_tuning(target, [prompt], data)
+    with pytest.raises(ProjectorError, match="of two models; got those of 'micro-bert' twice"):
+        fit_prompt_mapping([(prompt, prompt)])
 
 
 def test_models_without_words_in_common_are_refused(source, target, monkeypatch):
     monkeypatch.setattr(type(target.tokenizer), "get_vocab", lambda self: {f"Ġ{self.name_or_path}x": 0})
     for fit in (fit_linear_map, fit_relative_map):
-        with pytest.raises(ProjectorError, match="tokens in common"):
+        with pytest.raises(MisfitError, match="have 0 (tokens|words) in common"):
             fit(source, target)
 
 
@@ -202,7 +311,10 @@ def altered(path, header=None, tensors=None, drop=()):
         dict(header={"settings": "{"}),
         dict(header={"settings": json.dumps({"source_size": 3})}),
         dict(header={"metadata": "no JSON"}),
+        dict(header={"metadata": "[1]"}),
+        dict(header={"metadata": json.dumps({"curve": {"step": [0]}})}),
         dict(drop=("metadata",)),
+        dict(tensors={"outer.bias": torch.full((10,), float("nan"))}),
         dict(drop=("inner.weight",)),
         dict(tensors={"inner.weight": torch.zeros(3, 3)}),
     ],
@@ -211,6 +323,19 @@ def test_a_file_that_is_no_projector_is_refused(tmp_path, change):
     path = altered(Projector(4, 5, 2, 3).save(tmp_path / "projector.safetensors"), **change)
     with pytest.raises(ProjectorError, match="'projector.safetensors' is"):
         Projection.load(path)
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path):
+    class Other(Projection):
+        pass
+
+    with pytest.raises(ProjectorError, match="add Other to KINDS"):
+        Other(4, 4).save(tmp_path / "other.safetensors")
+    projector = Projector(4, 5, 2, 3)
+    projector.metadata["when"] = object()
+    with pytest.raises(ProjectorError, match="cannot be written as JSON"):
+        projector.save(tmp_path / "other.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_none_are_refused(tmp_path):

@@ -7,10 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.results import FIGURES, Results, write_report
-from prompt_transferability.study import Study, StudyError
+from prompt_transferability.study import CrossModel, Study, StudyError
+from prompt_transferability.tasks import UnknownNameError
+from prompt_transferability.tpt_task import compare_runs
 
 STUDY = Study(
     name="made up",
@@ -35,6 +39,18 @@ def correct(source, seed, target, split):
 def evaluation(hits):
     share = hits / HUNDRED
     return dict(accuracy=share, low=share - 0.1, high=share + 0.1, n=HUNDRED, f1=None, predictions="0" * HUNDRED)
+
+
+def carried_over(study, fitted_seed):
+    "What prompts, and untrained vectors, are worth on another model."
+    return [
+        {"source": source, "seed": seed, "target": target, "split": split} | evaluation(hits)
+        for target in study.tasks
+        for split in ("dev", "test")
+        for source, seeds in ((target, study.seeds), ("random", study.random_seeds))
+        for seed in seeds
+        for hits in [10 + seed * (1 + 3 * fitted_seed) + 40 * (source == target) + (split == "test")]
+    ]
 
 
 def write(study, out, tested=TESTED, done=lambda cell: True):
@@ -69,6 +85,11 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
                 "init": {"sources": [{"name": name} for name in list(asked["sources"])[: asked.get("k", 1)]]},
                 "test": {"accuracy": 0.52} if asked["task"] in tested else None,
             }
+        elif cell.kind == "projected":
+            impossible = "two vocabularies" if asked["method"] == "token mapping" else None
+            result = {"impossible": impossible, "rows": [] if impossible else carried_over(study, asked["seed"])}
+        elif cell.kind == "tpt_model":
+            result = {"accuracy": 0.55, "curve": {"step": [0, 10], "loss": [None, 0.6], "accuracy": [0.45, 0.55]}}
         else:
             source, seed, split = asked["source"], asked["seed"], asked["split"]
             result = {
@@ -339,3 +360,91 @@ def test_two_backbones_have_their_own_files_and_numbers(tmp_path):
         assert cell.asked["backbone"] == "org/micro-roberta"
     with pytest.raises(ValueError, match="did you mean 'org/micro-roberta'"):
         results.summary("org/micro-robert")
+
+
+# ---- prompts that change models
+
+CROSS = replace(
+    STUDY,
+    name="across",
+    backbones=("micro-bert", "micro-roberta"),
+    cross_task=False,
+    random_seeds=(0, 1, 2),
+    cross_model=CrossModel(
+        directions=(("micro-bert", "micro-roberta"),),
+        fitted_on=(("sst2",),),
+        methods=("directly reused", "token mapping", "task tuning"),
+        tpt_seeds=(0,),
+    ),
+)
+MODELS = CROSS.cross_model.directions[0]
+
+
+def test_carried_prompts_counted_by_hand(tmp_path):
+    results = write(CROSS, tmp_path)
+    (tuning,) = [way for way in results.cross_model(*MODELS).index if way.startswith("task tuning")]
+    assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "directly reused", tuning]
+
+    def percent(**choice):
+        return (
+            results.cross_model(*MODELS, **choice).loc[[tuning, "directly reused"], "imdb"].mul(100).round(6).tolist()
+        )
+
+    assert percent() == [(50 + 54) / 2, (50 + 51) / 2]
+    assert percent(split="test") == [(51 + 55) / 2, (51 + 52) / 2]
+    assert percent(seeds="others") == [(51 + 50) / 2, (50 + 51) / 2]
+    # Untrained vectors of the seeds 0 to 2; of a learned way those of its own seed are not among the others.
+    assert percent(seeds="others", untrained=True) == [(11 + 12 + 10 + 18) / 4, 11]
+
+
+def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
+    results = write(
+        CROSS,
+        tmp_path,
+        done=lambda cell: cell.kind not in ("projected", "tpt_model") or cell.asked.get("method") == "token mapping",
+    )
+    assert results.impossible(*MODELS) == {"token mapping": "two vocabularies"}
+    assert list(results.cross_model(*MODELS).index) == ["tuned", "random"]
+    assert results.carried(*MODELS).empty and "way" in results.carried(*MODELS)
+    assert "No token mapping: two vocabularies." in write_report(results).read_text()
+    with pytest.raises(StudyError, match="no prompts came by 'token mapping': two vocabularies"):
+        results.carried_prompts(*MODELS, "token mapping", 0)
+    with pytest.raises(UnknownNameError, match="unknown way"):
+        results.carried_prompts(*MODELS, "directly reused", 0)
+
+
+def test_prompts_of_every_seed_are_found_where_a_way_has_not_learned(tmp_path):
+    results = write(CROSS, tmp_path)
+    for cell, _ in results.cells("projected", MODELS[1]):
+        for task in CROSS.tasks:
+            for seed in CROSS.seeds if cell.asked["method"] == "directly reused" else [cell.asked["seed"]]:
+                values = torch.full((2, 3), float(seed))
+                path = cell.folder(tmp_path) / "prompts" / str(seed) / f"{task}.safetensors"
+                SoftPrompt(values, MODELS[1], task).save(path)
+    for way in ("directly reused", "task tuning (sst2)"):
+        for seed in CROSS.seeds:
+            assert results.carried_prompts(*MODELS, way, seed)["imdb"].values[0, 0] == seed
+
+
+def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
+    results = write(CROSS, tmp_path)
+    curves = results.tpt_model_curves(*MODELS, "task tuning (sst2)")
+    assert list(curves) == ["task", "seed", "step", "loss", "accuracy"] and set(curves.seed) == {0}
+    table = compare_runs(curves, results.curves(MODELS[1]))
+    assert table.loc["imdb", "gain"] == pytest.approx(0.05) and table.loc["imdb", "comparable_time"] == 1
+    with pytest.raises(StudyError, match="has tuned no prompt that came by 'directly reused'"):
+        results.tpt_model_curves(*MODELS, "directly reused")
+
+
+def test_the_report_shows_the_control_beside_carried_prompts(tmp_path):
+    results = write(CROSS, tmp_path)
+    page = write_report(results).read_text()
+    for name, choice in {
+        "prompts": {},
+        "prompts_of_other_seeds": dict(seeds="others"),
+        "untrained": dict(seeds="others", untrained=True),
+    }.items():
+        file = f"micro-bert_to_micro-roberta_{name}.csv"
+        assert f'href="{file}"' in page
+        written = pd.read_csv(tmp_path / "report" / file, index_col=0)
+        pd.testing.assert_frame_equal(written, results.cross_model(*MODELS, **choice), check_names=False)

@@ -15,10 +15,11 @@ import torch
 from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
-from prompt_transferability.projectors import Projector
+from prompt_transferability.projectors import WAYS, Projector, ProjectorError
 from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
+    ANSWERS,
     CODE_VERSIONS,
     METHODS,
     PRESETS,
@@ -598,6 +599,7 @@ CROSS = replace(
     backbones=("micro-bert", "micro-roberta", "micro-roberta-large"),
     tasks=("micro/sst2", "micro/imdb"),
     seeds=(0, 1),
+    random_seeds=(0, 1),
     steps=10,
     cross_task=False,
     cross_model=CrossModel(
@@ -639,18 +641,40 @@ def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
     }
     said = {way: sentence for way, sentence in impossible.items() if sentence is not None}
     assert set(said) == {("token mapping", 0), ("directly reused", 1)}
-    assert "one vocabulary" in said["token mapping", 0] and "144" in said["directly reused", 1]
+    assert "one vocabulary" in said["token mapping", 0]
+    assert "prompts of 'micro-roberta' are 128 wide; 'micro-roberta-large' takes 144" in said["directly reused", 1]
+
+
+def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch):
+    cell, _ = carried(crossed, "linear map")
+
+    def breaks(*models):
+        raise ProjectorError("a mistake")
+
+    monkeypatch.setitem(WAYS, "linear map", breaks)
+    with pytest.raises(ProjectorError, match="a mistake"):
+        ANSWERS["projected"](cell, Sources(), crossed, crossed / "nowhere")
 
 
 @pytest.mark.parametrize("method", ["directly reused", "linear map", "prompt mapping", "task tuning"])
 def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(crossed, method):
     cell, result = carried(crossed, method)
-    rows = {(row["source"], row["seed"], row["target"]): row["accuracy"] for row in result["rows"]}
-    assert rows.keys() == {(s, seed, t) for t in CROSS.tasks for s in (t, "random") for seed in (0, 1)}
-    prompt = SoftPrompt.load(cell.folder(crossed) / "prompts" / "micro" / "imdb.safetensors")
+    rows = {
+        tuple(row[name] for name in ("source", "seed", "target", "split")): row["accuracy"] for row in result["rows"]
+    }
+    splits = ("dev", "test")
+    assert rows.keys() == {
+        (s, n, t, split) for t in CROSS.tasks for s in (t, "random") for n in (0, 1) for split in splits
+    }
+    prompt = SoftPrompt.load(cell.folder(crossed) / "prompts" / "0" / "micro" / "imdb.safetensors")
     assert (prompt.backbone, prompt.task, prompt.length) == ("micro-roberta", "micro/imdb", 6)
+    assert prompt.metadata["projected_from"]["backbone"] == "micro-bert"
     backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/imdb", max_eval=CROSS.max_eval)
-    assert rows["micro/imdb", 0, "micro/imdb"] == evaluate(backbone, prompt, data).accuracy
+    for split in splits:
+        assert rows["micro/imdb", 0, "micro/imdb", split] == evaluate(backbone, prompt, data, split).accuracy
+    # A way that learned from the prompts of one seed keeps those; one that learned from none keeps all.
+    kept = {path.name for path in (cell.folder(crossed) / "prompts").iterdir()}
+    assert kept == ({"0"} if METHODS[method] else {"0", "1"})
 
 
 def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed):
@@ -659,7 +683,7 @@ def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed)
     assert projector.metadata == result["fit"] and projector.metadata["seed"] == 1
     (own,) = [need for need in cell.needs if (need.asked["task"], need.asked["seed"]) == ("micro/imdb", 1)]
     prompt = SoftPrompt.load(own.folder(crossed) / "prompt.safetensors")
-    kept = SoftPrompt.load(cell.folder(crossed) / "prompts" / "micro" / "imdb.safetensors")
+    kept = SoftPrompt.load(cell.folder(crossed) / "prompts" / "1" / "micro" / "imdb.safetensors")
     assert torch.equal(projector.project(prompt, Backbone.from_pretrained("micro-roberta")).values, kept.values)
 
 
@@ -670,7 +694,11 @@ def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
         result = json.loads((cell.folder(crossed) / "result.json").read_text())
         start = json.loads((cell.needs[0].folder(crossed) / "result.json").read_text())
         task = cell.asked["task"]
-        (first,) = [r["accuracy"] for r in start["rows"] if (r["source"], r["seed"], r["target"]) == (task, 0, task)]
+        (first,) = [
+            row["accuracy"]
+            for row in start["rows"]
+            if (row["source"], row["seed"], row["target"], row["split"]) == (task, 0, task, "dev")
+        ]
         assert result["curve"]["accuracy"][0] == first
         assert result["init"]["projected_from"]["backbone"] == cell.needs[0].asked["source_backbone"]
 
@@ -688,13 +716,23 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (dict(directions=[["micro-bert", "roberta"]]), "unknown name in cross_model.directions"),
-        (dict(directions=[["micro-bert", "micro-bert"]]), "pairs of two models"),
+        (dict(directions=[["micro-bert", "roberta"]]), "unknown entry of a part of cross_model.directions"),
+        (dict(directions=[["micro-bert", "micro-bert"]]), "without repetition"),
+        (dict(directions=[["micro-bert", "micro-roberta", "micro-bert"]]), "without repetition"),
+        (dict(directions=[["micro-bert", "micro-roberta", "micro-roberta-large"]]), "pairs of two models"),
+        (dict(directions=[["micro-bert", "micro-roberta"]] * 2), "none twice"),
         (dict(directions=[]), "pairs of two models"),
         (dict(fitted_on=["micro/sst2"]), "must be a list of lists"),
-        (dict(fitted_on=[["micro/mnli"]]), "unknown name in cross_model.fitted_on"),
+        (dict(fitted_on=[["micro/mnli"]]), "unknown entry of a part of cross_model.fitted_on"),
+        (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "without repetition"),
+        (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none twice"),
+        (dict(fitted_on=[[]]), "no empty list"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
-        (dict(tpt_seeds=[2]), "are among its seeds"),
+        (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
+        (dict(methods=[["linear map"]]), "unknown entry of cross_model.methods"),
+        (dict(methods=["linear map", "linear map"]), "without repetition"),
+        (dict(tpt_seeds=[2]), "unknown entry of cross_model.tpt_seeds"),
+        (dict(tpt_seeds=0), "cross_model.tpt_seeds of study 'cross' must be a list"),
         (dict(hidden_size=0), "cross_model.hidden_size"),
         (dict(learning_rate="fast"), "cross_model.learning_rate"),
         (dict(hidden=8), "did you mean 'hidden_size'"),
