@@ -510,7 +510,7 @@ def plot_methods(
                 _draw_method(axes, shown, by, {"color": color, "linestyle": line})
             if reference and task in reference:
                 axes.axhline(reference[task], **_REFERENCE)
-            axes.set_title(_title(task), color=color, fontweight="bold")
+            _name_panel(axes, task, types[task])
             axes.grid(axis="y")
         figure.axes[0].xaxis.set(major_locator=MaxNLocator(3), major_formatter=_short)
         figure.axes[0].yaxis.set(
