@@ -348,33 +348,34 @@ def follows(values, places):  # both [points, 2]
         assert up * slope > 0 and np.abs(slope * values[:, axis] + start - places[:, axis]).max() < 0.1
 
 
-def test_points_stand_where_the_numbers_are_and_bear_their_types_marks(explorer):
-    held = of_model(explorer, "micro-micro-roberta")
-    types, names = ({task["title"]: task["type"] for task in held["tasks"]}, [task["title"] for task in held["tasks"]])
-    both = (
-        "(all) => all.map((g) => [g.getAttribute('aria-label'), ...['transform', 'fill', 'd']"
-        ".map((name) => g.querySelector('path').getAttribute(name))])"
+def marks(tab: Tab, where: str) -> list[tuple]:  # of each point: what it says, its place, its color and its shape
+    attributes = "['transform', 'fill', 'd'].map((name) => mark.querySelector('path').getAttribute(name))"
+    drawn = tab.page.locator(where).evaluate_all(
+        f"(all) => all.map((mark) => [mark.getAttribute('aria-label'), ...{attributes}])"
     )
-    accuracy, similar = held["transfer"]["accuracy"], held["similarity"][0]["values"]
-    prompts = {
-        f"{task}, seed {seed}": at
-        for (task, seed), at in zip(held["maps"][0]["prompts"], held["maps"][0]["places"], strict=True)
-    }
-    for where, pattern, at in (
-        (
-            ".explorer-point",
-            r"(\S+) on (\S+):",
-            lambda pair: [table[names.index(pair[1])][names.index(pair[2])] for table in (similar, accuracy)],
-        ),
-        ("#explorer-map svg g[role=img]", r"(\S+), seed \d", lambda whole: prompts[whole[0]]),
-    ):
-        drawn = explorer.page.locator(where).evaluate_all(both)
-        found = [re.match(pattern, says) for says, *_ in drawn]
-        places = [[float(part) for part in re.findall(r"[-\d.e]+", place)] for _, place, *_ in drawn]
-        follows(np.array([at(one) for one in found]), np.array(places))
-        looks = {(types[one[1]], color, shape) for one, (_, _, color, shape) in zip(found, drawn, strict=True)}
-        assert {(kind, color) for kind, color, _ in looks} == {*TYPE_COLORS.items()}
-        assert len(looks) == len({shape for *_, shape in looks}) == 4
+    return [(says, [float(at) for at in re.findall(r"-?[\d.]+", place)], *look) for says, place, *look in drawn]
+
+
+def test_points_stand_where_the_numbers_are(explorer):
+    held = of_model(explorer, "micro-micro-roberta")
+    names = [task["title"] for task in held["tasks"]]
+    points = marks(explorer, ".explorer-point")
+    pairs = [re.match(r"(\S+) on (\S+):", says).groups() for says, *_ in points]
+    tables = np.array(held["similarity"][0]["values"]), np.array(held["transfer"]["accuracy"])
+    asked = [[table[names.index(source), names.index(target)] for table in tables] for source, target in pairs]
+    follows(np.array(asked), np.array([place for _, place, *_ in points]))
+    mapped = held["maps"][0]
+    asked = {f"{task}, seed {seed}": at for (task, seed), at in zip(mapped["prompts"], mapped["places"], strict=True)}
+    points = marks(explorer, "#explorer-map svg g[role=img]")
+    follows(np.array([asked[says] for says, *_ in points]), np.array([place for _, place, *_ in points]))
+
+
+def test_each_type_has_its_color_and_its_mark(explorer):
+    types = {task["title"]: task["type"] for task in of_model(explorer, "micro-micro-roberta")["tasks"]}
+    for where in (".explorer-point", "#explorer-map svg g[role=img]"):
+        looks = {(types[re.match(r"[^\s,]+", says)[0]], *look) for says, _, *look in marks(explorer, where)}
+        assert {kind: color for kind, color, _ in looks} == TYPE_COLORS
+        assert len(looks) == len({shape for *_, shape in looks}) == len(TYPE_COLORS)
 
 
 @pytest.mark.parametrize("identity", ["published-roberta-base", "micro-micro-roberta", "small-all-MiniLM-L6-v2"])
