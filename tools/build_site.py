@@ -178,6 +178,7 @@ def mend(page: str, name: Path) -> str:
     """Turn math into MathML, number what is labelled, link the references, and drop what other hosts would serve."""
     page = re.sub(r'<link [^>]*href="https://cdn[^>]*>|<script [^>]*src="https://cdn[^>]*></script>', "", page)
     page = mend_navigation(page)
+    page = re.sub(r'(?<=<h1 class="title">)[^<]*', lambda m: m[0].replace("_", "_<wbr>"), page)
     page = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(?=</(?:fig)?caption>)", caption_math, page, flags=re.S)
     page = MATH.sub(lambda m: mathml(html.unescape(m[2]), m[1], name), page)
     page, targets = number(page, name)
