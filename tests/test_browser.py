@@ -135,6 +135,15 @@ def test_page_loads_from_a_folder_and_fits(browser, home, page, size):
         assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
 
 
+@pytest.mark.parametrize("width", [1000, 1100])
+def test_the_bar_fits_where_it_has_just_unfolded(browser, home, width):
+    with Tab(browser, home, {"width": width, "height": 700}).open(PAGES[0]) as tab:
+        assert tab.page.evaluate(LOST) == []
+        tab.page.get_by_placeholder("Search").locator("visible=true").first.focus()
+        tab.page.wait_for_timeout(300)  # it grows
+        assert tab.page.evaluate(LOST) == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_is_accessible(browser, home, page):
     with Tab(browser, home).open(page) as tab:
