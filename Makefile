@@ -46,8 +46,8 @@ site: $(ENVIRONMENT) ## build the website into _docs/
 serve: site ## build the website and serve it on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)
 
-lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nbs/
+	$(BIN)/jupyter lab
 
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 	$(BIN)/python tools/explorer_data.py

@@ -557,7 +557,7 @@ def plot_summary(
     table: pd.DataFrame,  # index: tasks; columns accuracy, low, high, random, majority, all in [0, 1] or NaN
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
 ) -> Figure:
-    """Tuned prompts with their 95 % intervals beside the random prompt and the majority class, grouped by type.
+    """Tuned prompts with their intervals beside the random prompt and the majority class, grouped by type.
 
     Raises `ValueError` for missing columns, no rows, a task without a type or with two rows, or percentages.
     """
@@ -585,7 +585,7 @@ def plot_summary(
         axes.set_axisbelow(True)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         marks = {
-            "tuned prompt, 95% interval": {"color": _MUTED, **_TUNED},
+            "tuned prompt with its interval": {"color": _MUTED, **_TUNED},
             "random prompt": _RANDOM,
             "majority class": _MAJORITY,
         }

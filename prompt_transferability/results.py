@@ -23,7 +23,7 @@ from .similarity import METRICS
 from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
-from .zero_shot_transfer import type_means, wilson_interval
+from .zero_shot_transfer import type_means
 
 # %% auto #0
 __all__ = ['PROVENANCE', 'CARRIED', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
@@ -483,19 +483,18 @@ def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
 def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row a task; accuracies in [0, 1]
     """The tuned prompt beside a random prompt and the majority class, on dev and on test.
 
-    `low` and `high` bound Wilson's 95 % interval of the mean over seeds, for a split of `n` examples; `gain` is the
-    accuracy less the better of `random` and `majority`. The columns of test begin with `test_`; they are empty for
-    a task without a labelled test split.
+    Each seed has Wilson's 95 % interval for a split of `n` examples; `low` and `high` are the lowest and the highest
+    bound of any seed. `gain` is the accuracy less the better of `random` and `majority`. The columns of test begin
+    with `test_`; they are empty for a task without a labelled test split.
     """
     evaluations = self.evaluations(backbone)
     tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
     parts = {}
     for split in ("dev", "test"):
         rows = evaluations[evaluations.split == split]
-        means = rows[rows.source == rows.target].groupby("target")[["accuracy", "n"]].mean()
+        own = rows[rows.source == rows.target].groupby("target")
+        means = own.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
         means["majority"] = [tuned[task]["majority"][split] for task in means.index]
-        intervals = [wilson_interval(row.accuracy, int(row.n)) for row in means.itertuples()]
-        means[["low", "high"]] = np.array(intervals).reshape(-1, 2)
         at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
         means["random"] = at_random.reindex(means.index).astype(float)
         means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
@@ -604,6 +603,8 @@ def _section(
         "<p>Mean accuracy on targets of a type under prompts of other tasks, with 95 % intervals, in %.</p>",
         means.to_html(border=0, na_rep="–"),
         "<h3>What training gave</h3>",
+        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
+        "the examples.</p>",
         figures["summary"],
         shown.to_html(border=0, na_rep="–"),
         "<h3>Training curves</h3>",

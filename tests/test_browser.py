@@ -1,5 +1,7 @@
 """The website in a real browser: it runs without errors or network, fits phones, reads well, and can be searched."""
 
+import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -8,8 +10,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import numpy as np
 import pytest
 import yaml
+from scipy.stats import spearmanr
+
+from prompt_transferability.plots import TYPE_COLORS
 
 axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python, which brings playwright")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -20,9 +26,11 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 LISTED = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"]
 PAGES = [Path(page).with_suffix(".html").as_posix() for page in LISTED] + ["results/micro/files.html"]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
+NARROW = {"width": 320, "height": 640}  # to which WCAG asks that pages reflow
 
 # What reaches over the right edge of the window and stands in nothing that can be scrolled: it is lost to the reader.
-# The page's own width does not tell, since its frame cuts off what is too wide.
+# The page's own width does not tell, since its frame cuts off what is too wide; nor do boxes alone, since words reach
+# out of them.
 LOST = """() => {
     const edge = document.documentElement.clientWidth + 1;
     const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
@@ -30,7 +38,15 @@ LOST = """() => {
     const lost = [...document.body.querySelectorAll("*")].filter((e) =>
         !e.closest("svg svg, svg > *") && e.checkVisibility() && e.getBoundingClientRect().right > edge
         && !scrolled(e.parentElement));
-    return lost.map((e) => `${e.outerHTML.slice(0, 100)} reaches ${Math.round(e.getBoundingClientRect().right)} px`);
+    const found = lost.map((e) => `${e.outerHTML.slice(0, 100)} reaches ${e.getBoundingClientRect().right} px`);
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
+    for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+        if (!text.data.trim() || text.parentElement.closest("svg") || !text.parentElement.checkVisibility()) continue;
+        range.selectNodeContents(text);
+        const reach = Math.max(...[...range.getClientRects()].map((box) => box.right));
+        if (reach > edge && !scrolled(text.parentElement)) found.push(`${text.data.trim()} reaches ${reach} px`);
+    }
+    return found;
 }"""
 # Names that reach into the cells beside them
 CROWDED = """() => [...document.querySelectorAll("#explorer-matrix th")]
@@ -56,6 +72,8 @@ VIOLATIONS = """() => axe.run(document, {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
+    if CHROMIUM is None and os.environ.get("CI"):
+        pytest.fail("no Chromium or Chrome on PATH, and CI is to look at the website")
     if CHROMIUM is None:
         pytest.skip("needs a browser: Chromium or Chrome on PATH")
     with playwright.sync_playwright() as started:
@@ -109,12 +127,21 @@ def served(website) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("size", [NARROW, PHONE, DESK], ids=["narrow", "phone", "desk"])
 def test_page_loads_from_a_folder_and_fits(browser, home, page, size):
     with Tab(browser, home, size).open(page) as tab:
         assert tab.page.locator("main h1").count() == 1
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
         assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+
+
+@pytest.mark.parametrize("width", [1000, 1100])
+def test_the_bar_fits_where_it_has_just_unfolded(browser, home, width):
+    with Tab(browser, home, {"width": width, "height": 700}).open(PAGES[0]) as tab:
+        assert tab.page.evaluate(LOST) == []
+        tab.page.get_by_placeholder("Search").locator("visible=true").first.focus()
+        tab.page.wait_for_timeout(300)  # it grows
+        assert tab.page.evaluate(LOST) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -149,6 +176,37 @@ def test_links_of_the_running_pages_lead_somewhere(browser, home):
 def test_the_folders_own_page_leads_home(browser, home):
     with Tab(browser, home) as tab:
         tab.open("index.html").page.wait_for_url(f"{home}/{PAGES[0]}")
+
+
+def test_the_keyboard_can_skip_the_navigation(browser, home):
+    with Tab(browser, home).open("nbs/paper/table2.html") as tab:
+        page, press = tab.page, tab.page.keyboard.press
+        press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+        assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+        press("Enter")
+        press("Tab")
+        assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+def test_the_keyboard_opens_and_closes_a_section_of_the_sidebar(browser, home):
+    with Tab(browser, home).open("nbs/paper/table2.html") as tab:
+        section = tab.page.locator("#quarto-sidebar").get_by_role("button", name="Library", exact=True)
+        link = tab.page.locator("#quarto-sidebar a[href$='library/tasks.html']")
+        assert link.is_visible()
+        section.focus()
+        tab.page.keyboard.press("Enter")
+        link.wait_for(state="hidden")
+        tab.page.keyboard.press("Enter")
+        link.wait_for(state="visible")
+
+
+def test_each_part_of_the_navigation_has_a_name_of_its_own(browser, home):
+    with Tab(browser, home).open("nbs/paper/table2.html") as tab:
+        marks = "[...document.querySelectorAll('nav, [role=navigation]')].filter((part) => part.checkVisibility())"
+        names = tab.page.evaluate(f"{marks}.map((part) => part.getAttribute('aria-label'))")
+        assert None not in names and len(names) == len(set(names)) >= 4
+        assert tab.page.evaluate("document.querySelector('h1, h2, h3').tagName") == "H1"
 
 
 # ---------------------------------------------------------------- search
@@ -199,14 +257,15 @@ def test_every_collection_is_drawn_and_named(browser, home, size):
             ]
             held = [100 * value for row in collection["transfer"]["accuracy"] for value in row if value is not None]
             assert drawn == pytest.approx(held, abs=0.05001)
-            for place, part in {
-                "scatter": "similarity",
-                "layers": "profile",
-                "map": "maps",
-                "curves": "curves",
-            }.items():
-                svgs = tab.page.locator(f"#explorer-{place} svg:not([aria-hidden])").count()
-                assert svgs > 0 if part in collection else svgs == 0
+            ours = not collection["id"].startswith("published")
+            whose = collection["name"] + (": not RoBERTa" if ours else ", published")
+            parts = {"scatter": "similarity", "layers": "profile", "map": "maps", "curves": "curves"}
+            for place in ("matrix", *parts):
+                assert tab.page.inner_text(f"#explorer-{place} > p:first-child") == whose
+            for place, part in parts.items():
+                svgs = tab.page.locator(f"#explorer-{place} svg:not([aria-hidden])")
+                assert svgs.count() > 0 if part in collection else svgs.count() == 0
+                assert all(svg.get_attribute("aria-label").startswith(whose) for svg in svgs.all())
             assert (tab.page.evaluate(LOST), tab.page.evaluate(CROWDED), tab.problems) == ([], [], [])
 
 
@@ -224,24 +283,108 @@ def test_filters_change_what_is_drawn(explorer):
         10,
     )
     assert "some types are left out" in explorer.page.inner_text("#explorer-correlation")
+    explorer.page.uncheck("input[name=sources][value=none]")
+    assert count("#explorer-matrix tbody tr") == 10
+    offered = explorer.page.locator("#explorer-target option").all_inner_texts()
+    assert "micro/mnli" in offered and "micro/sst2" not in offered
     explorer.page.select_option("#explorer-target", "micro/mnli")
     assert count(".explorer-point") == 10
-    for kind in ("NLI", "EJ", "PI"):
+    explorer.page.uncheck("input[name=targets][value=NLI]")
+    assert explorer.page.input_value("#explorer-target") == "" and count(".explorer-point") == 10 * 4 - 4
+    for kind in ("EJ", "PI"):
         explorer.page.uncheck(f"input[name=targets][value={kind}]")
     assert "tick at least one type" in explorer.page.inner_text("#explorer-matrix")
     assert "tick at least one type" in explorer.page.inner_text("#explorer-scatter")
 
 
-def test_color_follows_accuracy_or_what_is_recovered(explorer):
+def test_correlations_need_sources(explorer):
     of_model(explorer, "micro-micro-roberta")
-    styles = "[...document.querySelectorAll('#explorer-matrix td')].map((cell) => cell.getAttribute('style'))"
-    by_accuracy = explorer.page.evaluate(styles)
+    said = lambda: explorer.page.inner_text("#explorer-correlation")  # noqa: E731
+    explorer.page.uncheck("input[name=sources][value=none]")  # which are no points
+    assert "p = " in said() or "p < " in said()
+    for kind in ("SA", "EJ", "PI"):
+        explorer.page.uncheck(f"input[name=sources][value={kind}]")
+    assert said() == "Too few sources are left for a correlation."
+    explorer.page.select_option("#explorer-target", "micro/mnli")
+    assert said() == "Too few sources are left for a correlation."
+    of_model(explorer, "micro-finetune-micro-roberta")  # four tasks
+    assert explorer.page.locator("#explorer-scatter svg").count() == 0 and said() == ""
+
+
+def test_a_targets_correlation_is_scipys(explorer):
+    held = of_model(explorer, "micro-micro-roberta")
+    names = [task["name"] for task in held["tasks"]]
+    target = names.index("micro/mnli")
+    others = [place for place in range(len(names)) if place != target]
+    accuracy, similar = np.array(held["transfer"]["accuracy"]), np.array(held["similarity"][0]["values"])
+    rho = spearmanr(accuracy[others, target], similar[others, target]).statistic
+    explorer.page.select_option("#explorer-target", "micro/mnli")
+    said = explorer.page.inner_text("#explorer-correlation").replace("−", "-")
+    assert said == f"Spearman's ρ over the 12 sources of micro/mnli: {rho:.2f}."
+
+
+def test_color_follows_accuracy_or_what_is_recovered(explorer):
+    held = of_model(explorer, "micro-micro-roberta")
     explorer.page.select_option("#explorer-scale", "recovered")
-    assert explorer.page.evaluate(styles) != by_accuracy
-    cells = explorer.page.locator("#explorer-matrix td.own")
-    assert (
-        len(set(cells.evaluate_all("(own) => own.map((cell) => cell.style.background)"))) == 1
-    )  # all of it, everywhere
+    cells = explorer.page.locator("#explorer-matrix td[tabindex]")
+    drawn = cells.evaluate_all("(all) => all.map((cell) => getComputedStyle(cell).backgroundColor)")
+    accuracy = np.array(held["transfer"]["accuracy"])
+    own, random = np.diag(accuracy), accuracy[held["transfer"]["rows"].index("random")]
+    share = ((accuracy - random) / (own - random)).clip(0, 1)[..., None]
+    light, dark = np.array([247, 245, 251]), np.array([52, 32, 104])
+    expected = (light + share * (dark - light)).reshape(-1, 3)
+    gained = np.broadcast_to(own - random >= 0.02, accuracy.shape).ravel()
+    found = np.array([[float(part) for part in re.findall(r"[\d.]+", color)[:3]] for color in drawn])
+    assert gained.any() and np.abs(found - expected)[gained].max() <= 0.51  # rounded
+
+
+def test_curves_are_drawn_from_their_own_seeds(explorer):
+    "One map from step and accuracy to the page serves all lines of a panel, and takes higher accuracy higher."
+    held = of_model(explorer, "micro-micro-roberta")
+    runs = held["curves"]["runs"]
+    for place, task in enumerate(task["name"] for task in held["tasks"]):
+        lines = explorer.page.locator(".explorer-panels figure").nth(place).locator("path")
+        paths = lines.evaluate_all("(all) => all.map((line) => line.getAttribute('d'))")
+        drawn = [np.array(re.findall(r"[-\d.e]+", path), float).reshape(-1, 2) for path in paths]
+        asked = [np.array([run["step"], run["accuracy"]]).T for run in runs if run["task"] == task]
+        follows(np.concatenate(asked), np.concatenate(drawn))
+
+
+def follows(values, places):  # both [points, 2]
+    "Whether both coordinates are drawn along straight axes, the second upwards."
+    for axis, up in ((0, 1), (1, -1)):
+        slope, start = np.polyfit(values[:, axis], places[:, axis], 1)
+        assert up * slope > 0 and np.abs(slope * values[:, axis] + start - places[:, axis]).max() < 0.1
+
+
+def marks(tab: Tab, where: str) -> list[tuple]:  # of each point: what it says, its place, its color and its shape
+    attributes = "['transform', 'fill', 'd'].map((name) => mark.querySelector('path').getAttribute(name))"
+    drawn = tab.page.locator(where).evaluate_all(
+        f"(all) => all.map((mark) => [mark.getAttribute('aria-label'), ...{attributes}])"
+    )
+    return [(says, [float(at) for at in re.findall(r"-?[\d.]+", place)], *look) for says, place, *look in drawn]
+
+
+def test_points_stand_where_the_numbers_are(explorer):
+    held = of_model(explorer, "micro-micro-roberta")
+    names = [task["title"] for task in held["tasks"]]
+    points = marks(explorer, ".explorer-point")
+    pairs = [re.match(r"(\S+) on (\S+):", says).groups() for says, *_ in points]
+    tables = np.array(held["similarity"][0]["values"]), np.array(held["transfer"]["accuracy"])
+    asked = [[table[names.index(source), names.index(target)] for table in tables] for source, target in pairs]
+    follows(np.array(asked), np.array([place for _, place, *_ in points]))
+    mapped = held["maps"][0]
+    asked = {f"{task}, seed {seed}": at for (task, seed), at in zip(mapped["prompts"], mapped["places"], strict=True)}
+    points = marks(explorer, "#explorer-map svg g[role=img]")
+    follows(np.array([asked[says] for says, *_ in points]), np.array([place for _, place, *_ in points]))
+
+
+def test_each_type_has_its_color_and_its_mark(explorer):
+    types = {task["title"]: task["type"] for task in of_model(explorer, "micro-micro-roberta")["tasks"]}
+    for where in (".explorer-point", "#explorer-map svg g[role=img]"):
+        looks = {(types[re.match(r"[^\s,]+", says)[0]], *look) for says, _, *look in marks(explorer, where)}
+        assert {kind: color for kind, color, _ in looks} == TYPE_COLORS
+        assert len(looks) == len({shape for *_, shape in looks}) == len(TYPE_COLORS)
 
 
 @pytest.mark.parametrize("identity", ["published-roberta-base", "micro-micro-roberta", "small-all-MiniLM-L6-v2"])
@@ -266,28 +409,59 @@ def test_pair_shows_the_paper_the_published_and_ours(explorer):
     (low, high), n = ours["interval"][0][0], ours["n"][0][0]
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in said and f"\t{n}" in said
     assert "ours: micro-roberta, study micro, generated tasks" in said
+    rows = collections(explorer)[0]["transfer"]["rows"]
+    cells = explorer.page.locator("#explorer-matrix tbody tr")
+    cells.nth(rows.index("directly reused")).locator("td").first.click()
+    assert "the paper, Table 4: RoBERTa-base\t50.3 %" in explorer.page.inner_text("#explorer-pair")
+    cells.nth(rows.index("projected from bert-base-uncased")).locator("td").first.click()
+    assert "see Table 4" in explorer.page.inner_text("#explorer-pair")
 
 
 def test_keyboard_reaches_everything(explorer):
+    "With Tab alone from the top of the page, and the arrow keys inside of what is one stop."
     page, press = explorer.page, explorer.page.keyboard.press
-    focused = lambda: page.evaluate("document.activeElement.textContent")  # noqa: E731
-    accuracy = collections(explorer)[0]["transfer"]["accuracy"]
-    page.focus("#explorer-scale")
-    press("Tab")
-    assert focused() == f"{100 * accuracy[0][0]:.1f}"
-    for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
-        press(key)
-    assert focused() == f"{100 * accuracy[2][1]:.1f}"
-    assert "Prompt of laptop (sentiment), on SST-2" in page.inner_text("#explorer-pair")
-    press("Tab")  # one stop for the whole matrix
-    assert page.evaluate("document.activeElement.closest('#explorer-matrix')") is None
-    page.focus("#explorer-self")
-    press("Tab")
-    assert page.evaluate("document.activeElement.getAttribute('class')") == "explorer-point"
-    assert "Prompt of" in page.inner_text("#explorer-scatter-pair")
-    before = focused()
-    press("End")
-    assert focused() != before
+    stops, accuracy = [], of_model(explorer, "micro-micro-roberta")["transfer"]["accuracy"]
+    explorer.page.evaluate("document.activeElement.blur()")
+    where = (
+        "(e) => e.closest('#explorer-matrix td') ? 'cell' : e.classList.contains('explorer-point') ? 'point' :"
+        " e.id || (e.tagName === 'SUMMARY' ? `numbers of ${e.closest('[id]').id}` : e.value || e.textContent)"
+    )
+    while not stops or stops[-1] != "numbers of explorer-curves":
+        assert len(stops) < 200
+        press("Tab")
+        stops.append(page.evaluate(f"({where})(document.activeElement)"))
+        if stops[-1] == "cell":
+            for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+                press(key)
+            focused = page.evaluate("[document.activeElement.textContent, document.activeElement.ariaLabel]")
+            assert focused == [
+                f"{100 * accuracy[2][1]:.1f}",
+                f"micro/laptop on micro/sst2, {100 * accuracy[2][1]:.1f} %",
+            ]
+            assert "Prompt of micro/laptop (sentiment), on micro/sst2" in page.inner_text("#explorer-pair")
+        if stops[-1] == "point":
+            before = page.evaluate("document.activeElement.textContent")
+            press("End")
+            assert page.evaluate("document.activeElement.textContent") != before
+            assert "Prompt of" in page.inner_text("#explorer-scatter-pair")
+    figures = [f"numbers of explorer-{name}" for name in ("layers", "map", "curves")]
+    chosen = [f"explorer-{name}" for name in ("whose", "scale", "metric", "target", "self", "of")]
+    assert {*chosen, *figures, "cell", "point", "SA", "none"} <= {*stops}
+    assert stops.count("cell") == stops.count("point") == 1  # each is one stop
+
+
+def test_a_focused_cell_is_never_behind_the_names(browser, home):
+    with Tab(browser, home, PHONE).open("nbs/explorer.html") as tab:
+        tab.page.locator("#explorer-matrix td[tabindex]").first.focus()
+        tab.page.keyboard.press("End")
+        edges = (
+            "[document.activeElement.getBoundingClientRect().left,"
+            " document.activeElement.parentElement.querySelector('th').getBoundingClientRect().right]"
+        )
+        for _ in range(12):
+            tab.page.keyboard.press("ArrowLeft")
+            cell, name = tab.page.evaluate(edges)
+            assert cell >= name - 1
 
 
 @pytest.mark.parametrize("identity", ["micro-micro-roberta", "small-all-MiniLM-L6-v2"])

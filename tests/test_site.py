@@ -200,6 +200,7 @@ def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page)
     assert re.findall(r'<a href="([^"]*files.html)">', page) == ["../../results/demo/files.html"]
     listed = (site / "results/demo/files.html").read_text(encoding="utf-8")
     assert '<td>tune tiny sst2 0</td><td><a href="cells/tune/ab12/cell.json">' in listed
+    assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 4
     assert "github" not in page
     assert "Its numbers" not in (site / "nbs/index.html").read_text(encoding="utf-8")
 
@@ -222,6 +223,15 @@ def test_on_github_a_tutorial_opens_in_colab(tmp_path, monkeypatch):
         assert (f"https://colab.research.google.com/github/{blob}" in text) == bool(repository)
         assert ("<code>%pip install git+https://github.com/someone/prompts@next</code>" in text) == bool(repository)
         assert (f"https://github.com/{blob}" in text) == ("github" in text) == bool(repository)
+
+
+def test_the_navigation_can_be_skipped_and_has_names(page):
+    assert re.search(r'<body[^>]*><a class="skip-link" href="#(.+?)">', page)[1] in re.findall(
+        r'<main[^>]* id="(.+?)"', page
+    )
+    assert 'role="navigation"' not in page and page.index("<h1") < page.index("<h2")
+    named = re.findall(r"<nav [^>]*aria-label=", page)
+    assert len(named) == len(re.findall("<nav", page)) > 3
 
 
 # ---------------------------------------------------------------- mistakes
@@ -256,6 +266,14 @@ def test_a_listed_page_that_is_missing_is_named(tmp_path):
     done = build(project)
     assert done.returncode == 1
     assert "lists pages that do not exist: nbs/library/demo.ipynb" in done.stderr
+
+
+def test_a_project_file_that_is_no_yaml_is_named(tmp_path):
+    project = make_project(tmp_path)
+    (project / "_quarto.yml").write_text("project: {type: website}\nwebsite:\n  title: [unclosed\nformat: html\n")
+    done = build(project)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "_quarto.yml, line 4: no YAML" in done.stderr
 
 
 def test_a_folder_that_is_no_site_is_left_alone(tmp_path):

@@ -1,6 +1,10 @@
 """The tutorials stand in one line: each says how to run it, and leads to the next one of the sidebar."""
 
+import os
 import re
+import resource
+import subprocess
+import sysconfig
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,3 +41,14 @@ def test_a_tutorial_leads_to_the_next(page, following):
 def test_what_a_tutorial_links_to_is_there(page):
     for link in re.findall(r"\]\(([^):#]+)[^)]*\)", prose(page)):
         assert (ROOT / page).parent.joinpath(link).is_file(), link
+
+
+@pytest.mark.parametrize("page", LINE)
+def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page):
+    "Of the processor's time, which what else runs changes little, and not of the clock's."
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
+    before = spent()
+    command = [Path(sysconfig.get_path("scripts")) / "nbdev-test", page, "--n-workers", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert 5 < spent() - before < 120  # below 5 nothing can have been trained

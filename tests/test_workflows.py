@@ -25,6 +25,25 @@ def test_workflow_calls_what_is_there(workflow):
     assert versions == [oldest]
 
 
+def test_only_what_was_tested_is_deployed():
+    deploy, test = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in WORKFLOWS)
+    assert deploy[True] == {  # YAML 1.1 reads `on` so
+        "workflow_run": {"workflows": [test["name"]], "types": ["completed"], "branches": ["main"]},
+        "workflow_dispatch": None,
+    }
+    condition = deploy["jobs"]["deploy"]["if"]
+    assert "workflow_run.conclusion == 'success'" in condition and "workflow_run.event == 'push'" in condition
+    checkout, *_ = deploy["jobs"]["deploy"]["steps"]
+    assert "workflow_run.head_sha" in checkout["with"]["ref"]
+    assert deploy["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+    assert test["permissions"] == {"contents": "read"} and {"push", "pull_request"} < test[True].keys()
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_torch_comes_without_cuda(workflow):
+    assert yaml.safe_load(workflow.read_text(encoding="utf-8"))["env"]["PIP_EXTRA_INDEX_URL"].endswith("/whl/cpu")
+
+
 def test_the_site_is_tested_and_deployed():
     assert [path.stem for path in WORKFLOWS] == ["deploy", "test"]
     (uploaded,) = (step["with"]["path"] for step in steps(WORKFLOWS[0]) if "upload" in step.get("uses", ""))

@@ -46,9 +46,18 @@ th, td {{ border-bottom: 1px solid #dde3e8; padding: 0.2rem 0.7rem; text-align: 
 <p>What is committed there, and what the site's pages read. A cell's answer is its <code>result.json</code>; command,
 commit, versions, hardware and seed are in its <code>provenance.json</code>. <a href="../../index.html">Home</a></p>
 <div><table>
+<thead><tr><th scope="col">folder</th><th scope="col">what</th><th scope="col">files</th></tr></thead>
+<tbody>
 {rows}
-</table></div></main></body></html>
+</tbody></table></div></main></body></html>
 """
+NAVIGATION = {  # how smalldocs begins each part that has no name, and what it is
+    '<nav class="navbar': "Site",
+    '<nav class="quarto-secondary-nav"': "Place in the site",
+    '<nav id="quarto-sidebar"': "Pages",
+    '<nav id="TOC"': "On this page",
+    '<nav class="page-navigation"': "Page before and after",
+}
 SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
 
 
@@ -63,7 +72,7 @@ def stage(
     root: Path,  # the project, which is the working directory
 ) -> Path:  # the folder with the processed pages
     """Copy the project, and process the listed notebooks as nbdev does, with the exported code put back in."""
-    pages = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"]
+    pages = declared(root)["project"]["render"]
     missing = [page for page in pages if not (root / page).is_file()]
     if missing:
         raise SiteError(f"_quarto.yml lists pages that do not exist: {', '.join(missing)}; write them or unlist them.")
@@ -81,6 +90,15 @@ def stage(
                 mend_documentation(output.get("data", {}))
             write_nb(notebook, staged / page)
     return staged
+
+
+def declared(root: Path) -> dict:
+    """What _quarto.yml says."""
+    try:
+        return yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise SiteError(f"_quarto.yml, line {mark.line + 1}: no YAML ({error.problem}); mend that line.") from None
 
 
 def check_first_cell(cell: NbCell, page: str) -> None:
@@ -159,6 +177,8 @@ def search_without_server(rendered: Path) -> None:
 def mend(page: str, name: Path) -> str:
     """Turn math into MathML, number what is labelled, link the references, and drop what other hosts would serve."""
     page = re.sub(r'<link [^>]*href="https://cdn[^>]*>|<script [^>]*src="https://cdn[^>]*></script>', "", page)
+    page = mend_navigation(page)
+    page = re.sub(r'(?<=<h1 class="title">)[^<]*', lambda m: m[0].replace("_", "_<wbr>"), page)
     page = re.sub(r"(<(?:fig)?caption[^>]*>)(.*?)(?=</(?:fig)?caption>)", caption_math, page, flags=re.S)
     page = MATH.sub(lambda m: mathml(html.unescape(m[2]), m[1], name), page)
     page, targets = number(page, name)
@@ -172,6 +192,20 @@ def mend(page: str, name: Path) -> str:
     marks = [m[0] for m in NOT_PROSE.finditer(page)]
     linked = [REFERENCE.sub(link, piece) for piece in pieces]
     return "".join(piece + mark for piece, mark in zip(linked, [*marks, ""], strict=True))
+
+
+def mend_navigation(page: str) -> str:
+    """Let the keyboard skip the navigation and open its sections, and name each part of it."""
+    skip = '<a class="skip-link" href="#quarto-document-content">Skip to content</a>'
+    page = re.sub(r"(<body[^>]*>)", rf"\1{skip}", page, count=1)
+    section = r'<a (class="sidebar-item-text[^>]*) role="navigation"([^>]*)>(.*?)</a>'
+    page = re.sub(section, r'<button type="button" \1\2>\3</button>', page, flags=re.S)
+    # The arrow beside it does the same, for the mouse
+    page = re.sub(r'(<a class="sidebar-item-toggle[^>]*) role="navigation"', r'\1 aria-hidden="true"', page)
+    for start, label in NAVIGATION.items():
+        page = page.replace(start, start.replace("<nav", f'<nav aria-label="{label}"'))
+    # Before the title, and so no heading of what it stands beside
+    return re.sub(r'<h2 id="toc-title">(.*?)</h2>', r'<p id="toc-title">\1</p>', page)
 
 
 def caption_math(m: re.Match) -> str:
@@ -269,7 +303,8 @@ def list_files(folder: Path, out: Path) -> None:
         what = describe(json.loads(asked.read_text(encoding="utf-8"))) if asked.is_file() else ""
         links = ", ".join(f'<a href="{(Path(place) / name).relative_to(folder)}">{name}</a>' for name in sorted(names))
         where = Path(place).relative_to(folder).as_posix()
-        rows += [f"<tr><th>{where}</th><td>{html.escape(what)}</td><td>{links}</td></tr>"] if names else []
+        row = f'<tr><th scope="row">{where}</th><td>{html.escape(what)}</td><td>{links}</td></tr>'
+        rows += [row] if names else []
     (out / "files.html").write_text(FILES_PAGE.format(folder=folder.name, rows="\n".join(rows)), encoding="utf-8")
 
 
@@ -313,14 +348,14 @@ def build(
         raise SiteError(f"{out} is there already and is no built site; name another folder, or remove it.")
     staged = stage(root)
     rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
-    declared = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    project = declared(root)
     if not (rendered / "index.html").exists():
-        page = redirect(declared["project"]["render"][0], declared["website"]["favicon"])
+        page = redirect(project["project"]["render"][0], project["website"]["favicon"])
         (rendered / "index.html").write_text(page, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(rendered, out)
     lead_methods_to_their_class(out)
-    lead_to_sources(root, out, declared["project"]["render"])
+    lead_to_sources(root, out, project["project"]["render"])
     problems = site_problems(out)
     if problems:
         raise SiteError("the built pages have faults:\n  " + "\n  ".join(problems))

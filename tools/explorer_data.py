@@ -32,16 +32,21 @@ from prompt_transferability.similarity import (
 )
 from prompt_transferability.study import StudyError
 from prompt_transferability.tasks import PAPER_TASKS
-from prompt_transferability.zero_shot_transfer import wilson_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLE = "promptTransferExplorer"
-PUBLISHED = {  # the models whose transfer matrix was published: their name, and the paper's tables about them
-    "roberta-base": ("RoBERTa-base", {"tuned": 1, "random": 4}),
+PUBLISHED = {  # the models whose transfer matrix was published: their name, and the paper's table about each row
+    "roberta-base": ("RoBERTa-base", {"tuned": 1, "random": 4, "directly reused": 4}),
     "roberta-large": ("RoBERTa-large", {"tuned": 5, "random": 5}),
     "t5-base": ("T5-base", {}),
     "t5-small": ("T5-small", {}),
 }
+# Published rows whose projector was trained in a way that is not known: the table with those whose way is
+PROJECTED = {
+    "roberta-base": {"projected from bert-base-uncased": "Table 4"},
+    "roberta-large": {"projected from roberta-base": "Table 5"},
+}
+FEWEST = 6  # tasks, for a correlation: of fewer, drawn with replacement, some draws hold too few that differ
 COSINES = ("cosine_concat", "neuron_overlap")  # the metrics that are cosines, and so have principal components
 WORDS = {
     "euclidean_concat": "Euclidean, vectors end to end",
@@ -101,6 +106,7 @@ def published(kept: Path) -> Iterator[dict]:  # kept: results/release
             "tasks": tasks_of(list(matrix)),
             "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)},
             "paper": [],
+            "elsewhere": PROJECTED.get(backbone, {}),
         }
         for row, number in tables.items():
             cells = printed(number).loc[("tuned", "accuracy") if number == 1 else row]
@@ -181,22 +187,22 @@ def of_study(results: Results, backbone: str) -> dict:
 
 
 def evaluations(results: Results, backbone: str, matrix: pd.DataFrame) -> dict:
-    """For each cell of a matrix: Wilson's interval of its mean, how many examples, and the accuracy of each seed."""
+    """For each cell of a matrix: an interval, how many examples, and the accuracy of each seed.
+
+    The interval goes from the lowest to the highest bound of the seeds' own 95 % intervals.
+    """
     rows = results.evaluations(backbone).query("split == 'dev'").sort_values("seed").groupby(["source", "target"])
-    counts, by_seed = rows["n"].first(), rows["accuracy"].agg(list)
-    cells = {"interval": [], "n": [], "by_seed": []}
-    for source in matrix.index:
-        there = [target if (source, target) in counts.index else None for target in matrix]
-        numbers = [int(counts[source, target]) if target else None for target in there]
-        cells["n"].append(numbers)
-        cells["by_seed"].append([rounded(by_seed[source, target]) if target else None for target in there])
-        cells["interval"].append(
-            [
-                rounded(wilson_interval(matrix.at[source, target], number)) if target else None
-                for target, number in zip(there, numbers, strict=True)
-            ]
-        )
-    return cells
+    found = {
+        pair: ([cell["low"].min(), cell["high"].max()], int(cell["n"].iloc[0]), list(cell["accuracy"]))
+        for pair, cell in rows
+    }
+    missing = (None, None, None)
+    parts = [[found.get((source, target), missing) for target in matrix] for source in matrix.index]
+    return {
+        "interval": [[part and rounded(part) for part, _, _ in row] for row in parts],
+        "n": [[part for _, part, _ in row] for row in parts],
+        "by_seed": [[part and rounded(part) for _, _, part in row] for row in parts],
+    }
 
 
 def curves(results: Results, backbone: str) -> dict:
@@ -226,7 +232,8 @@ def similarities(
         states = activation_states(runs, Backbone.from_pretrained(backbone, layout=layout, device="cpu"))
         found["neuron_overlap"] = overlap_matrix(states)
         parts["profile"] = profile(overlap_profile(states, tasks, TYPES, starts=seeds if several else None), several)
-    if set(names) <= set(transfer.index) and transfer.notna().all(axis=None):  # a study that has not ended has gaps
+    whole = set(names) <= set(transfer.index) and transfer.notna().all(axis=None)  # a study that has not ended has gaps
+    if whole and len(names) >= FEWEST:
         parts["similarity"] = [compared(metric, found[metric], tasks, seeds, transfer) for metric in found]
     of = {"cosine_concat": "the vectors of each prompt, end to end", "neuron_overlap": "the neurons that it activates"}
     places = [[tasks[name], int(seeds[name])] for name in runs]
@@ -276,7 +283,7 @@ def gather(
     collections = list(published(results / "release"))
     for file in sorted(results.glob("*/study.yaml")):
         study = Results(file.parent)
-        for backbone in study.study.backbones:
+        for backbone in study.study.backbones if study.study.cross_task else ():  # else its matrix is a diagonal
             try:
                 collections.append(of_study(study, backbone))
             except StudyError:  # it has other cells, or none yet

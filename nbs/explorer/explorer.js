@@ -18,11 +18,17 @@
   };
   const SEED_DASHES = ["", "6 3", "2 3", "9 3 2 3", "1 2"];
   const LEARNED = 0.02; // a target on which tuning gains less over the random prompt has nothing to recover
+  const FEWEST = 5; // sources of a target, for a correlation over them
 
   const get = (id) => document.getElementById(id);
   const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
   const signed = (value) => value.toFixed(2).replace("-", "−");
   const plain = (name) => name.replace(/^micro\//, "");
+  const isPublished = (collection) => collection.group.startsWith("Published");
+  const whose = () => `${shown.collection.name}${isPublished(shown.collection) ? ", published" : ": not RoBERTa"}`;
+
+  // A figure and what belongs to it, under a line that says whose numbers they are
+  const show = (id, ...parts) => get(id).replaceChildren(make("p", { class: "explorer-whose" }, whose()), ...parts);
 
   // ---------------------------------------------------------------- elements
 
@@ -83,7 +89,7 @@
   const titleOf = (name) => (shown.collection.tasks.find((task) => task.name === name) || { title: name }).title;
   const sources = () => shown.collection.transfer.rows.filter((name) => chosen("sources").has(typeOf(name)));
   const targets = () => shown.collection.tasks.map((task) => task.name).filter((name) => chosen("targets").has(typeOf(name)));
-  const everything = () => document.querySelectorAll("#explorer-filters input:not(:checked)").length === 0;
+  const everyType = () => document.querySelectorAll(`#explorer-filters input:not([value=${NO_TASK}]):not(:checked)`).length === 0;
 
   function accuracy(collection, source, target) {
     const row = collection.transfer.rows.indexOf(source);
@@ -119,7 +125,7 @@
   function meanCorrelation(pairs, similarity) {
     const found = targets().map((target) => {
       const own = pairs.filter((pair) => pair.target === target);
-      return own.length < 3 ? NaN : spearman(own.map(similarity), own.map((pair) => pair.accuracy));
+      return own.length < FEWEST ? NaN : spearman(own.map(similarity), own.map((pair) => pair.accuracy));
     }).filter(Number.isFinite);
     return { rho: found.reduce((sum, rho) => sum + rho, 0) / found.length, n: found.length };
   }
@@ -135,32 +141,41 @@
         }
       }
     }
-    if (!rows.length) rows.push(["the paper", "not printed", "–", "–"]);
+    const elsewhere = (shown.collection.elsewhere || {})[source];
+    if (!rows.length) rows.push(["the paper", elsewhere ? `printed of projectors whose training is named: see ${elsewhere}` : "not printed", "–", "–"]);
     const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection)];
     for (const collection of seen) {
       const name = (own) => collection.transfer.rows.concat(collection.tasks.map((task) => task.name))
         .find((other) => plain(other) === plain(own));
       const found = name(source) && name(target) && accuracy(collection, name(source), name(target));
       if (!found) continue;
-      const whose = collection.group.startsWith("Published") ? `published: ${collection.name}` : `ours: ${collection.name}`;
+      const origin = isPublished(collection) ? `published: ${collection.name}` : `ours: ${collection.name}`;
       const made = name(target).startsWith("micro/") ? ", generated tasks" : "";
       const seeds = found.seeds && found.seeds.length > 1 ? `, seeds ${found.seeds.map((one) => percent(one)).join(", ")}` : "";
       rows.push([
-        whose + made, percent(found.value) + seeds,
-        found.interval ? `${percent(found.interval[0])} to ${percent(found.interval[1])}` : "–",
+        origin + made, percent(found.value) + seeds,
+        found.interval ? `${percent(found.interval[0])} to ${percent(found.interval[1])}${seeds ? ", over all seeds" : ""}` : "–",
         found.n || "–",
       ]);
     }
     const what = typeOf(source) === NO_TASK ? `Prompt: ${source}` : `Prompt of ${titleOf(source)} (${TYPES[typeOf(source)]})`;
     const head = make("p", {}, make("strong", {}, `${what}, on ${titleOf(target)} (${TYPES[typeOf(target)]})`));
     const body = rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row[0]), ...cells("td", row.slice(1))));
-    const columns = make("tr", {}, ...cells("th", ["whose", "accuracy", "95 % interval", "examples"]));
+    const columns = make("tr", {}, ...cells("th", ["whose", "accuracy", "interval", "examples"]));
     get(place).replaceChildren(head, make("table", {}, make("thead", {}, columns), make("tbody", {}, ...body)));
   }
 
+  const inOneLine = (source, target) => {
+    const found = accuracy(shown.collection, source, target);
+    return `${titleOf(source)} on ${titleOf(target)}, ${found ? percent(found.value) : "nothing known"}`;
+  };
+
   function leadsToDetails(item, place, source, target) {
     for (const event of ["focus", "mouseenter", "click"]) {
-      item.addEventListener(event, () => details(place, source, target));
+      item.addEventListener(event, () => {
+        details(place, source, target);
+        if (place === "explorer-pair") get("explorer-cell").textContent = inOneLine(source, target);
+      });
     }
   }
 
@@ -186,27 +201,28 @@
         const found = accuracy(shown.collection, source, target);
         const share = scale === "accuracy" ? found && (found.value - low) / (high - low) : recovered(source, target);
         const cell = make("td", {
-          role: "gridcell", style: found && share !== null ? shade(share) : null,
+          role: "gridcell", "aria-label": inOneLine(source, target), style: found && share !== null ? shade(share) : null,
           class: [source === target ? "own" : "", found && share === null ? "unlearned" : ""].join(" "),
         }, found ? (100 * found.value).toFixed(1) : "");
         leadsToDetails(cell, "explorer-pair", source, target);
         items.push(cell);
         return cell;
       })));
-    const table = make("table", { role: "grid", class: "explorer-matrix", "aria-label": "Accuracy in %, sources in rows, targets in columns" },
+    const table = make("table", { role: "grid", class: "explorer-matrix", "aria-label": `${whose()}: accuracy in %, sources in rows, targets in columns` },
       make("thead", {}, make("tr", {}, make("td", { role: "gridcell" }), ...head)), make("tbody", {}, ...body));
     rove(items, inGrid(columns.length, items.length));
     const ends = scale === "accuracy" ? [percent(low, 0), percent(high, 0)] : ["nothing recovered", "all of it"];
     const key = make("p", { class: "explorer-key" }, `${ends[0]} `,
       ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: shade(share), "aria-hidden": "true" })), ` ${ends[1]}`,
-      scale === "accuracy" ? "" : `; without color: tuning gains less than ${percent(LEARNED, 0)}`);
-    get("explorer-matrix").replaceChildren(items.length ? make("div", { class: "explorer-wide" }, table) : nothing(), key);
-    if (items.length) details("explorer-pair", rows[0], columns[Math.min(1, columns.length - 1)]);
-    else get("explorer-pair").replaceChildren();
+      scale === "accuracy" ? "" : `; striped: tuning gains less than ${100 * LEARNED} points, or it is not known what it gains`);
+    const line = make("p", { id: "explorer-cell" });
+    show("explorer-matrix", ...(items.length ? [line, make("div", { class: "explorer-wide" }, table), key] : [nothing()]));
+    get("explorer-pair").replaceChildren();
+    if (items.length) items[Math.min(1, columns.length - 1)].dispatchEvent(new Event("mouseenter"));
   }
 
   const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is left: tick at least one type of sources and one of targets.");
-  const lacks = (what) => make("p", { class: "explorer-nothing" }, `${shown.collection.name}: ${what}`);
+  const lacks = (what) => make("p", { class: "explorer-nothing" }, what);
 
   // ---------------------------------------------------------------- figures
 
@@ -247,6 +263,10 @@
   const asNumber = (value, digits) => value.toFixed(digits).replace("-", "−");
   const mark = (type, x, y, more = {}) => make("path", { d: MARKS[type], transform: `translate(${x},${y})`, fill: colors[type], ...more });
 
+  // A short line for a key, with what else stands on it
+  const sample = (stroke, dash, ...more) => make("svg", { width: 40, height: 12, viewBox: "-20 -6 40 12", "aria-hidden": "true" },
+    make("line", { x1: -20, x2: 20, y1: 0, y2: 0, stroke, "stroke-width": 2, "stroke-dasharray": dash }), ...more);
+
   function typesKey(types) {
     const entry = (type) => make("span", {}, make("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, mark(type, 0, 0)), ` ${TYPES[type]} `);
     return make("p", { class: "explorer-key" }, "source: ", ...types.map(entry));
@@ -259,7 +279,7 @@
     get("explorer-scatter-pair").replaceChildren();
     if (!similarity) {
       get("explorer-correlation").textContent = "";
-      get("explorer-scatter").replaceChildren(lacks("no similarities are committed that a whole matrix of accuracies could be set beside."));
+      show("explorer-scatter", lacks("A correlation needs the similarities of at least six tasks' prompts, and how accurate each is on each task; they are not all here."));
       return;
     }
     const metric = similarity[get("explorer-metric").value];
@@ -271,10 +291,10 @@
     const drawn = pairs.filter((pair) => !only || pair.target === only);
     if (!drawn.length) {
       get("explorer-correlation").textContent = "";
-      get("explorer-scatter").replaceChildren(nothing());
+      show("explorer-scatter", nothing());
       return;
     }
-    const { figure, atX, atY } = axes("explorer-scatter", `Accuracy on the target by similarity to its prompt, ${drawn.length} pairs`,
+    const { figure, atX, atY } = axes("explorer-scatter", `${whose()}: accuracy on the target by similarity to its prompt, ${drawn.length} pairs`,
       scale(drawn.map((pair) => pair.similarity), `similarity: ${metric.words}`, asNumber),
       scale(drawn.map((pair) => pair.accuracy), "accuracy on the target", asPercent));
     const points = drawn.sort((a, b) => a.similarity - b.similarity).map((pair) => {
@@ -286,7 +306,7 @@
     });
     rove(points, inLine(points.length));
     figure.append(...points);
-    get("explorer-scatter").replaceChildren(figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])));
+    show("explorer-scatter", figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])));
     get("explorer-correlation").textContent = sayCorrelation(pairs, metric, only, self, which);
   }
 
@@ -294,14 +314,15 @@
     const sameType = (pair) => Number(typeOf(pair.source) === typeOf(pair.target));
     if (only) {
       const own = pairs.filter((pair) => pair.target === only);
+      if (own.length < FEWEST) return "Too few sources are left for a correlation.";
       const rho = spearman(own.map((pair) => pair.similarity), own.map((pair) => pair.accuracy));
       return `Spearman's ρ over the ${own.length} sources of ${titleOf(only)}: ${Number.isFinite(rho) ? signed(rho) : "none, all are alike"}.`;
     }
     const found = meanCorrelation(pairs, (pair) => pair.similarity);
-    if (!found.n) return "Too few pairs are left for a correlation.";
+    if (!found.n) return "Too few sources are left for a correlation.";
     const known = metric.overall[Number(self)];
     const p = known.p < 0.001 ? "p < 0.001" : `p = ${known.p.toFixed(3)}`;
-    const sure = everything() ? ` [${signed(known.low)}, ${signed(known.high)}], ${p}` : " (no interval: some types are left out)";
+    const sure = everyType() ? ` [${signed(known.low)}, ${signed(known.high)}], ${p}` : " (no interval: some types are left out)";
     const types = meanCorrelation(pairs, sameType);
     return `Spearman's ρ, mean of ${found.n} targets: ${signed(found.rho)}${sure}. Knowing only whether two tasks are of one type: ` +
       `${types.n ? signed(types.rho) : "none, all are alike"}. Compared are ${which || "the published prompts, which began alike"}.`;
@@ -312,13 +333,13 @@
   function drawLayers() {
     const { profile } = shown.collection;
     if (!profile) {
-      get("explorer-layers").replaceChildren(lacks("which neurons these prompts activate needs the model's weights, which are not in this repository."));
+      show("explorer-layers", lacks("Which neurons these prompts activate needs the model's weights, which are not in this repository."));
       return;
     }
     const spread = profile.kinds.flatMap((kind) => kind.low ? [...kind.low, ...kind.high] : kind.mean);
     const last = profile.layers.length - 1;
     const x = { low: -0.3, high: last + 0.3, label: "layer, from the bottom", ticks: profile.layers.map((name, place) => [place, name]) };
-    const { figure, atX, atY } = axes("explorer-layers", "Overlap of activated neurons by layer", x, scale(spread, "overlap of neurons", asPercent), 280);
+    const { figure, atX, atY } = axes("explorer-layers", `${whose()}: overlap of activated neurons by layer`, x, scale(spread, "overlap of neurons", asPercent), 280);
     profile.kinds.forEach((kind, i) => {
       const look = LINES[kind.name];
       const at = (layer) => atX(layer + 0.05 * (i - 1)); // beside each other, or the intervals would hide one another
@@ -329,12 +350,13 @@
       const line = kind.mean.map((mean, layer) => `${layer ? "L" : "M"}${at(layer)},${atY(mean)}`).join("");
       figure.append(make("path", { d: line, fill: "none", stroke: look.stroke, "stroke-width": 2, "stroke-dasharray": look.dash }));
     });
-    const entry = (kind) => make("span", {}, make("svg", { width: 40, height: 12, viewBox: "-20 -6 40 12", "aria-hidden": "true" },
-      make("line", { x1: -20, x2: 20, y1: 0, y2: 0, stroke: LINES[kind.name].stroke, "stroke-width": 2, "stroke-dasharray": LINES[kind.name].dash }),
-      make("path", { d: LINES[kind.name].mark, fill: LINES[kind.name].stroke })), ` ${kind.name} `);
+    const entry = (kind) => {
+      const look = LINES[kind.name];
+      return make("span", {}, sample(look.stroke, look.dash, make("path", { d: look.mark, fill: look.stroke })), ` ${kind.name} `);
+    };
     const rows = profile.kinds.flatMap((kind) => kind.mean.map((mean, layer) =>
       [kind.name, profile.layers[layer], percent(mean), kind.low && kind.low[layer] !== null ? `${percent(kind.low[layer])} to ${percent(kind.high[layer])}` : "none"]));
-    get("explorer-layers").replaceChildren(figure, make("p", { class: "explorer-key" }, ...profile.kinds.map(entry)),
+    show("explorer-layers", figure, make("p", { class: "explorer-key" }, ...profile.kinds.map(entry)),
       make("p", {}, profile.says), numbers(["pairs of prompts", "layer", "overlap", "95 % interval"], rows));
   }
 
@@ -343,17 +365,17 @@
   function drawMap() {
     const { maps } = shown.collection;
     if (!maps) {
-      get("explorer-map").replaceChildren(lacks("these prompts are not among the committed results."));
+      show("explorer-map", lacks("These prompts are not among the committed results."));
       return;
     }
     const map = maps[get("explorer-of").value];
     const prompts = map.prompts.map(([task, seed], i) => ({ task, seed, at: map.places[i] })).filter((prompt) => chosen("sources").has(typeOf(prompt.task)));
     if (!prompts.length) {
-      get("explorer-map").replaceChildren(nothing());
+      show("explorer-map", nothing());
       return;
     }
     const axis = (i) => scale(map.places.map((at) => at[i]), `component ${i + 1}: ${percent(map.shares[i], 0)} of the variance`, asNumber);
-    const { figure, atX, atY } = axes("explorer-map", `${prompts.length} prompts along two principal components`, axis(0), axis(1), 420);
+    const { figure, atX, atY } = axes("explorer-map", `${whose()}: ${prompts.length} prompts along two principal components`, axis(0), axis(1), 420);
     const first = Math.min(...prompts.map((prompt) => prompt.seed));
     const labels = prompts.map(({ task, seed, at }) => {
       const [x, y] = [atX(at[0]), atY(at[1])];
@@ -361,15 +383,17 @@
       figure.append(make("g", { role: "img", "aria-label": says }, make("title", {}, says), mark(typeOf(task), x, y)));
       return { x, y, type: typeOf(task), text: Number(seed) === first ? plain(titleOf(task)) : String(seed) };
     });
-    figure.append(...apart(labels, { left: 60, right: Number(figure.getAttribute("width")), top: 10, bottom: 375 }).map(({ x, y, end, type, text }) => make("text", {
-      x: x + (end ? -8 : 8), y: y + 4, "text-anchor": end ? "end" : "start", class: `explorer-label ${type}`, "aria-hidden": "true",
-    }, text)));
+    for (const { x, y, from, end, type, text } of apart(labels, { left: 60, right: Number(figure.getAttribute("width")), top: 10, bottom: 375 })) {
+      const side = x + (end ? -8 : 8);
+      if (y !== from) figure.append(make("line", { x1: x, y1: from, x2: side, y2: y, class: "explorer-leader" }));
+      figure.append(make("text", { x: side, y: y + 4, "text-anchor": end ? "end" : "start", class: `explorer-label ${type}`, "aria-hidden": "true" }, text));
+    }
     const rows = prompts.map((prompt) => [titleOf(prompt.task), prompt.seed === null ? "–" : prompt.seed, ...prompt.at.map((value) => asNumber(value, 3))]);
-    get("explorer-map").replaceChildren(figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])),
+    show("explorer-map", figure, typesKey([...chosen("sources")].filter((type) => TYPES[type])),
       numbers(["task", "seed", "component 1", "component 2"], rows));
   }
 
-  // Each label beside its mark, or near it where it is clear of marks and other labels; one that finds no room is left out
+  // Each label beside its mark, or above or below where it is clear of marks and other labels; without room it is left out
   function apart(labels, frame) {
     const taken = labels.map(({ x, y }) => ({ from: x - 4, to: x + 4, y }));
     const clear = (box) => taken.every((other) => Math.abs(other.y - box.y) > 11 || box.from > other.to || other.from > box.to);
@@ -382,7 +406,7 @@
       const box = boxes.find((found) => inside(found) && clear(found));
       if (!box) return [];
       taken.push(box);
-      return [{ ...label, y: box.y, end: box.end }];
+      return [{ ...label, from: label.y, y: box.y, end: box.end }];
     });
   }
 
@@ -391,7 +415,7 @@
   function drawCurves() {
     const { curves } = shown.collection;
     if (!curves) {
-      get("explorer-curves").replaceChildren(lacks("no training curves were published."));
+      show("explorer-curves", lacks("No training curves were published."));
       return;
     }
     const tasks = [...new Set(curves.runs.map((run) => run.task))].filter((task) => chosen("sources").has(typeOf(task)));
@@ -401,17 +425,19 @@
     const [low, high] = [Math.max(0, Math.min(...all) - 0.03), Math.min(1, Math.max(...all) + 0.03)];
     const atX = (step) => left + (step / last) * (width - 2 * left);
     const atY = (value) => bottom - ((value - low) / (high - low)) * (bottom - 4);
+    const seeds = [...new Set(curves.runs.map((run) => run.seed))].sort((a, b) => a - b);
+    const dash = (seed) => SEED_DASHES[seeds.indexOf(seed) % SEED_DASHES.length];
     const panels = tasks.map((task) => {
       const runs = curves.runs.filter((run) => run.task === task);
       const best = runs.map((run) => Math.max(...run.accuracy));
-      const says = `${titleOf(task)}: best accuracy on dev ${best.map((value) => percent(value)).join(", ")}`;
+      const says = `${whose()}, ${titleOf(task)}: best accuracy on dev ${best.map((value) => percent(value)).join(", ")}`;
       const majority = atY(curves.majority[task]);
       const figure = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": says },
         make("line", { x1: left, x2: width - left, y1: bottom, y2: bottom, class: "explorer-axis" }),
         make("line", { x1: left, x2: width - left, y1: majority, y2: majority, class: "explorer-majority" }),
-        ...runs.map((run, i) => make("path", {
+        ...runs.map((run) => make("path", {
           d: run.step.map((step, n) => `${n ? "L" : "M"}${atX(step)},${atY(run.accuracy[n])}`).join(""), fill: "none",
-          stroke: colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": SEED_DASHES[i % SEED_DASHES.length],
+          stroke: colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": dash(run.seed),
         })),
         make("text", { x: left, y: height - 4 }, "0"), make("text", { x: width - left, y: height - 4, "text-anchor": "end" }, `${last} steps`));
       const caption = make("figcaption", {}, make("strong", { class: typeOf(task) }, ...parts(titleOf(task))), ` ${best.map((value) => percent(value)).join(", ")}`);
@@ -421,8 +447,9 @@
       const best = Math.max(...run.accuracy);
       return [titleOf(run.task), run.seed, percent(best), run.step[run.accuracy.indexOf(best)], percent(curves.majority[run.task])];
     });
-    get("explorer-curves").replaceChildren(...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
-      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted the share of the most frequent label. Above each: the best of each seed.`),
+    show("explorer-curves", ...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
+      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted, level, the share of the most frequent label. Above each: the best of each seed.`),
+      make("p", { class: "explorer-key" }, ...seeds.map((seed) => make("span", {}, sample("#1d2730", dash(seed)), ` seed ${seed} `))),
       numbers(["task", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
   }
 
@@ -432,18 +459,22 @@
 
   function choose() {
     shown.collection = collections.find((collection) => collection.id === get("explorer-whose").value);
-    const { says, source, similarity, maps, tasks, transfer } = shown.collection;
+    const { says, source, similarity, maps, transfer } = shown.collection;
     get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".");
     options("explorer-metric", (similarity || []).map((metric, i) => [i, metric.name]));
-    options("explorer-target", [["", "every target"], ...tasks.map((task) => [task.name, task.title])]);
     options("explorer-of", (maps || []).map((map, i) => [i, map.of]));
     const random = transfer.rows.includes("random");
-    get("explorer-scale").querySelector("[value=recovered]").disabled = !random;
+    const recovery = get("explorer-scale").querySelector("[value=recovered]");
+    recovery.disabled = !random;
+    recovery.textContent = `the share of tuning's gain that is recovered${random ? "" : " (needs a random prompt's row)"}`;
     if (!random) get("explorer-scale").value = "accuracy";
     draw();
   }
 
   function draw() {
+    const target = get("explorer-target").value;
+    options("explorer-target", [["", "every target"], ...targets().map((name) => [name, titleOf(name)])]);
+    get("explorer-target").value = targets().includes(target) ? target : "";
     for (const part of [drawMatrix, drawScatter, drawLayers, drawMap, drawCurves]) part();
   }
 
