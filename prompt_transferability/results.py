@@ -309,6 +309,31 @@ def tpt_model_curves(
 
 
 @patch
+def tpt_model_by_kind(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    tolerance: float = 0.005,  # as in `compare_runs`
+) -> pd.DataFrame:  # a row a kind of tasks that there are; accuracies and times as fractions
+    """Tuning from carried prompts beside tuning from random vectors, on tasks near to those that the way learned from.
+
+    Rows `fitted on`, `same type` and `other types`, as in `recovered_by_kind`; columns those of the row "overall" of
+    `compare_runs`, and `start`, the mean accuracy before the first step. Raises `UnknownNameError`, `StudyError`.
+    """
+    runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
+    fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
+    types, curves = {TYPES[task] for task in fitted}, _curves_of(runs)
+    own, alike = curves["task"].isin(fitted), curves["task"].map(TYPES).isin(types)
+    for kind, chosen in {"fitted on": own, "same type": alike & ~own, "other types": ~alike}.items():
+        if chosen.any():
+            part = curves[chosen]
+            start = {"start": part.loc[part["step"] == 0, "accuracy"].mean()}
+            rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | start
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+@patch
 def tpt_model_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
@@ -570,6 +595,9 @@ def write_report(
         if len(results.study.seeds) > 1:
             tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
         tables["untrained"] = results.cross_model(source, target, seeds="others", untrained=True)
+        if ways := _tpt_model_ways(results, source, target):
+            by_kind = {way: results.tpt_model_by_kind(source, target, way) for way in ways}
+            tables["tuned_further"] = pd.concat(by_kind, names=["way", "tasks"])
         prefix = f"{source}_to_{target}_".replace("/", "_")
         for name, table in tables.items():
             table.to_csv(folder / f"{prefix}{name}.csv")
@@ -578,6 +606,12 @@ def write_report(
     page = folder / "index.html"
     page.write_text(_page(results, sections), encoding="utf-8")
     return page
+
+
+def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
+    "The ways by which prompts came that were tuned further."
+    starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
+    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
 
 
 def _cut(study: Study) -> str:
@@ -631,10 +665,14 @@ def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
     for name, table in compared.items():
         heading = ", ".join(part for part in (name.removeprefix("tpt_").replace("_", " "), cut) if part)
-        counts = ["baseline_step", "runs", "reached", "sooner"]
-        shown = table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
-        parts += [f"<h4>{html.escape(heading)}</h4>", shown.to_html(border=0)]
+        parts += [f"<h4>{html.escape(heading)}</h4>", _runs_in_percent(table).to_html(border=0)]
     return parts
+
+
+def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
+    "What `compare_runs` gives, for reading."
+    counts = ["baseline_step", "runs", "reached", "sooner"]
+    return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
 
 
 def _in_percent(column: pd.Series) -> pd.Series:
@@ -654,10 +692,13 @@ def _cross_section(
         "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
         "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
         "this is as good, nothing of the prompt was carried over.",
+        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): over "
+        "the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times in "
+        "% of baseline_step, at which tuning from random vectors had converged; inf: never.",
     }
     parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
     for name, table in tables.items():
-        shown = table.map(lambda value: f"{100 * value:.1f}")
+        shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
         parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
     parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
     links = ", ".join(f'<a href="{prefix}{name}.csv">{prefix}{name}.csv</a>' for name in tables)

@@ -326,8 +326,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "micro-finetune": _MICRO
     | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
     "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta", tpt_seeds=(0, 1, 2), **_MICRO_CROSSING),
-    "micro-cross-large": _MICRO
-    | _crossing("micro-roberta", "micro-roberta-large", tpt_seeds=(0,), **_MICRO_CROSSING),
+    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", tpt_seeds=(0,), **_MICRO_CROSSING),
     "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
     "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
