@@ -26,9 +26,13 @@ from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means
 
 # %% auto #0
-__all__ = ['PROVENANCE', 'CARRIED', 'TYPES', 'MEASURES', 'FIGURES', 'Results', 'write_report']
+__all__ = ['TYPES', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'Results', 'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
+TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
+"The type of every task that is known by name."
+
+
 class Results:
     "The answers of a study, or of as much of it as is there."
 
@@ -147,6 +151,7 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
     libraries = pd.DataFrame(came_from.libraries.tolist())
     facts = {"cells": f"{len(self.answered)} of {len(self.study.cells())}"}
+    came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
     facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
     facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
     facts |= {name: ", ".join(libraries[name].unique()) for name in libraries}
@@ -530,10 +535,6 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
     return table.astype({"n": int, "test_n": "Int64"}).reindex(order).rename_axis("task")
 
 # %% ../nbs/library/results.ipynb #ebc2ec81
-TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
-"The type of every task that is known by name."
-
-
 @patch
 def figure(
     self: Results,
