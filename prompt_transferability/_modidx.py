@@ -649,6 +649,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'prompt_transferability/recomputed.py'),
                                                    'prompt_transferability.recomputed._similarity_by_kind': ( 'nbs/library/recomputed.html#_similarity_by_kind',
                                                                                                               'prompt_transferability/recomputed.py'),
+                                                   'prompt_transferability.recomputed._similarity_of_projected': ( 'nbs/library/recomputed.html#_similarity_of_projected',
+                                                                                                                   'prompt_transferability/recomputed.py'),
                                                    'prompt_transferability.recomputed._similarity_to_tuned': ( 'nbs/library/recomputed.html#_similarity_to_tuned',
                                                                                                                'prompt_transferability/recomputed.py'),
                                                    'prompt_transferability.recomputed._tuned': ( 'nbs/library/recomputed.html#_tuned',
