@@ -221,8 +221,12 @@ def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict
 
 
 def _way(cell: Cell) -> str:
-    tasks = ", ".join(task.removeprefix("micro/") for task in cell.asked["fitted_on"])
-    return cell.asked["method"] + (f" ({tasks})" if tasks else "")
+    return _named(cell.asked["method"], cell.asked["fitted_on"])
+
+
+def _named(way: str, tasks: Sequence[str]) -> str:
+    "A way and the tasks that it learned from, if any."
+    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
 
 # %% ../nbs/library/results.ipynb #83200104
 @patch
@@ -236,7 +240,9 @@ def cross_model(
 ) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
     """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
 
-    Raises `UnknownNameError` for other seeds, and `StudyError` where there is nothing yet.
+    The row `own prompt (…)` is what must be beaten: the target model's prompts of the tasks that a way learned from,
+    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for other seeds, and `StudyError`
+    where there is nothing yet.
     """
     if seeds not in ("same", "others"):
         raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
@@ -250,6 +256,9 @@ def cross_model(
         "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
         "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
     }
+    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
+    for group in self.study.cross_model.fitted_on if split == "dev" else ():
+        baselines[_named("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
     table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 

@@ -436,10 +436,21 @@ def _words(study: Study) -> dict[str, Any]:
 def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
     "A trained prompt on the dev splits of all tasks, or of its own alone, and on the test split of its own."
     backbone, task, seed = (tuned.asked[name] for name in ("backbone", "task", "seed"))
+    everywhere = study.cross_task or _beside_projectors(study, backbone, task)
     return [
-        _transfer(study, backbone, task, seed, study.tasks if study.cross_task else [task], "dev", tuned),
+        _transfer(study, backbone, task, seed, study.tasks if everywhere else [task], "dev", tuned),
         _transfer(study, backbone, task, seed, [task], "test", tuned),
     ]
+
+
+def _beside_projectors(study: Study, backbone: str, task: str) -> bool:
+    "Whether a projector to this model learns from the task: what its own prompt is worth elsewhere has to be beaten."
+    crossing = study.cross_model
+    return (
+        crossing is not None
+        and any(backbone == target for _, target in crossing.directions)
+        and any(task in group for group in crossing.fitted_on)
+    )
 
 
 def _transfer(
