@@ -247,10 +247,10 @@ def side_by_side(
 def own_beside_others(
     similarity: pd.DataFrame,  # prompts in rows, tuned prompts in columns, both by task
     types: Mapping[str, str],  # the type of each task
-) -> pd.DataFrame:  # by task; columns own, same type, other types: means, NaN where there is none; first: boolean
+) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean
     """How like prompts are to the tuned one of their task, to those of other tasks of its type, and of other types.
 
-    `first` says whether the own task's is more alike than all others. Raises `ValueError` for a task without a tuned
+    `first` says whether the own task's is more alike than all others. A mean of none is NaN. Raises `ValueError` for a task without a tuned
     prompt or without a type.
     """
     tasks, tuned = similarity.index, similarity.columns
@@ -259,6 +259,6 @@ def own_beside_others(
         raise ValueError(f"each task needs a tuned prompt and a type; there is none of {', '.join(lacking)}")
     own = tasks.to_numpy()[:, None] == tuned.to_numpy()
     same = tasks.map(types).to_numpy()[:, None] == tuned.map(types).to_numpy()
-    pairs = {"own": own, "same type": same & ~own, "other types": ~same}
+    pairs = {"own": own, "others of its type": same & ~own, "other types": ~same}
     found = pd.DataFrame({name: similarity.where(chosen).mean(axis=1) for name, chosen in pairs.items()})
     return found.assign(first=found["own"] > similarity.mask(own).max(axis=1))
