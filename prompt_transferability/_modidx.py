@@ -1175,6 +1175,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.task_vector': ( 'nbs/library/tpt_task.html#task_vector',
                                                                                                   'prompt_transferability/tpt_task.py'),
+                                                 'prompt_transferability.tpt_task.times_by_chance': ( 'nbs/library/tpt_task.html#times_by_chance',
+                                                                                                      'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.train_probe': ( 'nbs/library/tpt_task.html#train_probe',
                                                                                                   'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.tune_from_tasks': ( 'nbs/library/tpt_task.html#tune_from_tasks',
