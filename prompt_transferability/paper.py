@@ -250,8 +250,8 @@ def own_beside_others(
 ) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean
     """How like prompts are to the tuned one of their task, to those of other tasks of its type, and of other types.
 
-    `first` says whether the own task's is more alike than all others. A mean of none is NaN. Raises `ValueError` for a task without a tuned
-    prompt or without a type.
+    `first` says whether the own task's is more alike than all others. A mean of none is NaN. Raises `ValueError`
+    for a task without a tuned prompt or without a type.
     """
     tasks, tuned = similarity.index, similarity.columns
     lacking = [task for task in tasks.union(tuned, sort=False) if task not in types or task not in tuned]
