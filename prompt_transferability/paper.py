@@ -5,6 +5,7 @@
 # %% ../nbs/library/paper.ipynb #fe1b1434
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -14,7 +15,8 @@ from pandas.io.formats.style import Styler
 from .tasks import PAPER_TASKS
 
 # %% auto #0
-__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'side_by_side']
+__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'column_by_column', 'side_by_side',
+           'own_beside_others']
 
 # %% ../nbs/library/paper.ipynb #e9f0fcf8
 _COLUMNS = {
@@ -220,6 +222,14 @@ def heading(name: str) -> str:
     return name.replace("_", " ")
 
 
+def column_by_column(
+    tables: Mapping[str, pd.DataFrame],  # of the same rows and columns, by name
+) -> pd.DataFrame:  # columns: each of theirs, and under it the tables
+    "Tables with their columns side by side."
+    names = next(iter(tables.values()))
+    return pd.concat(tables, axis=1).swaplevel(axis=1)[[(name, part) for name in names for part in tables]]
+
+
 def side_by_side(
     cells: pd.DataFrame,  # from `printed`
     numbers: pd.DataFrame,  # fractions; its labels are among those of `cells`
@@ -228,7 +238,27 @@ def side_by_side(
     "Each column as printed and as found; in bold what is not the same. Raises `KeyError` for other labels."
     exact = reproduces(cells, numbers).fillna(True)
     parts = {"paper": cells.loc[tuple(numbers.axes)], "found": (100 * numbers).map(f"{{:{digits}}}".format)}
-    side = pd.concat(parts, axis=1).swaplevel(axis=1)[[(name, part) for name in numbers for part in parts]]
     differs = exact.map(lambda same: "" if same else "font-weight: bold")
-    bold = pd.concat(dict.fromkeys(parts, differs), axis=1).swaplevel(axis=1)[side.columns]
-    return side.style.format(escape="html").apply(lambda _: bold, axis=None).format_index(heading, axis=1)
+    bold = column_by_column(dict.fromkeys(parts, differs))
+    side = column_by_column(parts).style.format(escape="html")
+    return side.apply(lambda _: bold, axis=None).format_index(heading, axis=1)
+
+# %% ../nbs/library/paper.ipynb #0b2dc828
+def own_beside_others(
+    similarity: pd.DataFrame,  # prompts in rows, tuned prompts in columns, both by task
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean
+    """How like prompts are to the tuned one of their task, to those of other tasks of its type, and of other types.
+
+    `first` says whether the own task's is more alike than all others. A mean of none is NaN. Raises `ValueError`
+    for a task without a tuned prompt or without a type.
+    """
+    tasks, tuned = similarity.index, similarity.columns
+    lacking = [task for task in tasks.union(tuned, sort=False) if task not in types or task not in tuned]
+    if lacking:
+        raise ValueError(f"each task needs a tuned prompt and a type; there is none of {', '.join(lacking)}")
+    own = tasks.to_numpy()[:, None] == tuned.to_numpy()
+    same = tasks.map(types).to_numpy()[:, None] == tuned.map(types).to_numpy()
+    pairs = {"own": own, "others of its type": same & ~own, "other types": ~same}
+    found = pd.DataFrame({name: similarity.where(chosen).mean(axis=1) for name, chosen in pairs.items()})
+    return found.assign(first=found["own"] > similarity.mask(own).max(axis=1))

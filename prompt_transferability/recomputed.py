@@ -70,6 +70,27 @@ def _similarity_to_tuned(
         ["tuned", "vectors", *EMBEDDING_METRICS]
     ]
 
+# %% ../nbs/library/recomputed.ipynb #64c441e3
+_CARRIED_RUNS = ("proj", "trained", "base_emotion", "base_nli")
+_COMPARED_RUNS = [*((run, run) for run in _CARRIED_RUNS), ("proj", "trained")]
+
+
+def _similarity_of_projected(
+    release: Release,
+) -> pd.DataFrame:  # a row a pair, by task; columns run, other_run, other, vectors and cosine_concat
+    "How alike RoBERTa-base's prompts that came from another model are to each other, a prompt and itself included."
+    carried = {
+        (run, task): found for run in _CARRIED_RUNS for task, found in _tuned(release, "roberta-base", run).items()
+    }
+    tables = []
+    for vectors, prompts in _with_and_without_first(carried).items():
+        matrix = similarity_matrix(prompts, "cosine_concat")
+        matrix.index = pd.MultiIndex.from_tuples(prompts, names=["run", "task"])
+        matrix.columns = pd.MultiIndex.from_tuples(prompts, names=["other_run", "other"])
+        pairs = matrix.stack(["other_run", "other"]).rename("cosine_concat").reset_index().assign(vectors=vectors)
+        tables += [pairs[(pairs["run"] == one) & (pairs["other_run"] == other)] for one, other in _COMPARED_RUNS]
+    return pd.concat(tables).set_index("task")[["run", "other_run", "other", "vectors", "cosine_concat"]]
+
 # %% ../nbs/library/recomputed.ipynb #1a305c9c
 def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, dict[str, str]]]:
     "For sets of published prompts: what they are called, how many vectors, the metric, the similarities, the tasks."
@@ -152,10 +173,8 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
-    **{
-        f"similarity_to_tuned_{run}": partial(_similarity_to_tuned, run=run)
-        for run in ("tuned", "proj", "trained", "base_emotion", "base_nli")
-    },
+    **{f"similarity_to_tuned_{run}": partial(_similarity_to_tuned, run=run) for run in ("tuned", *_CARRIED_RUNS)},
+    "similarity_of_projected": _similarity_of_projected,
     "similarity_by_kind": _similarity_by_kind,
     "same_task_auc_roberta-large": _same_task_aucs,
     "correlation_roberta-base": _correlations,

@@ -333,17 +333,22 @@ def tpt_model_by_kind(
     """Tuning from carried prompts beside tuning from random vectors, on tasks near to those that the way learned from.
 
     Rows `fitted on`, `same type` and `other types`, as in `recovered_by_kind`; columns those of the row "overall" of
-    `compare_runs`, and `start`, the mean accuracy before the first step. Raises `UnknownNameError`, `StudyError`.
+    `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`, the mean gain on the test splits
+    that there are. Raises `UnknownNameError`, `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
+    tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
+    on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
+    gains = pd.Series({run: found["accuracy"] - tested.accuracy[run] for run, found in on_test.items()})
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
     types, curves = {TYPES[task] for task in fitted}, _curves_of(runs)
     own, alike = curves["task"].isin(fitted), curves["task"].map(TYPES).isin(types)
     for kind, chosen in {"fitted on": own, "same type": alike & ~own, "other types": ~alike}.items():
         if chosen.any():
             part = curves[chosen]
-            start = {"start": part.loc[part["step"] == 0, "accuracy"].mean()}
-            rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | start
+            there = gains[gains.index.get_level_values(0).isin(part["task"])]
+            more = {"start": part.loc[part["step"] == 0, "accuracy"].mean(), "test_gain": there.mean()}
+            rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | more
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

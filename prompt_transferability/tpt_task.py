@@ -33,7 +33,7 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'bootstrap_interval',
-           'compare_runs', 'choice_regret', 'mean_regret']
+           'compare_runs', 'times_by_chance', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -505,6 +505,30 @@ def _overall(
         with np.errstate(invalid="ignore"):  # the median of an even number, between inf and inf
             means[name] = statistic(np.array([table[name] for table in drawn.values()])[picked], axis=1)
     return found | _intervals({name: means[name] for name in _WITH_INTERVAL}, runs)
+
+# %% ../nbs/library/tpt_task.ipynb #e1473a97
+def times_by_chance(
+    baseline: Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`, with two or more seeds a task
+    tolerance: float = 0.005,  # as in `paired_times`
+) -> pd.DataFrame:  # a row a task, seed and other seed
+    """`paired_times` of the baseline beside itself: every run against the run of each other seed of its task.
+
+    What "sooner" and a gain are worth by chance alone (beside Tables 1 and 6). Raises `ValueError` where no task has
+    two seeds, and as `paired_times`.
+    """
+    runs = _table_of(baseline)
+    seeds = sorted(runs["seed"].unique())
+    others = {}
+    for shift in range(1, len(seeds)):
+        renamed = dict(zip(seeds, seeds[shift:] + seeds[:shift], strict=True))
+        against = runs.assign(seed=runs["seed"].map(renamed))
+        places = ["task", "seed"]
+        there = against.set_index(places).index.isin(runs.set_index(places).index)
+        if there.any():
+            others[shift] = paired_times(against[there], runs, tolerance)
+    if not others:
+        raise ValueError("chance takes two seeds of a task or more; there is one")
+    return pd.concat(others, names=["shift"]).reorder_levels(["task", "seed", "shift"]).sort_index()
 
 # %% ../nbs/library/tpt_task.ipynb #7cafc622
 def choice_regret(
