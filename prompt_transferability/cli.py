@@ -51,9 +51,14 @@ from .zero_shot_transfer import evaluate, transfer_matrix
 __all__ = ['main']
 
 # %% ../nbs/library/cli.ipynb #6f3430b9
-def _writable(path: str) -> Path:
-    "A file that can be written, which is tried before hours of work and not after them; nothing of the trial stays."
+def _writable(path: str, *others: str | None) -> Path:
+    """A file that can be written, and is none of the `others` that a command reads or writes.
+
+    It is tried before hours of work and not after them; nothing of the trial stays.
+    """
     file = Path(path)
+    if file.resolve() in [Path(other).resolve() for other in others if other is not None]:
+        raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a file of its own")
     if file.is_dir():
         raise IsADirectoryError(f"{path!r} is a folder; name a file in it")
     folder = next(folder for folder in file.absolute().parents if folder.exists())
@@ -68,8 +73,8 @@ def _tune(options: argparse.Namespace) -> dict:
     backbone = Sources(options.data, options.models).backbone(options.backbone, options.layout, options.max_length)
     data = load_task(options.task, options.data, max_train=options.max_train)
     init = SoftPrompt.load(options.init) if options.init else None
-    out = _writable(options.out)
-    checkpoint = _writable(options.checkpoint) if options.checkpoint else None
+    out = _writable(options.out, options.init)
+    checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
     run = tune_prompt(
         backbone,
         data,
@@ -169,7 +174,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
     datas = [_target(task, options) for task in options.tasks]
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
     return {"split": options.split, "matrix": _table(matrix, options)}
@@ -188,7 +193,7 @@ def _layers(text: str | None) -> tuple[int, int] | None:
 
 def _similarity(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     of_neurons = options.metric == "neuron_overlap"
     backbone = _backbone(options, [*prompts.values()]) if of_neurons else None
     matrix = similarity_matrix(prompts, options.metric, backbone, layers)
@@ -211,7 +216,7 @@ def _similarity(options: argparse.Namespace) -> dict:
 def _neurons(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     states = activation_states(prompts, backbone)
     parts = [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
     parts += [(layer, layer) for layer in range(1, backbone.num_layers + 1)]
@@ -234,7 +239,7 @@ _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size",
 
 def _project_fit(options: argparse.Namespace) -> dict:
     fit = WAYS[options.method.replace("-", " ")]
-    takes = _taken(fit, options)
+    takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
     prompts, wanted = ([SoftPrompt.load(path) for path in paths] for paths in (options.prompts, options.wanted))
     layout = prompts[0].layout if prompts else "paper"
 
@@ -243,9 +248,9 @@ def _project_fit(options: argparse.Namespace) -> dict:
 
     own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
     if "steps" in takes:
-        checkpoint = _writable(options.checkpoint) if options.checkpoint else None
+        checkpoint = _writable(options.checkpoint, options.out, *read) if options.checkpoint else None
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
-    out = _writable(options.out)
+    out = _writable(options.out, *read)
     if "datas" in takes:
         datas = [load_task(name, options.data) for name in dict.fromkeys(prompt.task for prompt in prompts)]
         projection = fit(model(options.target), prompts, datas, **own)
@@ -297,7 +302,7 @@ def _project_carry(options: argparse.Namespace) -> dict:
             f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
         )
     backbone = Sources(None, options.models).backbone(name, prompt.layout, options.max_length)
-    out = _writable(options.out)
+    out = _writable(options.out, options.prompt, options.projector)
     carried = projection.project(prompt, backbone)
     return {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone, "backbone": backbone.name}
 

@@ -671,6 +671,38 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out PROMPT",
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --checkpoint PROMPT",
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --checkpoint OUT",
+        "project fit prompt-mapping --prompts OTHER --wanted PROMPT --target micro-bert --out PROMPT",
+        "project carry PROMPT --projector PROJECTOR --out PROMPT",
+        "project carry PROMPT --projector PROJECTOR --out PROJECTOR",
+        "tune micro/sst2 --backbone micro-bert --init PROMPT --out PROMPT",
+        "tune micro/sst2 --backbone micro-bert --init PROMPT --out OUT --checkpoint PROMPT",
+        "tune micro/sst2 --backbone micro-bert --out OUT --checkpoint OUT",
+        "transfer PROMPT --tasks micro/sst2 --out PROMPT",
+        "similarity PROMPT OTHER --metric cosine_concat --out OTHER",
+        "neurons PROMPT --out PROMPT",
+    ],
+)
+def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp_path, refused, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    prompt, read = SoftPrompt.load(tuned), {"PROMPT": tmp_path / "prompt", "OTHER": tmp_path / "other"}
+    for path in read.values():
+        SoftPrompt(prompt.values, "micro-roberta" if path.stem == "other" else prompt.backbone, prompt.task).save(path)
+    read["PROJECTOR"] = Projector.load(projector).save(tmp_path / "projector")
+    before = {path: path.read_bytes() for path in read.values()}
+    *words, last = line.split()
+    words = [read.get(word, tmp_path / "out" if word == "OUT" else word) for word in words]
+    # The same file by another name.
+    assert "is another file of this command" in refused(*words, f"../{read[last].name if last in read else 'out'}")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("linear-map", "--target", "micro-roberta"), "name the source with --source"),
