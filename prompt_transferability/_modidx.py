@@ -493,6 +493,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'prompt_transferability/projectors.py'),
                                                    'prompt_transferability.projectors._least_squares': ( 'nbs/library/projectors.html#_least_squares',
                                                                                                          'prompt_transferability/projectors.py'),
+                                                   'prompt_transferability.projectors._model': ( 'nbs/library/projectors.html#_model',
+                                                                                                 'prompt_transferability/projectors.py'),
                                                    'prompt_transferability.projectors._of_one_kind': ( 'nbs/library/projectors.html#_of_one_kind',
                                                                                                        'prompt_transferability/projectors.py'),
                                                    'prompt_transferability.projectors._pieces': ( 'nbs/library/projectors.html#_pieces',

@@ -91,8 +91,8 @@ def project(
 ) -> SoftPrompt:
     """A prompt for the target model; its metadata says where it came from.
 
-    Raises `ProjectorError` for a prompt of another width, length or model than this takes, and for a target model of
-    another width, layout or name than this was fitted for.
+    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
+    model of another width, layout, name or revision than this was fitted for.
     """
     self._check_fit(prompt, backbone)
     device = next((tensor.device for tensor in self.state_dict().values()), None)
@@ -108,6 +108,8 @@ def project(
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
     "Raise `ProjectorError` where prompt or model are not what this carries from and to."
     models = {name: self.metadata.get(f"{name}_backbone") for name in ("source", "target")}
+    revisions = {name: self.metadata.get(f"{name}_revision") for name in ("source", "target")}
+    given = {"source": prompt.metadata.get("backbone_revision"), "target": backbone.revision}
     layout = self.metadata.get("layout", prompt.layout)  # not that of ways that know words only, which stand in none
     whose = f"the prompt of task {prompt.task!r} on {prompt.backbone!r}"
     if models["source"] not in (None, prompt.backbone):
@@ -124,6 +126,12 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
         raise ProjectorError(
             f"{backbone.name!r} takes prompts {backbone.hidden_size} wide; the projector gives {self.target_size}"
         )
+    for name, revision in revisions.items():
+        if None not in (revision, given[name]) and revision != given[name]:
+            raise ProjectorError(
+                f"the projector was fitted for revision {revision!r} of {models[name]!r}, the {name} model; got "
+                f"revision {given[name]!r}"
+            )
     if layout != prompt.layout:
         raise ProjectorError(f"{whose} stands in layout {prompt.layout!r}; the projector learned from {layout!r}")
     if backbone.layout != prompt.layout:
@@ -311,18 +319,44 @@ class _Mapping:
 
 
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
-    "The first of several prompts; raises `ProjectorError` where there is none, or where they are not of one kind."
+    """One of several prompts, which says its model's revision where any does.
+
+    Raises `ProjectorError` where there is none, or where they are not of one kind.
+    """
     if not prompts:
         raise ProjectorError(f"there is no prompt of the {whose} model to learn from; give at least one")
-    for prompt in prompts[1:]:
-        for name in ("backbone", "hidden_size", "length", "layout"):
-            here, first = getattr(prompt, name), getattr(prompts[0], name)
-            if here != first:
+    known = [prompt for prompt in prompts if _model(prompt)[1] is not None] or prompts
+    traits = ("backbone", "hidden_size", "length", "layout")
+    kinds = {name: [(prompt.task, getattr(prompt, name)) for prompt in prompts] for name in traits}
+    kinds["revision"] = [(prompt.task, _model(prompt)[1]) for prompt in known]
+    for name, ((task, value), *others) in kinds.items():
+        for other, another in others:
+            if another != value:
                 raise ProjectorError(
-                    f"the prompts of the {whose} model must be alike: {name.replace('_', ' ')} is {first!r} for task "
-                    f"{prompts[0].task!r} and {here!r} for task {prompt.task!r}"
+                    f"the prompts of the {whose} model must be alike: {name.replace('_', ' ')} is {value!r} for task "
+                    f"{task!r} and {another!r} for task {other!r}"
                 )
-    return prompts[0]
+    return known[0]
+
+
+def _model(one: SoftPrompt | Backbone) -> tuple[str, str | None]:
+    "The name and the revision of the model that a prompt is of, or of this model; None: not known."
+    if isinstance(one, SoftPrompt):
+        return one.backbone, one.metadata.get("backbone_revision")
+    return one.name, one.revision
+
+
+def _between(source: SoftPrompt | Backbone, target: SoftPrompt | Backbone) -> dict[str, str | None]:
+    "The two models, for a projector's file; raises `ProjectorError` where they are one."
+    (name, revision), (other, another) = _model(source), _model(target)
+    if name == other and (revision == another or None in (revision, another)):
+        raise ProjectorError(f"prompts are carried between two models; got {name!r} twice")
+    return {
+        "source_backbone": name,
+        "source_revision": revision,
+        "target_backbone": other,
+        "target_revision": another,
+    }
 
 
 def _tasks(prompts: Sequence[SoftPrompt]) -> list[str]:
@@ -349,7 +383,7 @@ def fit_prompt_mapping(
 ) -> Projector:
     """Learn where the target model's own prompts lie (prompt mapping, Eq. 8).
 
-    Raises `ProjectorError` for prompts that do not belong together or are of one model, `TuningError` for settings
+    Raises `ProjectorError` for prompts that do not belong together or are all of one model, `TuningError` for settings
     that cannot be, for a checkpoint of another run, and when the loss is no longer finite.
     """
     for p, q in pairs:
@@ -362,18 +396,14 @@ def fit_prompt_mapping(
             f"prompts are mapped vector by vector, so both models' need one length and layout; got {source.length} in "
             f"{source.layout!r} and {target.length} in {target.layout!r}"
         )
-    if source.backbone == target.backbone:
-        raise ProjectorError(f"a pair has prompts of two models; got those of {source.backbone!r} twice")
+    models = _between(source, target)
     projector = Projector(
         source.hidden_size, target.hidden_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(device)
     x, y = (torch.stack([prompt.values for prompt in prompts]) for prompts in (sources, targets))
     origin = {
         "objective": "prompt mapping",
-        "source_backbone": source.backbone,
-        "source_revision": source.metadata.get("backbone_revision"),
-        "target_backbone": target.backbone,
-        "target_revision": target.metadata.get("backbone_revision"),
+        **models,
         "layout": source.layout,
         "tasks": _tasks(sources),
         "prompt_seeds": _seeds(sources),
@@ -409,8 +439,10 @@ def fit_token_mapping(
 ) -> Projector:
     """Learn where the target model's own words lie (token mapping, Eq. 9).
 
-    Raises `MisfitError` for models with different vocabularies, and `TuningError` as in `fit_prompt_mapping`.
+    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and
+    `TuningError` as in `fit_prompt_mapping`.
     """
+    models = _between(source_backbone, target_backbone)
     ours, theirs = (backbone.tokenizer.get_vocab() for backbone in (source_backbone, target_backbone))
     if ours != theirs:
         raise MisfitError(
@@ -422,7 +454,7 @@ def fit_token_mapping(
     x, y = (_embeddings(backbone, tokens) for backbone in (source_backbone, target_backbone))
     device = target_backbone.device
     projector = Projector(x.shape[1], y.shape[1], None, hidden_size, activation, layer_norm, seed).to(device)
-    origin = {"objective": "token mapping"} | _between(source_backbone, target_backbone) | {"tokens": len(tokens)}
+    origin = {"objective": "token mapping"} | models | {"tokens": len(tokens)}
     return _fit(
         projector,
         _Mapping(x.to(device), y.to(device), batch_size, seed),
@@ -436,16 +468,6 @@ def fit_token_mapping(
         seed=seed,
         eval_every=eval_every,
     )
-
-
-def _between(source_backbone: Backbone, target_backbone: Backbone) -> dict[str, str | None]:
-    "The two models, for a projector's file."
-    return {
-        "source_backbone": source_backbone.name,
-        "source_revision": source_backbone.revision,
-        "target_backbone": target_backbone.name,
-        "target_revision": target_backbone.revision,
-    }
 
 
 def _embeddings(backbone: Backbone, tokens: Tensor) -> Tensor:
@@ -496,9 +518,9 @@ def fit_task_tuning(
     """Learn what makes the frozen target model do the tasks (task tuning, §5.1).
 
     Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
-    a target model in another layout; `TuningError` for settings that cannot be, for a checkpoint of another run, and
-    when the loss is no longer finite; `BackboneError` for label words that the target model does not have;
-    `UnknownNameError` for a task without a train or dev split.
+    a target model in another layout or that the prompts are already of; `TuningError` for settings that cannot be, for
+    a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words that the target
+    model does not have; `UnknownNameError` for a task without a train or dev split.
     """
     check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
     if isinstance(prompts, SoftPrompt) or isinstance(datas, TaskData):
@@ -516,6 +538,7 @@ def fit_task_tuning(
             f"each task needs its prompts, and each prompt its task, once; got prompts of {_tasks(prompts)} and data "
             f"of {names}"
         )
+    models = _between(source, target_backbone)
     ordered = [[prompt for prompt in prompts if prompt.task == name] for name in names]
     streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], batch_size)
     projector = Projector(
@@ -524,10 +547,7 @@ def fit_task_tuning(
     values = [[prompt.values.to(target_backbone.device) for prompt in group] for group in ordered]
     origin = {
         "objective": "task tuning",
-        "source_backbone": source.backbone,
-        "source_revision": source.metadata.get("backbone_revision"),
-        "target_backbone": target_backbone.name,
-        "target_revision": target_backbone.revision,
+        **models,
         "layout": source.layout,
         "tasks": names,
         "prompt_seeds": [_seeds(group) for group in ordered],
@@ -556,15 +576,18 @@ class DirectReuse(Projection):
 
 
 def reuse_directly(source_backbone: Backbone, target_backbone: Backbone) -> DirectReuse:
-    "Prompts of the source model, given to the target model as they are. Raises `MisfitError` for another width."
+    """Prompts of the source model, given to the target model as they are.
+
+    Raises `MisfitError` for another width, and `ProjectorError` for one model given twice.
+    """
+    models = _between(source_backbone, target_backbone)
     if source_backbone.hidden_size != target_backbone.hidden_size:
         raise MisfitError(
             f"prompts of {source_backbone.name!r} are {source_backbone.hidden_size} wide; {target_backbone.name!r} "
             f"takes {target_backbone.hidden_size}: carry them over with a projector"
         )
     same = DirectReuse(source_backbone.hidden_size, target_backbone.hidden_size)
-    same.metadata = {"objective": "directly reused"} | _between(source_backbone, target_backbone)
-    same.metadata["package"] = version("prompt_transferability")
+    same.metadata = {"objective": "directly reused"} | models | {"package": version("prompt_transferability")}
     return same
 
 # %% ../nbs/library/projectors.ipynb #216c13e9
@@ -626,15 +649,17 @@ def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> Line
     """The matrix that maps the source model's words closest to the target model's, by least squares (Mikolov et al.).
 
     `metadata["missed"]` is the share of the variance of words left out of a trial fit, every fifth, that it misses.
-    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers.
+    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers, and `ProjectorError` for one
+    model given twice.
     """
+    models = _between(source_backbone, target_backbone)
     x, y = _shared_embeddings(source_backbone, target_backbone)
     linear = LinearMap(x.shape[1], y.shape[1])
     linear.matrix.copy_(_least_squares(x, y))
     left_out = torch.arange(len(x)) % 5 == 0
     error = y[left_out] - x[left_out] @ _least_squares(x[~left_out], y[~left_out])
     spread = y[left_out] - y[~left_out].mean(0)
-    linear.metadata = {"objective": "linear map"} | _between(source_backbone, target_backbone)
+    linear.metadata = {"objective": "linear map"} | models
     linear.metadata |= {"tokens": len(x), "missed": float(error.square().sum() / spread.square().sum())}
     linear.metadata["package"] = version("prompt_transferability")
     return linear
@@ -661,14 +686,16 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
     Every word that both models have as one token is an anchor; there is no filter of anchors, and no search. Raises
-    `MisfitError` for models with fewer shared words than a vector has numbers.
+    `MisfitError` for models with fewer shared words than a vector has numbers, and `ProjectorError` for one model given
+    twice.
     """
+    models = _between(source_backbone, target_backbone)
     x, y = (F.normalize(vectors, dim=-1) for vectors in _shared_embeddings(source_backbone, target_backbone, True))
     relative = RelativeMap(x.shape[1], y.shape[1])
     relative.matrix.copy_(x.double().T @ torch.linalg.pinv(y.double()).T)
     everything = target_backbone.word_embeddings.detach().float()
     relative.moments.copy_(torch.stack([everything.mean(), everything.std()]))
-    relative.metadata = {"objective": "relative representations"} | _between(source_backbone, target_backbone)
+    relative.metadata = {"objective": "relative representations"} | models
     relative.metadata |= {"tokens": len(x), "package": version("prompt_transferability")}
     return relative
 

@@ -278,13 +278,55 @@ def test_sizes_that_no_projector_has_are_refused(change, sentence):
         Projector(**dict(source_size=4, target_size=4, length=2) | change)
 
 
-def test_what_is_no_list_and_pairs_of_one_model_are_refused(target, data, prompt):
+def of(prompt: SoftPrompt, task: str | None = None, **metadata) -> SoftPrompt:
+    "The prompt, as if it were of another task or another revision of its model."
+    return SoftPrompt(prompt.values, prompt.backbone, task or prompt.task, metadata=metadata)
+
+
+def test_prompts_of_two_revisions_are_not_learned_from_together(target, data, prompt):
+    a, b, unknown = of(prompt, "micro/imdb", backbone_revision="a"), of(prompt, backbone_revision="b"), of(prompt)
+    imdb = load_task("micro/imdb", max_train=60, max_eval=40)
+    sentence = "source model must be alike: revision is 'a' for task 'micro/imdb' and 'b' for task 'micro/sst2'"
+    with pytest.raises(ProjectorError, match=sentence):
+        fit_task_tuning(target, [unknown, a, b], [imdb, data], **SETTINGS)
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task)
+    with pytest.raises(ProjectorError, match="revision is 'b' for task 'micro/sst2' and 'a'"):
+        fit_prompt_mapping([(b, wanted), (of(a, "micro/sst2", backbone_revision="a"), wanted)], **SETTINGS)
+    # Whose revision is not known may be of any; the file says the one that is known.
+    fitted = fit_task_tuning(target, [unknown, a], [imdb, data], **SETTINGS)
+    assert fitted.metadata["source_revision"] == "a"
+
+
+def test_a_prompt_and_a_model_of_another_revision_are_refused(target, data, prompt, monkeypatch):
+    monkeypatch.setattr(target, "revision", "x")
+    fitted = fit_task_tuning(target, [of(prompt, backbone_revision="a")], [data], **SETTINGS)
+    for known in ({"backbone_revision": "a"}, {}):
+        assert fitted.project(of(prompt, **known), target).metadata["backbone_revision"] == "x"
+    with pytest.raises(ProjectorError, match="revision 'a' of 'micro-bert', the source model; got revision 'b'"):
+        fitted.project(of(prompt, backbone_revision="b"), target)
+    monkeypatch.setattr(target, "revision", "y")
+    with pytest.raises(ProjectorError, match="revision 'x' of 'micro-roberta', the target model; got revision 'y'"):
+        fitted.project(of(prompt, backbone_revision="a"), target)
+    monkeypatch.setattr(target, "revision", None)
+    assert fitted.project(of(prompt), target).backbone == target.name
+
+
+def test_no_way_leads_from_a_model_to_itself(source, target, data, prompt, monkeypatch):
+    own = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "a"})
+    for name, fit in WAYS.items():
+        given = {"task tuning": (target, [own], [data]), "prompt mapping": ([(own, own)],)}.get(name, (target, target))
+        with pytest.raises(ProjectorError, match="carried between two models; got 'micro-roberta' twice"):
+            fit(*given)
+    # Two revisions of it are two models.
+    monkeypatch.setattr(target, "revision", "b")
+    assert fit_task_tuning(target, [own], [data], **SETTINGS).metadata["source_revision"] == "a"
+
+
+def test_what_is_no_list_is_refused(target, data, prompt):
     with pytest.raises(ProjectorError, match="are lists"):
         fit_task_tuning(target, prompt, [data])
     with pytest.raises(ProjectorError, match="are lists"):
         fit_task_tuning(target, [prompt], data)
-    with pytest.raises(ProjectorError, match="of two models; got those of 'micro-bert' twice"):
-        fit_prompt_mapping([(prompt, prompt)])
 
 
 def test_models_without_words_in_common_are_refused(source, target, monkeypatch):
