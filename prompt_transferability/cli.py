@@ -258,7 +258,7 @@ def _project_fit(options: argparse.Namespace) -> dict:
         projection = fit(_pairs(prompts, wanted, target := model(options.target)), device=target.device, **own)
     else:
         projection = fit(model(options.source), model(options.target), **own)
-    facts = {name: value for name, value in projection.metadata.items() if name != "curve"}
+    facts = {name: value for name, value in projection.metadata.items() if name not in ("curve", "fingerprints")}
     return {"projector": str(projection.save(out))} | facts
 
 

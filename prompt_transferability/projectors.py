@@ -99,6 +99,7 @@ def project(
     known = ("backbone_revision", "seed", "steps", "accuracy")
     origin = {"backbone": prompt.backbone} | {name: prompt.metadata[name] for name in known if name in prompt.metadata}
     fitted = {name: self.metadata[name] for name in ("objective", "tasks", "seed") if name in self.metadata}
+    fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
     metadata = {"backbone_revision": backbone.revision, "projected_from": origin, "projection": fitted}
     metadata |= {name: prompt.metadata[name] for name in ("label_words",) if name in prompt.metadata}
     return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
@@ -260,7 +261,8 @@ def _fit(
     projector: Projector,
     objective: _Objective,
     origin: dict[str, Any],  # what the projector's file says of it
-    identity: dict[str, Any],  # what distinguishes this run from others, beside its settings
+    learned_from: dict[str, Any],  # the same of its data, which `identity` distinguishes from others
+    identity: dict[str, Any],  # what distinguishes this run from others, beside its origin and settings
     checkpoint: str | Path | None,
     progress: bool,
     **settings: Any,  # steps, learning_rate, batch_size, seed and eval_every
@@ -290,12 +292,14 @@ def _fit(
                 bar.set_postfix_str(f"score {fitting.curve[-1]['score']:.4g}")
                 if checkpoint:
                     fitting.save(checkpoint, asked)
-    projector.load_state_dict(fitting.best, strict=False)
+    projector.load_state_dict(fitting.best)
     curve = pd.DataFrame(fitting.curve)
     best = curve.loc[curve.score.idxmax()]
     found = {"best_step": int(best.step), "score": float(best.score), "seconds": round(fitting.seconds, 2)}
     curve = curve.astype(object).where(curve.notna(), None).to_dict("list")
-    projector.metadata = origin | settings | found | {"curve": curve, "package": version("prompt_transferability")}
+    projector.metadata = (
+        origin | learned_from | settings | found | {"curve": curve, "package": version("prompt_transferability")}
+    )
     return projector.to("cpu").requires_grad_(False)
 
 # %% ../nbs/library/projectors.ipynb #37e5e10a
@@ -363,8 +367,16 @@ def _tasks(prompts: Sequence[SoftPrompt]) -> list[str]:
     return list(dict.fromkeys(prompt.task for prompt in prompts))
 
 
-def _seeds(prompts: Sequence[SoftPrompt]) -> list[int | None]:
-    return [prompt.metadata.get("seed") for prompt in prompts]
+def _by_task(prompts: Sequence[SoftPrompt], tasks: Sequence[str]) -> list[list[SoftPrompt]]:
+    return [[prompt for prompt in prompts if prompt.task == task] for task in tasks]
+
+
+def _seeds(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[int | None]]:
+    return [[prompt.metadata.get("seed") for prompt in group] for group in groups]
+
+
+def _fingerprints(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[str]]:
+    return [[fingerprint(prompt.values.numpy()) for prompt in group] for group in groups]
 
 # %% ../nbs/library/projectors.ipynb #455cea13
 def fit_prompt_mapping(
@@ -401,17 +413,19 @@ def fit_prompt_mapping(
         source.hidden_size, target.hidden_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(device)
     x, y = (torch.stack([prompt.values for prompt in prompts]) for prompts in (sources, targets))
+    tasks = _tasks(sources)
+    groups = {"prompt": _by_task(sources, tasks), "wanted": _by_task(targets, tasks)}
     origin = {
         "objective": "prompt mapping",
         **models,
         "layout": source.layout,
-        "tasks": _tasks(sources),
-        "prompt_seeds": _seeds(sources),
-    }
+        "tasks": tasks,
+    } | {f"{whose}_seeds": _seeds(group) for whose, group in groups.items()}
     return _fit(
         projector,
         _Mapping(x.to(device), y.to(device), batch_size, seed),
         origin,
+        {"fingerprints": {whose: _fingerprints(group) for whose, group in groups.items()}},
         {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
         checkpoint,
         progress,
@@ -455,11 +469,13 @@ def fit_token_mapping(
     device = target_backbone.device
     projector = Projector(x.shape[1], y.shape[1], None, hidden_size, activation, layer_norm, seed).to(device)
     origin = {"objective": "token mapping"} | models | {"tokens": len(tokens)}
+    identity = {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())}
     return _fit(
         projector,
         _Mapping(x.to(device), y.to(device), batch_size, seed),
         origin,
-        {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
+        {"fingerprints": identity},
+        identity,
         checkpoint,
         progress,
         steps=steps,
@@ -539,7 +555,7 @@ def fit_task_tuning(
             f"of {names}"
         )
     models = _between(source, target_backbone)
-    ordered = [[prompt for prompt in prompts if prompt.task == name] for name in names]
+    ordered = _by_task(prompts, names)
     streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], batch_size)
     projector = Projector(
         source.hidden_size, target_backbone.hidden_size, source.length, hidden_size, activation, layer_norm, seed
@@ -550,14 +566,20 @@ def fit_task_tuning(
         **models,
         "layout": source.layout,
         "tasks": names,
-        "prompt_seeds": [_seeds(group) for group in ordered],
+        "prompt_seeds": _seeds(ordered),
     }
-    sources = [[fingerprint(prompt.values.numpy()) for prompt in group] for group in ordered]
+    identity = run_identity(target_backbone, streams) | {"tasks": names, "source": _fingerprints(ordered)}
+    learned_from = {
+        "label_words": identity["label words"],
+        "rows": [{"train": len(stream.train), "dev": len(stream.dev)} for stream in streams],
+        "fingerprints": {"prompt": identity["source"], "texts": identity["texts"], "labels": identity["labels"]},
+    }
     return _fit(
         projector,
         _TaskTuning(target_backbone, streams, values),
         origin,
-        run_identity(target_backbone, streams) | {"tasks": names, "source": sources},
+        learned_from,
+        identity,
         checkpoint,
         progress,
         steps=steps,
