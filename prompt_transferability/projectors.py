@@ -269,13 +269,6 @@ def _fit(
 ) -> Projector:
     "Train a projector, and leave it with the best weights."
     steps, eval_every = settings["steps"], settings["eval_every"]
-    check_settings(
-        settings["learning_rate"],
-        [settings["seed"]],
-        steps=steps,
-        eval_every=eval_every,
-        batch_size=settings["batch_size"],
-    )
     asked = projector.settings() | origin | identity | settings
     fitting = _Fitting(projector, objective, settings["learning_rate"])
     checkpoint = checkpoint and Path(checkpoint)
@@ -398,6 +391,7 @@ def fit_prompt_mapping(
     Raises `ProjectorError` for prompts that do not belong together or are all of one model, `TuningError` for settings
     that cannot be, for a checkpoint of another run, and when the loss is no longer finite.
     """
+    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
     for p, q in pairs:
         if p.task != q.task:
             raise ProjectorError(f"a pair has prompts of one task; got {p.task!r} and {q.task!r}")
@@ -456,6 +450,7 @@ def fit_token_mapping(
     Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and
     `TuningError` as in `fit_prompt_mapping`.
     """
+    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
     models = _between(source_backbone, target_backbone)
     ours, theirs = (backbone.tokenizer.get_vocab() for backbone in (source_backbone, target_backbone))
     if ours != theirs:

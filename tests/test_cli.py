@@ -503,9 +503,9 @@ def test_training_that_cannot_be(refused, tmp_path, entries):
     out, checkpoint = (tmp_path / "new" / name for name in ("prompt.safetensors", "checkpoint"))
     error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", checkpoint)
     assert "the loss of task 'micro/sst2' is nan at step" in error and "smaller learning rate" in error
-    assert "steps must be at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
-    assert "seed must be 0 or more; got -1" in refused(*tune("micro/sst2", out), "--seed", "-1")
-    assert "learning_rate must be above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
+    assert "steps must be a whole number of at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
+    assert "seed must be a whole number of at least 0; got -1" in refused(*tune("micro/sst2", out), "--seed", "-1")
+    assert "learning_rate must be a number above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
     assert "at least one vector" in refused(*tune("micro/sst2", out), "--length", "0")
     assert "max_length is 4000" in refused(*tune("micro/sst2", out), "--max-length", "4000")
     assert "max_train is 0" in refused(*tune("micro/sst2", out), "--max-train", "0")

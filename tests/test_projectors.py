@@ -344,6 +344,18 @@ def test_prompts_that_are_learned_from_are_of_one_kind(target, data, prompt, nam
         fit_task_tuning(target, [prompt, replace(prompt, task="micro/imdb", **other)], [data, imdb], **SETTINGS)
 
 
+@pytest.mark.parametrize("change", [dict(steps=2.5), dict(steps="10"), dict(eval_every=None), dict(seed=0.5)])
+def test_settings_that_no_fit_can_have_are_refused(source, target, data, prompt, change):
+    wanted, large = SoftPrompt(prompt.values, target.name, prompt.task), Backbone.from_pretrained("micro-roberta-large")
+    for fit, *given in (
+        (fit_task_tuning, target, [prompt], [data]),
+        (fit_prompt_mapping, [(prompt, wanted)]),
+        (fit_token_mapping, target, large),
+    ):
+        with pytest.raises(TuningError, match=f"{next(iter(change))} must be a whole number of at least"):
+            fit(*given, **SETTINGS | change)
+
+
 def of(prompt: SoftPrompt, task: str | None = None, **metadata) -> SoftPrompt:
     "The prompt, as if it were of another task or another revision of its model."
     return SoftPrompt(prompt.values, prompt.backbone, task or prompt.task, metadata=metadata)
