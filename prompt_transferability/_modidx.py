@@ -781,6 +781,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.transfers': ( 'nbs/library/results.html#results.transfers',
                                                                                                       'prompt_transferability/results.py'),
+                                                'prompt_transferability.results._check_seed': ( 'nbs/library/results.html#_check_seed',
+                                                                                                'prompt_transferability/results.py'),
                                                 'prompt_transferability.results._cross_section': ( 'nbs/library/results.html#_cross_section',
                                                                                                    'prompt_transferability/results.py'),
                                                 'prompt_transferability.results._curves_figure': ( 'nbs/library/results.html#_curves_figure',
