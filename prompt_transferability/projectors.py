@@ -41,7 +41,7 @@ from .tasks import TaskData, UnknownNameError
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
            'fit_prompt_mapping', 'fit_token_mapping', 'fit_task_tuning', 'DirectReuse', 'reuse_directly',
-           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map']
+           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'named_way']
 
 # %% ../nbs/library/projectors.ipynb #8376d6b5
 class ProjectorError(ValueError):
@@ -169,8 +169,9 @@ class Projector(Projection):
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.hidden_size, self.activation, self.layer_norm = hidden_size, activation, layer_norm
         vectors, generator = length or 1, torch.Generator().manual_seed(seed)
-        self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size)
-        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size)
+        device = torch.get_default_device()
+        self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size, device=device)
+        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size, device=device)
         for linear in (self.inner, self.outer):
             bound = linear.in_features**-0.5
             for weight in linear.parameters():
@@ -694,6 +695,8 @@ class RelativeMap(LinearMap):
         self.register_buffer("moments", torch.zeros(2))  # mean and standard deviation of the target's embeddings
 
     def forward(self, values: Tensor) -> Tensor:
+        if not values.any(-1).all():
+            raise ProjectorError("a vector of zeros has no direction, which is what relative representations carry")
         found = super().forward(F.normalize(values, dim=-1))
         mean, deviation = found.mean((-2, -1), keepdim=True), found.std((-2, -1), keepdim=True)
         return (found - mean) / deviation * self.moments[1] + self.moments[0]
@@ -702,7 +705,8 @@ class RelativeMap(LinearMap):
 def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> RelativeMap:
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
-    Every word that both models have as one token is an anchor; there is no filter of anchors, and no search. Raises
+    Every word that both models have as one token is an anchor: their filter of the 8192 strongest is left out, and so
+    is their search. What comes of it refuses a prompt with a vector of zeros, which has no direction. Raises
     `MisfitError` for models with fewer shared words than a vector has numbers, and `ProjectorError` for one model given
     twice.
     """
@@ -726,6 +730,16 @@ WAYS: dict[str, Callable[..., Projection]] = {
     "task tuning": fit_task_tuning,
 }
 "What fits each way to carry prompts; the name is the `objective` in the metadata of what it returns."
+
+
+def named_way(
+    way: str,  # one of `WAYS`, or a variant of one
+    tasks: Sequence[str],  # that it was fitted on
+) -> str:
+    "How tables call a way: `task tuning (imdb, laptop)`; what marks the tasks of the micro world is left out."
+    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+
+
 FORMAT = "prompt_transferability/projection/1"
 "The header entry by which a projector's file is known."
 KINDS: dict[str, type[Projection]] = {
@@ -768,7 +782,7 @@ def load(cls: Projection, path: str | Path) -> Projection:
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
     except SafetensorError as error:
         raise ProjectorError(f"{path.name!r} is no safetensors file ({error})") from error
     kind = KINDS.get(header.get("kind"), Projection)
@@ -778,8 +792,9 @@ def load(cls: Projection, path: str | Path) -> Projection:
             f"format={header.get('format')}, kind={header.get('kind')}"
         )
     try:
-        projection = kind(**json.loads(header["settings"]))
-        projection.load_state_dict(tensors)
+        with torch.device("meta"):  # no weights are drawn that would be thrown away
+            projection = kind(**json.loads(header["settings"]))
+        projection.load_state_dict(tensors, assign=True)
         projection.metadata = json.loads(header["metadata"])
         if not isinstance(projection.metadata, dict) or list(projection.curve) != ["step", "loss", "score"]:
             raise ValueError("its metadata is no table, or has no curve of step, loss and score")

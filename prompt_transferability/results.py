@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
+from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS
 from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
@@ -221,12 +222,7 @@ def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict
 
 
 def _way(cell: Cell) -> str:
-    return _named(cell.asked["method"], cell.asked["fitted_on"])
-
-
-def _named(way: str, tasks: Sequence[str]) -> str:
-    "A way and the tasks that it learned from, if any."
-    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+    return named_way(cell.asked["method"], cell.asked["fitted_on"])
 
 # %% ../nbs/library/results.ipynb #83200104
 @patch
@@ -260,7 +256,7 @@ def cross_model(
     }
     accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
     for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        baselines[_named("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+        baselines[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
     table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 
