@@ -169,7 +169,8 @@ class Projector(Projection):
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.hidden_size, self.activation, self.layer_norm = hidden_size, activation, layer_norm
         vectors, generator = length or 1, torch.Generator().manual_seed(seed)
-        device = torch.get_default_device()
+        # A seed gives the same weights on every device, so they are drawn on the CPU; `load` wants the shapes alone.
+        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size, device=device)
         self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size, device=device)
         for linear in (self.inner, self.outer):

@@ -445,6 +445,25 @@ def test_a_file_that_is_no_projector_is_refused(tmp_path, change):
         Projection.load(path)
 
 
+def test_a_file_is_read_without_drawing_weights(source, target, tmp_path, monkeypatch):
+    kept = [Projector(4, 5, 2, 3), Projector(4, 5, hidden_size=3, layer_norm=False)]
+    kept += [fit(source, target) for fit in (reuse_directly, fit_linear_map, fit_relative_map)]
+    files = [one.save(tmp_path / f"{i}.safetensors") for i, one in enumerate(kept)]
+    monkeypatch.setattr(torch.nn.init, "uniform_", lambda x, *_, **__: x.is_meta or pytest.fail("drawn"))
+    for file, one in zip(files, kept, strict=True):
+        read = Projection.load(file)
+        assert same(read, one) and all(tensor.device.type == "cpu" for tensor in read.state_dict().values())
+        given = torch.ones(2, read.source_size)
+        assert torch.equal(read(given), one(given)) and not any(weight.requires_grad for weight in read.parameters())
+
+
+def test_a_vector_without_direction_is_refused_by_relative_representations(source, target, prompt):
+    values = prompt.values.clone()
+    values[1] = 0
+    with pytest.raises(ProjectorError, match="a vector of zeros has no direction"):
+        fit_relative_map(source, target).project(replace(prompt, values=values), target)
+
+
 def test_what_no_file_can_hold_is_refused(tmp_path):
     class Other(Projection):
         pass
