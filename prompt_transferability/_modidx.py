@@ -137,6 +137,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'prompt_transferability/cli.py'),
                                             'prompt_transferability.cli._project_fit': ( 'nbs/library/cli.html#_project_fit',
                                                                                          'prompt_transferability/cli.py'),
+                                            'prompt_transferability.cli._prompts': ( 'nbs/library/cli.html#_prompts',
+                                                                                     'prompt_transferability/cli.py'),
                                             'prompt_transferability.cli._release_download': ( 'nbs/library/cli.html#_release_download',
                                                                                               'prompt_transferability/cli.py'),
                                             'prompt_transferability.cli._release_export': ( 'nbs/library/cli.html#_release_export',

@@ -145,15 +145,20 @@ def _evaluate(options: argparse.Namespace) -> dict:
     } | result.as_dict()
 
 
-def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
-    "Prompts by the names of their files, or by their paths where two files have one name."
+def _prompts(paths: Sequence[str]) -> list[SoftPrompt]:
+    "The prompts of these files, each of which may be given once."
     files = [Path(path).resolve() for path in paths]
     again = [path for i, path in enumerate(paths) if files[i] in files[:i]]
     if again:
         raise PromptError(f"the prompt file {again[0]!r} is given twice; give every prompt once")
+    return [SoftPrompt.load(path) for path in paths]
+
+
+def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
+    "Prompts by the names of their files, or by their paths where two files have one name."
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    return {name: SoftPrompt.load(path) for name, path in zip(names, paths, strict=True)}
+    return dict(zip(names, _prompts(paths), strict=True))
 
 
 def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) -> dict | str:
@@ -240,7 +245,7 @@ _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size",
 def _project_fit(options: argparse.Namespace) -> dict:
     fit = WAYS[options.method.replace("-", " ")]
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
-    prompts, wanted = ([SoftPrompt.load(path) for path in paths] for paths in (options.prompts, options.wanted))
+    prompts, wanted = _prompts(options.prompts), _prompts(options.wanted)
     layout = prompts[0].layout if prompts else "paper"
 
     def model(name: str) -> Backbone:
@@ -514,9 +519,16 @@ def _add_project(commands) -> None:
     )
     fit = _add_command(actions, "fit", _project_fit, "learn how prompts of one model become prompts of another")
     fit.add_argument(
-        "method", choices=[name.replace(" ", "-") for name in WAYS], help="how: see the page on projectors"
+        "method",
+        choices=[name.replace(" ", "-") for name in WAYS],
+        help="how: see the page on projectors; relative-representations uses all shared words as anchors, unfiltered",
     )
-    fit.add_argument("--prompts", nargs="*", default=[], help="prompt files of the source model to learn from")
+    fit.add_argument(
+        "--prompts",
+        nargs="*",
+        default=[],
+        help="prompt files of the source model to learn from; of task-tuning: of tasks that are known by name",
+    )
     fit.add_argument("--wanted", nargs="*", default=[], help="of prompt-mapping: the target model's, in the same order")
     fit.add_argument("--source", help="model that prompts come from, where no prompts are learned from")
     fit.add_argument("--target", required=True, help="model that prompts are for")

@@ -731,6 +731,14 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
             "is of 'micro-bert', and the target is 'micro-roberta'",
         ),
         (
+            ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
+            "sst2.safetensors' is given twice",
+        ),
+        (
+            ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT", "PROMPT"),
+            "sst2.safetensors' is given twice",
+        ),
+        (
             ("prompt-mapping", "--target", "micro-robert", "--prompts", "PROMPT", "--wanted", "PROMPT"),
             "'micro-robert'",
         ),
