@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -375,7 +375,7 @@ def _fingerprints(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[str]]:
 
 # %% ../nbs/library/projectors.ipynb #455cea13
 def fit_prompt_mapping(
-    pairs: Sequence[tuple[SoftPrompt, SoftPrompt]],  # a task's prompt on the source model, and its prompt on the target
+    pairs: Iterable[tuple[SoftPrompt, SoftPrompt]],  # a task's prompt on the source model, and its prompt on the target
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
@@ -394,6 +394,9 @@ def fit_prompt_mapping(
     that cannot be, for a checkpoint of another run, and when the loss is no longer finite.
     """
     check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    pairs = list(pairs)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ProjectorError("pairs is a list of pairs of prompts; put a single pair into one: [(prompt, wanted)]")
     for p, q in pairs:
         if p.task != q.task:
             raise ProjectorError(f"a pair has prompts of one task; got {p.task!r} and {q.task!r}")

@@ -405,6 +405,11 @@ def test_what_is_no_list_is_refused(target, data, prompt):
         fit_task_tuning(target, prompt, [data])
     with pytest.raises(ProjectorError, match="are lists"):
         fit_task_tuning(target, [prompt], data)
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task)
+    with pytest.raises(ProjectorError, match="is a list of pairs of prompts"):
+        fit_prompt_mapping((prompt, wanted))
+    mapped = (fit_prompt_mapping(pairs, **SETTINGS) for pairs in ([(prompt, wanted)], iter([(prompt, wanted)])))
+    assert same(*mapped)
 
 
 def test_models_without_words_in_common_are_refused(source, target, monkeypatch):
