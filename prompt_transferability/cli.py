@@ -51,9 +51,14 @@ from .zero_shot_transfer import evaluate, transfer_matrix
 __all__ = ['main']
 
 # %% ../nbs/library/cli.ipynb #6f3430b9
-def _writable(path: str) -> Path:
-    "A file that can be written, which is tried before hours of work and not after them; nothing of the trial stays."
+def _writable(path: str, *others: str | None) -> Path:
+    """A file that can be written, and is none of the `others` that a command reads or writes.
+
+    It is tried before hours of work and not after them; nothing of the trial stays.
+    """
     file = Path(path)
+    if file.resolve() in [Path(other).resolve() for other in others if other is not None]:
+        raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a file of its own")
     if file.is_dir():
         raise IsADirectoryError(f"{path!r} is a folder; name a file in it")
     folder = next(folder for folder in file.absolute().parents if folder.exists())
@@ -68,8 +73,8 @@ def _tune(options: argparse.Namespace) -> dict:
     backbone = Sources(options.data, options.models).backbone(options.backbone, options.layout, options.max_length)
     data = load_task(options.task, options.data, max_train=options.max_train)
     init = SoftPrompt.load(options.init) if options.init else None
-    out = _writable(options.out)
-    checkpoint = _writable(options.checkpoint) if options.checkpoint else None
+    out = _writable(options.out, options.init)
+    checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
     run = tune_prompt(
         backbone,
         data,
@@ -140,15 +145,20 @@ def _evaluate(options: argparse.Namespace) -> dict:
     } | result.as_dict()
 
 
-def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
-    "Prompts by the names of their files, or by their paths where two files have one name."
+def _prompts(paths: Sequence[str]) -> list[SoftPrompt]:
+    "The prompts of these files, each of which may be given once."
     files = [Path(path).resolve() for path in paths]
     again = [path for i, path in enumerate(paths) if files[i] in files[:i]]
     if again:
         raise PromptError(f"the prompt file {again[0]!r} is given twice; give every prompt once")
+    return [SoftPrompt.load(path) for path in paths]
+
+
+def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
+    "Prompts by the names of their files, or by their paths where two files have one name."
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    return {name: SoftPrompt.load(path) for name, path in zip(names, paths, strict=True)}
+    return dict(zip(names, _prompts(paths), strict=True))
 
 
 def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) -> dict | str:
@@ -169,7 +179,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
     datas = [_target(task, options) for task in options.tasks]
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
     return {"split": options.split, "matrix": _table(matrix, options)}
@@ -188,7 +198,7 @@ def _layers(text: str | None) -> tuple[int, int] | None:
 
 def _similarity(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     of_neurons = options.metric == "neuron_overlap"
     backbone = _backbone(options, [*prompts.values()]) if of_neurons else None
     matrix = similarity_matrix(prompts, options.metric, backbone, layers)
@@ -211,7 +221,7 @@ def _similarity(options: argparse.Namespace) -> dict:
 def _neurons(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out, *options.prompts) if options.out else None
     states = activation_states(prompts, backbone)
     parts = [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
     parts += [(layer, layer) for layer in range(1, backbone.num_layers + 1)]
@@ -234,8 +244,8 @@ _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size",
 
 def _project_fit(options: argparse.Namespace) -> dict:
     fit = WAYS[options.method.replace("-", " ")]
-    takes = _taken(fit, options)
-    prompts, wanted = ([SoftPrompt.load(path) for path in paths] for paths in (options.prompts, options.wanted))
+    takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
+    prompts, wanted = _prompts(options.prompts), _prompts(options.wanted)
     layout = prompts[0].layout if prompts else "paper"
 
     def model(name: str) -> Backbone:
@@ -243,9 +253,9 @@ def _project_fit(options: argparse.Namespace) -> dict:
 
     own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
     if "steps" in takes:
-        checkpoint = _writable(options.checkpoint) if options.checkpoint else None
+        checkpoint = _writable(options.checkpoint, options.out, *read) if options.checkpoint else None
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
-    out = _writable(options.out)
+    out = _writable(options.out, *read)
     if "datas" in takes:
         datas = [load_task(name, options.data) for name in dict.fromkeys(prompt.task for prompt in prompts)]
         projection = fit(model(options.target), prompts, datas, **own)
@@ -253,7 +263,7 @@ def _project_fit(options: argparse.Namespace) -> dict:
         projection = fit(_pairs(prompts, wanted, target := model(options.target)), device=target.device, **own)
     else:
         projection = fit(model(options.source), model(options.target), **own)
-    facts = {name: value for name, value in projection.metadata.items() if name != "curve"}
+    facts = {name: value for name, value in projection.metadata.items() if name not in ("curve", "fingerprints")}
     return {"projector": str(projection.save(out))} | facts
 
 
@@ -297,7 +307,7 @@ def _project_carry(options: argparse.Namespace) -> dict:
             f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
         )
     backbone = Sources(None, options.models).backbone(name, prompt.layout, options.max_length)
-    out = _writable(options.out)
+    out = _writable(options.out, options.prompt, options.projector)
     carried = projection.project(prompt, backbone)
     return {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone, "backbone": backbone.name}
 
@@ -509,9 +519,16 @@ def _add_project(commands) -> None:
     )
     fit = _add_command(actions, "fit", _project_fit, "learn how prompts of one model become prompts of another")
     fit.add_argument(
-        "method", choices=[name.replace(" ", "-") for name in WAYS], help="how: see the page on projectors"
+        "method",
+        choices=[name.replace(" ", "-") for name in WAYS],
+        help="how: see the page on projectors; relative-representations uses all shared words as anchors, unfiltered",
     )
-    fit.add_argument("--prompts", nargs="*", default=[], help="prompt files of the source model to learn from")
+    fit.add_argument(
+        "--prompts",
+        nargs="*",
+        default=[],
+        help="prompt files of the source model to learn from; of task-tuning: of tasks that are known by name",
+    )
     fit.add_argument("--wanted", nargs="*", default=[], help="of prompt-mapping: the target model's, in the same order")
     fit.add_argument("--source", help="model that prompts come from, where no prompts are learned from")
     fit.add_argument("--target", required=True, help="model that prompts are for")

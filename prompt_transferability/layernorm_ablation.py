@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from .backbones import Backbone
-from .projectors import ProjectorError, fit_task_tuning
+from .projectors import ProjectorError, fit_task_tuning, named_way
 from .prompt_tuning import TuningRun
 from .prompts import SoftPrompt
 from .similarity import METRICS, pair_means, similarity_matrix
 from .tasks import TaskData
 from .tpt_model import similarity_to_tuned, tune_from_model
-from .zero_shot_transfer import evaluate
+from .zero_shot_transfer import evaluate, transfer_matrix
 
 # %% auto #0
 __all__ = ['layernorm_ablation']
@@ -38,9 +38,10 @@ def layernorm_ablation(
 ) -> dict[str, pd.DataFrame]:  # table9, table10, figure10
     """Projectors with and without LayerNorm, their prompts, and what tuning makes of these (Appendix D).
 
-    `table9` has a row for each way to a prompt and a column for each task (accuracies); `table10` a row for each
-    projected prompt and a column for each metric, its similarity to the target's own prompt, and in the last row the
-    mean of different tasks; `figure10` a row for each evaluation: fitted_on, prompts, task, step, loss, accuracy.
+    `table9` has a row for each way to a prompt, `random` among them, and a column for each task (accuracies); `table10`
+    a row for each projected prompt and a column for each metric, its similarity to the target's own prompt, and in the
+    last row the mean of different tasks; `figure10` a row for each evaluation: fitted_on, prompts, task, step, loss,
+    accuracy.
     Raises `ProjectorError` for a task without data, prompt or run, and what `fit_task_tuning` and `tune_prompt` raise.
     """
     fitting, tuning = dict(fitting or {}), dict(tuning or {})
@@ -55,12 +56,13 @@ def layernorm_ablation(
     def checkpoint(*names: str) -> Path | None:
         return checkpoints and Path(checkpoints) / (" ".join(names).replace("/", "_") + ".safetensors")
 
-    table9, table10 = {"tuned": accuracies(own)}, {}
+    at_random = transfer_matrix(target_backbone, dict([*own.items()][:1]), datas, split).loc["random"]
+    table9, table10 = {"tuned": accuracies(own), "random": at_random.to_dict()}, {}
     curves = [baselines[task].curve.assign(fitted_on="", prompts="tuned", task=task) for task in tuned_tasks]
     for group in fitted_on:
         learned_from, name = [prompts[task] for task in group], ", ".join(group)
         for layer_norm, suffix in ((False, " without LayerNorm"), (True, "")):
-            way = f"task tuning ({name}){suffix and ',' + suffix}"
+            way = named_way(f"task tuning{suffix}", group)
             settings = fitting | {"layer_norm": layer_norm, "checkpoint": checkpoint(way)}
             projector = fit_task_tuning(target_backbone, learned_from, [by_name[task] for task in group], **settings)
             projected = {task: projector.project(prompts[task], target_backbone) for task in by_name}

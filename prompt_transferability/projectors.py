@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ from .tasks import TaskData, UnknownNameError
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
            'fit_prompt_mapping', 'fit_token_mapping', 'fit_task_tuning', 'DirectReuse', 'reuse_directly',
-           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map']
+           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'named_way']
 
 # %% ../nbs/library/projectors.ipynb #8376d6b5
 class ProjectorError(ValueError):
@@ -91,14 +91,15 @@ def project(
 ) -> SoftPrompt:
     """A prompt for the target model; its metadata says where it came from.
 
-    Raises `ProjectorError` for a prompt of another width, length or model than this takes, and for a target model of
-    another width, layout or name than this was fitted for.
+    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
+    model of another width, layout, name or revision than this was fitted for.
     """
     self._check_fit(prompt, backbone)
     device = next((tensor.device for tensor in self.state_dict().values()), None)
     known = ("backbone_revision", "seed", "steps", "accuracy")
     origin = {"backbone": prompt.backbone} | {name: prompt.metadata[name] for name in known if name in prompt.metadata}
     fitted = {name: self.metadata[name] for name in ("objective", "tasks", "seed") if name in self.metadata}
+    fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
     metadata = {"backbone_revision": backbone.revision, "projected_from": origin, "projection": fitted}
     metadata |= {name: prompt.metadata[name] for name in ("label_words",) if name in prompt.metadata}
     return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
@@ -108,6 +109,8 @@ def project(
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
     "Raise `ProjectorError` where prompt or model are not what this carries from and to."
     models = {name: self.metadata.get(f"{name}_backbone") for name in ("source", "target")}
+    revisions = {name: self.metadata.get(f"{name}_revision") for name in ("source", "target")}
+    given = {"source": prompt.metadata.get("backbone_revision"), "target": backbone.revision}
     layout = self.metadata.get("layout", prompt.layout)  # not that of ways that know words only, which stand in none
     whose = f"the prompt of task {prompt.task!r} on {prompt.backbone!r}"
     if models["source"] not in (None, prompt.backbone):
@@ -124,6 +127,12 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
         raise ProjectorError(
             f"{backbone.name!r} takes prompts {backbone.hidden_size} wide; the projector gives {self.target_size}"
         )
+    for name, revision in revisions.items():
+        if None not in (revision, given[name]) and revision != given[name]:
+            raise ProjectorError(
+                f"the projector was fitted for revision {revision!r} of {models[name]!r}, the {name} model; got "
+                f"revision {given[name]!r}"
+            )
     if layout != prompt.layout:
         raise ProjectorError(f"{whose} stands in layout {prompt.layout!r}; the projector learned from {layout!r}")
     if backbone.layout != prompt.layout:
@@ -160,8 +169,10 @@ class Projector(Projection):
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.hidden_size, self.activation, self.layer_norm = hidden_size, activation, layer_norm
         vectors, generator = length or 1, torch.Generator().manual_seed(seed)
-        self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size)
-        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size)
+        # A seed gives the same weights on every device, so they are drawn on the CPU; `load` wants the shapes alone.
+        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+        self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size, device=device)
+        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size, device=device)
         for linear in (self.inner, self.outer):
             bound = linear.in_features**-0.5
             for weight in linear.parameters():
@@ -252,20 +263,14 @@ def _fit(
     projector: Projector,
     objective: _Objective,
     origin: dict[str, Any],  # what the projector's file says of it
-    identity: dict[str, Any],  # what distinguishes this run from others, beside its settings
+    learned_from: dict[str, Any],  # the same of its data, which `identity` distinguishes from others
+    identity: dict[str, Any],  # what distinguishes this run from others, beside its origin and settings
     checkpoint: str | Path | None,
     progress: bool,
     **settings: Any,  # steps, learning_rate, batch_size, seed and eval_every
 ) -> Projector:
     "Train a projector, and leave it with the best weights."
     steps, eval_every = settings["steps"], settings["eval_every"]
-    check_settings(
-        settings["learning_rate"],
-        [settings["seed"]],
-        steps=steps,
-        eval_every=eval_every,
-        batch_size=settings["batch_size"],
-    )
     asked = projector.settings() | origin | identity | settings
     fitting = _Fitting(projector, objective, settings["learning_rate"])
     checkpoint = checkpoint and Path(checkpoint)
@@ -282,12 +287,14 @@ def _fit(
                 bar.set_postfix_str(f"score {fitting.curve[-1]['score']:.4g}")
                 if checkpoint:
                     fitting.save(checkpoint, asked)
-    projector.load_state_dict(fitting.best, strict=False)
+    projector.load_state_dict(fitting.best)
     curve = pd.DataFrame(fitting.curve)
     best = curve.loc[curve.score.idxmax()]
     found = {"best_step": int(best.step), "score": float(best.score), "seconds": round(fitting.seconds, 2)}
     curve = curve.astype(object).where(curve.notna(), None).to_dict("list")
-    projector.metadata = origin | settings | found | {"curve": curve, "package": version("prompt_transferability")}
+    projector.metadata = (
+        origin | learned_from | settings | found | {"curve": curve, "package": version("prompt_transferability")}
+    )
     return projector.to("cpu").requires_grad_(False)
 
 # %% ../nbs/library/projectors.ipynb #37e5e10a
@@ -311,30 +318,64 @@ class _Mapping:
 
 
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
-    "The first of several prompts; raises `ProjectorError` where there is none, or where they are not of one kind."
+    """One of several prompts, which says its model's revision where any does.
+
+    Raises `ProjectorError` where there is none, or where they are not of one kind.
+    """
     if not prompts:
         raise ProjectorError(f"there is no prompt of the {whose} model to learn from; give at least one")
-    for prompt in prompts[1:]:
-        for name in ("backbone", "hidden_size", "length", "layout"):
-            here, first = getattr(prompt, name), getattr(prompts[0], name)
-            if here != first:
+    known = [prompt for prompt in prompts if _model(prompt)[1] is not None] or prompts
+    traits = ("backbone", "hidden_size", "length", "layout")
+    kinds = {name: [(prompt.task, getattr(prompt, name)) for prompt in prompts] for name in traits}
+    kinds["revision"] = [(prompt.task, _model(prompt)[1]) for prompt in known]
+    for name, ((task, value), *others) in kinds.items():
+        for other, another in others:
+            if another != value:
                 raise ProjectorError(
-                    f"the prompts of the {whose} model must be alike: {name.replace('_', ' ')} is {first!r} for task "
-                    f"{prompts[0].task!r} and {here!r} for task {prompt.task!r}"
+                    f"the prompts of the {whose} model must be alike: {name.replace('_', ' ')} is {value!r} for task "
+                    f"{task!r} and {another!r} for task {other!r}"
                 )
-    return prompts[0]
+    return known[0]
+
+
+def _model(one: SoftPrompt | Backbone) -> tuple[str, str | None]:
+    "The name and the revision of the model that a prompt is of, or of this model; None: not known."
+    if isinstance(one, SoftPrompt):
+        return one.backbone, one.metadata.get("backbone_revision")
+    return one.name, one.revision
+
+
+def _between(source: SoftPrompt | Backbone, target: SoftPrompt | Backbone) -> dict[str, str | None]:
+    "The two models, for a projector's file; raises `ProjectorError` where they are one."
+    (name, revision), (other, another) = _model(source), _model(target)
+    if name == other and (revision == another or None in (revision, another)):
+        raise ProjectorError(f"prompts are carried between two models; got {name!r} twice")
+    return {
+        "source_backbone": name,
+        "source_revision": revision,
+        "target_backbone": other,
+        "target_revision": another,
+    }
 
 
 def _tasks(prompts: Sequence[SoftPrompt]) -> list[str]:
     return list(dict.fromkeys(prompt.task for prompt in prompts))
 
 
-def _seeds(prompts: Sequence[SoftPrompt]) -> list[int | None]:
-    return [prompt.metadata.get("seed") for prompt in prompts]
+def _by_task(prompts: Sequence[SoftPrompt], tasks: Sequence[str]) -> list[list[SoftPrompt]]:
+    return [[prompt for prompt in prompts if prompt.task == task] for task in tasks]
+
+
+def _seeds(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[int | None]]:
+    return [[prompt.metadata.get("seed") for prompt in group] for group in groups]
+
+
+def _fingerprints(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[str]]:
+    return [[fingerprint(prompt.values.numpy()) for prompt in group] for group in groups]
 
 # %% ../nbs/library/projectors.ipynb #455cea13
 def fit_prompt_mapping(
-    pairs: Sequence[tuple[SoftPrompt, SoftPrompt]],  # a task's prompt on the source model, and its prompt on the target
+    pairs: Iterable[tuple[SoftPrompt, SoftPrompt]],  # a task's prompt on the source model, and its prompt on the target
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
@@ -349,9 +390,13 @@ def fit_prompt_mapping(
 ) -> Projector:
     """Learn where the target model's own prompts lie (prompt mapping, Eq. 8).
 
-    Raises `ProjectorError` for prompts that do not belong together or are of one model, `TuningError` for settings
+    Raises `ProjectorError` for prompts that do not belong together or are all of one model, `TuningError` for settings
     that cannot be, for a checkpoint of another run, and when the loss is no longer finite.
     """
+    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    pairs = list(pairs)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ProjectorError("pairs is a list of pairs of prompts; put a single pair into one: [(prompt, wanted)]")
     for p, q in pairs:
         if p.task != q.task:
             raise ProjectorError(f"a pair has prompts of one task; got {p.task!r} and {q.task!r}")
@@ -362,26 +407,24 @@ def fit_prompt_mapping(
             f"prompts are mapped vector by vector, so both models' need one length and layout; got {source.length} in "
             f"{source.layout!r} and {target.length} in {target.layout!r}"
         )
-    if source.backbone == target.backbone:
-        raise ProjectorError(f"a pair has prompts of two models; got those of {source.backbone!r} twice")
+    models = _between(source, target)
     projector = Projector(
         source.hidden_size, target.hidden_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(device)
     x, y = (torch.stack([prompt.values for prompt in prompts]) for prompts in (sources, targets))
+    tasks = _tasks(sources)
+    groups = {"prompt": _by_task(sources, tasks), "wanted": _by_task(targets, tasks)}
     origin = {
         "objective": "prompt mapping",
-        "source_backbone": source.backbone,
-        "source_revision": source.metadata.get("backbone_revision"),
-        "target_backbone": target.backbone,
-        "target_revision": target.metadata.get("backbone_revision"),
+        **models,
         "layout": source.layout,
-        "tasks": _tasks(sources),
-        "prompt_seeds": _seeds(sources),
-    }
+        "tasks": tasks,
+    } | {f"{whose}_seeds": _seeds(group) for whose, group in groups.items()}
     return _fit(
         projector,
         _Mapping(x.to(device), y.to(device), batch_size, seed),
         origin,
+        {"fingerprints": {whose: _fingerprints(group) for whose, group in groups.items()}},
         {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
         checkpoint,
         progress,
@@ -409,8 +452,11 @@ def fit_token_mapping(
 ) -> Projector:
     """Learn where the target model's own words lie (token mapping, Eq. 9).
 
-    Raises `MisfitError` for models with different vocabularies, and `TuningError` as in `fit_prompt_mapping`.
+    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and
+    `TuningError` as in `fit_prompt_mapping`.
     """
+    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    models = _between(source_backbone, target_backbone)
     ours, theirs = (backbone.tokenizer.get_vocab() for backbone in (source_backbone, target_backbone))
     if ours != theirs:
         raise MisfitError(
@@ -422,12 +468,14 @@ def fit_token_mapping(
     x, y = (_embeddings(backbone, tokens) for backbone in (source_backbone, target_backbone))
     device = target_backbone.device
     projector = Projector(x.shape[1], y.shape[1], None, hidden_size, activation, layer_norm, seed).to(device)
-    origin = {"objective": "token mapping"} | _between(source_backbone, target_backbone) | {"tokens": len(tokens)}
+    origin = {"objective": "token mapping"} | models | {"tokens": len(tokens)}
+    identity = {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())}
     return _fit(
         projector,
         _Mapping(x.to(device), y.to(device), batch_size, seed),
         origin,
-        {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
+        {"fingerprints": identity},
+        identity,
         checkpoint,
         progress,
         steps=steps,
@@ -436,16 +484,6 @@ def fit_token_mapping(
         seed=seed,
         eval_every=eval_every,
     )
-
-
-def _between(source_backbone: Backbone, target_backbone: Backbone) -> dict[str, str | None]:
-    "The two models, for a projector's file."
-    return {
-        "source_backbone": source_backbone.name,
-        "source_revision": source_backbone.revision,
-        "target_backbone": target_backbone.name,
-        "target_revision": target_backbone.revision,
-    }
 
 
 def _embeddings(backbone: Backbone, tokens: Tensor) -> Tensor:
@@ -496,9 +534,9 @@ def fit_task_tuning(
     """Learn what makes the frozen target model do the tasks (task tuning, §5.1).
 
     Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
-    a target model in another layout; `TuningError` for settings that cannot be, for a checkpoint of another run, and
-    when the loss is no longer finite; `BackboneError` for label words that the target model does not have;
-    `UnknownNameError` for a task without a train or dev split.
+    a target model in another layout or that the prompts are already of; `TuningError` for settings that cannot be, for
+    a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words that the target
+    model does not have; `UnknownNameError` for a task without a train or dev split.
     """
     check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
     if isinstance(prompts, SoftPrompt) or isinstance(datas, TaskData):
@@ -516,7 +554,8 @@ def fit_task_tuning(
             f"each task needs its prompts, and each prompt its task, once; got prompts of {_tasks(prompts)} and data "
             f"of {names}"
         )
-    ordered = [[prompt for prompt in prompts if prompt.task == name] for name in names]
+    models = _between(source, target_backbone)
+    ordered = _by_task(prompts, names)
     streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], batch_size)
     projector = Projector(
         source.hidden_size, target_backbone.hidden_size, source.length, hidden_size, activation, layer_norm, seed
@@ -524,20 +563,23 @@ def fit_task_tuning(
     values = [[prompt.values.to(target_backbone.device) for prompt in group] for group in ordered]
     origin = {
         "objective": "task tuning",
-        "source_backbone": source.backbone,
-        "source_revision": source.metadata.get("backbone_revision"),
-        "target_backbone": target_backbone.name,
-        "target_revision": target_backbone.revision,
+        **models,
         "layout": source.layout,
         "tasks": names,
-        "prompt_seeds": [_seeds(group) for group in ordered],
+        "prompt_seeds": _seeds(ordered),
     }
-    sources = [[fingerprint(prompt.values.numpy()) for prompt in group] for group in ordered]
+    identity = run_identity(target_backbone, streams) | {"tasks": names, "source": _fingerprints(ordered)}
+    learned_from = {
+        "label_words": identity["label words"],
+        "rows": [{"train": len(stream.train), "dev": len(stream.dev)} for stream in streams],
+        "fingerprints": {"prompt": identity["source"], "texts": identity["texts"], "labels": identity["labels"]},
+    }
     return _fit(
         projector,
         _TaskTuning(target_backbone, streams, values),
         origin,
-        run_identity(target_backbone, streams) | {"tasks": names, "source": sources},
+        learned_from,
+        identity,
         checkpoint,
         progress,
         steps=steps,
@@ -556,15 +598,18 @@ class DirectReuse(Projection):
 
 
 def reuse_directly(source_backbone: Backbone, target_backbone: Backbone) -> DirectReuse:
-    "Prompts of the source model, given to the target model as they are. Raises `MisfitError` for another width."
+    """Prompts of the source model, given to the target model as they are.
+
+    Raises `MisfitError` for another width, and `ProjectorError` for one model given twice.
+    """
+    models = _between(source_backbone, target_backbone)
     if source_backbone.hidden_size != target_backbone.hidden_size:
         raise MisfitError(
             f"prompts of {source_backbone.name!r} are {source_backbone.hidden_size} wide; {target_backbone.name!r} "
             f"takes {target_backbone.hidden_size}: carry them over with a projector"
         )
     same = DirectReuse(source_backbone.hidden_size, target_backbone.hidden_size)
-    same.metadata = {"objective": "directly reused"} | _between(source_backbone, target_backbone)
-    same.metadata["package"] = version("prompt_transferability")
+    same.metadata = {"objective": "directly reused"} | models | {"package": version("prompt_transferability")}
     return same
 
 # %% ../nbs/library/projectors.ipynb #216c13e9
@@ -626,15 +671,17 @@ def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> Line
     """The matrix that maps the source model's words closest to the target model's, by least squares (Mikolov et al.).
 
     `metadata["missed"]` is the share of the variance of words left out of a trial fit, every fifth, that it misses.
-    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers.
+    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers, and `ProjectorError` for one
+    model given twice.
     """
+    models = _between(source_backbone, target_backbone)
     x, y = _shared_embeddings(source_backbone, target_backbone)
     linear = LinearMap(x.shape[1], y.shape[1])
     linear.matrix.copy_(_least_squares(x, y))
     left_out = torch.arange(len(x)) % 5 == 0
     error = y[left_out] - x[left_out] @ _least_squares(x[~left_out], y[~left_out])
     spread = y[left_out] - y[~left_out].mean(0)
-    linear.metadata = {"objective": "linear map"} | _between(source_backbone, target_backbone)
+    linear.metadata = {"objective": "linear map"} | models
     linear.metadata |= {"tokens": len(x), "missed": float(error.square().sum() / spread.square().sum())}
     linear.metadata["package"] = version("prompt_transferability")
     return linear
@@ -652,6 +699,8 @@ class RelativeMap(LinearMap):
         self.register_buffer("moments", torch.zeros(2))  # mean and standard deviation of the target's embeddings
 
     def forward(self, values: Tensor) -> Tensor:
+        if not values.any(-1).all():
+            raise ProjectorError("a vector of zeros has no direction, which is what relative representations carry")
         found = super().forward(F.normalize(values, dim=-1))
         mean, deviation = found.mean((-2, -1), keepdim=True), found.std((-2, -1), keepdim=True)
         return (found - mean) / deviation * self.moments[1] + self.moments[0]
@@ -660,15 +709,18 @@ class RelativeMap(LinearMap):
 def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> RelativeMap:
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
-    Every word that both models have as one token is an anchor; there is no filter of anchors, and no search. Raises
-    `MisfitError` for models with fewer shared words than a vector has numbers.
+    Every word that both models have as one token is an anchor: their filter of the 8192 strongest is left out, and so
+    is their search. What comes of it refuses a prompt with a vector of zeros, which has no direction. Raises
+    `MisfitError` for models with fewer shared words than a vector has numbers, and `ProjectorError` for one model given
+    twice.
     """
+    models = _between(source_backbone, target_backbone)
     x, y = (F.normalize(vectors, dim=-1) for vectors in _shared_embeddings(source_backbone, target_backbone, True))
     relative = RelativeMap(x.shape[1], y.shape[1])
     relative.matrix.copy_(x.double().T @ torch.linalg.pinv(y.double()).T)
     everything = target_backbone.word_embeddings.detach().float()
     relative.moments.copy_(torch.stack([everything.mean(), everything.std()]))
-    relative.metadata = {"objective": "relative representations"} | _between(source_backbone, target_backbone)
+    relative.metadata = {"objective": "relative representations"} | models
     relative.metadata |= {"tokens": len(x), "package": version("prompt_transferability")}
     return relative
 
@@ -682,6 +734,16 @@ WAYS: dict[str, Callable[..., Projection]] = {
     "task tuning": fit_task_tuning,
 }
 "What fits each way to carry prompts; the name is the `objective` in the metadata of what it returns."
+
+
+def named_way(
+    way: str,  # one of `WAYS`, or a variant of one
+    tasks: Sequence[str],  # that it was fitted on
+) -> str:
+    "How tables call a way: `task tuning (imdb, laptop)`; what marks the tasks of the micro world is left out."
+    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+
+
 FORMAT = "prompt_transferability/projection/1"
 "The header entry by which a projector's file is known."
 KINDS: dict[str, type[Projection]] = {
@@ -724,7 +786,7 @@ def load(cls: Projection, path: str | Path) -> Projection:
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
     except SafetensorError as error:
         raise ProjectorError(f"{path.name!r} is no safetensors file ({error})") from error
     kind = KINDS.get(header.get("kind"), Projection)
@@ -734,8 +796,9 @@ def load(cls: Projection, path: str | Path) -> Projection:
             f"format={header.get('format')}, kind={header.get('kind')}"
         )
     try:
-        projection = kind(**json.loads(header["settings"]))
-        projection.load_state_dict(tensors)
+        with torch.device("meta"):  # no weights are drawn that would be thrown away
+            projection = kind(**json.loads(header["settings"]))
+        projection.load_state_dict(tensors, assign=True)
         projection.metadata = json.loads(header["metadata"])
         if not isinstance(projection.metadata, dict) or list(projection.curve) != ["step", "loss", "score"]:
             raise ValueError("its metadata is no table, or has no curve of step, loss and score")

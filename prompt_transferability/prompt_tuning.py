@@ -386,16 +386,15 @@ def result(self: _Training, i: int) -> TuningRun:
     return run
 
 # %% ../nbs/library/prompt_tuning.ipynb #78eeb24f
-def check_settings(learning_rate: float, seeds: Sequence[int], **counts: int | None) -> None:
+def check_settings(learning_rate: float, seeds: Sequence[int], *, patience: int | None = None, **counts: int) -> None:
     "Refuse numbers that no run can have, with a `TuningError`."
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise TuningError(f"{name} must be at least 1; got {value}")
-    for seed in seeds:
-        if seed < 0:
-            raise TuningError(f"seed must be 0 or more; got {seed}")
-    if not 0 < learning_rate < float("inf"):
-        raise TuningError(f"learning_rate must be above 0 and finite; got {learning_rate}")
+    counts |= {} if patience is None else {"patience": patience}
+    for least, whole in ((1, counts.items()), (0, [("seed", seed) for seed in seeds])):
+        for name, value in whole:
+            if type(value) is not int or value < least:
+                raise TuningError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
+        raise TuningError(f"learning_rate must be a number above 0 and finite; got {learning_rate!r}")
 
 
 def _train(

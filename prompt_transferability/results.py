@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
+from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS
 from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
@@ -221,12 +222,7 @@ def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict
 
 
 def _way(cell: Cell) -> str:
-    return _named(cell.asked["method"], cell.asked["fitted_on"])
-
-
-def _named(way: str, tasks: Sequence[str]) -> str:
-    "A way and the tasks that it learned from, if any."
-    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+    return named_way(cell.asked["method"], cell.asked["fitted_on"])
 
 # %% ../nbs/library/results.ipynb #83200104
 @patch
@@ -241,11 +237,13 @@ def cross_model(
     """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
 
     The row `own prompt (…)` is what must be beaten: the target model's prompts of the tasks that a way learned from,
-    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for other seeds, and `StudyError`
-    where there is nothing yet.
+    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for another choice of seeds or
+    split, and `StudyError` where there is nothing yet.
     """
     if seeds not in ("same", "others"):
         raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
+    if split not in ("dev", "test"):
+        raise UnknownNameError("split of carried prompts", split, ("dev", "test"))
     rows = self.carried(source, target)
     rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
@@ -258,7 +256,7 @@ def cross_model(
     }
     accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
     for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        baselines[_named("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+        baselines[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
     table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 
@@ -275,31 +273,35 @@ def carried_prompts(
 
     Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
     """
-    folder = self._of_way(source, target, way, seed).folder(self.out)
+    cells = self._of_way(source, target, way)
+    _check_seed(seed, cells, way)
+    folder = cells[seed].folder(self.out)
     return {task: SoftPrompt.load(folder / "prompts" / str(seed) / f"{task}.safetensors") for task in self.study.tasks}
 
 
 @patch
-def _of_way(self: Results, source: str, target: str, way: str, seed: int) -> Cell:
-    "The cell that carried the prompts of this seed."
-    found = self._projected(source, target)
+def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+    "The cells that carried prompts in one way, by the seed of the prompts."
     if way in (impossible := self.impossible(source, target)):
         raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
-    ways = {
-        (_way(cell), number): cell
-        for cell, _ in found
-        for number in ([cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds)
-    }
-    if (way, seed) not in ways:
-        known = [f"{name}, seed {number}" for name, number in ways]
-        raise UnknownNameError("way to carry prompts", f"{way}, seed {seed}", known)
-    return ways[way, seed]
+    ways = {}
+    for cell, _ in self._projected(source, target):
+        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
+        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
+    if way not in ways:
+        raise UnknownNameError("way to carry prompts", way, ways)
+    return ways[way]
+
+
+def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
+    if seed not in (there := list(dict.fromkeys(there))):
+        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
 
 
 @patch
 def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
-    "The runs that went on from what was carried over in one way."
-    starts = {self._of_way(source, target, way, seed).key for seed in self.study.cross_model.tpt_seeds}
+    "The runs that went on from what was carried over in one way, as many as there are."
+    starts = {cell.key for cell in self._of_way(source, target, way).values()}
     found = [
         (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
     ]
@@ -361,8 +363,10 @@ def tpt_model_prompts(
     seed: int,  # of the prompts
 ) -> dict[str, SoftPrompt]:
     "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
-    cells = [cell for cell, _ in self._tpt_model(source, target, way) if cell.asked["seed"] == seed]
-    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in cells}
+    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
+    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
+    own = [cell for cell in cells if cell.asked["seed"] == seed]
+    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in own}
 
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,8 @@ class CrossModel:
     eval_every: int = 100
     tpt_seeds: tuple[int, ...] = ()  # the prompts of these seeds that task tuning carried over are tuned further
 
-    def check(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> None:
-        "Raise `StudyError` or `UnknownNameError` for what the study does not have."
+    def checked(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> CrossModel:
+        "The same in tuples and numbers; raises `StudyError` or `UnknownNameError` for what the study does not have."
 
         def listed(name: str, values: Any, known: Sequence) -> tuple:
             if not isinstance(values, list | tuple) or any(value in values[:i] for i, value in enumerate(values)):
@@ -125,22 +125,36 @@ class CrossModel:
                     raise UnknownNameError(f"entry of {name}", str(value), [*map(str, known)])
             return tuple(values)
 
-        for name, known in {"methods": [*METHODS], "tpt_seeds": seeds}.items():
-            object.__setattr__(self, name, listed(f"cross_model.{name}", getattr(self, name), known))
+        lists = {"methods": [*METHODS], "tpt_seeds": seeds}
+        found = {name: listed(f"cross_model.{name}", getattr(self, name), known) for name, known in lists.items()}
         for name, known in {"directions": backbones, "fitted_on": tasks}.items():
             groups = getattr(self, name)
             if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
                 raise StudyError(f"cross_model.{name} of study {study!r} must be a list of lists; got {groups!r}")
             groups = [listed(f"a part of cross_model.{name}", group, known) for group in groups]
-            if not all(groups) or len(set(groups)) < len(groups):
+            alike = frozenset if name == "fitted_on" else tuple  # a way back is another direction
+            if not all(groups) or len({alike(group) for group in groups}) < len(groups):
                 raise StudyError(
                     f"cross_model.{name} of study {study!r} must have no empty list and none twice; got {groups!r}"
                 )
-            object.__setattr__(self, name, tuple(groups))
-        if not self.directions or any(len(pair) != 2 for pair in self.directions):
+            found[name] = tuple(groups)
+        if not found["directions"] or any(len(pair) != 2 for pair in found["directions"]):
             raise StudyError(
                 f"cross_model.directions of study {study!r} must be pairs of two models, source and target; got "
                 f"{self.directions!r}"
+            )
+        if not found["methods"]:
+            raise StudyError(f"cross_model.methods of study {study!r} must name a way; there are {', '.join(METHODS)}")
+        learned = [method for method in found["methods"] if method in _FROM_TASKS]
+        if learned and not found["fitted_on"]:
+            raise StudyError(
+                f"cross_model.fitted_on of study {study!r} has no tasks that {', '.join(learned)} could learn from; "
+                "name some, or leave those methods out"
+            )
+        if found["tpt_seeds"] and not any(map(_tuned_further, found["methods"])):
+            raise StudyError(
+                f"cross_model.tpt_seeds of study {study!r} asks for prompts that task tuning carried over, and "
+                f"its methods are {', '.join(found['methods'])}"
             )
         for name in ("hidden_size", "steps", "mapping_steps", "eval_every"):
             value = getattr(self, name)
@@ -149,7 +163,12 @@ class CrossModel:
                     f"cross_model.{name} of study {study!r} must be a whole number of at least 1; got {value!r}"
                 )
         for name in ("learning_rate", "mapping_learning_rate"):
-            object.__setattr__(self, name, _positive(f"cross_model.{name}", getattr(self, name)))
+            found[name] = _positive(f"cross_model.{name}", getattr(self, name))
+        return replace(self, **found)
+
+
+def _tuned_further(method: str) -> bool:
+    return method.startswith("task tuning")
 
 
 def _declared(kind: type, settings: Mapping[str, Any]):
@@ -158,6 +177,9 @@ def _declared(kind: type, settings: Mapping[str, Any]):
     for key in settings:
         if key not in known:
             raise UnknownNameError("study setting", key, known)
+    lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in settings]
+    if lacking:
+        raise StudyError(f"the table of a study's {kind.__name__} has no {' and no '.join(lacking)}; it needs that")
     return kind(**settings)
 
 # %% ../nbs/library/study.ipynb #73423e99
@@ -228,7 +250,8 @@ class Study:
                 f"cross_model of study {self.name!r} must be a table of settings; got {self.cross_model!r}"
             )
         if self.cross_model is not None:
-            self.cross_model.check(self.name, self.backbones, self.tasks, self.seeds)
+            crossing = self.cross_model.checked(self.name, self.backbones, self.tasks, self.seeds)
+            object.__setattr__(self, "cross_model", crossing)
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
         for task in self.tasks:
@@ -303,10 +326,13 @@ _SMALL: dict[str, Any] = dict(
 )
 
 
+_PAPER_GROUPS = (("imdb", "laptop"), ("mnli",))
+
+
 def _crossing(source: str, target: str, tasks: str = "", **settings: Any) -> dict[str, Any]:
     "From one model to another, from the paper's two groups of tasks."
     learned = dict(steps=600, mapping_steps=1500, mapping_learning_rate=1e-3, eval_every=200) | settings
-    groups = ((f"{tasks}imdb", f"{tasks}laptop"), (f"{tasks}mnli",))
+    groups = tuple(tuple(f"{tasks}{task}" for task in group) for group in _PAPER_GROUPS)
     carried = CrossModel(directions=((source, target),), fitted_on=groups, **learned)
     return dict(backbones=(source, target), tpt=(), cross_task=False, cross_model=carried)
 
@@ -331,7 +357,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
     "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
     "paper": dict(
-        backbones=("roberta-base", "bert-base-uncased", "roberta-large"), seeds=(0, 1, 2, 3, 4), tpt=("best",)
+        backbones=("roberta-base", "bert-base-uncased", "roberta-large"),
+        seeds=(0, 1, 2, 3, 4),
+        tpt=("best",),
+        cross_model=CrossModel(
+            directions=(("bert-base-uncased", "roberta-base"), ("roberta-base", "roberta-large")),
+            fitted_on=_PAPER_GROUPS,
+            eval_every=500,  # at each evaluation a checkpoint of two gigabytes is written
+            tpt_seeds=(0,),  # 104 runs, half as many as all of prompt tuning has
+        ),
     ),
 }
 "The settings of the studies that ship with the package."
@@ -373,6 +407,8 @@ class Cell:
         if self.kind == "projected":
             learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
             return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
+        if self.kind == "tpt_model":
+            return f"{self.kind} {asked['task']} after {self.needs[0].label}"
         about, detail = asked["task"] if "task" in asked else asked["source"], ""
         if self.kind == "transfer":
             detail = f" → {len(asked['targets'])} × {asked['split']}"
@@ -518,7 +554,7 @@ def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
                 for group in groups:
                     carried = _projected(study, tuned, source, target, method, group, seed)
                     cells.append(carried)
-                    if method.startswith("task tuning") and seed in study.cross_model.tpt_seeds:
+                    if _tuned_further(method) and seed in study.cross_model.tpt_seeds:
                         own = [cell for cell in tuned if (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)]
                         cells += [
                             Cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
@@ -541,7 +577,7 @@ def _projected(
     asked = {"backbone": target, "source_backbone": source, "method": method, "fitted_on": list(group), "seed": seed}
     asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
     asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
-    asked |= {"batch_size": study.batch_size} if method.startswith("task tuning") else {}
+    asked |= {"batch_size": study.batch_size} if _tuned_further(method) else {}
     if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
         asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}

@@ -156,11 +156,18 @@ def recovered_by_kind(
 ) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
     """Mean recovered transfer of carried prompts to the tasks that their way was fitted on, and to others (§5.2).
 
-    The tasks in brackets are columns of the matrix, without what stands before a slash. Raises `ValueError` for a task
-    that is none of them.
+    The tasks in brackets are columns of the matrix, without what stands before a slash. Tasks on which tuning gains
+    less than two points are in no mean, as in `recovered_transfer`. Raises `ValueError` for a task in brackets that is
+    no column, for columns that differ in what stands before a slash alone, and for one without a type.
     """
     recovered, rows = recovered_transfer(matrix, tuned_row="tuned"), {}
     columns = {task.rpartition("/")[2]: task for task in matrix.columns}
+    if len(columns) < len(matrix.columns):
+        alike = [task for task in matrix.columns if task not in columns.values()]
+        raise ValueError(f"the names of ways do not tell {', '.join(alike)} from other columns; rename these")
+    untyped = [task for task in matrix.columns if task not in types]
+    if untyped:
+        raise ValueError(f"types must have the type of every column; it lacks {', '.join(map(repr, untyped))}")
     for way in matrix.index:
         named = re.search(r"\((.*?)\)", way)
         if named is None:

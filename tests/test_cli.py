@@ -503,9 +503,9 @@ def test_training_that_cannot_be(refused, tmp_path, entries):
     out, checkpoint = (tmp_path / "new" / name for name in ("prompt.safetensors", "checkpoint"))
     error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", checkpoint)
     assert "the loss of task 'micro/sst2' is nan at step" in error and "smaller learning rate" in error
-    assert "steps must be at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
-    assert "seed must be 0 or more; got -1" in refused(*tune("micro/sst2", out), "--seed", "-1")
-    assert "learning_rate must be above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
+    assert "steps must be a whole number of at least 1; got 0" in refused(*tune("micro/sst2", out), "--steps", "0")
+    assert "seed must be a whole number of at least 0; got -1" in refused(*tune("micro/sst2", out), "--seed", "-1")
+    assert "learning_rate must be a number above 0" in refused(*tune("micro/sst2", out), "--learning-rate", "-1")
     assert "at least one vector" in refused(*tune("micro/sst2", out), "--length", "0")
     assert "max_length is 4000" in refused(*tune("micro/sst2", out), "--max-length", "4000")
     assert "max_train is 0" in refused(*tune("micro/sst2", out), "--max-train", "0")
@@ -671,6 +671,38 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out PROMPT",
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --checkpoint PROMPT",
+        "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --checkpoint OUT",
+        "project fit prompt-mapping --prompts OTHER --wanted PROMPT --target micro-bert --out PROMPT",
+        "project carry PROMPT --projector PROJECTOR --out PROMPT",
+        "project carry PROMPT --projector PROJECTOR --out PROJECTOR",
+        "tune micro/sst2 --backbone micro-bert --init PROMPT --out PROMPT",
+        "tune micro/sst2 --backbone micro-bert --init PROMPT --out OUT --checkpoint PROMPT",
+        "tune micro/sst2 --backbone micro-bert --out OUT --checkpoint OUT",
+        "transfer PROMPT --tasks micro/sst2 --out PROMPT",
+        "similarity PROMPT OTHER --metric cosine_concat --out OTHER",
+        "neurons PROMPT --out PROMPT",
+    ],
+)
+def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp_path, refused, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    prompt, read = SoftPrompt.load(tuned), {"PROMPT": tmp_path / "prompt", "OTHER": tmp_path / "other"}
+    for path in read.values():
+        SoftPrompt(prompt.values, "micro-roberta" if path.stem == "other" else prompt.backbone, prompt.task).save(path)
+    read["PROJECTOR"] = Projector.load(projector).save(tmp_path / "projector")
+    before = {path: path.read_bytes() for path in read.values()}
+    *words, last = line.split()
+    words = [read.get(word, tmp_path / "out" if word == "OUT" else word) for word in words]
+    # The same file by another name.
+    assert "is another file of this command" in refused(*words, f"../{read[last].name if last in read else 'out'}")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("linear-map", "--target", "micro-roberta"), "name the source with --source"),
@@ -697,6 +729,14 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
         (
             ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
             "is of 'micro-bert', and the target is 'micro-roberta'",
+        ),
+        (
+            ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
+            "sst2.safetensors' is given twice",
+        ),
+        (
+            ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT", "PROMPT"),
+            "sst2.safetensors' is given twice",
         ),
         (
             ("prompt-mapping", "--target", "micro-robert", "--prompts", "PROMPT", "--wanted", "PROMPT"),

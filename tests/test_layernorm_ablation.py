@@ -9,7 +9,8 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.layernorm_ablation import layernorm_ablation
 from prompt_transferability.prompt_tuning import TuningJob, tune_prompts
 from prompt_transferability.prompts import SoftPrompt, random_prompt
-from prompt_transferability.tasks import load_task
+from prompt_transferability.tasks import ALL_TASKS, load_task
+from prompt_transferability.zero_shot_transfer import evaluate_prompts, recovered_by_kind
 
 NAMES = ("micro/sst2", "micro/imdb", "micro/mnli")
 GROUPS = [["micro/sst2", "micro/imdb"], ["micro/mnli"]]
@@ -36,16 +37,24 @@ def arguments():
 
 def test_each_group_has_its_rows(arguments):
     found = layernorm_ablation(**arguments)
-    ways = [f"task tuning ({', '.join(group)}){kind}" for group in GROUPS for kind in (", without LayerNorm", "")]
-    assert list(found["table9"].index) == ["tuned", *ways] and list(found["table9"]) == list(NAMES)
+    learned = ("sst2, imdb", "mnli")
+    ways = [f"task tuning{kind} ({group})" for group in learned for kind in (" without LayerNorm", "")]
+    assert list(found["table9"].index) == ["tuned", "random", *ways] and list(found["table9"]) == list(NAMES)
     assert found["table9"].notna().all(axis=None)
+    noise = [random_prompt(arguments["target_backbone"], 4, seed) for seed in (0, 1, 2)]
+    for data in arguments["datas"]:
+        worth = [result.accuracy for result in evaluate_prompts(arguments["target_backbone"], noise, data)]
+        assert found["table9"].loc["random", data.task.name] == pytest.approx(sum(worth) / 3)
+    # The rows are those of a study, so what reads a study's reads these.
+    types = {name: ALL_TASKS[name].task_type for name in NAMES}
+    assert list(recovered_by_kind(found["table9"], types).index) == ways
     assert len(found["table10"]) == len(GROUPS) * 2 * len(NAMES) + 1 == len(found["table10"].index.unique())
     curves = found["figure10"].groupby(["fitted_on", "prompts", "task"]).size()
     assert len(curves) == len(NAMES) * (1 + 2 * len(GROUPS)) and set(curves) == {3}
     # A prompt that is tuned further begins where it came: in each group its own.
     first = found["figure10"].query("step == 0 and prompts == 'tpt_model'").set_index(["fitted_on", "task"]).accuracy
-    for group in map(", ".join, GROUPS):
-        assert first[group].to_dict() == found["table9"].loc[f"task tuning ({group})"].to_dict()
+    for group, name in zip(map(", ".join, GROUPS), learned, strict=True):
+        assert first[group].to_dict() == found["table9"].loc[f"task tuning ({name})"].to_dict()
 
 
 def test_an_ablation_goes_on_where_it_was_interrupted(arguments, tmp_path, monkeypatch):

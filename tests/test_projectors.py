@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ from prompt_transferability.projectors import (
     fit_token_mapping,
     reuse_directly,
 )
-from prompt_transferability.prompt_tuning import TuningError
+from prompt_transferability.prompt_tuning import TuningError, epoch_batches
 from prompt_transferability.prompts import SoftPrompt, random_prompt
-from prompt_transferability.tasks import load_task
+from prompt_transferability.tasks import load_task, unify_label_words
 from prompt_transferability.tpt_model import tune_from_model
 
 RUN = """
@@ -106,6 +107,18 @@ def test_the_checkpoint_of_other_prompts_is_refused(target, data, prompt, tmp_pa
         fit_task_tuning(target, [other], [data], **SETTINGS, checkpoint=tmp_path / "state")
 
 
+def test_the_checkpoint_of_another_mapping_is_refused(target, prompt, tmp_path):
+    def mapped(prompt, seed):
+        wanted = SoftPrompt(random_prompt(target, 4, seed).values, target.name, prompt.task)
+        return fit_prompt_mapping([(prompt, wanted)], **SETTINGS, checkpoint=tmp_path / "state")
+
+    mapped(prompt, 1)
+    with pytest.raises(TuningError, match="differs in target"):
+        mapped(prompt, 2)
+    with pytest.raises(TuningError, match="differs in source"):
+        mapped(SoftPrompt(prompt.values + 1, prompt.backbone, prompt.task, metadata=prompt.metadata), 1)
+
+
 def test_mappings_go_on_from_a_checkpoint(source, target, prompt, tmp_path):
     pairs = [(prompt, SoftPrompt(random_prompt(target, 4, seed).values, target.name, prompt.task)) for seed in (1, 2)]
     settings = dict(hidden_size=8, batch_size=1, eval_every=10, progress=False)
@@ -148,17 +161,13 @@ def test_the_larger_task_is_cut_to_the_smaller_each_epoch(target, source):
         fit_task_tuning(target, prompts, datas, **SETTINGS | dict(steps=8, batch_size=8, eval_every=8))
     finally:
         del target.read_out, target.mask_states
-    # Two batches of the small task are an epoch: of eight steps each task has four, and the small one sees all
-    # of its texts twice while the large one brings others in its second epoch.
-    large, small = seen.values()
-    assert len(large) == len(small) == 4
-
-    def texts_of(batches):
-        rows = [ids for batch in batches for ids in batch]
-        return sorted([token for token in ids if token != target.tokenizer.pad_token_id] for ids in rows)
-
-    assert texts_of(small[:2]) == texts_of(small[2:])
-    assert texts_of(large[:2]) != texts_of(large[2:])
+    # Two batches of the small task are an epoch. Of eight steps each task has four: the small one sees all of its
+    # texts twice, the large one the first two of the eight batches that it has in each of two epochs of its own.
+    for data in datas:
+        encoded = target.encode(data.train)
+        orders = [epoch_batches(encoded.lengths, 8, 0, epoch)[:2] for epoch in (0, 1)]
+        expected = [encoded.batch(rows).ids.tolist() for order in orders for rows in order]
+        assert seen[data.task.name] == expected
 
 
 def test_the_best_weights_are_kept_and_not_the_last(target, data, prompt, monkeypatch):
@@ -243,6 +252,48 @@ def test_a_projector_says_what_it_was_fitted_with_and_refuses_another_layout(sou
     assert carried.layout == "authors"
 
 
+def test_a_projector_says_which_rows_and_words_it_learned_from(target, data, prompt):
+    fewer, unified = data.train.select(range(30)), unify_label_words([data.task])[data.task.name]
+    others = {"words": replace(data, task=unified), "texts": replace(data, train=fewer)}
+    others["labels"] = replace(data, train=data.train.map(lambda row: {"label": 1 - row["label"]}))
+    facts = {
+        name: fit_task_tuning(target, [prompt], [given], **SETTINGS).metadata
+        for name, given in {"own": data, **others}.items()
+    }
+    own = facts.pop("own")
+    assert own["label_words"] == [[*data.task.label_words]] and facts["words"]["label_words"] == [["1", "2"]]
+    assert own["rows"] == [{"train": 60, "dev": 40}] and facts["texts"]["rows"] == [{"train": 30, "dev": 40}]
+    for name in ("texts", "labels"):
+        assert facts[name]["fingerprints"][name] != own["fingerprints"][name]
+    moved = fit_task_tuning(target, [of(prompt, seed=0)], [data], **SETTINGS).metadata
+    assert moved["fingerprints"] == own["fingerprints"]
+    shifted = SoftPrompt(prompt.values + 1, prompt.backbone, prompt.task)
+    moved = fit_task_tuning(target, [shifted], [data], **SETTINGS).metadata["fingerprints"]
+    assert moved["prompt"] != own["fingerprints"]["prompt"] and moved["texts"] == own["fingerprints"]["texts"]
+
+
+def test_the_seeds_of_mapped_prompts_stand_by_their_tasks(target, prompt):
+    def wanted(task, seed):
+        return SoftPrompt(random_prompt(target, 4, seed).values, target.name, task, metadata={"seed": seed})
+
+    pairs = [(of(prompt, seed=0), wanted(prompt.task, 3)), (of(prompt, "micro/imdb", seed=1), wanted("micro/imdb", 4))]
+    pairs.append((of(prompt, seed=2), wanted(prompt.task, 5)))
+    facts = fit_prompt_mapping(pairs, **SETTINGS).metadata
+    assert facts["tasks"] == [prompt.task, "micro/imdb"]
+    assert facts["prompt_seeds"] == [[0, 2], [1]] and facts["wanted_seeds"] == [[3, 5], [4]]
+    ((one, two), (three,)) = facts["fingerprints"]["prompt"]
+    assert one == two == three and len({found for group in facts["fingerprints"]["wanted"] for found in group}) == 3
+
+
+@pytest.mark.parametrize("change", [dict(layer_norm=False), dict(activation="leaky_relu")])
+def test_a_carried_prompt_says_which_kind_of_projector_it_came_through(target, data, prompt, change):
+    for settings in ({}, change):
+        carried = fit_task_tuning(target, [prompt], [data], **SETTINGS, **settings).project(prompt, target)
+        kind = dict(layer_norm=True, activation="tanh") | settings
+        learned = {"objective": "task tuning", "tasks": ["micro/sst2"], "seed": 0}
+        assert carried.metadata["projection"] == learned | kind
+
+
 def test_a_carried_prompt_says_where_it_comes_from(source, target, prompt, monkeypatch):
     known = {"backbone_revision": "abc", "label_words": ["no", "yes"], "seed": 0, "steps": 3, "accuracy": 0.5}
     monkeypatch.setattr(target, "revision", "def")
@@ -278,13 +329,87 @@ def test_sizes_that_no_projector_has_are_refused(change, sentence):
         Projector(**dict(source_size=4, target_size=4, length=2) | change)
 
 
-def test_what_is_no_list_and_pairs_of_one_model_are_refused(target, data, prompt):
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("backbone", dict(backbone="micro-roberta-large")),
+        ("hidden size", dict(values=torch.ones(4, 127))),
+        ("length", dict(values=torch.ones(5, 128))),
+        ("layout", dict(layout="authors")),
+    ],
+)
+def test_prompts_that_are_learned_from_are_of_one_kind(target, data, prompt, name, other):
+    imdb = load_task("micro/imdb", max_train=60, max_eval=40)
+    with pytest.raises(ProjectorError, match=f"source model must be alike: {name} is .* for task 'micro/sst2' and"):
+        fit_task_tuning(target, [prompt, replace(prompt, task="micro/imdb", **other)], [data, imdb], **SETTINGS)
+
+
+@pytest.mark.parametrize("change", [dict(steps=2.5), dict(steps="10"), dict(eval_every=None), dict(seed=0.5)])
+def test_settings_that_no_fit_can_have_are_refused(source, target, data, prompt, change):
+    wanted, large = SoftPrompt(prompt.values, target.name, prompt.task), Backbone.from_pretrained("micro-roberta-large")
+    for fit, *given in (
+        (fit_task_tuning, target, [prompt], [data]),
+        (fit_prompt_mapping, [(prompt, wanted)]),
+        (fit_token_mapping, target, large),
+    ):
+        with pytest.raises(TuningError, match=f"{next(iter(change))} must be a whole number of at least"):
+            fit(*given, **SETTINGS | change)
+
+
+def of(prompt: SoftPrompt, task: str | None = None, **metadata) -> SoftPrompt:
+    "The prompt, as if it were of another task or another revision of its model."
+    return SoftPrompt(prompt.values, prompt.backbone, task or prompt.task, metadata=metadata)
+
+
+def test_prompts_of_two_revisions_are_not_learned_from_together(target, data, prompt):
+    a, b, unknown = of(prompt, "micro/imdb", backbone_revision="a"), of(prompt, backbone_revision="b"), of(prompt)
+    imdb = load_task("micro/imdb", max_train=60, max_eval=40)
+    sentence = "source model must be alike: revision is 'a' for task 'micro/imdb' and 'b' for task 'micro/sst2'"
+    with pytest.raises(ProjectorError, match=sentence):
+        fit_task_tuning(target, [unknown, a, b], [imdb, data], **SETTINGS)
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task)
+    with pytest.raises(ProjectorError, match="revision is 'b' for task 'micro/sst2' and 'a'"):
+        fit_prompt_mapping([(b, wanted), (of(a, "micro/sst2", backbone_revision="a"), wanted)], **SETTINGS)
+    # Whose revision is not known may be of any; the file says the one that is known.
+    fitted = fit_task_tuning(target, [unknown, a], [imdb, data], **SETTINGS)
+    assert fitted.metadata["source_revision"] == "a"
+
+
+def test_a_prompt_and_a_model_of_another_revision_are_refused(target, data, prompt, monkeypatch):
+    monkeypatch.setattr(target, "revision", "x")
+    fitted = fit_task_tuning(target, [of(prompt, backbone_revision="a")], [data], **SETTINGS)
+    for known in ({"backbone_revision": "a"}, {}):
+        assert fitted.project(of(prompt, **known), target).metadata["backbone_revision"] == "x"
+    with pytest.raises(ProjectorError, match="revision 'a' of 'micro-bert', the source model; got revision 'b'"):
+        fitted.project(of(prompt, backbone_revision="b"), target)
+    monkeypatch.setattr(target, "revision", "y")
+    with pytest.raises(ProjectorError, match="revision 'x' of 'micro-roberta', the target model; got revision 'y'"):
+        fitted.project(of(prompt, backbone_revision="a"), target)
+    monkeypatch.setattr(target, "revision", None)
+    assert fitted.project(of(prompt), target).backbone == target.name
+
+
+def test_no_way_leads_from_a_model_to_itself(source, target, data, prompt, monkeypatch):
+    own = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "a"})
+    for name, fit in WAYS.items():
+        given = {"task tuning": (target, [own], [data]), "prompt mapping": ([(own, own)],)}.get(name, (target, target))
+        with pytest.raises(ProjectorError, match="carried between two models; got 'micro-roberta' twice"):
+            fit(*given)
+    # Two revisions of it are two models.
+    monkeypatch.setattr(target, "revision", "b")
+    assert fit_task_tuning(target, [own], [data], **SETTINGS).metadata["source_revision"] == "a"
+
+
+def test_what_is_no_list_is_refused(target, data, prompt):
     with pytest.raises(ProjectorError, match="are lists"):
         fit_task_tuning(target, prompt, [data])
     with pytest.raises(ProjectorError, match="are lists"):
         fit_task_tuning(target, [prompt], data)
-    with pytest.raises(ProjectorError, match="of two models; got those of 'micro-bert' twice"):
-        fit_prompt_mapping([(prompt, prompt)])
+    wanted = SoftPrompt(prompt.values, target.name, prompt.task)
+    with pytest.raises(ProjectorError, match="is a list of pairs of prompts"):
+        fit_prompt_mapping((prompt, wanted))
+    mapped = (fit_prompt_mapping(pairs, **SETTINGS) for pairs in ([(prompt, wanted)], iter([(prompt, wanted)])))
+    assert same(*mapped)
 
 
 def test_models_without_words_in_common_are_refused(source, target, monkeypatch):
@@ -323,6 +448,25 @@ def test_a_file_that_is_no_projector_is_refused(tmp_path, change):
     path = altered(Projector(4, 5, 2, 3).save(tmp_path / "projector.safetensors"), **change)
     with pytest.raises(ProjectorError, match="'projector.safetensors' is"):
         Projection.load(path)
+
+
+def test_a_file_is_read_without_drawing_weights(source, target, tmp_path, monkeypatch):
+    kept = [Projector(4, 5, 2, 3), Projector(4, 5, hidden_size=3, layer_norm=False)]
+    kept += [fit(source, target) for fit in (reuse_directly, fit_linear_map, fit_relative_map)]
+    files = [one.save(tmp_path / f"{i}.safetensors") for i, one in enumerate(kept)]
+    monkeypatch.setattr(torch.nn.init, "uniform_", lambda x, *_, **__: x.is_meta or pytest.fail("drawn"))
+    for file, one in zip(files, kept, strict=True):
+        read = Projection.load(file)
+        assert same(read, one) and all(tensor.device.type == "cpu" for tensor in read.state_dict().values())
+        given = torch.ones(2, read.source_size)
+        assert torch.equal(read(given), one(given)) and not any(weight.requires_grad for weight in read.parameters())
+
+
+def test_a_vector_without_direction_is_refused_by_relative_representations(source, target, prompt):
+    values = prompt.values.clone()
+    values[1] = 0
+    with pytest.raises(ProjectorError, match="a vector of zeros has no direction"):
+        fit_relative_map(source, target).project(replace(prompt, values=values), target)
 
 
 def test_what_no_file_can_hold_is_refused(tmp_path):

@@ -139,9 +139,23 @@ def test_a_loss_that_is_no_number_is_seen_at_the_evaluation(backbone, data, tmp_
     assert not (tmp_path / "state").exists()
 
 
-def test_a_seed_below_0_is_refused(backbone, data):
-    with pytest.raises(TuningError, match="seed must be 0 or more; got -1"):
-        tune_prompt(backbone, data, seed=-1, **SETTINGS)
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(seed=-1), "seed must be a whole number of at least 0; got -1"),
+        (dict(seed=1.5), "seed must be a whole number of at least 0; got 1.5"),
+        (dict(steps=2.5), "steps must be a whole number of at least 1; got 2.5"),
+        (dict(steps="10"), "steps must be a whole number of at least 1; got '10'"),
+        (dict(batch_size=True), "batch_size must be a whole number of at least 1; got True"),
+        (dict(eval_every=None), "eval_every must be a whole number of at least 1; got None"),
+        (dict(patience=0), "patience must be a whole number of at least 1; got 0"),
+        (dict(learning_rate="1e-3"), "learning_rate must be a number above 0 and finite; got '1e-3'"),
+        (dict(learning_rate=float("nan")), "learning_rate must be a number above 0 and finite; got nan"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused(backbone, data, change, sentence):
+    with pytest.raises(TuningError, match=sentence):
+        tune_prompt(backbone, data, **SETTINGS | change)
 
 
 def test_one_prompt_and_several_have_the_same_defaults():

@@ -378,7 +378,9 @@ MODELS = CROSS.cross_model.directions[0]
 def test_carried_prompts_counted_by_hand(tmp_path):
     results = write(CROSS, tmp_path)
     (tuning,) = [way for way in results.cross_model(*MODELS).index if way.startswith("task tuning")]
-    assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "directly reused", tuning]
+    table = results.cross_model(*MODELS)
+    assert list(table.index) == ["tuned", "random", "own prompt (sst2)", "directly reused", tuning]
+    assert table.loc["own prompt (sst2)", "imdb"] == pytest.approx((76 + 80) / 2 / HUNDRED)
 
     def percent(**choice):
         return (
@@ -399,7 +401,7 @@ def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
         done=lambda cell: cell.kind not in ("projected", "tpt_model") or cell.asked.get("method") == "token mapping",
     )
     assert results.impossible(*MODELS) == {"token mapping": "two vocabularies"}
-    assert list(results.cross_model(*MODELS).index) == ["tuned", "random"]
+    assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "own prompt (sst2)"]
     assert results.carried(*MODELS).empty and "way" in results.carried(*MODELS)
     assert "No token mapping: two vocabularies." in write_report(results).read_text()
     with pytest.raises(StudyError, match="no prompts came by 'token mapping': two vocabularies"):
@@ -429,6 +431,35 @@ def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
     assert table.loc["imdb", "gain"] == pytest.approx(0.05) and table.loc["imdb", "comparable_time"] == 1
     with pytest.raises(StudyError, match="has tuned no prompt that came by 'directly reused'"):
         results.tpt_model_curves(*MODELS, "directly reused")
+
+
+def test_what_nobody_was_asked_for_is_unknown(tmp_path):
+    results, way = write(CROSS, tmp_path), "task tuning (sst2)"
+    with pytest.raises(UnknownNameError, match="unknown split of carried prompts 'tset'.*did you mean 'test'"):
+        results.cross_model(*MODELS, split="tset")
+    with pytest.raises(UnknownNameError, match="unknown seed of the prompts that came by task tuning .sst2. '99'"):
+        results.carried_prompts(*MODELS, way, 99)
+    # Seed 1 was carried, and not tuned further.
+    for seed in (1, 99):
+        with pytest.raises(UnknownNameError, match=f"came by task tuning .sst2. and were tuned further '{seed}'"):
+            results.tpt_model_prompts(*MODELS, way, seed)
+    for ask in (results.tpt_model_curves, results.tpt_model_by_kind):
+        with pytest.raises(UnknownNameError, match="did you mean 'task tuning .sst2.'"):
+            ask(*MODELS, "task tuning (sst)")
+
+
+def test_the_runs_that_are_there_are_shown_before_all_are(tmp_path):
+    study = replace(CROSS, cross_model=replace(CROSS.cross_model, tpt_seeds=(0, 1)))
+
+    def done(cell):
+        start = cell.needs[0] if cell.kind == "tpt_model" else cell
+        return start.kind != "projected" or start.asked["method"] != "task tuning" or start.asked["seed"] == 0
+
+    results = write(study, tmp_path, done=done)
+    assert set(results.tpt_model_curves(*MODELS, "task tuning (sst2)").seed) == {0}
+    nothing = write(study, tmp_path / "nothing", done=lambda cell: cell.kind != "tpt_model")
+    with pytest.raises(StudyError, match="has tuned no prompt that came by 'task tuning .sst2.'"):
+        nothing.tpt_model_curves(*MODELS, "task tuning (sst2)")
 
 
 def test_the_report_shows_the_control_beside_carried_prompts(tmp_path):

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
-from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
     ANSWERS,
@@ -28,7 +28,7 @@ from prompt_transferability.study import (
     Study,
     StudyError,
 )
-from prompt_transferability.tasks import ALL_TASKS, DataError, load_task
+from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
@@ -731,6 +731,10 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
         (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "without repetition"),
         (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none twice"),
         (dict(fitted_on=[[]]), "no empty list"),
+        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "none twice"),
+        (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
+        (dict(methods=[]), "cross_model.methods of study 'cross' must name a way"),
+        (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
         (dict(methods=[["linear map"]]), "unknown entry of cross_model.methods"),
@@ -748,6 +752,90 @@ def test_a_mistake_about_models_is_one_sentence(change, sentence):
         replace(CROSS, cross_model=good | change)
     with pytest.raises(StudyError, match="must be a table"):
         replace(CROSS, cross_model="micro-roberta")
+
+
+@pytest.mark.parametrize("name", ["directions", "fitted_on"])
+def test_what_a_table_of_models_lacks_is_named(name, tmp_path):
+    text = CROSS.to_yaml()
+    there = text.index(f"  {name}:")
+    following = next(place for place in (text.find(f"\n  {f.name}:", there) for f in fields(CrossModel)) if place > 0)
+    (tmp_path / "study.yaml").write_text(text[:there] + text[following + 1 :])
+    with pytest.raises(StudyError, match=f"CrossModel has no {name}; it needs that"):
+        Study.from_file(tmp_path / "study.yaml")
+
+
+def test_ways_that_learn_from_no_tasks_need_none():
+    words = replace(CROSS.cross_model, fitted_on=(), methods=("linear map", "token mapping"), tpt_seeds=())
+    assert {c.asked["method"] for c in replace(CROSS, cross_model=words).cells() if c.kind == "projected"} == {
+        "linear map",
+        "token mapping",
+    }
+    # The way back is another direction.
+    back = replace(words, directions=(("micro-bert", "micro-roberta"), ("micro-roberta", "micro-bert")))
+    assert len([c for c in replace(CROSS, cross_model=back).cells() if c.kind == "projected"]) == 2 * (1 + 2)
+
+
+def test_a_study_leaves_the_table_that_it_is_given_alone():
+    given = replace(CROSS.cross_model, learning_rate="1e-3", methods=["task tuning"], fitted_on=[["micro/sst2"]])
+    before = dict(vars(given))
+    study = replace(CROSS, cross_model=given)
+    assert vars(given) == before
+    assert (study.cross_model.learning_rate, study.cross_model.fitted_on) == (0.001, (("micro/sst2",),))
+
+
+def test_two_kinds_of_projectors_are_trained(crossed):
+    for method, layer_norm in (("task tuning", True), ("task tuning without LayerNorm", False)):
+        cell, _ = carried(crossed, method)
+        assert Projector.load(cell.folder(crossed) / "projector.safetensors").layer_norm is layer_norm
+
+
+def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_the_study(one_thread, tmp_path):
+    crossing = replace(CROSS.cross_model, directions=CROSS.cross_model.directions[:1], methods=("task tuning",))
+    study = replace(
+        CROSS,
+        name="unified",
+        backbones=CROSS.backbones[:2],
+        tasks=("micro/sst2",),
+        seeds=(0,),
+        random_seeds=(4, 5),
+        steps=2,
+        eval_every=2,
+        unified_label_words=True,
+        cross_model=replace(crossing, tpt_seeds=()),
+    )
+    study.run(tmp_path, workers=1, progress=False)
+    (cell,) = [cell for cell in study.cells() if cell.kind == "projected"]
+    projector = Projector.load(cell.folder(tmp_path) / "projector.safetensors")
+    assert projector.metadata["label_words"] == [["1", "2"]]
+    result = json.loads((cell.folder(tmp_path) / "result.json").read_text())
+    accuracies = {(row["source"], row["seed"]): row["accuracy"] for row in result["rows"] if row["split"] == "dev"}
+    assert accuracies.keys() == {("micro/sst2", 0), ("random", 4), ("random", 5)}
+    backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/sst2", max_eval=CROSS.max_eval)
+    in_words = replace(data, task=unify_label_words([data.task])["micro/sst2"])
+    for seed in (4, 5):
+        noise = random_prompt(Backbone.from_pretrained("micro-bert"), study.length, seed)
+        assert accuracies["random", seed] == evaluate(backbone, projector.project(noise, backbone), in_words).accuracy
+
+
+def test_the_seeds_of_untrained_vectors_are_in_the_keys_of_what_was_carried():
+    ours, theirs = (
+        {cell.key for cell in study.cells() if cell.kind == "projected"}
+        for study in (CROSS, replace(CROSS, random_seeds=(2, 3)))
+    )
+    assert ours and not ours & theirs
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "cross"])
+def test_no_two_cells_have_one_label(name):
+    labels = [cell.label for cell in (CROSS if name == "cross" else Study.from_preset(name)).cells()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_papers_models_change_as_in_the_paper():
+    crossing = Study.from_preset("paper").cross_model
+    assert crossing.directions == (("bert-base-uncased", "roberta-base"), ("roberta-base", "roberta-large"))
+    assert crossing.fitted_on == (("imdb", "laptop"), ("mnli",)) and crossing.methods == (*METHODS,)
+    assert (crossing.hidden_size, crossing.learning_rate, crossing.mapping_learning_rate) == (768, 5e-3, 1e-4)
 
 
 def test_keys_depend_on_what_a_way_depends_on():

@@ -94,9 +94,9 @@ def test_the_seeds_of_a_trial(backbone, data, sources, monkeypatch):
         (dict(stepz=4), UnknownNameError, "'stepz'; did you mean 'steps'"),
         (dict(length=5), UnknownNameError, "unknown setting of a run that starts from sources 'length'"),
         (dict(init=None), UnknownNameError, "unknown setting of a run that starts from sources 'init'"),
-        (dict(steps=0), TuningError, "steps must be at least 1"),
-        (dict(choose="trial", probe_steps=0), TuningError, "probe_steps must be at least 1"),
-        (dict(learning_rate=-1), TuningError, "learning_rate must be above 0"),
+        (dict(steps=0), TuningError, "steps must be a whole number of at least 1"),
+        (dict(choose="trial", probe_steps=0), TuningError, "probe_steps must be a whole number of at least 1"),
+        (dict(learning_rate=-1), TuningError, "learning_rate must be a number above 0"),
     ],
     ids=str,
 )

@@ -9,7 +9,13 @@ import pytest
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompts import random_prompt
 from prompt_transferability.tasks import load_task
-from prompt_transferability.zero_shot_transfer import evaluate, recovered_transfer, transfer_matrix, type_means
+from prompt_transferability.zero_shot_transfer import (
+    evaluate,
+    recovered_by_kind,
+    recovered_transfer,
+    transfer_matrix,
+    type_means,
+)
 
 TYPES = {"imdb": "SA", "sst2": "SA", "laptop": "SA", "mnli": "NLI", "snli": "NLI"}
 
@@ -80,3 +86,18 @@ def test_type_means_have_an_interval_that_grows_with_the_spread_between_tasks():
         width = means["within"]["high"] - means["within"]["low"]
         assert width.between(least, most).all()
         assert (means["within"]["low"] <= means["within"]["mean"]).all()
+
+
+def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
+    matrix = pd.DataFrame(
+        {"micro/imdb": [0.9, 0.5, 0.7], "micro/sst2": [0.8, 0.5, 0.8], "micro/mrpc": [0.51, 0.5, 0.9]},
+        index=["tuned", "random", "task tuning (imdb)"],
+    )
+    types = {"micro/imdb": "SA", "micro/sst2": "SA", "micro/mrpc": "SA"}
+    found = recovered_by_kind(matrix, types).loc["task tuning (imdb)"]
+    assert found["fitted on"] == pytest.approx(0.5)
+    assert found["same type"] == pytest.approx(1)  # on MRPC tuning gains one point: it is left out
+    with pytest.raises(ValueError, match="it lacks 'micro/sst2'"):
+        recovered_by_kind(matrix, {name: kind for name, kind in types.items() if name != "micro/sst2"})
+    with pytest.raises(ValueError, match="do not tell micro/imdb from other columns"):
+        recovered_by_kind(matrix.assign(**{"other/imdb": 0.5}), types | {"other/imdb": "SA"})
