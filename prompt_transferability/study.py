@@ -329,18 +329,23 @@ _SMALL: dict[str, Any] = dict(
 _PAPER_GROUPS = (("imdb", "laptop"), ("mnli",))
 
 
-def _crossing(source: str, target: str, tasks: str = "", **settings: Any) -> dict[str, Any]:
-    "From one model to another, from the paper's two groups of tasks."
+def _crossing(
+    source: str, target: str, tasks: str = "", groups: tuple[tuple[str, ...], ...] = _PAPER_GROUPS, **settings: Any
+) -> dict[str, Any]:
+    "From one model to another."
     learned = dict(steps=600, mapping_steps=1500, mapping_learning_rate=1e-3, eval_every=200) | settings
-    groups = tuple(tuple(f"{tasks}{task}" for task in group) for group in _PAPER_GROUPS)
-    carried = CrossModel(directions=((source, target),), fitted_on=groups, **learned)
+    fitted_on = tuple(tuple(f"{tasks}{task}" for task in group) for group in groups)
+    carried = CrossModel(directions=((source, target),), fitted_on=fitted_on, **learned)
     return dict(backbones=(source, target), tpt=(), cross_task=False, cross_model=carried)
 
 
 # The hidden width is that of the models, as it is in the paper.
 _MICRO_CROSSING: dict[str, Any] = dict(tasks="micro/", hidden_size=128)
 _SMALL_CROSSING: dict[str, Any] = dict(
-    hidden_size=384, steps=400, methods=("directly reused", "linear map", "prompt mapping", "task tuning")
+    hidden_size=384,
+    groups=_PAPER_GROUPS[:1],  # prompts of these models do not learn mnli
+    steps=400,
+    methods=("directly reused", "linear map", "prompt mapping", "task tuning"),
 )
 
 
