@@ -341,15 +341,20 @@ def tpt_model_by_kind(
     runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
     tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
     on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
-    gains = pd.Series({run: found["accuracy"] - tested.accuracy[run] for run, found in on_test.items()})
+    there = [run for run in on_test if run in tested.index]
+    gains = pd.Series(
+        [on_test[run]["accuracy"] - tested.accuracy[run] for run in there], [task for task, _ in there], float
+    )
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
     types, curves = {TYPES[task] for task in fitted}, _curves_of(runs)
+    beside = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # of an interrupted study not every run has one yet
+    curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(beside)]
     own, alike = curves["task"].isin(fitted), curves["task"].map(TYPES).isin(types)
     for kind, chosen in {"fitted on": own, "same type": alike & ~own, "other types": ~alike}.items():
         if chosen.any():
             part = curves[chosen]
-            there = gains[gains.index.get_level_values(0).isin(part["task"])]
-            more = {"start": part.loc[part["step"] == 0, "accuracy"].mean(), "test_gain": there.mean()}
+            start, of_kind = part.loc[part["step"] == 0, "accuracy"], gains[gains.index.isin(part["task"])]
+            more = {"start": start.mean(), "test_gain": of_kind.mean()}
             rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | more
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -613,7 +618,8 @@ def write_report(
         tables = {"prompts": results.cross_model(source, target)}
         if len(results.study.seeds) > 1:
             tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
-        tables["untrained"] = results.cross_model(source, target, seeds="others", untrained=True)
+        untrained = results.cross_model(source, target, seeds="others", untrained=True)
+        tables["untrained"] = untrained.drop([way for way in untrained.index if way.startswith("own prompt")])
         if ways := _tpt_model_ways(results, source, target):
             by_kind = {way: results.tpt_model_by_kind(source, target, way) for way in ways}
             tables["tuned_further"] = pd.concat(by_kind, names=["way", "tasks"])
@@ -706,12 +712,14 @@ def _cross_section(
     "The part of the report about prompts that changed models."
     said = {
         "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
-        "carried, in %; above them the target's own prompts and random ones. A way that is learned has learned from "
+        "carried, in %; above them the target's own prompts, random ones, and what its own prompts of the tasks in "
+        "brackets are worth without a projector. A way that is learned has learned from "
         "prompts of the same seed.",
         "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
         "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
         "this is as good, nothing of the prompt was carried over.",
-        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): over "
+        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): "
+        "over "
         "the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times in "
         "% of baseline_step, at which tuning from random vectors had converged; inf: never.",
     }

@@ -510,7 +510,7 @@ def _overall(
 def times_by_chance(
     baseline: Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`, with two or more seeds a task
     tolerance: float = 0.005,  # as in `paired_times`
-) -> pd.DataFrame:  # a row a task, seed and other seed
+) -> pd.DataFrame:  # a row a task, seed, and place of the other seed after it
     """`paired_times` of the baseline beside itself: every run against the run of each other seed of its task.
 
     What "sooner" and a gain are worth by chance alone (beside Tables 1 and 6). Raises `ValueError` where no task has

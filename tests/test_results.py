@@ -89,7 +89,11 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
             impossible = "two vocabularies" if asked["method"] == "token mapping" else None
             result = {"impossible": impossible, "rows": [] if impossible else carried_over(study, asked["seed"])}
         elif cell.kind == "tpt_model":
-            result = {"accuracy": 0.55, "curve": {"step": [0, 10], "loss": [None, 0.6], "accuracy": [0.45, 0.55]}}
+            result = {
+                "accuracy": 0.55,
+                "curve": {"step": [0, 10], "loss": [None, 0.6], "accuracy": [0.45, 0.55]},
+                "test": {"accuracy": 0.52} if asked["task"] in tested else None,
+            }
         else:
             source, seed, split = asked["source"], asked["seed"], asked["split"]
             result = {
@@ -473,4 +477,26 @@ def test_the_report_shows_the_control_beside_carried_prompts(tmp_path):
         file = f"micro-bert_to_micro-roberta_{name}.csv"
         assert f'href="{file}"' in page
         written = pd.read_csv(tmp_path / "report" / file, index_col=0)
-        pd.testing.assert_frame_equal(written, results.cross_model(*MODELS, **choice), check_names=False)
+        expected = results.cross_model(*MODELS, **choice)
+        if "untrained" in choice:  # the target's own prompts were trained
+            expected = expected.drop("own prompt (sst2)")
+        pd.testing.assert_frame_equal(written, expected, check_names=False)
+    further = pd.read_csv(tmp_path / "report" / "micro-bert_to_micro-roberta_tuned_further.csv", index_col=[0, 1])
+    of_imdb = further.loc[("task tuning (sst2)", "same type")]
+    assert of_imdb[["start", "gain", "runs", "sooner"]].tolist() == pytest.approx([0.45, 0.05, 1, 0])
+
+
+def test_tuning_on_is_compared_as_far_as_a_study_has_come(tmp_path):
+    whole = write(CROSS, tmp_path / "whole").tpt_model_by_kind(*MODELS, "task tuning (sst2)")
+    test = correct("imdb", 0, "imdb", "test") / HUNDRED
+    assert whole.loc["same type", "test_gain"] == pytest.approx(0.52 - test)
+
+    def without(kind, **asked):
+        return lambda cell: cell.kind != kind or any(cell.asked.get(name) != value for name, value in asked.items())
+
+    untested = without("transfer", backbone=MODELS[1], source="imdb", seed=0, split="test")
+    some = write(CROSS, tmp_path / "untested", done=untested).tpt_model_by_kind(*MODELS, "task tuning (sst2)")
+    assert np.isnan(some.loc["same type", "test_gain"]) and some.loc["same type", "gain"] == pytest.approx(0.05)
+    untuned = without("tune", backbone=MODELS[1], task="imdb", seed=0)
+    fewer = write(CROSS, tmp_path / "untuned", done=untuned).tpt_model_by_kind(*MODELS, "task tuning (sst2)")
+    assert "same type" not in fewer.index and "fitted on" in fewer.index
