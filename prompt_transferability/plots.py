@@ -524,7 +524,7 @@ def plot_methods(
         ]
         lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
         _legend(figure, lines, 5, title)
-        what = f"Accuracy on dev by {by} under {' and '.join(methods)}, one panel a task"
+        what = f"Accuracy on dev by {by}, one panel a task, one line each: {', '.join(methods)}"
         return _settled(figure, f"{title}. {what}" if title else what)
 
 

@@ -393,7 +393,8 @@ def check_settings(learning_rate: float, seeds: Sequence[int], *, patience: int 
         for name, value in whole:
             if type(value) is not int or value < least:
                 raise TuningError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
+    number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
+    if not number or not 0 < learning_rate < float("inf"):
         raise TuningError(f"learning_rate must be a number above 0 and finite; got {learning_rate!r}")
 
 

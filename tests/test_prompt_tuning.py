@@ -150,6 +150,7 @@ def test_a_loss_that_is_no_number_is_seen_at_the_evaluation(backbone, data, tmp_
         (dict(eval_every=None), "eval_every must be a whole number of at least 1; got None"),
         (dict(patience=0), "patience must be a whole number of at least 1; got 0"),
         (dict(learning_rate="1e-3"), "learning_rate must be a number above 0 and finite; got '1e-3'"),
+        (dict(learning_rate=True), "learning_rate must be a number above 0 and finite; got True"),
         (dict(learning_rate=float("nan")), "learning_rate must be a number above 0 and finite; got nan"),
     ],
 )
