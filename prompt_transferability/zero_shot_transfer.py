@@ -19,7 +19,7 @@ from .tasks import Task, TaskData
 
 # %% auto #0
 __all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer',
-           'recovered_by_kind', 'type_means', 'percentile_interval']
+           'recovered_by_task', 'recovered_by_kind', 'type_means', 'percentile_interval']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 def wilson_interval(
@@ -150,15 +150,15 @@ def recovered_transfer(
     return (matrix - random) / gain
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb95
-def recovered_by_kind(
+def recovered_by_task(
     matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
     types: Mapping[str, str],  # the type of each task
-) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
-    """Mean recovered transfer of carried prompts to the tasks that their way was fitted on, and to others (§5.2).
+) -> pd.DataFrame:  # rows: kind ("fitted on", "same type", "other types") and way; a column a task, NaN in other kinds
+    """Recovered transfer of carried prompts, apart for the tasks that their way was fitted on and for others (§5.2).
 
-    The tasks in brackets are columns of the matrix, without what stands before a slash. Tasks on which tuning gains
-    less than two points are in no mean, as in `recovered_transfer`. Raises `ValueError` for a task in brackets that is
-    no column, for columns that differ in what stands before a slash alone, and for one without a type.
+    The tasks in brackets are columns of the matrix, without what stands before a slash. NaN, too, where tuning gains
+    less than two points, as in `recovered_transfer`. Raises `ValueError` for a task in brackets that is no column, for
+    columns that differ in what stands before a slash alone, and for one without a type.
     """
     recovered, rows = recovered_transfer(matrix, tuned_row="tuned"), {}
     columns = {task.rpartition("/")[2]: task for task in matrix.columns}
@@ -176,12 +176,21 @@ def recovered_by_kind(
         unknown = [task for task in fitted if task not in columns]
         if unknown:
             raise ValueError(f"the way {way!r} names {', '.join(unknown)}; the columns are {', '.join(columns)}")
-        seen = [columns[task] for task in fitted]
-        alike = [task for task in matrix.columns if types[task] in {types[name] for name in seen} and task not in seen]
-        others = [task for task in matrix.columns if task not in seen and task not in alike]
-        parts = {"fitted on": seen, "same type": alike, "other types": others}
-        rows[way] = {part: recovered.loc[way, tasks].mean() for part, tasks in parts.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("way")
+        seen = recovered.columns.isin([columns[task] for task in fitted])
+        alike = recovered.columns.map(types).isin([types[columns[task]] for task in fitted])
+        for kind, chosen in {"fitted on": seen, "same type": alike & ~seen, "other types": ~alike}.items():
+            rows[kind, way] = recovered.loc[way].where(chosen)
+    index = pd.MultiIndex.from_tuples([*rows], names=["tasks", "way"])
+    return pd.DataFrame([*rows.values()], index=index, columns=matrix.columns)
+
+
+def recovered_by_kind(
+    matrix: pd.DataFrame,  # as in `recovered_by_task`
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
+    "The means over tasks of `recovered_by_task`, which says what is refused."
+    found = recovered_by_task(matrix, types).mean(axis=1).unstack("tasks", sort=False)
+    return found.reindex(columns=["fitted on", "same type", "other types"])
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab981
 def type_means(
