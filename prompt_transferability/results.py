@@ -620,9 +620,10 @@ def write_report(
             tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
         untrained = results.cross_model(source, target, seeds="others", untrained=True)
         tables["untrained"] = untrained.drop([way for way in untrained.index if way.startswith("own prompt")])
-        if ways := _tpt_model_ways(results, source, target):
-            by_kind = {way: results.tpt_model_by_kind(source, target, way) for way in ways}
-            tables["tuned_further"] = pd.concat(by_kind, names=["way", "tasks"])
+        ways = _tpt_model_ways(results, source, target)
+        further = {way: results.tpt_model_by_kind(source, target, way) for way in ways}
+        if any(map(len, further.values())):  # runs from random vectors to compare with may not be there yet
+            tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
         prefix = f"{source}_to_{target}_".replace("/", "_")
         for name, table in tables.items():
             table.to_csv(folder / f"{prefix}{name}.csv")
@@ -719,9 +720,8 @@ def _cross_section(
         "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
         "this is as good, nothing of the prompt was carried over.",
         "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): "
-        "over "
-        "the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times in "
-        "% of baseline_step, at which tuning from random vectors had converged; inf: never.",
+        "over the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times "
+        "in % of baseline_step, at which tuning from random vectors had converged; inf: never.",
     }
     parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
     for name, table in tables.items():

@@ -500,3 +500,7 @@ def test_tuning_on_is_compared_as_far_as_a_study_has_come(tmp_path):
     untuned = without("tune", backbone=MODELS[1], task="imdb", seed=0)
     fewer = write(CROSS, tmp_path / "untuned", done=untuned).tpt_model_by_kind(*MODELS, "task tuning (sst2)")
     assert "same type" not in fewer.index and "fitted on" in fewer.index
+    # No run from random vectors of that seed: there is nothing to compare with, and the report does without.
+    none = write(CROSS, tmp_path / "none", done=without("tune", backbone=MODELS[1], seed=0))
+    assert none.tpt_model_by_kind(*MODELS, "task tuning (sst2)").empty
+    assert "tuned_further" not in write_report(none).read_text()
