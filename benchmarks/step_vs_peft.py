@@ -4,7 +4,7 @@ Both train a prompt of 100 vectors in front of the same frozen BERT of random we
 step, dropout off, AdamW. The texts are random tokens with lengths like SST-2's; what a text says does not change what
 it costs.
 
-- ours: `Backbone.mask_states` and `read_out` as `tune_prompt` calls them, on batches grouped by length;
+- ours: `Backbone.read_out_states` and `read_out` as `tune_prompt` calls them, on batches grouped by length;
 - PEFT: the mask stands in the text, random batches are padded to their longest text, and the masked-LM model gives
   the logits of the whole vocabulary at every position and the cross entropy of the label word.
 
@@ -80,7 +80,7 @@ def our_step(model: BertForMaskedLM, texts: list[list[int]], labels: torch.Tenso
 
     def step() -> float:
         rows = next(batches)
-        logits = backbone.read_out(backbone.mask_states(prompt, encoded.batch(rows)), TASK)
+        logits = backbone.read_out(backbone.read_out_states(prompt, encoded.batch(rows)), TASK)
         return update(F.cross_entropy(logits, labels[rows]), optimizer)
 
     return step

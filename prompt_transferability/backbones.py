@@ -372,6 +372,7 @@ class Backbone:
             raise BackboneError(f"max_length is {max_length}; {name!r} takes texts of 3 to {room} tokens")
         self.name, self.family, self.layout, self.revision = name, config.model_type, layout, revision
         self.hidden_size, self.num_layers = config.hidden_size, config.num_hidden_layers
+        self.embedding_size = config.hidden_size  # width of a prompt's vectors
         self.ffn_size, self.max_length, self.has_head = config.intermediate_size, max_length, has_head
         self.tokenizer, self.device = tokenizer, torch.device(device)
         base, activation = model.base_model, ACT2FN[config.hidden_act]
@@ -440,7 +441,7 @@ class Backbone:
     @property
     def no_prompt(self) -> Tensor:
         "A prompt without vectors, [0, hidden]: the model reads the mask and the text, and nothing else."
-        return torch.empty(0, self.hidden_size, device=self.device)
+        return torch.empty(0, self.embedding_size, device=self.device)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         "Every weight of the frozen model."
@@ -524,9 +525,9 @@ def slots(
     Raises `BackboneError` for what is no tensor, or not of this model's width.
     """
     _check_prompt(prompts)
-    if prompts.shape[-1] != self.hidden_size:
+    if prompts.shape[-1] != self.embedding_size:
         raise BackboneError(
-            f"the prompt's vectors are {prompts.shape[-1]} wide; {self.name!r} takes {self.hidden_size}: "
+            f"the prompt's vectors are {prompts.shape[-1]} wide; {self.name!r} takes {self.embedding_size}: "
             "carry the prompt over with a projector"
         )
     embeddings = self.network["embeddings"]
@@ -554,7 +555,7 @@ def embed_text(self: Backbone, text: TextBatch) -> Tensor:  # [batch, tokens, hi
 
 # %% ../nbs/library/backbones.ipynb #c356cbda
 @patch
-def mask_states(
+def read_out_states(
     self: Backbone,
     prompts: Tensor,  # [l, hidden], or [batch, l, hidden]
     text: TextBatch,
@@ -576,7 +577,7 @@ def mask_states(
 @patch
 def read_out(
     self: Backbone,
-    states: Tensor,  # [batch, hidden], from `mask_states`
+    states: Tensor,  # [batch, hidden], from `read_out_states`
     task: Task,
 ) -> Tensor:  # [batch, labels]
     "Logits of the task's label words, and of nothing else."
@@ -599,7 +600,7 @@ def label_logits(
     encoded = self.encode(rows)
     if prompts.ndim == 3 and len(prompts) != len(encoded):
         raise BackboneError(f"there are {len(prompts)} prompts for {len(encoded)} rows; give one prompt, or one a row")
-    return self.read_out(self.mask_states(prompts, encoded.batch(np.arange(len(encoded)))), task)
+    return self.read_out(self.read_out_states(prompts, encoded.batch(np.arange(len(encoded)))), task)
 
 # %% ../nbs/library/backbones.ipynb #2a9a69ca
 @patch
@@ -618,7 +619,7 @@ def predict(
     self.label_token_ids(task)
     predictions = np.empty(len(texts), dtype=np.int64)
     for rows in texts.batches_by_length(extra=len(prompt) + 1):
-        logits = self.read_out(self.mask_states(prompt, texts.batch(rows)), task)
+        logits = self.read_out(self.read_out_states(prompt, texts.batch(rows)), task)
         predictions[rows] = logits.argmax(-1).cpu().numpy()
     return predictions
 

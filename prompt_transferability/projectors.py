@@ -123,9 +123,9 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
         raise ProjectorError(f"{whose} has {prompt.length} vectors; the projector takes {self.length} at a time")
     if models["target"] not in (None, backbone.name):
         raise ProjectorError(f"the projector gives prompts for {models['target']!r}, not for {backbone.name!r}")
-    if backbone.hidden_size != self.target_size:
+    if backbone.embedding_size != self.target_size:
         raise ProjectorError(
-            f"{backbone.name!r} takes prompts {backbone.hidden_size} wide; the projector gives {self.target_size}"
+            f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector gives {self.target_size}"
         )
     for name, revision in revisions.items():
         if None not in (revision, given[name]) and revision != given[name]:
@@ -503,7 +503,7 @@ class _TaskTuning:
         epoch, position = divmod(turn, self.turns)
         stream, prompts = self.streams[i], self.prompts[i]
         text, labels = stream.batch(epoch * stream.batches_per_epoch + position)
-        states = self.backbone.mask_states(projector(prompts[turn % len(prompts)]), text)
+        states = self.backbone.read_out_states(projector(prompts[turn % len(prompts)]), text)
         scores = self.backbone.read_out(states, stream.job.data.task).float()
         return F.cross_entropy(scores, labels.to(scores.device))
 
@@ -558,7 +558,7 @@ def fit_task_tuning(
     ordered = _by_task(prompts, names)
     streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], batch_size)
     projector = Projector(
-        source.hidden_size, target_backbone.hidden_size, source.length, hidden_size, activation, layer_norm, seed
+        source.hidden_size, target_backbone.embedding_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(target_backbone.device)
     values = [[prompt.values.to(target_backbone.device) for prompt in group] for group in ordered]
     origin = {
@@ -603,12 +603,12 @@ def reuse_directly(source_backbone: Backbone, target_backbone: Backbone) -> Dire
     Raises `MisfitError` for another width, and `ProjectorError` for one model given twice.
     """
     models = _between(source_backbone, target_backbone)
-    if source_backbone.hidden_size != target_backbone.hidden_size:
+    if source_backbone.embedding_size != target_backbone.embedding_size:
         raise MisfitError(
-            f"prompts of {source_backbone.name!r} are {source_backbone.hidden_size} wide; {target_backbone.name!r} "
-            f"takes {target_backbone.hidden_size}: carry them over with a projector"
+            f"prompts of {source_backbone.name!r} are {source_backbone.embedding_size} wide; {target_backbone.name!r} "
+            f"takes {target_backbone.embedding_size}: carry them over with a projector"
         )
-    same = DirectReuse(source_backbone.hidden_size, target_backbone.hidden_size)
+    same = DirectReuse(source_backbone.embedding_size, target_backbone.embedding_size)
     same.metadata = {"objective": "directly reused"} | models | {"package": version("prompt_transferability")}
     return same
 

@@ -306,11 +306,11 @@ def _losses(self: _Training, active: Sequence[int], batches: Sequence[tuple[Text
     "The loss of each active job on its own batch, [active], from one forward pass."
     sizes = [len(text) for text, _ in batches]
     if len(active) == 1:
-        states = self.backbone.mask_states(self.prompt(active[0]), batches[0][0])
+        states = self.backbone.read_out_states(self.prompt(active[0]), batches[0][0])
     else:
         # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
         repeated = torch.cat([self.prompt(i).expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
-        states = self.backbone.mask_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
+        states = self.backbone.read_out_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
     logits = [
         self.backbone.read_out(part, self.streams[i].job.data.task)
         for part, i in zip(states.split(sizes), active, strict=True)

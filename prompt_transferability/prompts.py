@@ -76,10 +76,10 @@ class SoftPrompt:
         A model of the same width that the prompt was not trained for is allowed: it is the paper's "Directly Reuse"
         (§5, Table 4), which is about as good there as random prompts.
         """
-        if self.hidden_size != backbone.hidden_size:
+        if self.hidden_size != backbone.embedding_size:
             raise PromptError(
                 f"the prompt of task {self.task!r} was trained for {self.backbone!r} and is {self.hidden_size} wide; "
-                f"{backbone.name!r} takes {backbone.hidden_size}: carry it over with a projector"
+                f"{backbone.name!r} takes {backbone.embedding_size}: carry it over with a projector"
             )
         if self.layout != backbone.layout:
             raise PromptError(
@@ -259,7 +259,7 @@ def random_prompt(
     a negative seed, `UnknownNameError` for another distribution.
     """
     generator = _generator(length, seed)
-    shape = (length, backbone.hidden_size)
+    shape = (length, backbone.embedding_size)
     if distribution == "normal":
         values = torch.randn(shape, generator=generator) * 0.02
     elif distribution == "uniform":

@@ -288,7 +288,7 @@ def test_a_plain_encoder_warns_once_and_reads_out_by_its_word_embeddings(family,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prompt = prompt_of(backbone)
-        states = backbone.mask_states(prompt, backbone.encode(SINGLE).batch([0, 1, 2]))
+        states = backbone.read_out_states(prompt, backbone.encode(SINGLE).batch([0, 1, 2]))
         logits = backbone.label_logits(prompt, SINGLE, SENTIMENT)
     stored = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     start = "Ġ" if family == "roberta" else ""

@@ -148,8 +148,8 @@ def test_the_larger_task_is_cut_to_the_smaller_each_epoch(target, source):
     seen = {"micro/sst2": [], "micro/laptop": []}
     datas = [load_task(name, max_train=rows, max_eval=20) for name, rows in (("micro/sst2", 64), ("micro/laptop", 16))]
     prompts = [SoftPrompt(random_prompt(source, 4, 0).values, source.name, name) for name in seen]
-    mask_states, read_out, texts = target.mask_states, target.read_out, []
-    target.mask_states = lambda p, text: texts.append(text) or mask_states(p, text)
+    read_out_states, read_out, texts = target.read_out_states, target.read_out, []
+    target.read_out_states = lambda p, text: texts.append(text) or read_out_states(p, text)
 
     def notes(states, task):
         if states.requires_grad:
@@ -160,7 +160,7 @@ def test_the_larger_task_is_cut_to_the_smaller_each_epoch(target, source):
     try:
         fit_task_tuning(target, prompts, datas, **SETTINGS | dict(steps=8, batch_size=8, eval_every=8))
     finally:
-        del target.read_out, target.mask_states
+        del target.read_out, target.read_out_states
     # Two batches of the small task are an epoch. Of eight steps each task has four: the small one sees all of its
     # texts twice, the large one the first two of the eight batches that it has in each of two epochs of its own.
     for data in datas:
