@@ -291,8 +291,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'prompt_transferability/fine_tuning.py'),
                                                     'prompt_transferability.fine_tuning._ModelObjective.prompts': ( 'nbs/library/fine_tuning.html#_modelobjective.prompts',
                                                                                                                     'prompt_transferability/fine_tuning.py'),
-                                                    'prompt_transferability.fine_tuning._copy_to_train': ( 'nbs/library/fine_tuning.html#_copy_to_train',
-                                                                                                           'prompt_transferability/fine_tuning.py'),
                                                     'prompt_transferability.fine_tuning.fine_tune': ( 'nbs/library/fine_tuning.html#fine_tune',
                                                                                                       'prompt_transferability/fine_tuning.py')},
             'prompt_transferability.layernorm_ablation': { 'prompt_transferability.layernorm_ablation._between_tasks': ( 'nbs/library/layernorm_ablation.html#_between_tasks',

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,6 @@ class _ModelObjective(TaskObjective):
         return self.backbone.no_prompt.expand(len(jobs), -1, -1)
 
 # %% ../nbs/library/fine_tuning.ipynb #bf4a716c
-def _copy_to_train(backbone: Backbone, name: str) -> Backbone:
-    "The same model with weights of its own, in float32, which can learn."
-    copied = copy(backbone)
-    copied.name, copied.network = name, deepcopy(backbone.network).float().requires_grad_(True)
-    return copied
-
-
 @dataclass(eq=False)
 class FineTuningRun(Trained):
     "A fine-tuned model and how it came about."
@@ -70,11 +62,13 @@ def fine_tune(
     or dev split.
     """
     training, job = read_settings({"learning_rate": learning_rate} | kwargs, fine_tune), TuningJob(data, seed=seed)
-    tuned = _copy_to_train(backbone, f"{backbone.name} tuned on {data.task.name}")
+    tuned = backbone.trainable_copy(f"{backbone.name} tuned on {data.task.name}")
     streams = text_streams(tuned, [job], training.batch_size)
-    objective = _ModelObjective(tuned, streams, [dict(tuned.network.named_parameters())])
+    objective = _ModelObjective(tuned, streams, [{str(i): weight for i, weight in enumerate(tuned.parameters())}])
     asked = run_identity(tuned, streams, jobs=1, trained="model", **training.asked())
     loop = train(objective, training, asked, checkpoint, progress)
     loop.restore_best()
-    tuned.network.requires_grad_(False).zero_grad()
+    for weight in tuned.parameters():
+        weight.requires_grad_(False)
+        weight.grad = None
     return FineTuningRun(tuned, loop.curve(0).rename(columns={"score": "accuracy"}), loop.seconds, loop.examples)

@@ -117,12 +117,10 @@ class TaskObjective:
         "Of one forward pass."
         batches = [self.streams[job].batch(step) for job in jobs]
         counts, text = [len(text) for text, _ in batches], TextBatch.concatenate([text for text, _ in batches])
-        # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
-        prompts = [prompt.expand(n, -1, -1) for prompt, n in zip(self.prompts(jobs), counts, strict=True)]
-        states = self.backbone.read_out_states(torch.cat(prompts), text).split(counts)
+        states = self.backbone.read_out_states(self.prompts(jobs), text, counts).split(counts)
         losses = []
         for job, those, (_, labels) in zip(jobs, states, batches, strict=True):
-            scores = self.backbone.read_out(those, self.streams[job].job.data.task).float()
+            scores = self.backbone.read_out(those, self.streams[job].job.data.task)
             losses.append(F.cross_entropy(scores, labels.to(scores.device)))
         return torch.stack(losses), len(text)
 
