@@ -96,7 +96,7 @@ def test_prompts_side_by_side_are_as_alone_whatever_the_optimiser(backbone, easy
     larger = SoftPrompt(5 * random_prompt(backbone, 6, 0).values, backbone.name, "random")
     jobs = [TuningJob(hard), TuningJob(easy), TuningJob(hard, larger, seed=1)]
     rate = (RELATIVE_RATES if relative else RATES)[optimizer]
-    settings = dict(optimizer=optimizer, learning_rate=rate, relative=relative, weight_decay=0.1, warmup=3, patience=4)
+    settings = dict(optimizer=optimizer, learning_rate=rate, relative=relative, weight_decay=1e-4, warmup=3, patience=4)
     together = tune_prompts(backbone, jobs, **SETTINGS | settings)
     assert [int(run.curve.step.iloc[-1]) for run in together] == [20, 16, 20]
     for job, run in zip(jobs, together, strict=True):
@@ -111,7 +111,7 @@ def test_a_relative_rate_means_the_same_for_vectors_of_any_size(backbone, data, 
     "The model's first LayerNorm takes the size out, so a prompt 25 times as large is the same prompt."
     start = random_prompt(backbone, 6, 0).values
     rate = RELATIVE_RATES[optimizer]
-    settings = dict(optimizer=optimizer, learning_rate=rate, weight_decay=0.01, relative=True)
+    settings = dict(optimizer=optimizer, learning_rate=rate, weight_decay=1e-4, relative=True)
     once, scaled = (
         tune_prompt(backbone, data, SoftPrompt(k * start, backbone.name, "random"), **SETTINGS | settings).last.values
         / k
@@ -162,7 +162,7 @@ def test_losses_are_float32_whatever_the_model_computes_in(backbone, data, monke
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_prompts_go_on_to_the_same_end(backbone, easy_and_hard, optimizer, schedule, tmp_path, monkeypatch):
     settings = dict(optimizer=optimizer, learning_rate=RELATIVE_RATES[optimizer], relative=True, schedule=schedule)
-    settings |= SETTINGS | dict(warmup=3, weight_decay=0.01, patience=4)
+    settings |= SETTINGS | dict(warmup=3, weight_decay=1e-4, patience=4)
     jobs, run = [TuningJob(those) for those in easy_and_hard], tune_prompts
     whole = run(backbone, jobs, **settings)
     resumed = interrupted(
