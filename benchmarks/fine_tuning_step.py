@@ -29,8 +29,9 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.fine_tuning import fine_tune
-from prompt_transferability.prompt_tuning import _Training, tune_prompt
+from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.tasks import PAPER_TASKS, TaskData, load_task
+from prompt_transferability.training import Loop
 
 SIZES = {
     "minilm": dict(num_hidden_layers=6, hidden_size=384, num_attention_heads=12, intermediate_size=1536),
@@ -74,14 +75,14 @@ def measure(case: str, side: str, steps: int, seed: int) -> dict:  # seconds of 
     "Steps of one side, in this process."
     torch.set_num_threads(1)
     backbone, data, length = make_case(case, seed)
-    step, seconds = _Training.step, []
+    advance, seconds = Loop.advance, []
 
-    def timed(training: _Training) -> None:
+    def timed(loop: Loop) -> None:
         started = time.process_time()
-        step(training)
+        advance(loop)
         seconds.append(time.process_time() - started)
 
-    _Training.step = timed
+    Loop.advance = timed
     train = {"prompt": partial(tune_prompt, length=length), "model": fine_tune}[side]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train(backbone, data, steps=steps, batch_size=BATCH, seed=seed, eval_every=steps, progress=False)

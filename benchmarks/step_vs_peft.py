@@ -4,8 +4,8 @@ Both train a prompt of 100 vectors in front of the same frozen BERT of random we
 step, dropout off, AdamW. The texts are random tokens with lengths like SST-2's; what a text says does not change what
 it costs.
 
-- ours: `Backbone.read_out_states` and `read_out` as `tune_prompt` calls them, on batches grouped by length;
-- PEFT: the mask stands in the text, random batches are padded to their longest text, and the masked-LM model gives
+- ours: `Backbone.read_out_states` and `read_out` as `tune_prompt` calls them, on random batches;
+- PEFT: the mask stands in the text, batches are padded to their longest text too, and the masked-LM model gives
   the logits of the whole vocabulary at every position and the cross entropy of the label word.
 
 The two take turns in one process. A step is everything from picking its texts to the optimizer's update. Memory is
@@ -38,9 +38,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from prompt_transferability.backbones import Backbone, EncodedTexts
-from prompt_transferability.prompt_tuning import epoch_batches
 from prompt_transferability.prompts import random_prompt
 from prompt_transferability.tasks import PAPER_TASKS
+from prompt_transferability.training import Batches
 
 SIZES = {
     "minilm": dict(num_hidden_layers=6, hidden_size=384, num_attention_heads=12, intermediate_size=1536),
@@ -76,7 +76,7 @@ def our_step(model: BertForMaskedLM, texts: list[list[int]], labels: torch.Tenso
     encoded = EncodedTexts(texts, [[0] * len(text) for text in texts], PAD)
     prompt = torch.nn.Parameter(random_prompt(backbone, LENGTH, seed).values)
     optimizer = torch.optim.AdamW([prompt], lr=LEARNING_RATE, weight_decay=0.0)
-    batches = (rows for epoch in count() for rows in epoch_batches(encoded.lengths, BATCH, seed, epoch))
+    batches = map(Batches(len(encoded), BATCH, seed).__getitem__, count())
 
     def step() -> float:
         rows = next(batches)
@@ -152,7 +152,7 @@ def measure_times(size: str, steps: int, seed: int) -> dict[str, list[float]]:  
 
 
 def summary(times: dict[str, list[float]]) -> dict:
-    "Medians, means and how many times as fast ours is. Grouped batches differ in length, so the means count too."
+    "Medians, means and how many times as fast ours is. Batches differ in length, so the means count too."
     medians = {side: statistics.median(values) for side, values in times.items()}
     means = {side: statistics.mean(values) for side, values in times.items()}
     return {
