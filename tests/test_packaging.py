@@ -42,7 +42,9 @@ def project() -> dict:
 def copy(tmp_path_factory) -> Path:
     """The working tree as it is, uncommitted changes included, without what was built in it."""
     target = tmp_path_factory.mktemp("copy") / "project"
-    built = shutil.ignore_patterns(".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__")
+    built = shutil.ignore_patterns(
+        ".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__"
+    )
     shutil.copytree(ROOT, target, ignore=built)
     return target
 
