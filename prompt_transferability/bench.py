@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,22 +26,23 @@ from fastcore.basics import patch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from .backbones import Backbone, EncodedTexts, TextBatch
+from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch
 from .families import FAMILIES
 from .prompts import random_prompt
 from .provenance import surroundings
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'DTYPES', 'MEASURED', 'label_word_tokenizer',
-           'random_model', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage', 'real_positions',
-           'EveryPosition', 'Peft', 'Dimensions', 'matrices', 'dimensions', 'layer_operations', 'masked_operations',
-           'causal_operations', 'product_rate', 'seconds_of', 'Settings', 'labelled_texts', 'batch_rows', 'Turn',
-           'Race', 'process_memory', 'added_memory', 'step_memory', 'fresh_step_memory', 'step_profile', 'entrants',
-           'measure_model', 'bench', 'provenance', 'summary']
+__all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'label_word_tokenizer',
+           'random_model', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage', 'EveryPosition',
+           'Peft', 'Dimensions', 'matrices', 'dimensions', 'layer_operations', 'masked_operations', 'causal_operations',
+           'product_rate', 'seconds_of', 'Settings', 'labelled_texts', 'batch_rows', 'Turn', 'Race', 'process_memory',
+           'memory_is_known', 'added_memory', 'step_memory', 'fresh_step_memory', 'OperationTimes', 'step_profile',
+           'entrants', 'measure_model', 'bench', 'provenance', 'summary']
 
 # %% ../nbs/library/bench.ipynb #350a9512
 SHAPES: dict[str, tuple[str, dict]] = {
@@ -117,7 +119,7 @@ def bench_model(
     else:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = random_model(name).to(getattr(torch, dtype))
+            model = random_model(name).to(DTYPES[dtype])
         backbone = Backbone(model, label_word_tokenizer(), name, device=device)
     if backbone.kind not in ("masked", "causal"):
         raise BenchError(f"{name!r} is a {backbone.kind} model; bench measures masked and causal ones")
@@ -185,12 +187,7 @@ class ThisPackage(Contestant):
     def scores(self, text: TextBatch) -> Tensor:
         return self.backbone.read_out(self.backbone.read_out_states(self.prompt, text), TASK)
 
-# %% ../nbs/library/bench.ipynb #e3fa9752
-def real_positions(lengths: Tensor, width: int) -> Tensor:  # int64 [batch, width]
-    "An attention mask: 1 before the end of each row."
-    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
-
-
+# %% ../nbs/library/bench.ipynb #25b65408
 class EveryPosition(Contestant):
     "The logits of the whole vocabulary at every position, the prompt in front of every text, as in the authors' code."
 
@@ -202,9 +199,9 @@ class EveryPosition(Contestant):
             mask = torch.tensor([self.backbone.tokenizer.mask_token_id], device=slots.device)
             slots = torch.cat([model.get_input_embeddings()(mask), slots])
         embedded = torch.cat([slots.expand(len(text), -1, -1), embedded], dim=1)
-        ends = text.lengths + len(slots)
-        logits = model(inputs_embeds=embedded, attention_mask=real_positions(ends, embedded.shape[1])).logits
-        read_at = torch.zeros_like(ends) if self.backbone.kind == "masked" else ends - 1
+        keep = F.pad(text.real, (len(slots), 0), value=True).long()
+        logits = model(inputs_embeds=embedded, attention_mask=keep).logits
+        read_at = 0 * text.lengths if self.backbone.kind == "masked" else len(slots) + text.lengths - 1
         return logits[torch.arange(len(text)), read_at][:, self.words].float()
 
 # %% ../nbs/library/bench.ipynb #d02921fe
@@ -243,7 +240,7 @@ def loss(self: Peft, text: TextBatch, labels: Tensor) -> Tensor:
         targets = torch.full_like(ids, -100)
         targets[:, 1] = words
         targets = F.pad(targets, (self.length, 0), value=-100)  # this wrapper passes labels on as they are
-    keep = real_positions(text.lengths + 1, ids.shape[1])
+    keep = F.pad(text.real, (1, 0), value=True).long()  # one token more
     return self.model(input_ids=ids, attention_mask=keep, labels=targets).loss
 
 
@@ -258,10 +255,9 @@ def with_mask(self: Peft, ids: Tensor) -> Tensor:  # int64 [batch, tokens + 1]
 def scores(self: Peft, text: TextBatch) -> Tensor:  # [batch, labels]
     "The label words' logits where the label is read."
     text, causal = text.to(self.backbone.device), self.backbone.kind == "causal"
-    ids = text.ids if causal else self.with_mask(text.ids)
-    ends = text.lengths if causal else text.lengths + 1
-    logits = self.model(input_ids=ids, attention_mask=real_positions(ends, ids.shape[1])).logits
-    read_at = self.length + (ends - 1 if causal else torch.ones_like(ends))
+    ids, keep = (text.ids, text.real) if causal else (self.with_mask(text.ids), F.pad(text.real, (1, 0), value=True))
+    logits = self.model(input_ids=ids, attention_mask=keep.long()).logits
+    read_at = self.length + (text.lengths - 1 if causal else torch.ones_like(text.lengths))
     return logits[torch.arange(len(text)), read_at][:, self.words].float()
 
 
@@ -296,7 +292,7 @@ def dimensions(backbone: Backbone) -> Dimensions:
     keys_values = 2 * config.hidden_size * width * (getattr(config, "num_key_value_heads", None) or heads)
     layer = sum(matrices(FAMILIES[config.model_type].layers(model.base_model)[0]).values())
     words = model.get_output_embeddings().weight
-    others = matrices(model).keys() - matrices(model.base_model).keys() - {id(words)}
+    others = matrices(model).keys() - matrices(model.base_model).keys() - {id(words)} if backbone.has_head else ()
     head = len(TASK.labels) * words.shape[1] + sum(matrices(model)[weight] for weight in others)
     rest = layer - queries - keys_values
     return Dimensions(backbone.kind, config.num_hidden_layers, queries, keys_values, rest, heads * width, head)
@@ -467,9 +463,7 @@ def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, acti
     "Do something with these texts, and time it."
     lengths, seconds = self.texts.lengths[rows], seconds_of(action, self.model.device)
     operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
-    return Turn(
-        self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate
-    )
+    return Turn(self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate)
 
 
 @patch
@@ -520,15 +514,18 @@ def process_memory(which: str) -> float:  # MiB
     return int(status[which].split()[0]) / 2**10
 
 
+def memory_is_known(device: torch.device) -> bool:
+    "Whether the peak of the memory in use can be read: on CUDA, and of a process on Linux."
+    return device.type == "cuda" or Path("/proc/self/clear_refs").exists()
+
+
 def added_memory(action: Callable[[], object], device: torch.device) -> float:  # MiB
-    "What an action adds to the memory in use, at its peak. Raises `BenchError` for a processor without Linux."
+    "What an action adds to the memory in use, at its peak."
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         action()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if not sys.platform.startswith("linux"):
-        raise BenchError("the memory of a step is measured on Linux or on an accelerator; leave it out elsewhere")
     before = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # from here on, the peak is counted anew
     action()
@@ -560,16 +557,26 @@ def fresh_step_memory(model: str, kind: str, contestant: str, dtype: str, settin
         )
     return float(done.stdout.split()[-1])
 
-# %% ../nbs/library/bench.ipynb #920327de
+# %% ../nbs/library/bench.ipynb #5653a15e
+class OperationTimes(TorchDispatchMode):
+    "Within it, the time of each of `torch`'s operations is added up."
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device, self.seconds = device, Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = []
+        taken = seconds_of(lambda: result.append(operation(*args, **(kwargs or {}))), self.device)
+        self.seconds[operation.overloadpacket.__name__] += taken
+        return result[0]
+
+
 def step_profile(contestant: Contestant, text: TextBatch, labels: Tensor) -> dict[str, float]:  # fractions
-    "Operations with the largest shares of a training step's time, the largest first."
-    on_cuda = contestant.backbone.device.type == "cuda"
-    with torch.autograd.profiler.profile(use_device="cuda" if on_cuda else None, use_kineto=False) as profiled:
+    "The ten operations with the largest shares of a training step's time, the largest first."
+    with OperationTimes(contestant.backbone.device) as times:
         contestant.step(text, labels)
-    time_of = "self_device_time_total" if on_cuda else "self_cpu_time_total"
-    spent = {event.key: getattr(event, time_of) for event in profiled.key_averages()}
-    largest = sorted(spent, key=spent.get, reverse=True)[:10]
-    return {name.removeprefix("aten::"): spent[name] / sum(spent.values()) for name in largest}
+    return {name: taken / times.seconds.total() for name, taken in times.seconds.most_common(10)}
 
 # %% ../nbs/library/bench.ipynb #28c8ce8e
 @patch
@@ -578,11 +585,7 @@ def profile(self: Race, dtype: str) -> dict[str, float]:  # fractions
     rows = batch_rows(0, self.settings.batch_size)
     return step_profile(self.field["this package", dtype], self.texts.batch(rows), self.labels[rows])
 
-# %% ../nbs/library/bench.ipynb #a4da6913
-DTYPES = ("float32", "bfloat16", "float16")
-"Number types that can be measured."
-
-
+# %% ../nbs/library/bench.ipynb #19584671
 def entrants(dtypes: Sequence[str], all_of_them: bool) -> list[tuple[str, str]]:
     "Who takes part: a contestant and its number type each."
     own = [("this package", dtype) for dtype in dtypes]
@@ -610,7 +613,7 @@ def measure_model(
         if kind == kinds[0]:
             turns += [turn for dtype in dtypes for turn in race.split(dtype)]
             profiles = [about | {"dtype": dtype, "shares": race.profile(dtype)} for dtype in dtypes]
-            for contestant, dtype in race.field:
+            for contestant, dtype in race.field if memory_is_known(torch.device(settings.device)) else ():
                 report(f"{name}, memory of {contestant} in {dtype}")
                 added = fresh_step_memory(name, kind, contestant, dtype, settings)
                 memory.append(about | {"contestant": contestant, "dtype": dtype, "mib": added})
@@ -677,5 +680,5 @@ def summary(
     table = series[["seconds", "examples_per_s", "tokens_per_s", "limit", "times_peft"]].median()
     table["fastest"], table["slowest"] = series["seconds"].min(), series["seconds"].max()
     table["times_low"], table["times_high"] = series["times_peft"].min(), series["times_peft"].max()
-    memory = pd.DataFrame(found["memory"]).assign(what="training step").set_index(MEASURED)["mib"]
-    return table.join(memory)
+    memory = pd.DataFrame(found["memory"], columns=[*MEASURED, "mib"]).assign(what="training step")
+    return table.join(memory.set_index(MEASURED)["mib"])

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .backbones import Backbone
-from .bench import DTYPES, LENGTHS, SHAPES, Settings, bench, summary
+from .backbones import DTYPES, Backbone
+from .bench import LENGTHS, SHAPES, Settings, bench, summary
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt

@@ -172,7 +172,7 @@ def spared(kind: str, layers: int, width: int) -> int:
 def test_what_is_counted_is_what_a_program_without_waste_computes(kind, layers):
     program, count = PROGRAMS[kind]
     model = tiny(kind, layers).requires_grad_(False)
-    shape = dimensions(SimpleNamespace(model=model, kind=kind))
+    shape = dimensions(SimpleNamespace(model=model, kind=kind, has_head=True))
     texts = [torch.randint(10, 50, (n,)) for n in TOKENS]
     prompt = torch.randn(LENGTH, 16, requires_grad=True)
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
@@ -310,7 +310,7 @@ def test_memory_of_a_step_is_that_of_a_new_process():
     "asked, error, said",
     [
         (dict(kinds=["sst"]), UnknownNameError, "did you mean 'sst2'"),
-        (dict(dtypes=["float8"]), UnknownNameError, "did you mean 'float32'"),
+        (dict(dtypes=["float8"]), UnknownNameError, "Known: float32"),
         (dict(batch_size=0), BenchError, "batch_size must be at least 1; got 0"),
         (dict(models=["4x265"]), FileNotFoundError, "4x256"),
     ],
