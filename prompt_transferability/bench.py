@@ -364,9 +364,9 @@ def product_rate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:  # operations a second
-    "The rate of the fastest of these matrix products, and of two square ones."
+    "The rate of the fastest of these matrix products, and of a square one."
     fastest = 0.0
-    for rows, out, width in [(positions, *shape) for shape in shapes] + [(1024,) * 3, (2048,) * 3]:
+    for rows, out, width in [(1024, 1024, 1024), *((positions, *shape) for shape in shapes)]:
         vectors, matrix = (torch.ones(n, width, dtype=dtype, device=device) for n in (rows, out))
         for _ in range(3):
             taken = seconds_of(lambda vectors=vectors, matrix=matrix: F.linear(vectors, matrix), device)
@@ -463,7 +463,9 @@ def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, acti
     "Do something with these texts, and time it."
     lengths, seconds = self.texts.lengths[rows], seconds_of(action, self.model.device)
     operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
-    return Turn(self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate)
+    return Turn(
+        self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate
+    )
 
 
 @patch
