@@ -26,7 +26,7 @@ from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
+__all__ = ['LAYOUTS', 'DTYPES', 'LONG', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
 
 # %% ../nbs/library/backbones.ipynb #c5c003bc
 LAYOUTS = ("paper", "authors")
@@ -648,39 +648,78 @@ class Packing:
         flat = texts.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
         return torch.cat([prompts.transpose(1, 2).flatten(0, 1), flat])
 
-# %% ../nbs/library/backbones.ipynb #de731405
-def _attention(
-    query: Tensor,  # [n, heads, q, d]
-    key: Tensor,  # [n, key heads, k, d]
-    value: Tensor,  # the same
-    scaling: float,
-    window: int | None,  # a query sees so many positions, its own included; None: all before it
-    softcap: float | None,  # the cap of attention scores; None: there is none
-) -> Tensor:  # [n, heads, q, d]
-    "Causal attention of the last q of k positions."
-    q, k = query.shape[2], key.shape[2]
-    ahead = torch.arange(k - q, k, device=query.device)[:, None] - torch.arange(k, device=query.device)
-    seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x if groups == 1 else x.repeat_interleave(groups, dim=1) for x in (key, value))
-    if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap)
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+# %% ../nbs/library/backbones.ipynb #50f3fede
+LONG = 256
+"Tokens from which on a text's attention is left to the fused kernel."
 
 
+@dataclass(frozen=True)
+class _Attention:
+    "How a layer attends."
+
+    scaling: float
+    window: int | None  # a position sees so many, its own included; None: all before it
+    softcap: float | None  # the cap of attention scores; None: there is none
+
+    def bias(self, queries: int, keys: int, like: Tensor) -> Tensor:  # [queries, keys]
+        "What is added to the scores of the last of these positions: 0 where they see another, else minus infinity."
+        positions = torch.arange(keys, device=like.device)
+        ahead = positions[keys - queries :, None] - positions
+        seen = (ahead >= 0) & (ahead < (keys + 1 if self.window is None else self.window))
+        return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+
+    def scores(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:  # [b, q, d], [b, k, d] -> [b, q, k]
+        "Scaled, capped and masked products of queries and keys."
+        if self.softcap is None:
+            return torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.scaling)
+        return self.softcap * torch.tanh(torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)) + bias
+
+# %% ../nbs/library/backbones.ipynb #5af327de
+def _attend_alone(how: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    "Causal attention of each row to itself; query [n, heads, q, d], key and value [n, key heads, k, d], q last of k."
+    n, heads, q, d = query.shape
+    groups, bias = heads // key.shape[1], how.bias(q, key.shape[2], query)
+    if q < LONG or how.softcap is not None:
+        query = query.reshape(n * key.shape[1], groups * q, d)
+        weights = how.scores(query, key.flatten(0, 1), bias.repeat(groups, 1)).softmax(-1)
+        return torch.bmm(weights, value.flatten(0, 1)).view(n, heads, q, d)
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=how.scaling)
+
+
+def _attend_behind(how: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    "The same of n texts behind one prompt, whose keys and values are [key heads, l, d]."
+    n, heads, q, d = query.shape
+    key_heads, length = prompt[0].shape[:2]
+    groups = heads // key_heads
+    if q >= LONG or how.softcap is not None:
+        own = zip(prompt, (key, value), strict=True)
+        return _attend_alone(how, query, *(torch.cat([shared.expand(n, -1, -1, -1), x], dim=2) for shared, x in own))
+    bias = how.bias(q, length + q, query)
+    query = query.reshape(n, key_heads, groups * q, d)
+
+    def by_head(x: Tensor) -> Tensor:  # [n, key heads, groups * q, ..] -> [key heads, n * groups * q, ..]
+        return x.transpose(0, 1).flatten(1, 2)
+
+    to_prompt = how.scores(by_head(query), prompt[0], bias[:, :length].repeat(n * groups, 1))
+    to_prompt = to_prompt.view(key_heads, n, groups * q, length).transpose(0, 1)
+    to_text = how.scores(query.flatten(0, 1), key.flatten(0, 1), bias[:, length:].repeat(groups, 1))
+    weights = torch.cat([to_prompt, to_text.view(n, key_heads, groups * q, q)], dim=-1).softmax(-1)
+    from_prompt = torch.bmm(by_head(weights[..., :length]), prompt[1]).view(key_heads, n, groups * q, d)
+    from_text = torch.bmm(weights[..., length:].flatten(0, 1), value.flatten(0, 1))
+    return (from_prompt.transpose(0, 1) + from_text.view(n, key_heads, groups * q, d)).reshape(n, heads, q, d)
+
+# %% ../nbs/library/backbones.ipynb #90756257
 def _packed_attention(
     module, query, key, value, mask, scaling=None, sliding_window=None, softcap=None, packing=None, **_
 ):
     "Attention of a packed row [1, heads, T, d], as `transformers` calls it."
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = _Attention(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
     of_prompts, of_texts = ([cut(row) for row in rows] for cut in (packing.prompts, packing.texts))
-    shared = [_one_a_row(x, packing.counts) for x in of_prompts[1:]]
-    seen = [torch.cat(pair, dim=2) for pair in zip(shared, of_texts[1:], strict=True)]
-    how = (scaling, sliding_window, softcap)
-    mixed = packing.row(_attention(*of_prompts, *how), _attention(of_texts[0], *seen, *how))
-    return mixed[None], None
+    each = zip(*of_prompts[1:], *(x.split(packing.counts) for x in of_texts), strict=True)
+    behind = [_attend_behind(how, (keys, values), *own) for keys, values, *own in each if len(own[0])]
+    return packing.row(_attend_alone(how, *of_prompts), torch.cat(behind))[None], None
 
 
 AttentionInterface.register("packed", _packed_attention)

@@ -110,15 +110,16 @@ def _check_labels(task: Task) -> None:
         raise ValueError(f"task {task.name!r} needs two labels or more, it has {len(labels)}.")
     if len(set(labels)) < len(labels):
         raise ValueError(f"task {task.name!r} names a label twice: {', '.join(labels)}.")
-    wordless = [label for label, of in zip(labels, words, strict=False) if not (of and all(of))] + list(labels[len(words) :])
+    wordless = [label for label, of in zip(labels, words, strict=False) if not (of and all(of))]
+    wordless += labels[len(words) :]
     if wordless:
         raise ValueError(
             f"task {task.name!r} has a label without a word: {', '.join(wordless)}; give every label a word."
         )
     if len(words) > len(labels):
         raise ValueError(
-            f"task {task.name!r} has {len(words)} label words for {len(labels)} labels; give one word a label, or a list "
-            "of words."
+            f"task {task.name!r} has {len(words)} label words for {len(labels)} labels; give one word a "
+            "label, or a list of words."
         )
     every = [word for of in words for word in of]
     if len(set(every)) < len(every):
