@@ -39,10 +39,10 @@ from .tasks import PAPER_TASKS, UnknownNameError
 # %% auto #0
 __all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'label_word_tokenizer',
            'random_model', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage', 'EveryPosition',
-           'Peft', 'Dimensions', 'matrices', 'dimensions', 'layer_operations', 'masked_operations', 'causal_operations',
-           'product_rate', 'seconds_of', 'Settings', 'labelled_texts', 'batch_rows', 'Turn', 'Race', 'process_memory',
-           'memory_is_known', 'added_memory', 'step_memory', 'fresh_step_memory', 'OperationTimes', 'step_profile',
-           'entrants', 'measure_model', 'bench', 'provenance', 'summary']
+           'Peft', 'WholeModel', 'Dimensions', 'matrices', 'dimensions', 'layer_operations', 'masked_operations',
+           'causal_operations', 'product_rate', 'seconds_of', 'Settings', 'labelled_texts', 'batch_rows', 'Turn',
+           'Race', 'process_memory', 'memory_is_known', 'added_memory', 'step_memory', 'fresh_step_memory',
+           'OperationTimes', 'step_profile', 'entrants', 'measure_model', 'bench', 'provenance', 'summary']
 
 # %% ../nbs/library/bench.ipynb #350a9512
 SHAPES: dict[str, tuple[str, dict]] = {
@@ -125,8 +125,14 @@ def bench_model(
         raise BenchError(f"{name!r} is a {backbone.kind} model; bench measures masked and causal ones")
     return backbone
 
-# %% ../nbs/library/bench.ipynb #462c8e0d
-LENGTHS = {"sst2": (23.3, 10.8, 3, 67), "mnli": (40.1, 19.1, 5, 128), "imdb": (300, 165, 24, 128)}
+# %% ../nbs/library/bench.ipynb #f4be2d77
+LENGTHS = {
+    "sst2": (23.3, 10.8, 3, 67),
+    "mnli": (40.1, 19.1, 5, 128),
+    "imdb": (300, 165, 24, 128),
+    "micro-mnli": (21.2, 3.4, 16, 30),
+    "padded-mnli": (131, 1, 131, 131),
+}
 "Mean and standard deviation of the gamma distribution that lengths are drawn from, and where they are cut; in tokens."
 
 
@@ -260,8 +266,17 @@ def scores(self: Peft, text: TextBatch) -> Tensor:  # [batch, labels]
     read_at = self.length + (text.lengths - 1 if causal else torch.ones_like(text.lengths))
     return logits[torch.arange(len(text)), read_at][:, self.words].float()
 
+# %% ../nbs/library/bench.ipynb #aa37d901
+class WholeModel(ThisPackage):
+    "Training of all weights, without a prompt, as `fine_tune` does it."
 
-CONTESTANTS = {"this package": ThisPackage, "PEFT": Peft, "every position": EveryPosition}
+    def __init__(self, backbone: Backbone, length: int, seed: int = 0):
+        super().__init__(backbone.trainable_copy(backbone.name), length, seed)
+        self.prompt = self.backbone.no_prompt
+        self.optimizer = torch.optim.AdamW(self.backbone.parameters(), lr=2e-5, weight_decay=0.0)
+
+
+CONTESTANTS = {"this package": ThisPackage, "PEFT": Peft, "every position": EveryPosition, "whole model": WholeModel}
 "What is measured, by name."
 
 # %% ../nbs/library/bench.ipynb #920455f9
@@ -433,7 +448,7 @@ class Turn:
     seconds: float
     examples: int  # texts that were read
     tokens: int  # of these texts
-    operations: int  # that cannot be avoided
+    operations: int | None  # that cannot be avoided in training or reading a prompt; None of a whole model
     rate: float  # of matrix products in this round, operations a second
 
 # %% ../nbs/library/bench.ipynb #cb1b9a1c
@@ -462,10 +477,10 @@ class Race:
 def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, action: Callable, rate: float) -> Turn:
     "Do something with these texts, and time it."
     lengths, seconds = self.texts.lengths[rows], seconds_of(action, self.model.device)
-    operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
-    return Turn(
-        self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate
-    )
+    operations = None
+    if entrant[0] != "whole model":
+        operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
+    return Turn(self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate)
 
 
 @patch
@@ -587,19 +602,24 @@ def profile(self: Race, dtype: str) -> dict[str, float]:  # fractions
     rows = batch_rows(0, self.settings.batch_size)
     return step_profile(self.field["this package", dtype], self.texts.batch(rows), self.labels[rows])
 
-# %% ../nbs/library/bench.ipynb #19584671
-def entrants(dtypes: Sequence[str], all_of_them: bool) -> list[tuple[str, str]]:
+# %% ../nbs/library/bench.ipynb #2298738f
+def entrants(
+    dtypes: Sequence[str],  # that this package computes in
+    against: Sequence[str],  # the other contestants
+    first: bool,  # whether these are the first texts
+) -> list[tuple[str, str]]:
     "Who takes part: a contestant and its number type each."
-    own = [("this package", dtype) for dtype in dtypes]
-    if not all_of_them:
-        return [*own, ("PEFT", "float32")]
-    return [*own, *(("PEFT", dtype) for dtype in dict.fromkeys(["float32", *dtypes])), ("every position", "float32")]
+    others = [(name, "float32") for name in against if first or name != "every position"]
+    if first and "PEFT" in against:
+        others += [("PEFT", dtype) for dtype in dtypes if dtype != "float32"]
+    return [*(("this package", dtype) for dtype in dtypes), *others]
 
 # %% ../nbs/library/bench.ipynb #7efcf073
 def measure_model(
     name: str,  # of `SHAPES`, or what `Backbone.from_pretrained` takes
     kinds: Sequence[str],  # of `LENGTHS`
     dtypes: Sequence[str],  # of `DTYPES`
+    against: Sequence[str],  # of `CONTESTANTS`
     settings: Settings,
     report: Callable[[str], object] = str,  # is told what comes next
 ) -> dict[str, list[dict]]:  # turns, memory and profiles, each with what it is of
@@ -610,7 +630,7 @@ def measure_model(
     turns, memory, profiles = [], [], []
     for kind in kinds:
         report(f"{name}, {kind}")
-        race = Race(models, kind, entrants(dtypes, kind == kinds[0]), settings)
+        race = Race(models, kind, entrants(dtypes, against, kind == kinds[0]), settings)
         turns += race.run()
         if kind == kinds[0]:
             turns += [turn for dtype in dtypes for turn in race.split(dtype)]
@@ -624,26 +644,31 @@ def measure_model(
 # %% ../nbs/library/bench.ipynb #c80cc18b
 def bench(
     models: Sequence[str] = tuple(SHAPES),  # of `SHAPES`, or what `Backbone.from_pretrained` takes
-    kinds: Sequence[str] = tuple(LENGTHS),  # of texts
+    kinds: Sequence[str] = ("sst2", "mnli", "imdb"),  # of texts, from `LENGTHS`
     dtypes: Sequence[str] = ("float32", "bfloat16"),  # of `DTYPES`, that this package computes in
+    against: Sequence[str] = ("PEFT", "every position"),  # of `CONTESTANTS`, beside this package
     progress: bool = True,  # show a progress bar
     **settings,  # of `Settings`
 ) -> dict[str, dict | list[dict]]:  # settings, provenance, turns, memory and profiles, ready for JSON
     """Measure training steps and evaluations.
 
-    Raises `UnknownNameError` for a kind of texts or a number type that is not known, `BenchError` for settings that
-    cannot be, for PEFT where it is not installed and for a step that the memory does not hold, and what reading a model
-    raises.
+    Raises `UnknownNameError` for a kind of texts, a number type or a contestant that is not known, `BenchError` for
+    settings that cannot be, for PEFT where it is not installed and for a step that the memory does not hold, and what
+    reading a model raises.
     """
     asked = Settings(**settings)
-    for what, names, known in (("kind of texts", kinds, LENGTHS), ("number type", dtypes, DTYPES)):
+    for what, names, known in (
+        ("kind of texts", kinds, LENGTHS),
+        ("number type", dtypes, DTYPES),
+        ("contestant", against, CONTESTANTS),
+    ):
         for name in names:
             if name not in known:
                 raise UnknownNameError(what, name, known)
     found = {"settings": asdict(asked), "provenance": provenance(), "turns": [], "memory": [], "profiles": []}
     with tqdm(models, desc="bench", unit="model", disable=not progress) as bar:
         for name in bar:
-            for part, rows in measure_model(name, kinds, dtypes, asked, bar.set_postfix_str).items():
+            for part, rows in measure_model(name, kinds, dtypes, against, asked, bar.set_postfix_str).items():
                 found[part] += rows
     return found
 

@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, Backbone
-from .bench import LENGTHS, SHAPES, Settings, bench, summary
+from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
@@ -431,7 +431,8 @@ def _bench(options: argparse.Namespace) -> dict:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     settings = {name: getattr(options, name) for name in _MEASURING}
-    found = bench(options.names or [*SHAPES], options.texts, options.dtype, not options.json, **settings)
+    asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
+    found = bench(*asked, progress=not options.json, **settings)
     found["provenance"]["command"] = options.command_line
     if out is not None:
         with written_whole(out) as unfinished:
@@ -615,12 +616,23 @@ def _add_bench(commands) -> None:
         metavar="model",
         help=f"folders, GGUF files, names on the Hub, or shapes of random weights (default: {' '.join(SHAPES)})",
     )
-    measure.add_argument("--texts", nargs="+", default=[*LENGTHS], help="whose lengths: %(default)s")
+    measure.add_argument(
+        "--texts",
+        nargs="+",
+        default=_default(bench, "kinds"),
+        help=f"texts as long as those of these tasks, of {', '.join(LENGTHS)} (default: %(default)s)",
+    )
     measure.add_argument(
         "--dtype",
         nargs="+",
-        default=["float32", "bfloat16"],
+        default=_default(bench, "dtypes"),
         help=f"number types, of {', '.join(DTYPES)} (default: %(default)s)",
+    )
+    measure.add_argument(
+        "--against",
+        nargs="*",
+        default=_default(bench, "against"),
+        help=f"who else is measured, of {', '.join([*CONTESTANTS][1:])} (default: %(default)s)",
     )
     for name, text in (
         ("length", "vectors of the prompt"),

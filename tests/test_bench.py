@@ -197,6 +197,8 @@ def test_these_programs_give_the_scores_of_the_package(kind, layers):
 
 # ---------------------------------------------------------------- contestants
 
+PROMPTED = ["this package", "PEFT", "every position"]
+
 
 @pytest.fixture(params=["masked", "causal"])
 def backbone(request) -> Backbone:
@@ -212,13 +214,13 @@ def backbone(request) -> Backbone:
 def test_contestants_give_the_same_scores(backbone):
     texts, values = draw_texts("sst2", 6, 50), torch.randn(LENGTH, 16)
     scores = {}
-    for name, kind in CONTESTANTS.items():
-        contestant = kind(backbone, LENGTH)
+    for name in PROMPTED:
+        contestant = CONTESTANTS[name](backbone, LENGTH)
         trained = [weight for group in contestant.optimizer.param_groups for weight in group["params"]]
         assert [weight.shape for weight in trained] == [values.shape]  # the prompt, and nothing of the model
         trained[0].data.copy_(values)
         scores[name] = contestant.evaluate(texts.batch(range(6)))
-    for name in ("PEFT", "every position"):
+    for name in PROMPTED[1:]:
         torch.testing.assert_close(scores[name], scores["this package"], atol=1e-5, rtol=1e-4)
 
 
@@ -227,12 +229,21 @@ def test_contestants_learn(backbone, name):
     texts, labels = draw_texts("sst2", 4, 50), torch.tensor([0, 0, 0, 0])
     contestant = CONTESTANTS[name](backbone, LENGTH)
     for group in contestant.optimizer.param_groups:
-        group["lr"] = 0.1
+        group["lr"] = 0.001 if name == "whole model" else 0.1
     before = contestant.evaluate(texts.batch(range(4)))
     losses = [contestant.step(texts.batch(range(4)), labels) for _ in range(10)]
     after = contestant.evaluate(texts.batch(range(4)))
     assert losses[-1] < losses[0]
     assert (after.log_softmax(-1) > before.log_softmax(-1))[:, 0].all()
+
+
+def test_a_whole_model_learns_on_a_copy(backbone):
+    texts, before = draw_texts("sst2", 4, 50), backbone.fingerprint
+    contestant = CONTESTANTS["whole model"](backbone, LENGTH)
+    contestant.step(texts.batch(range(4)), torch.zeros(4, dtype=int))
+    assert len(contestant.prompt) == 0
+    backbone._fingerprint = None  # hash the weights anew
+    assert backbone.fingerprint == before != contestant.backbone.fingerprint
 
 
 def test_shapes_are_those_of_the_models_they_are_named_after():
@@ -262,21 +273,25 @@ QUICK = dict(length=5, batch_size=4, repeats=2, seconds=0.0)
 def found(monkeypatch) -> dict:
     "A small benchmark. Memory is measured elsewhere: it takes processes of its own."
     monkeypatch.setattr(room, "fresh_step_memory", lambda *asked: 12.5)
-    return bench(["micro-bert"], ["mnli", "sst2"], ["float32"], progress=False, **QUICK)
+    return bench(["micro-bert"], ["mnli", "sst2"], ["float32"], [*CONTESTANTS][1:], progress=False, **QUICK)
 
 
 def test_everything_is_measured_on_the_same_batches(found):
     turns = found["turns"]
     assert found == json.loads(json.dumps(found))
-    for kind, contestants in {"mnli": [*CONTESTANTS], "sst2": ["this package", "PEFT"]}.items():
+    for kind, contestants in {"mnli": [*CONTESTANTS], "sst2": ["this package", "PEFT", "whole model"]}.items():
         for what in ("training step", "evaluation"):
             of = [turn for turn in turns if turn["texts"] == kind and turn["what"] == what]
             assert [turn["contestant"] for turn in of] == 2 * contestants  # in turn, twice
             tokens = [turn["tokens"] for turn in of]
             assert len(set(tokens[: len(contestants)])) == 1 and tokens[0] != tokens[-1]
     assert [turn["examples"] for turn in turns if turn["what"] == "dev split"] == [128, 128]
-    steps, forward = ([t["operations"] for t in turns if t["what"] == what] for what in ("training step", "evaluation"))
+    steps, forward = (
+        [turn["operations"] for turn in turns if turn["what"] == what and turn["contestant"] != "whole model"]
+        for what in ("training step", "evaluation")
+    )
     assert all(1.5 * there < both < 2 * there for both, there in zip(steps, forward, strict=True))
+    assert all((turn["operations"] is None) == (turn["contestant"] == "whole model") for turn in turns)
     assert [row["contestant"] for row in found["memory"]] == [*CONTESTANTS]
     assert len(found["profiles"]) == 1 and sum(found["profiles"][0]["shares"].values()) <= 1
 
@@ -310,6 +325,7 @@ def test_memory_of_a_step_is_that_of_a_new_process():
     "asked, error, said",
     [
         (dict(kinds=["sst"]), UnknownNameError, "did you mean 'sst2'"),
+        (dict(against=["peft"]), UnknownNameError, "did you mean 'PEFT'"),
         (dict(dtypes=["float8"]), UnknownNameError, "Known: float32"),
         (dict(batch_size=0), BenchError, "batch_size must be at least 1; got 0"),
         (dict(models=["4x265"]), FileNotFoundError, "4x256"),
