@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,12 @@ from .provenance import surroundings
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'label_word_tokenizer',
-           'random_model', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage', 'EveryPosition',
-           'Peft', 'WholeModel', 'Dimensions', 'matrices', 'dimensions', 'layer_operations', 'masked_operations',
-           'causal_operations', 'product_rate', 'seconds_of', 'Settings', 'labelled_texts', 'batch_rows', 'Turn',
-           'Race', 'process_memory', 'memory_is_known', 'added_memory', 'step_memory', 'fresh_step_memory',
-           'OperationTimes', 'step_profile', 'entrants', 'measure_model', 'bench', 'provenance', 'summary']
+__all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'random_model',
+           'label_word_tokenizer', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage',
+           'EveryPosition', 'Peft', 'WholeModel', 'Dimensions', 'matrices', 'dimensions', 'layer_operations',
+           'masked_operations', 'causal_operations', 'seconds_of', 'product_rate', 'Settings', 'labelled_texts',
+           'batch_rows', 'Race', 'Turn', 'OperationTimes', 'memory_is_known', 'process_memory', 'added_memory',
+           'step_memory', 'fresh_step_memory', 'entrants', 'measure_model', 'origin', 'bench', 'summary']
 
 # %% ../nbs/library/bench.ipynb #350a9512
 SHAPES: dict[str, tuple[str, dict]] = {
@@ -78,6 +79,14 @@ SHAPES: dict[str, tuple[str, dict]] = {
 }
 "Models of random weights: the `model_type` of each, and what its configuration says beside the defaults."
 
+# %% ../nbs/library/bench.ipynb #a1e6b87e
+def random_model(
+    name: str,  # one of `SHAPES`
+) -> transformers.PreTrainedModel:
+    "A model of this shape, with random weights."
+    model_type, shape = SHAPES[name]
+    return getattr(transformers, FAMILIES[model_type].model_class)(AutoConfig.for_model(model_type, **shape)).eval()
+
 # %% ../nbs/library/bench.ipynb #0574b655
 TASK = PAPER_TASKS["sst2"]
 "The task whose label words are scored."
@@ -90,14 +99,6 @@ def label_word_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
-
-# %% ../nbs/library/bench.ipynb #a1e6b87e
-def random_model(
-    name: str,  # one of `SHAPES`
-) -> transformers.PreTrainedModel:
-    "A model of this shape, with random weights."
-    model_type, shape = SHAPES[name]
-    return getattr(transformers, FAMILIES[model_type].model_class)(AutoConfig.for_model(model_type, **shape)).eval()
 
 # %% ../nbs/library/bench.ipynb #8402e9bc
 class BenchError(ValueError):
@@ -135,7 +136,7 @@ LENGTHS = {
 }
 "Mean and standard deviation of the gamma distribution that lengths are drawn from, and where they are cut; in tokens."
 
-
+# %% ../nbs/library/bench.ipynb #de1681b2
 def draw_texts(
     kind: str,  # one of `LENGTHS`
     count: int,
@@ -169,22 +170,18 @@ class Contestant:
         "The cross entropy of the label words."
         return F.cross_entropy(self.scores(text), labels)
 
-# %% ../nbs/library/bench.ipynb #50dd6ae9
-@patch
-def step(self: Contestant, text: TextBatch, labels: Tensor) -> float:
-    "A training step; the loss before it."
-    loss = self.loss(text, labels)
-    self.optimizer.zero_grad()
-    loss.backward()
-    self.optimizer.step()
-    return loss.item()
+    def step(self, text: TextBatch, labels: Tensor) -> float:
+        "A training step; the loss before it."
+        loss = self.loss(text, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
-
-@patch
-@torch.no_grad()
-def evaluate(self: Contestant, text: TextBatch) -> Tensor:  # [batch, labels]
-    "The scores alone."
-    return self.scores(text)
+    @torch.no_grad()
+    def evaluate(self, text: TextBatch) -> Tensor:  # [batch, labels]
+        "The scores alone."
+        return self.scores(text)
 
 # %% ../nbs/library/bench.ipynb #25960c42
 class ThisPackage(Contestant):
@@ -231,30 +228,29 @@ class Peft(Contestant):
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
 
-# %% ../nbs/library/bench.ipynb #d9a44b56
-@patch
-def loss(self: Peft, text: TextBatch, labels: Tensor) -> Tensor:
-    "What the wrapped model gives as its loss."
-    text, words = text.to(self.backbone.device), self.words[labels]
-    if self.backbone.kind == "causal":
-        rows, ids = torch.arange(len(text)), F.pad(text.ids, (0, 1))
-        ids[rows, text.lengths] = words
-        targets = torch.full_like(ids, -100)
-        targets[rows, text.lengths] = words
-    else:
-        ids = self.with_mask(text.ids)
-        targets = torch.full_like(ids, -100)
-        targets[:, 1] = words
-        targets = F.pad(targets, (self.length, 0), value=-100)  # this wrapper passes labels on as they are
-    keep = F.pad(text.real, (1, 0), value=True).long()  # one token more
-    return self.model(input_ids=ids, attention_mask=keep, labels=targets).loss
-
-
+# %% ../nbs/library/bench.ipynb #9537006d
 @patch
 def with_mask(self: Peft, ids: Tensor) -> Tensor:  # int64 [batch, tokens + 1]
     "Texts with the mask behind their first token."
     masks = torch.full_like(ids[:, :1], self.backbone.tokenizer.mask_token_id)
     return torch.cat([ids[:, :1], masks, ids[:, 1:]], dim=1)
+
+# %% ../nbs/library/bench.ipynb #d9a44b56
+@patch
+def loss(self: Peft, text: TextBatch, labels: Tensor) -> Tensor:
+    "What the wrapped model gives as its loss."
+    text, rows = text.to(self.backbone.device), torch.arange(len(text))
+    if self.backbone.kind == "causal":
+        ids, wanted_at = F.pad(text.ids, (0, 1)), text.lengths
+        ids[rows, wanted_at] = self.words[labels]
+    else:
+        ids, wanted_at = self.with_mask(text.ids), torch.ones_like(text.lengths)
+    targets = torch.full_like(ids, -100)
+    targets[rows, wanted_at] = self.words[labels]
+    if self.backbone.kind == "masked":
+        targets = F.pad(targets, (self.length, 0), value=-100)  # this wrapper passes labels on as they are
+    keep = F.pad(text.real, (1, 0), value=True).long()  # one token more
+    return self.model(input_ids=ids, attention_mask=keep, labels=targets).loss
 
 # %% ../nbs/library/bench.ipynb #3ecf3b08
 @patch
@@ -297,7 +293,7 @@ def matrices(module: nn.Module) -> dict[int, int]:
     "The number of elements of each matrix in a module, by its identity."
     return {id(weight): weight.numel() for weight in module.parameters() if weight.ndim == 2}
 
-
+# %% ../nbs/library/bench.ipynb #952277b8
 def dimensions(backbone: Backbone) -> Dimensions:
     "The dimensions of a model, as it scores the label words of `TASK`."
     model, config = backbone.model, backbone.model.config
@@ -372,6 +368,20 @@ def causal_operations(
 COUNTS = {"masked": masked_operations, "causal": causal_operations}
 "What cannot be avoided, by the kind of model."
 
+# %% ../nbs/library/bench.ipynb #9cad4a16
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    "How long an action takes, to the end of what it starts on an accelerator."
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        action()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
 # %% ../nbs/library/bench.ipynb #a17716e7
 def product_rate(
     shapes: Sequence[tuple[int, int]],  # of the matrices, [out, in]
@@ -388,20 +398,6 @@ def product_rate(
             fastest = max(fastest, 2 * rows * out * width / taken)
     return fastest
 
-
-def seconds_of(action: Callable[[], object], device: torch.device) -> float:
-    "How long an action takes, to the end of what it starts on an accelerator."
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        action()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
 # %% ../nbs/library/bench.ipynb #29a1d0a6
 @dataclass(frozen=True)
 class Settings:
@@ -410,7 +406,7 @@ class Settings:
     length: int = 100  # vectors of the prompt
     batch_size: int = 16  # texts in a step
     repeats: int = 3  # turns of each contestant at least
-    seconds: float = 20.0  # for all turns on one model and one kind of texts, where they take less than that
+    seconds: float = 10.0  # for all turns on one model and one kind of texts, where they take less than that
     device: str = "cpu"
     seed: int = 0  # of weights, texts and prompts
 
@@ -435,22 +431,6 @@ def batch_rows(turn: int, batch_size: int) -> np.ndarray:  # int [batch_size]
     "Which of the texts are in the batch of a turn."
     return np.arange(turn * batch_size, (turn + 1) * batch_size) % POOL
 
-# %% ../nbs/library/bench.ipynb #cc572131
-@dataclass(frozen=True)
-class Turn:
-    "One thing that one contestant did once."
-
-    model: str
-    texts: str  # one of `LENGTHS`
-    what: str  # "training step", "evaluation" or "dev split"
-    contestant: str  # one of `CONTESTANTS`
-    dtype: str
-    seconds: float
-    examples: int  # texts that were read
-    tokens: int  # of these texts
-    operations: int | None  # that cannot be avoided in training or reading a prompt; None of a whole model
-    rate: float  # of matrix products in this round, operations a second
-
 # %% ../nbs/library/bench.ipynb #cb1b9a1c
 class Race:
     "Contestants on one model and one kind of texts."
@@ -472,17 +452,7 @@ class Race:
         for contestant in self.field.values():  # what is done only once is no part of a step
             contestant.step(self.texts.batch([0, 1]), self.labels[:2])
 
-# %% ../nbs/library/bench.ipynb #082137e5
-@patch
-def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, action: Callable, rate: float) -> Turn:
-    "Do something with these texts, and time it."
-    lengths, seconds = self.texts.lengths[rows], seconds_of(action, self.model.device)
-    operations = None
-    if entrant[0] != "whole model":
-        operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
-    return Turn(self.model.name, self.kind, what, *entrant, seconds, len(rows), int(lengths.sum()), operations, rate)
-
-
+# %% ../nbs/library/bench.ipynb #b303c34a
 @patch
 def rates(self: Race) -> dict[str, float]:  # by number type, operations a second
     "The rate of products of the model's own matrices with a batch."
@@ -491,6 +461,32 @@ def rates(self: Race) -> dict[str, float]:  # by number type, operations a secon
     shapes = sorted({tuple(weight.shape) for weight in layer.parameters() if weight.ndim == 2})
     positions = self.settings.batch_size * int(self.settings.length + self.texts.lengths.mean())
     return {name: product_rate(shapes, positions, model.dtype, model.device) for name, model in self.models.items()}
+
+# %% ../nbs/library/bench.ipynb #cc572131
+@dataclass(frozen=True)
+class Turn:
+    "One thing that one contestant did once."
+
+    model: str
+    texts: str  # one of `LENGTHS`
+    what: str  # "training step", "evaluation" or "dev split"
+    contestant: str  # one of `CONTESTANTS`
+    dtype: str
+    seconds: float
+    examples: int  # texts that were read
+    tokens: int  # of these texts
+    operations: int | None  # that cannot be avoided; None of a whole model
+    rate: float  # of matrix products in this round, operations a second
+
+
+@patch
+def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, action: Callable, rate: float) -> Turn:
+    "Do something with these texts, and time it."
+    lengths, operations = self.texts.lengths[rows], None
+    if entrant[0] != "whole model":
+        operations = COUNTS[self.model.kind](self.shape, self.settings.length, lengths, what == "training step")
+    of = (self.model.name, self.kind, what, *entrant)
+    return Turn(*of, seconds_of(action, self.model.device), len(rows), int(lengths.sum()), operations, rate)
 
 # %% ../nbs/library/bench.ipynb #e4710da5
 @patch
@@ -504,7 +500,7 @@ def round(self: Race, number: int) -> list[Turn]:
             turns.append(self.turn(what, entrant, rows, action, rates[entrant[1]]))
     return turns
 
-
+# %% ../nbs/library/bench.ipynb #25201d32
 @patch
 def run(self: Race) -> list[Turn]:
     "Rounds until there are enough, and the time is over."
@@ -524,18 +520,41 @@ def split(self: Race, dtype: str) -> list[Turn]:
     predict = partial(model.predict, prompt, encoded, TASK)
     return [self.turn("dev split", ("this package", dtype), rows, predict, self.rates()[dtype]) for _ in range(2)]
 
-# %% ../nbs/library/bench.ipynb #2a63e9f3
-def process_memory(which: str) -> float:  # MiB
-    "What Linux says of this process: `VmRSS`, the memory that it holds, or `VmHWM`, the peak of that."
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[which].split()[0]) / 2**10
+# %% ../nbs/library/bench.ipynb #5653a15e
+class OperationTimes(TorchDispatchMode):
+    "Within it, the time of each of `torch`'s operations is added up."
 
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device, self.seconds = device, Counter()
 
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = []
+        taken = seconds_of(lambda: result.append(operation(*args, **(kwargs or {}))), self.device)
+        self.seconds[operation.overloadpacket.__name__] += taken
+        return result[0]
+
+# %% ../nbs/library/bench.ipynb #28c8ce8e
+@patch
+def profile(self: Race, dtype: str) -> dict[str, float]:  # fractions, the largest first
+    "The ten operations with the largest shares of a training step of this package."
+    rows = batch_rows(0, self.settings.batch_size)
+    with OperationTimes(self.model.device) as times:
+        self.field["this package", dtype].step(self.texts.batch(rows), self.labels[rows])
+    return {name: taken / times.seconds.total() for name, taken in times.seconds.most_common(10)}
+
+# %% ../nbs/library/bench.ipynb #90202bc2
 def memory_is_known(device: torch.device) -> bool:
     "Whether the peak of the memory in use can be read: on CUDA, and of a process on Linux."
     return device.type == "cuda" or Path("/proc/self/clear_refs").exists()
 
 
+def process_memory(which: str) -> float:  # MiB
+    "What Linux says of this process: `VmRSS`, the memory that it holds, or `VmHWM`, the peak of that."
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[which].split()[0]) / 2**10
+
+# %% ../nbs/library/bench.ipynb #7b91e7e8
 def added_memory(action: Callable[[], object], device: torch.device) -> float:  # MiB
     "What an action adds to the memory in use, at its peak."
     if device.type == "cuda":
@@ -574,34 +593,6 @@ def fresh_step_memory(model: str, kind: str, contestant: str, dtype: str, settin
         )
     return float(done.stdout.split()[-1])
 
-# %% ../nbs/library/bench.ipynb #5653a15e
-class OperationTimes(TorchDispatchMode):
-    "Within it, the time of each of `torch`'s operations is added up."
-
-    def __init__(self, device: torch.device):
-        super().__init__()
-        self.device, self.seconds = device, Counter()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = []
-        taken = seconds_of(lambda: result.append(operation(*args, **(kwargs or {}))), self.device)
-        self.seconds[operation.overloadpacket.__name__] += taken
-        return result[0]
-
-
-def step_profile(contestant: Contestant, text: TextBatch, labels: Tensor) -> dict[str, float]:  # fractions
-    "The ten operations with the largest shares of a training step's time, the largest first."
-    with OperationTimes(contestant.backbone.device) as times:
-        contestant.step(text, labels)
-    return {name: taken / times.seconds.total() for name, taken in times.seconds.most_common(10)}
-
-# %% ../nbs/library/bench.ipynb #28c8ce8e
-@patch
-def profile(self: Race, dtype: str) -> dict[str, float]:  # fractions
-    "The profile of this package's step on the first batch."
-    rows = batch_rows(0, self.settings.batch_size)
-    return step_profile(self.field["this package", dtype], self.texts.batch(rows), self.labels[rows])
-
 # %% ../nbs/library/bench.ipynb #2298738f
 def entrants(
     dtypes: Sequence[str],  # that this package computes in
@@ -635,11 +626,19 @@ def measure_model(
         if kind == kinds[0]:
             turns += [turn for dtype in dtypes for turn in race.split(dtype)]
             profiles = [about | {"dtype": dtype, "shares": race.profile(dtype)} for dtype in dtypes]
-            for contestant, dtype in race.field if memory_is_known(torch.device(settings.device)) else ():
+            for contestant, dtype in race.field if memory_is_known(race.model.device) else ():
                 report(f"{name}, memory of {contestant} in {dtype}")
                 added = fresh_step_memory(name, kind, contestant, dtype, settings)
                 memory.append(about | {"contestant": contestant, "dtype": dtype, "mib": added})
     return {"turns": [asdict(turn) for turn in turns], "memory": memory, "profiles": profiles}
+
+# %% ../nbs/library/bench.ipynb #21cd2eca
+def origin() -> dict[str, object]:
+    "Where measurements come from: when, with how many threads, and what `surroundings` says."
+    about, peft = surroundings(), {"peft": version("peft")} if find_spec("peft") else {}
+    libraries = about["libraries"] | peft
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return about | {"libraries": libraries, "threads": torch.get_num_threads(), "date": when}
 
 # %% ../nbs/library/bench.ipynb #c80cc18b
 def bench(
@@ -656,29 +655,17 @@ def bench(
     settings that cannot be, for PEFT where it is not installed and for a step that the memory does not hold, and what
     reading a model raises.
     """
-    asked = Settings(**settings)
-    for what, names, known in (
-        ("kind of texts", kinds, LENGTHS),
-        ("number type", dtypes, DTYPES),
-        ("contestant", against, CONTESTANTS),
-    ):
-        for name in names:
-            if name not in known:
-                raise UnknownNameError(what, name, known)
-    found = {"settings": asdict(asked), "provenance": provenance(), "turns": [], "memory": [], "profiles": []}
+    asked, known = Settings(**settings), {"kind of texts": LENGTHS, "number type": DTYPES, "contestant": CONTESTANTS}
+    for (what, names), given in zip(known.items(), (kinds, dtypes, against), strict=True):
+        for name in given:
+            if name not in names:
+                raise UnknownNameError(what, name, names)
+    found = {"settings": asdict(asked), "provenance": origin(), "turns": [], "memory": [], "profiles": []}
     with tqdm(models, desc="bench", unit="model", disable=not progress) as bar:
         for name in bar:
             for part, rows in measure_model(name, kinds, dtypes, against, asked, bar.set_postfix_str).items():
                 found[part] += rows
     return found
-
-
-def provenance() -> dict[str, object]:
-    "Where the measurements come from: when, with how many threads, and what `surroundings` says."
-    about = surroundings()
-    libraries = about["libraries"] | {"peft": version("peft")}
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return about | {"libraries": libraries, "threads": torch.get_num_threads(), "date": when}
 
 # %% ../nbs/library/bench.ipynb #97d69e5c
 MEASURED = ["model", "texts", "what", "contestant", "dtype"]
@@ -690,22 +677,22 @@ def summary(
 ) -> pd.DataFrame:  # a row a series
     """Medians of what was measured, a row for each of `MEASURED`.
 
-    `seconds`, with `fastest` and `slowest`; `examples_per_s`, and `tokens_per_s` without the prompt's vectors; `limit`:
-    the share of the time that the arithmetic needs which cannot be avoided; `times_peft`: how many times as fast as
-    PEFT in float32, with `times_low` and `times_high`, the least and the most of all turns; `mib`: the memory that a
-    step adds.
+    `turns`; `seconds`, with `fastest` and `slowest`; `examples_per_s`, and `tokens_per_s` without the prompt's vectors;
+    `limit`: the share of the time that the arithmetic needs which cannot be avoided; `times_peft`: how many times as
+    fast as PEFT in float32, with `times_low` and `times_high`, the least and the most of all turns; `mib`: the memory
+    that a step adds.
     """
     turns = pd.DataFrame(found["turns"])
     series = turns.groupby(MEASURED, sort=False)
     turns["number"], seconds = series.cumcount(), turns["seconds"]
-    turns["limit"] = turns["operations"] / turns["rate"] / seconds
+    turns["limit"] = turns["operations"].astype(float) / turns["rate"] / seconds
     for read in ("examples", "tokens"):
         turns[f"{read}_per_s"] = turns[read] / seconds
     same = ["model", "texts", "what", "number"]
     peft = turns[(turns["contestant"] == "PEFT") & (turns["dtype"] == "float32")].set_index(same)["seconds"]
     turns["times_peft"] = turns.join(peft.rename("peft"), on=same)["peft"] / seconds
     table = series[["seconds", "examples_per_s", "tokens_per_s", "limit", "times_peft"]].median()
-    table["fastest"], table["slowest"] = series["seconds"].min(), series["seconds"].max()
+    table["turns"], table["fastest"], table["slowest"] = series.size(), series["seconds"].min(), series["seconds"].max()
     table["times_low"], table["times_high"] = series["times_peft"].min(), series["times_peft"].max()
     memory = pd.DataFrame(found["memory"], columns=[*MEASURED, "mib"]).assign(what="training step")
     return table.join(memory.set_index(MEASURED)["mib"])
