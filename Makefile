@@ -52,8 +52,8 @@ lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nb
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 	$(BIN)/python tools/explorer_data.py
 
-bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
-	$(BIN)/python benchmarks/step_vs_peft.py
+bench: $(ENVIRONMENT) ## measure training steps and evaluations, beside PEFT and beside the limit of this machine
+	$(BIN)/prompt-transfer bench
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build

@@ -310,6 +310,14 @@ def test_the_summary_says_what_the_turns_do():
     assert row["mib"] == 7 and table["mib"].isna().sum() == 1
 
 
+def test_the_summary_does_without_peft_and_without_memory():
+    turn = dict(model="m", texts="sst2", what="training step", contestant="this package", dtype="float32")
+    turn |= dict(seconds=2.0, examples=16, tokens=320, operations=100, rate=100.0)
+    table = summary({"turns": [turn, turn | dict(contestant="whole model", operations=None)], "memory": []})
+    assert table["limit"].tolist()[0] == 0.5 and table["limit"].isna().sum() == 1
+    assert table["times_peft"].isna().all() and table["mib"].isna().all() and (table["turns"] == 1).all()
+
+
 @pytest.mark.skipif("sys.platform != 'linux'")
 def test_memory_of_a_step_is_that_of_a_new_process():
     asked = Settings(length=50)
