@@ -1043,6 +1043,9 @@ def _seq2seq_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) -
     return model(input_ids=ids, attention_mask=keep, decoder_input_ids=start).logits[:, 0]
 
 # %% ../nbs/library/microworld.ipynb #d6b12e70
+MUON_RATE, ADAMW_RATE = 7e-3, 2e-3
+
+
 @dataclass(frozen=True)
 class _Kind:
     "How models of one kind read, are trained and answer."
@@ -1050,17 +1053,15 @@ class _Kind:
     encode: Callable
     loss: Callable
     answers: Callable
+    muon_rate: float = MUON_RATE
 
 
 _MASKED = _Kind(_encode_masked, _masked_loss, _masked_answers)
 _CAUSAL = _Kind(_encode_causal, _causal_loss, _causal_answers)
-_SEQ2SEQ = _Kind(_encode_seq2seq, _seq2seq_loss, _seq2seq_answers)
+_SEQ2SEQ = _Kind(_encode_seq2seq, _seq2seq_loss, _seq2seq_answers, muon_rate=4e-3)
 _KIND_OF = {"bert": _MASKED, "roberta": _MASKED, "llama": _CAUSAL, "t5": _SEQ2SEQ}  # by family
 
 # %% ../nbs/library/microworld.ipynb #0e92e5c7
-MUON_RATE, ADAMW_RATE = 7e-3, 2e-3
-
-
 def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: World, progress: Callable | None):
     "Muon for the layers' matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
     dice, generator, kind = _Dice("batches", seed), torch.Generator().manual_seed(seed), _KIND_OF[shape.family]
@@ -1069,7 +1070,7 @@ def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: Wo
     matrices = {module.weight for module in _layer_maps(model)}
     rest = [p for p in model.parameters() if p not in matrices]
     optimizers = [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=kind.muon_rate, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0, fused=True),
     ]
     warm_up = min(200, 1 + steps // 5)
