@@ -5,50 +5,34 @@
 # %% ../nbs/library/fine_tuning.ipynb #3106d9ce
 from __future__ import annotations
 
-from copy import copy, deepcopy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
+from fastcore.meta import delegates
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from .backbones import Backbone
-from .prompt_tuning import TuningJob, _Measured, _train, _Training
+from .prompt_tuning import TaskObjective, TuningJob, run_identity, text_streams
 from .tasks import TaskData
+from .training import Trained, Training, read_settings, train
 
 # %% auto #0
 __all__ = ['FineTuningRun', 'fine_tune']
 
 # %% ../nbs/library/fine_tuning.ipynb #deb9871c
-class _ModelTraining(_Training):
-    "A model in training: its weights, end to end, take the place of a prompt's vectors."
+class _ModelObjective(TaskObjective):
+    "The loss and accuracy of a model whose own weights are trained."
 
-    def __init__(self, backbone: Backbone, *settings):
-        super().__init__(backbone, *settings)
-        self.parameter.grad = torch.zeros_like(self.parameter)
-        start = 0
-        for weight in backbone.parameters():
-            here = slice(start, start + weight.numel())
-            weight.data = self.parameter.data[0, here].view_as(weight)
-            weight.grad = self.parameter.grad[0, here].view_as(weight)
-            start = here.stop
-
-    def prompt(self, i: int) -> Tensor:
+    def prompts(self, jobs: Sequence[int]) -> Tensor:  # [jobs, 0, embedding_size]
         "What stands in front of the texts: nothing."
-        return self.backbone.no_prompt
+        return self.backbone.no_prompt.expand(len(jobs), -1, -1)
 
 # %% ../nbs/library/fine_tuning.ipynb #bf4a716c
-def _copy_to_train(backbone: Backbone, name: str) -> Backbone:
-    "The same model with weights of its own, in float32, which can learn."
-    copied = copy(backbone)
-    copied.name, copied.network = name, deepcopy(backbone.network).float().requires_grad_(True)
-    return copied
-
-
 @dataclass(eq=False)
-class FineTuningRun(_Measured):
+class FineTuningRun(Trained):
     "A fine-tuned model and how it came about."
 
     backbone: Backbone  # the best on dev, the earliest of equals; frozen again
@@ -60,40 +44,31 @@ class FineTuningRun(_Measured):
         return f"FineTuningRun({self.backbone.name!r}: {self._outcome})"
 
 # %% ../nbs/library/fine_tuning.ipynb #018bb220
+@delegates(Training)
 def fine_tune(
     backbone: Backbone,  # stays as it is; a copy is trained
     data: TaskData,  # its train split is learned from, its dev split selects
-    steps: int = 3000,  # at most
-    learning_rate: float = 2e-5,  # of AdamW, constant; fit for models of RoBERTa-base's size, small ones want more
-    batch_size: int = 16,  # texts in a step
+    learning_rate: float = 2e-5,  # fit for models of RoBERTa-base's size with AdamW; small ones want more
     seed: int = 0,  # of the order of the texts; nothing else is drawn
-    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
-    patience: int | None = None,  # evaluations without a new best after which it stops; None: never
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # further settings of `Training`
 ) -> FineTuningRun:
     """Train the whole model, without a prompt, to say the label's word at the mask (Figure 2).
 
     It is computed in float32. Settings mean what they mean in `tune_prompt`. Raises `TuningError` for settings that
     cannot be, for a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words
-    that the backbone does not have; `UnknownNameError` for a task without a train or dev split.
+    that the backbone does not have; `UnknownNameError` for a setting that there is not and for a task without a train
+    or dev split.
     """
-    tuned = _copy_to_train(backbone, f"{backbone.name} tuned on {data.task.name}")
-    training = _train(
-        _ModelTraining,
-        tuned,
-        [TuningJob(data, seed=seed)],
-        lambda: parameters_to_vector(tuned.parameters()).detach().cpu()[None],
-        checkpoint,
-        progress,
-        trained="model",
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        eval_every=eval_every,
-        patience=patience,
-    )
-    state = training.state
-    vector_to_parameters(state.best[0].to(tuned.device), tuned.parameters())
-    tuned.network.requires_grad_(False).zero_grad()
-    return FineTuningRun(tuned, training.evaluations(0), state.seconds, state.examples)
+    training, job = read_settings({"learning_rate": learning_rate} | kwargs, fine_tune), TuningJob(data, seed=seed)
+    tuned = backbone.trainable_copy(f"{backbone.name} tuned on {data.task.name}")
+    streams = text_streams(tuned, [job], training.batch_size)
+    objective = _ModelObjective(tuned, streams, [{str(i): weight for i, weight in enumerate(tuned.parameters())}])
+    asked = run_identity(tuned, streams, jobs=1, trained="model", **training.asked())
+    loop = train(objective, training, asked, checkpoint, progress)
+    loop.restore_best()
+    for weight in tuned.parameters():
+        weight.requires_grad_(False)
+        weight.grad = None
+    return FineTuningRun(tuned, loop.curve(0).rename(columns={"score": "accuracy"}), loop.seconds, loop.examples)

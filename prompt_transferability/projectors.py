@@ -6,37 +6,26 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from .backbones import Backbone
-from prompt_transferability.prompt_tuning import (
-    TextStream,
-    TuningError,
-    TuningJob,
-    check_settings,
-    epoch_batches,
-    fingerprint,
-    load_checkpoint,
-    run_identity,
-    save_checkpoint,
-    text_streams,
-)
+from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import SoftPrompt, written_whole
 from .tasks import TaskData, UnknownNameError
+from .training import Batches, Objective, Training, read_settings, train, whole_number
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
@@ -189,108 +178,25 @@ class Projector(Projection):
         own = {name: getattr(self, name) for name in ("length", "hidden_size", "activation", "layer_norm")}
         return super().settings() | own
 
-# %% ../nbs/library/projectors.ipynb #edf45cb9
-class _Objective(Protocol):
-    "What a projector is trained for."
-
-    def loss(self, projector: Projector, step: int) -> Tensor: ...  # of a step, counted from 0
-
-    def score(self, projector: Projector) -> float: ...  # the higher the better
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class _Fitting:
-    "A projector in training."
-
-    def __init__(self, projector: Projector, objective: _Objective, learning_rate: float):
-        self.projector, self.objective, self.learning_rate = projector, objective, learning_rate
-        self.weights = dict(projector.named_parameters())
-        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=learning_rate, weight_decay=0.0)
-        self.best: dict[str, Tensor] = {}
-        self.step, self.seconds, self.curve = 0, 0.0, []
-        self.losses: list[float] = []  # of the steps since the last evaluation
-
-    def train(self) -> None:
-        "One step."
-        started = time.perf_counter()
-        loss = self.objective.loss(self.projector, self.step)
-        if not loss.isfinite():
-            found = f"the loss of the projector is {loss.item()} at step {self.step + 1}"
-            advice = f" with learning rate {self.learning_rate}; a smaller one may help"
-            raise TuningError(
-                found + advice if self.step else f"{found}, before anything was learned; look at the prompts"
-            )
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(loss.item())
-        self.step += 1
-        self.seconds += time.perf_counter() - started
-
-    @torch.no_grad()
-    def evaluate(self) -> None:
-        "Add a row to the curve, and keep the weights if they are the best so far."
-        score = self.objective.score(self.projector)
-        if score > max((row["score"] for row in self.curve), default=-np.inf):
-            self.best = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        loss = float(np.mean(self.losses)) if self.losses else None
-        self.curve.append({"step": self.step, "loss": loss, "score": score})
-        self.losses = []
-
-    def save(self, path: Path, asked: dict) -> None:
-        tensors = {f"weight {name}": weight for name, weight in self.weights.items()}
-        tensors |= {f"best {name}": weight for name, weight in self.best.items()}
-        for moment in _MOMENTS:
-            tensors |= {
-                f"{moment} {name}": self.optimizer.state[weight][moment] for name, weight in self.weights.items()
-            }
-        save_checkpoint(path, asked, tensors, {name: getattr(self, name) for name in ("step", "seconds", "curve")})
-
-    @torch.no_grad()
-    def load(self, path: Path, asked: dict) -> None:
-        tensors, facts = load_checkpoint(path, asked)
-        vars(self).update(facts)
-        for name, weight in self.weights.items():
-            weight.copy_(tensors[f"weight {name}"])
-            self.best[name] = tensors[f"best {name}"].to(weight.device)
-            moments = {moment: tensors[f"{moment} {name}"].to(weight.device) for moment in _MOMENTS}
-            self.optimizer.state[weight] = {"step": torch.tensor(float(self.step))} | moments
-
 # %% ../nbs/library/projectors.ipynb #e25c5cbb
-def _fit(
+def _fitted(
     projector: Projector,
-    objective: _Objective,
+    objective: Objective,  # with this projector's weights, as its only job
+    training: Training,
+    seed: int,
     origin: dict[str, Any],  # what the projector's file says of it
     learned_from: dict[str, Any],  # the same of its data, which `identity` distinguishes from others
     identity: dict[str, Any],  # what distinguishes this run from others, beside its origin and settings
     checkpoint: str | Path | None,
     progress: bool,
-    **settings: Any,  # steps, learning_rate, batch_size, seed and eval_every
 ) -> Projector:
     "Train a projector, and leave it with the best weights."
-    steps, eval_every = settings["steps"], settings["eval_every"]
-    asked = projector.settings() | origin | identity | settings
-    fitting = _Fitting(projector, objective, settings["learning_rate"])
-    checkpoint = checkpoint and Path(checkpoint)
-    if checkpoint and checkpoint.is_file():
-        fitting.load(checkpoint, asked)
-    else:
-        fitting.evaluate()
-    with tqdm(total=steps, initial=fitting.step, desc=origin["objective"], unit="step", disable=not progress) as bar:
-        while fitting.step < steps:
-            fitting.train()
-            bar.update()
-            if fitting.step % eval_every == 0 or fitting.step == steps:
-                fitting.evaluate()
-                bar.set_postfix_str(f"score {fitting.curve[-1]['score']:.4g}")
-                if checkpoint:
-                    fitting.save(checkpoint, asked)
-    projector.load_state_dict(fitting.best)
-    curve = pd.DataFrame(fitting.curve)
+    settings = training.asked() | {"seed": seed}
+    loop = train(objective, training, projector.settings() | origin | identity | settings, checkpoint, progress)
+    loop.restore_best()
+    curve = loop.curve(0)[["step", "loss", "score"]]
     best = curve.loc[curve.score.idxmax()]
-    found = {"best_step": int(best.step), "score": float(best.score), "seconds": round(fitting.seconds, 2)}
+    found = {"best_step": int(best.step), "score": float(best.score), "seconds": round(loop.seconds, 2)}
     curve = curve.astype(object).where(curve.notna(), None).to_dict("list")
     projector.metadata = (
         origin | learned_from | settings | found | {"curve": curve, "package": version("prompt_transferability")}
@@ -301,22 +207,20 @@ def _fit(
 class _Mapping:
     "The mean squared error between what is projected and where it belongs (Eqs. 8, 9)."
 
-    def __init__(self, source: Tensor, target: Tensor, batch_size: int, seed: int):
-        self.source, self.target, self.batch_size, self.seed = source, target, batch_size, seed
-        self.epoch, self.batches = -1, []
+    names = ("the mapping",)
 
-    def loss(self, projector: Projector, step: int) -> Tensor:
-        epoch, position = divmod(step, -(-len(self.source) // self.batch_size))
-        if epoch != self.epoch:
-            self.batches = epoch_batches(np.ones(len(self.source)), self.batch_size, self.seed, epoch)
-            self.epoch = epoch
-        rows = self.batches[position]
-        return F.mse_loss(projector(self.source[rows]), self.target[rows])
+    def __init__(self, projector: Projector, source: Tensor, target: Tensor, batches: Batches):
+        self.projector, self.source, self.target, self.batches = projector, source, target, batches
+        self.weights = [dict(projector.named_parameters())]
 
-    def score(self, projector: Projector) -> float:
-        return -F.mse_loss(projector(self.source), self.target).item()
+    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+        rows = self.batches[step]
+        return F.mse_loss(self.projector(self.source[rows]), self.target[rows])[None], len(rows)
 
+    def score(self, job: int) -> float:
+        return -F.mse_loss(self.projector(self.source), self.target).item()
 
+# %% ../nbs/library/projectors.ipynb #37e5e10c
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
     """One of several prompts, which says its model's revision where any does.
 
@@ -374,26 +278,27 @@ def _fingerprints(groups: Sequence[Sequence[SoftPrompt]]) -> list[list[str]]:
     return [[fingerprint(prompt.values.numpy()) for prompt in group] for group in groups]
 
 # %% ../nbs/library/projectors.ipynb #455cea13
+@delegates(Training)
 def fit_prompt_mapping(
     pairs: Iterable[tuple[SoftPrompt, SoftPrompt]],  # a task's prompt on the source model, and its prompt on the target
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
-    steps: int = 3000,
     learning_rate: float = 1e-4,  # the authors'
-    batch_size: int = 16,  # pairs in a step
     seed: int = 0,  # of the initial weights and the order of the pairs
-    eval_every: int = 100,  # steps between two evaluations; there is also one first and one last
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     device: str | torch.device = "cpu",  # where to train; no model is at hand to tell
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
     """Learn where the target model's own prompts lie (prompt mapping, Eq. 8).
 
-    Raises `ProjectorError` for prompts that do not belong together or are all of one model, `TuningError` for settings
-    that cannot be, for a checkpoint of another run, and when the loss is no longer finite.
+    A step has `batch_size` pairs. Raises `ProjectorError` for prompts that do not belong together or are all of one
+    model, `TuningError` for settings that cannot be, for a checkpoint of another run, and when the loss is no longer
+    finite; `UnknownNameError` for a setting that there is not.
     """
-    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    training = read_settings({"learning_rate": learning_rate} | kwargs, fit_prompt_mapping)
+    seed = whole_number("seed", seed, 0)
     pairs = list(pairs)
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
         raise ProjectorError("pairs is a list of pairs of prompts; put a single pair into one: [(prompt, wanted)]")
@@ -420,42 +325,40 @@ def fit_prompt_mapping(
         "layout": source.layout,
         "tasks": tasks,
     } | {f"{whose}_seeds": _seeds(group) for whose, group in groups.items()}
-    return _fit(
+    return _fitted(
         projector,
-        _Mapping(x.to(device), y.to(device), batch_size, seed),
+        _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed)),
+        training,
+        seed,
         origin,
         {"fingerprints": {whose: _fingerprints(group) for whose, group in groups.items()}},
         {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
         checkpoint,
         progress,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        eval_every=eval_every,
     )
 
 # %% ../nbs/library/projectors.ipynb #f34d349b
+@delegates(Training)
 def fit_token_mapping(
     source_backbone: Backbone,
     target_backbone: Backbone,  # with the same vocabulary
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
-    steps: int = 3000,
     learning_rate: float = 1e-4,
     batch_size: int = 256,  # tokens in a step
     seed: int = 0,  # of the initial weights and the order of the tokens
-    eval_every: int = 100,  # steps between two evaluations; there is also one first and one last
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
     """Learn where the target model's own words lie (token mapping, Eq. 9).
 
-    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and
-    `TuningError` as in `fit_prompt_mapping`.
+    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and for
+    settings what `fit_prompt_mapping` raises.
     """
-    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    training = read_settings({"learning_rate": learning_rate, "batch_size": batch_size} | kwargs, fit_token_mapping)
+    seed = whole_number("seed", seed, 0)
     models = _between(source_backbone, target_backbone)
     ours, theirs = (backbone.tokenizer.get_vocab() for backbone in (source_backbone, target_backbone))
     if ours != theirs:
@@ -470,19 +373,16 @@ def fit_token_mapping(
     projector = Projector(x.shape[1], y.shape[1], None, hidden_size, activation, layer_norm, seed).to(device)
     origin = {"objective": "token mapping"} | models | {"tokens": len(tokens)}
     identity = {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())}
-    return _fit(
+    return _fitted(
         projector,
-        _Mapping(x.to(device), y.to(device), batch_size, seed),
+        _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed)),
+        training,
+        seed,
         origin,
         {"fingerprints": identity},
         identity,
         checkpoint,
         progress,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        eval_every=eval_every,
     )
 
 
@@ -494,28 +394,38 @@ def _embeddings(backbone: Backbone, tokens: Tensor) -> Tensor:
 class _TaskTuning:
     "The target model's loss on a batch of each task in turn, with that task's prompts projected (Eq. 1)."
 
-    def __init__(self, backbone: Backbone, streams: Sequence[TextStream], prompts: Sequence[Sequence[Tensor]]):
-        self.backbone, self.streams, self.prompts = backbone, streams, prompts
-        self.turns = min(stream.batches_per_epoch for stream in streams)
+    names = ("task tuning",)
 
-    def loss(self, projector: Projector, step: int) -> Tensor:
-        turn, i = divmod(step, len(self.streams))
+    def __init__(
+        self,
+        projector: Projector,
+        backbone: Backbone,
+        streams: Sequence[TextStream],  # one a task
+        prompts: Sequence[Sequence[Tensor]],  # of each task
+    ):
+        self.projector, self.backbone, self.streams, self.prompts = projector, backbone, streams, prompts
+        self.weights = [dict(projector.named_parameters())]
+        self.turns = min(stream.batches.per_epoch for stream in streams)
+
+    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+        turn, task = divmod(step, len(self.streams))
         epoch, position = divmod(turn, self.turns)
-        stream, prompts = self.streams[i], self.prompts[i]
-        text, labels = stream.batch(epoch * stream.batches_per_epoch + position)
-        states = self.backbone.read_out_states(projector(prompts[turn % len(prompts)]), text)
+        stream, prompts = self.streams[task], self.prompts[task]
+        text, labels = stream.batch(epoch * stream.batches.per_epoch + position)
+        states = self.backbone.read_out_states(self.projector(prompts[turn % len(prompts)]), text)
         scores = self.backbone.read_out(states, stream.job.data.task).float()
-        return F.cross_entropy(scores, labels.to(scores.device))
+        return F.cross_entropy(scores, labels.to(scores.device))[None], len(text)
 
-    def score(self, projector: Projector) -> float:
+    def score(self, job: int) -> float:
         def accuracy(stream: TextStream, prompt: Tensor) -> float:
-            predicted = self.backbone.predict(projector(prompt), stream.dev, stream.job.data.task)
+            predicted = self.backbone.predict(self.projector(prompt), stream.dev, stream.job.data.task)
             return float((predicted == stream.dev_labels).mean())
 
         pairs = zip(self.streams, self.prompts, strict=True)
         return float(np.mean([np.mean([accuracy(stream, prompt) for prompt in prompts]) for stream, prompts in pairs]))
 
 # %% ../nbs/library/projectors.ipynb #c2c12d49
+@delegates(Training)
 def fit_task_tuning(
     target_backbone: Backbone,
     prompts: Sequence[SoftPrompt],  # of the source model, one or more for each task
@@ -523,22 +433,23 @@ def fit_task_tuning(
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
-    steps: int = 3000,  # each of them a batch of one task
     learning_rate: float = 5e-3,  # the authors'
-    batch_size: int = 16,  # texts in a step
     seed: int = 0,  # of the initial weights and the order of the texts
-    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
     """Learn what makes the frozen target model do the tasks (task tuning, §5.1).
+
+    Each step is a batch of one task.
 
     Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
     a target model in another layout or that the prompts are already of; `TuningError` for settings that cannot be, for
     a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words that the target
-    model does not have; `UnknownNameError` for a task without a train or dev split.
+    model does not have; `UnknownNameError` for a setting that there is not and for a task without a train or dev split.
     """
-    check_settings(learning_rate, [seed], steps=steps, batch_size=batch_size, eval_every=eval_every)
+    training = read_settings({"learning_rate": learning_rate} | kwargs, fit_task_tuning)
+    seed = whole_number("seed", seed, 0)
     if isinstance(prompts, SoftPrompt) or isinstance(datas, TaskData):
         raise ProjectorError(
             "prompts and datas are lists; put a single prompt, and a single task, into one: [prompt], [data]"
@@ -556,7 +467,7 @@ def fit_task_tuning(
         )
     models = _between(source, target_backbone)
     ordered = _by_task(prompts, names)
-    streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], batch_size)
+    streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], training.batch_size)
     projector = Projector(
         source.hidden_size, target_backbone.embedding_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(target_backbone.device)
@@ -574,19 +485,16 @@ def fit_task_tuning(
         "rows": [{"train": len(stream.train), "dev": len(stream.dev)} for stream in streams],
         "fingerprints": {"prompt": identity["source"], "texts": identity["texts"], "labels": identity["labels"]},
     }
-    return _fit(
+    return _fitted(
         projector,
-        _TaskTuning(target_backbone, streams, values),
+        _TaskTuning(projector, target_backbone, streams, values),
+        training,
+        seed,
         origin,
         learned_from,
         identity,
         checkpoint,
         progress,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        eval_every=eval_every,
     )
 
 # %% ../nbs/library/projectors.ipynb #4eecf7ca

@@ -6,90 +6,51 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from fastcore.meta import delegates
+from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from .backbones import Backbone, EncodedTexts, TextBatch
-from .prompts import SoftPrompt, random_prompt, written_whole
+from .prompts import SoftPrompt, random_prompt
 from .tasks import TaskData
+from prompt_transferability.training import (
+    Batches,
+    Loop,
+    Trained,
+    Training,
+    TuningError,
+    read_settings,
+    train,
+    whole_number,
+)
 
 # %% auto #0
-__all__ = ['epoch_batches', 'TuningError', 'TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'save_checkpoint',
-           'load_checkpoint', 'run_identity', 'fingerprint', 'check_settings', 'tune_prompts', 'tune_prompt',
-           'first_step', 'convergence_step', 'comparable_step']
-
-# %% ../nbs/library/prompt_tuning.ipynb #a0740e49
-def epoch_batches(
-    lengths: np.ndarray,  # int [texts], tokens of each text
-    batch_size: int,
-    seed: int,
-    epoch: int,
-) -> list[np.ndarray]:  # indices of the texts of each batch
-    "Batches of one epoch: every text once, in random order, texts of similar length together."
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    pool = 32 * batch_size
-    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-    pools = [texts[np.argsort(lengths[texts], kind="stable")] for texts in pools]
-    batches = [texts[start : start + batch_size] for texts in pools for start in range(0, len(texts), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))]
+__all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjective', 'run_identity', 'fingerprint', 'tune_prompts',
+           'tune_prompt', 'first_step', 'convergence_step', 'comparable_step']
 
 # %% ../nbs/library/prompt_tuning.ipynb #cbb57b07
-class TuningError(ValueError):
-    "A run that cannot be started as asked, or whose loss is no longer a number."
-
-
 @dataclass(frozen=True)
 class TuningJob:
-    "One prompt to be trained."
+    "One prompt to be trained. Raises `TuningError` for a seed that is no whole number of at least 0."
 
     data: TaskData  # its train split is learned from, its dev split selects
     init: SoftPrompt | None = None  # None: random vectors drawn from `seed`
     seed: int = 0  # of the initial vectors and of the order of the texts
 
-
-class _Measured:
-    "What the curve of a training tells, whatever was trained."
-
-    curve: pd.DataFrame
-    seconds: float
-    examples: int
-
-    @property
-    def examples_per_second(self) -> float:
-        "Training texts a second."
-        return self.examples / self.seconds
-
-    @property
-    def best_step(self) -> int:
-        "The step after which what was kept stood."
-        return int(self.curve.step[self.curve.accuracy.idxmax()])
-
-    @property
-    def best_accuracy(self) -> float:
-        "Its accuracy on dev."
-        return float(self.curve.accuracy.max())
-
-    @property
-    def _outcome(self) -> str:
-        return f"dev accuracy {self.best_accuracy:.3f} at step {self.best_step} of {self.curve.step.iloc[-1]}"
+    def __post_init__(self):
+        vars(self)["seed"] = whole_number("seed", self.seed, 0)  # frozen for all others
 
 
 @dataclass(eq=False)
-class TuningRun(_Measured):
+class TuningRun(Trained):
     "A trained prompt and how it came about."
 
     prompt: SoftPrompt  # the best on dev, the earliest of equals
@@ -111,23 +72,11 @@ class TextStream:
     dev: EncodedTexts
     labels: Tensor  # int64 [train]
     dev_labels: np.ndarray  # int64 [dev]
-    batch_size: int
-
-    def __post_init__(self):
-        self.epoch, self.batches = -1, []
-
-    @property
-    def batches_per_epoch(self) -> int:
-        "Batches in which every training text comes once."
-        return -(-len(self.train) // self.batch_size)
+    batches: Batches  # of the train split
 
     def batch(self, step: int) -> tuple[TextBatch, Tensor]:
         "The texts and labels of a step, counted from 0."
-        epoch, position = divmod(step, self.batches_per_epoch)
-        if epoch != self.epoch:
-            self.batches = epoch_batches(self.train.lengths, self.batch_size, self.job.seed, epoch)
-            self.epoch = epoch
-        rows = self.batches[position]
+        rows = self.batches[step]
         return self.train.batch(rows), self.labels[rows]
 
 
@@ -142,82 +91,53 @@ def text_streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int)
             torch.tensor(train["label"]),
             np.array(dev["label"]),
         )
-    return [TextStream(job, *encoded[id(job.data)], batch_size) for job in jobs]
+    return [
+        TextStream(job, *encoded[id(job.data)], Batches(len(job.data.split("train")), batch_size, job.seed))
+        for job in jobs
+    ]
 
-# %% ../nbs/library/prompt_tuning.ipynb #f8b38d12
-def save_checkpoint(
-    path: Path,
-    asked: dict,  # what identifies the run, JSON values
-    tensors: Mapping[str, Tensor],
-    facts: dict,  # JSON values
-) -> None:
-    "Write the state of a run to one safetensors file, whole or not at all."
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with written_whole(path) as unfinished:
-        save_file(plain, unfinished, metadata={"asked": json.dumps(asked), "facts": json.dumps(facts)})
+# %% ../nbs/library/prompt_tuning.ipynb #5d1f0a03
+class TaskObjective:
+    "Cross entropy of the label words on each job's texts (Eq. 1), and the accuracy on its dev split."
 
+    def __init__(
+        self,
+        backbone: Backbone,
+        streams: Sequence[TextStream],  # one a job
+        weights: Sequence[Mapping[str, nn.Parameter]],  # what each job trains
+    ):
+        self.backbone, self.streams, self.weights = backbone, streams, weights
+        self.names = [f"task {stream.job.data.task.name!r}" for stream in streams]
 
-def load_checkpoint(
-    path: Path,
-    asked: dict,  # what identifies the run that is to go on
-) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
-    "Read what `save_checkpoint` wrote. Raises `TuningError` for another file, and for the checkpoint of another run."
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except SafetensorError as error:
-        raise TuningError(f"{str(path)!r} is no checkpoint ({error}); remove it or name another file") from error
-    if not {"asked", "facts"} <= header.keys():
-        raise TuningError(f"{str(path)!r} is no checkpoint of this package; remove it or name another file")
-    before = json.loads(header["asked"])
-    different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
-    if different:
-        raise TuningError(
-            f"the checkpoint {str(path)!r} belongs to another run: it differs in {', '.join(different)}; "
-            "remove it or name another file"
-        )
-    return tensors, json.loads(header["facts"])
+    def prompts(self, jobs: Sequence[int]) -> Tensor:  # [jobs, l, embedding_size]
+        "What stands in front of the texts."
+        return torch.stack([self.weights[job]["prompt"] for job in jobs])
 
-# %% ../nbs/library/prompt_tuning.ipynb #c120cbc0
-@dataclass
-class _State:
-    "Everything that changes in training."
+    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+        "Of one forward pass."
+        batches = [self.streams[job].batch(step) for job in jobs]
+        counts, text = [len(text) for text, _ in batches], TextBatch.concatenate([text for text, _ in batches])
+        states = self.backbone.read_out_states(self.prompts(jobs), text, counts).split(counts)
+        losses = []
+        for job, those, (_, labels) in zip(jobs, states, batches, strict=True):
+            scores = self.backbone.read_out(those, self.streams[job].job.data.task)
+            losses.append(F.cross_entropy(scores, labels.to(scores.device)))
+        return torch.stack(losses), len(text)
 
-    values: Tensor  # float32, what is trained: the prompts [jobs, l, d]
-    first_moment: Tensor  # AdamW's moments, same shape
-    second_moment: Tensor
-    best: Tensor  # the best values so far, same shape
-    step: int
-    seconds: float  # spent in steps
-    examples: int  # texts learned from, all jobs together
-    curves: list[list[dict]]  # rows of each job's curve
-
-    @classmethod
-    def fresh(cls, values: Tensor) -> _State:
-        "The state before the first step."
-        start = torch.zeros_like(values), torch.zeros_like(values), values.clone()
-        return cls(values, *start, 0, 0.0, 0, [[] for _ in values])
-
-    def save(self, path: Path, asked: dict) -> None:
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        facts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
-        save_checkpoint(path, asked, tensors, facts)
-
-    @classmethod
-    def load(cls, path: Path, asked: dict) -> _State:
-        tensors, facts = load_checkpoint(path, asked)
-        return cls(**tensors, **facts)
+    def score(self, job: int) -> float:
+        "Accuracy on dev."
+        stream, (prompt,) = self.streams[job], self.prompts([job])
+        return float((self.backbone.predict(prompt, stream.dev, stream.job.data.task) == stream.dev_labels).mean())
 
 # %% ../nbs/library/prompt_tuning.ipynb #a699a9e9
-def _initial_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> Tensor:  # float32 [jobs, l, d]
+def _starting_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> list[nn.Parameter]:  # [l, d] each
     "Where the prompts start, checked to fit the model and each other."
     starts = [job.init if job.init is not None else random_prompt(backbone, length, job.seed) for job in jobs]
     values = [start.values_for(backbone) for start in starts]
     lengths = {len(value) for value in values}
     if len(lengths) > 1:
         raise TuningError(f"prompts that are trained side by side have one length; got {sorted(lengths)}")
-    return torch.stack(values)
+    return [nn.Parameter(value.to(backbone.device, torch.float32, copy=True)) for value in values]
 
 
 def run_identity(backbone: Backbone, streams: Sequence[TextStream], **settings) -> dict:
@@ -243,264 +163,70 @@ def fingerprint(values: np.ndarray) -> str:
     "A hash of the numbers."
     return hashlib.sha256(values.tobytes()).hexdigest()
 
-# %% ../nbs/library/prompt_tuning.ipynb #f92ca5a3
-class _Training:
-    "Prompts in training: the frozen model, the texts, the optimiser and the state."
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        streams: Sequence[TextStream],
-        state: _State,
-        learning_rate: float,
-        patience: int | None,
-    ):
-        self.backbone, self.streams, self.state, self.patience = backbone, streams, state, patience
-        self.parameter = torch.nn.Parameter(state.values.to(backbone.device))
-        self.optimizer = torch.optim.AdamW([self.parameter], lr=learning_rate, weight_decay=0.0)
-        if state.step:  # an interrupted run: put its moments back
-            self.optimizer.state[self.parameter] = {
-                "step": torch.tensor(float(state.step)),
-                "exp_avg": state.first_moment.to(backbone.device),
-                "exp_avg_sq": state.second_moment.to(backbone.device),
-            }
-        self.losses: list[dict[int, float]] = []  # of each job, one entry a step since the last evaluation
-
-    def prompt(self, i: int) -> Tensor:
-        "What stands in front of a job's texts, [l, d]."
-        return self.parameter[i]
-
-    def active(self) -> list[int]:
-        "Jobs whose patience has not ended."
-
-        def waited(curve: list[dict]) -> int:
-            return len(curve) - 1 - int(np.argmax([row["accuracy"] for row in curve])) if curve else 0
-
-        return [
-            i for i, curve in enumerate(self.state.curves) if self.patience is None or waited(curve) < self.patience
-        ]
-
-# %% ../nbs/library/prompt_tuning.ipynb #8ad11c0c
-@patch
-def step(self: _Training) -> None:
-    "One step of the active jobs."
-    started, active = time.perf_counter(), self.active()
-    batches = [self.streams[i].batch(self.state.step) for i in active]
-    losses = self._losses(active, batches)
-    values = dict(zip(active, losses.detach().tolist(), strict=True))
-    self._refuse_divergence(values, self.state.step + 1)
-    self.optimizer.zero_grad(set_to_none=False)  # in place: others may look into the gradient, as `fine_tuning` does
-    losses.sum().backward()
-    ended = [i for i in range(len(self.streams)) if i not in active]
-    as_ended = self.parameter.detach()[ended]  # a copy
-    self.optimizer.step()
-    self.parameter.data[ended] = as_ended  # the moments of a job whose patience has ended would still move it
-    self.losses.append(values)
-    self.state.step += 1
-    self.state.examples += sum(len(text) for text, _ in batches)
-    self.state.seconds += time.perf_counter() - started
-
-
-@patch
-def _losses(self: _Training, active: Sequence[int], batches: Sequence[tuple[TextBatch, Tensor]]) -> Tensor:
-    "The loss of each active job on its own batch, [active], from one forward pass."
-    sizes = [len(text) for text, _ in batches]
-    if len(active) == 1:
-        states = self.backbone.read_out_states(self.prompt(active[0]), batches[0][0])
-    else:
-        # expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs
-        repeated = torch.cat([self.prompt(i).expand(n, -1, -1) for i, n in zip(active, sizes, strict=True)])
-        states = self.backbone.read_out_states(repeated, TextBatch.concatenate([text for text, _ in batches]))
-    logits = [
-        self.backbone.read_out(part, self.streams[i].job.data.task)
-        for part, i in zip(states.split(sizes), active, strict=True)
-    ]
-    return torch.stack(
-        [
-            F.cross_entropy(scores.float(), labels.to(scores.device))
-            for scores, (_, labels) in zip(logits, batches, strict=True)
-        ]
-    )
-
-
-@patch
-def _refuse_divergence(self: _Training, losses: Mapping[int, float], step: int) -> None:
-    "Raise `TuningError` where the loss of a job is no longer a number."
-    for i, value in losses.items():
-        if not np.isfinite(value):
-            raise TuningError(
-                f"the loss of task {self.streams[i].job.data.task.name!r} is {value} at step {step} with learning rate "
-                f"{self.optimizer.param_groups[0]['lr']}; a smaller learning rate may help"
-            )
-
 # %% ../nbs/library/prompt_tuning.ipynb #1145391a
-@patch
-def evaluate_on_dev(self: _Training) -> None:
-    "Add a row to the curve of each active job, and keep what is the best so far."
-    state, active = self.state, self.active()
-    first = [(self.streams[i].dev.batch([0]), torch.tensor(self.streams[i].dev_labels[:1])) for i in active]
-    with torch.no_grad():
-        on_first = self._losses(active, first).tolist()
-    self._refuse_divergence(dict(zip(active, on_first, strict=True)), state.step)
-    state.values = self.parameter.detach()
-    if moments := self.optimizer.state.get(self.parameter):
-        state.first_moment, state.second_moment = moments["exp_avg"], moments["exp_avg_sq"]
-    for i in active:
-        stream, curve = self.streams[i], state.curves[i]
-        predicted = self.backbone.predict(self.prompt(i), stream.dev, stream.job.data.task)
-        accuracy = float((predicted == stream.dev_labels).mean())
-        if accuracy > max((row["accuracy"] for row in curve), default=-1.0):
-            state.best[i] = state.values[i].cpu()
-        losses = [values[i] for values in self.losses]
-        loss = float(np.mean(losses)) if losses else None
-        curve.append({"step": state.step, "loss": loss, "accuracy": accuracy, "seconds": state.seconds})
-    self.losses = []
-
-
-@patch
-def evaluations(self: _Training, i: int) -> pd.DataFrame:
-    "The evaluations of a job."
-    return pd.DataFrame(self.state.curves[i]).astype({"loss": float})
-
-
-@patch
-def result(self: _Training, i: int) -> TuningRun:
+def _tuned(loop: Loop, job: int) -> TuningRun:
     "What came of a job."
-    stream, state = self.streams[i], self.state
-    task = stream.job.data.task
-    common = {
-        "backbone_revision": self.backbone.revision,
+    backbone, stream = loop.objective.backbone, loop.objective.streams[job]
+    task, start = stream.job.data.task, stream.job.init
+    about: dict[str, Any] = {
+        "backbone_revision": backbone.revision,
         "label_words": list(task.label_words),
         "seed": stream.job.seed,
     }
-    if (start := stream.job.init) is not None:
-        common["init"] = {"task": start.task, "backbone": start.backbone, "seed": start.metadata.get("seed")}
+    if start is not None:
+        about["init"] = {"task": start.task, "backbone": start.backbone, "seed": start.metadata.get("seed")}
     best, last = (
-        SoftPrompt(values[i].cpu().clone(), self.backbone.name, task.name, self.backbone.layout, dict(common))
-        for values in (state.best, state.values)
+        SoftPrompt(values.detach().to("cpu", copy=True), backbone.name, task.name, backbone.layout, dict(about))
+        for values in (loop.best[job]["prompt"], loop.objective.weights[job]["prompt"])
     )
-    run = TuningRun(best, self.evaluations(i), state.seconds, state.examples, last)
+    curve = loop.curve(job).rename(columns={"score": "accuracy"})
+    run = TuningRun(best, curve, loop.seconds, loop.examples, last)
     best.metadata.update(steps=run.best_step, accuracy=run.best_accuracy)
-    ended = run.curve.iloc[-1]
+    ended = curve.iloc[-1]
     last.metadata.update(steps=int(ended.step), accuracy=float(ended.accuracy))
     return run
 
-# %% ../nbs/library/prompt_tuning.ipynb #78eeb24f
-def check_settings(learning_rate: float, seeds: Sequence[int], *, patience: int | None = None, **counts: int) -> None:
-    "Refuse numbers that no run can have, with a `TuningError`."
-    counts |= {} if patience is None else {"patience": patience}
-    for least, whole in ((1, counts.items()), (0, [("seed", seed) for seed in seeds])):
-        for name, value in whole:
-            if type(value) is not int or value < least:
-                raise TuningError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
-    if not number or not 0 < learning_rate < float("inf"):
-        raise TuningError(f"learning_rate must be a number above 0 and finite; got {learning_rate!r}")
-
-
-def _train(
-    kind: type[_Training],
-    backbone: Backbone,
-    jobs: Sequence[TuningJob],
-    initial_values: Callable[[], Tensor],
-    checkpoint: str | Path | None,
-    progress: bool,
-    *,
-    steps: int,
-    learning_rate: float,
-    batch_size: int,
-    eval_every: int,
-    patience: int | None,
-    **others,  # whatever else identifies the run
-) -> _Training:
-    "Train from the start, or from where the checkpoint stopped, to the end."
-    counts = dict(jobs=len(jobs), steps=steps, batch_size=batch_size, eval_every=eval_every, patience=patience)
-    check_settings(learning_rate, [job.seed for job in jobs], **counts)
-    streams = text_streams(backbone, jobs, batch_size)
-    asked = run_identity(backbone, streams, learning_rate=learning_rate, **counts, **others)
-    checkpoint = None if checkpoint is None else Path(checkpoint)
-    resumed = checkpoint is not None and checkpoint.is_file()
-    state = _State.load(checkpoint, asked) if resumed else _State.fresh(initial_values())
-    training = kind(backbone, streams, state, learning_rate, patience)
-    names = ", ".join(dict.fromkeys(job.data.task.name for job in jobs))
-    with tqdm(total=steps, initial=state.step, desc=names, unit="step", disable=not progress) as bar:
-        if not resumed:
-            training.evaluate_on_dev()
-        while state.step < steps and training.active():
-            training.step()
-            bar.update()
-            if state.step % eval_every == 0 or state.step == steps:
-                training.evaluate_on_dev()
-                bar.set_postfix_str(" ".join(f"{curve[-1]['accuracy']:.3f}" for curve in state.curves))
-                if checkpoint is not None:
-                    state.save(checkpoint, asked)
-    return training
-
 # %% ../nbs/library/prompt_tuning.ipynb #0f6a03ec
+@delegates(Training)
 def tune_prompts(
     backbone: Backbone,
     jobs: Sequence[TuningJob],  # trained side by side, one forward pass for all of them
     length: int = 100,  # vectors of a prompt, where a job brings none
-    steps: int = 3000,  # of every job at most
-    learning_rate: float = 1e-3,  # of AdamW, constant (A.2)
-    batch_size: int = 16,  # texts of each job in a step
-    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
-    patience: int | None = None,  # evaluations without a new best after which a job stops; None: never
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # settings of `Training`
 ) -> list[TuningRun]:  # one a job, in their order
     """Train several soft prompts on one frozen model (§3.1, A.2).
 
     The same seeds give the same prompts on the same machine and number of threads, interrupted or not. Raises
     `TuningError` for settings that cannot be, for a checkpoint of another run, and when a loss is no longer finite;
     `PromptError` for a length below 1 and for an initial prompt of another width or layout than the backbone's;
-    `BackboneError` for label words that the backbone does not have; `UnknownNameError` for a task without a train or
-    dev split.
+    `BackboneError` for label words that the backbone does not have; `UnknownNameError` for a setting that there is not
+    and for a task without a train or dev split.
     """
-    training = _train(
-        _Training,
-        backbone,
-        jobs,
-        lambda: _initial_prompts(backbone, jobs, length),
-        checkpoint,
-        progress,
-        length=length,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        eval_every=eval_every,
-        patience=patience,
-    )
-    return [training.result(i) for i in range(len(jobs))]
+    training = read_settings(kwargs, tune_prompts)
+    count = whole_number("jobs", len(jobs), 1)
+    streams = text_streams(backbone, jobs, training.batch_size)
+    weights = [{"prompt": prompt} for prompt in _starting_prompts(backbone, jobs, length)]
+    asked = run_identity(backbone, streams, jobs=count, length=int(length), **training.asked())  # length may be NumPy's
+    loop = train(TaskObjective(backbone, streams, weights), training, asked, checkpoint, progress)
+    return [_tuned(loop, job) for job in range(count)]
 
 # %% ../nbs/library/prompt_tuning.ipynb #b2335201
+@delegates(Training)
 def tune_prompt(
     backbone: Backbone,
     data: TaskData,  # its train split is learned from, its dev split selects
     init: SoftPrompt | None = None,  # None: random vectors drawn from `seed`
     length: int = 100,  # vectors of the prompt, where `init` brings none
-    steps: int = 3000,  # at most
-    learning_rate: float = 1e-3,  # of AdamW, constant (A.2)
-    batch_size: int = 16,  # texts in a step
     seed: int = 0,  # of the initial vectors and of the order of the texts
-    eval_every: int = 100,  # steps between two evaluations on dev; there is also one first and one last
-    patience: int | None = None,  # evaluations without a new best after which it stops; None: never
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    **kwargs: Any,  # settings of `Training`
 ) -> TuningRun:
     "Train one soft prompt (§3.1, A.2); errors as in `tune_prompts`."
-    return tune_prompts(
-        backbone,
-        [TuningJob(data, init, seed)],
-        length=length,
-        steps=steps,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        eval_every=eval_every,
-        patience=patience,
-        checkpoint=checkpoint,
-        progress=progress,
-    )[0]
+    read_settings(kwargs, tune_prompt)  # a name that there is not is this function's
+    return tune_prompts(backbone, [TuningJob(data, init, seed)], length, checkpoint, progress, **kwargs)[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c
 def first_step(

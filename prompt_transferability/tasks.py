@@ -13,7 +13,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -85,37 +85,46 @@ class Task:
     name: str  # short name, as in file names
     task_type: str  # one of `TASK_TYPES`
     labels: tuple[str, ...]  # native label names; a row's label is a position in it
-    label_words: tuple[str, ...]  # one word a label, in the same order (Table 8)
+    label_words: tuple[str | tuple[str, ...], ...]  # a word a label, or several, in the same order (Table 8)
     title: str = ""  # the paper's name of it
     hub: HubSource | None = None  # where to get it when there is no local copy
 
     def __post_init__(self):
         # Lists are taken too, but a frozen task that is a dictionary key needs tuples.
         object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "label_words", tuple(self.label_words))
+        words = ([word] if isinstance(word, str) else list(word) for word in self.label_words)
+        object.__setattr__(self, "label_words", tuple(of[0] if len(of) == 1 else tuple(of) for of in words))
         if self.task_type not in TASK_TYPES:
             raise UnknownNameError("task type", self.task_type, TASK_TYPES)
         _check_labels(self)
 
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        "The words of each label, also where it has one."
+        return tuple((words,) if isinstance(words, str) else words for words in self.label_words)
+
 # %% ../nbs/library/tasks.ipynb #50f4926e
 def _check_labels(task: Task) -> None:
-    labels, words = task.labels, task.label_words
+    labels, words = task.labels, task.words
     if len(labels) < 2:
         raise ValueError(f"task {task.name!r} needs two labels or more, it has {len(labels)}.")
     if len(set(labels)) < len(labels):
         raise ValueError(f"task {task.name!r} names a label twice: {', '.join(labels)}.")
-    wordless = [label for label, word in zip(labels, words, strict=False) if not word] + list(labels[len(words) :])
+    wordless = [label for label, of in zip(labels, words, strict=False) if not (of and all(of))]
+    wordless += labels[len(words) :]
     if wordless:
         raise ValueError(
             f"task {task.name!r} has a label without a word: {', '.join(wordless)}; give every label a word."
         )
     if len(words) > len(labels):
         raise ValueError(
-            f"task {task.name!r} has {len(words)} label words for {len(labels)} labels; give one word a label."
+            f"task {task.name!r} has {len(words)} label words for {len(labels)} labels; give one word a "
+            "label, or a list of words."
         )
-    if len(set(words)) < len(words):
+    every = [word for of in words for word in of]
+    if len(set(every)) < len(every):
         raise ValueError(
-            f"task {task.name!r} gives one word to two labels: {', '.join(words)}; "
+            f"task {task.name!r} gives one word to two labels, or twice to one: {', '.join(every)}; "
             "the words must differ to be told apart at the mask."
         )
 
@@ -326,7 +335,7 @@ class TaskData:
 
     def _repr_markdown_(self) -> str:
         task = self.task
-        words = ", ".join(f"{label} ({word})" for label, word in zip(task.labels, task.label_words, strict=True))
+        words = ", ".join(f"{label} ({' or '.join(of)})" for label, of in zip(task.labels, task.words, strict=True))
         head = f"**{task.title or task.name}** ({task.task_type}). Labels (words): {words}."
         lines = [f"| {split} | {' | '.join(f'{n:,}' for n in row)} |" for split, row in self.counts().iterrows()]
         header = f"| split | {' | '.join(task.labels)} |"
@@ -473,7 +482,7 @@ def _read_split(path: Path, task: Task) -> Dataset:
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
-    label_words: Mapping[str, str],  # native label -> the word that the language model says for it
+    label_words: Mapping[str, str | Sequence[str]],  # native label -> the word that the model says for it, or several
     train: str | os.PathLike,  # .csv, .tsv, .jsonl or .jsonl.gz with the columns text_a, label and maybe text_b
     dev: str | os.PathLike | None = None,  # the same; None: hold a share out of train
     test: str | os.PathLike | None = None,  # the same; None: no test split

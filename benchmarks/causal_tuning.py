@@ -1,0 +1,82 @@
+"""Prompts of a real causal language model: does it learn the tasks, and how fast?
+
+    python benchmarks/causal_tuning.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out results/causal/smollm2.json
+
+trains 20 vectors from vocabulary vectors for 500 steps of 16 texts: AdamW, a learning rate that falls linearly after 20
+steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file keeps the curves, the settings, and
+where they come from. An interrupted run goes on from its checkpoints.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.prompt_tuning import tune_prompt
+from prompt_transferability.prompts import vocabulary_prompt, written_whole
+from prompt_transferability.provenance import surroundings
+from prompt_transferability.tasks import load_task
+from prompt_transferability.training import Training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", help="a .gguf file, a folder or a name on the Hub")
+    parser.add_argument("--model", help="what the model is called on the Hub, where a file has another name")
+    parser.add_argument("--tasks", nargs="+", required=True)
+    parser.add_argument("--length", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="relative to the size of the first vectors")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    backbone = Backbone.from_pretrained(given.backbone, dtype=given.dtype)
+    training = Training(
+        steps=given.steps,
+        learning_rate=given.learning_rate,
+        relative=True,
+        schedule="linear",
+        warmup=20,
+        eval_every=50,
+    )
+    init = vocabulary_prompt(backbone, given.length, given.seed)
+    found = json.loads(given.out.read_text()) if given.out.is_file() else {"runs": {}}
+    found |= {
+        "command": "python benchmarks/causal_tuning.py " + " ".join(Path(word).name for word in sys.argv[1:]),
+        "model": given.model or backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "dtype": given.dtype,
+        "length": given.length,
+        "seed": given.seed,
+        "init": "vocabulary",
+        "init_size": init.values.square().mean().sqrt().item(),
+        "training": asdict(training),
+        "threads": torch.get_num_threads(),
+        "provenance": surroundings(),
+    }
+    for task in given.tasks:
+        if task in found["runs"]:
+            continue
+        data = load_task(task)
+        checkpoint = given.out.with_suffix(f".{task}.checkpoint")
+        run = tune_prompt(backbone, data, init, seed=given.seed, checkpoint=checkpoint, **asdict(training))
+        found["runs"][task] = {
+            "dev_rows": len(data.dev),
+            "majority": data.majority(),
+            "best_accuracy": run.best_accuracy,
+            "best_step": run.best_step,
+            "seconds": run.seconds,
+            "curve": json.loads(run.curve.to_json(orient="records")),
+        }
+        with written_whole(given.out) as unfinished:
+            unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        checkpoint.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
