@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch
+from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch, _device
 from .families import FAMILIES
 from .prompts import random_prompt
 from .provenance import surroundings
@@ -121,7 +121,7 @@ def bench_model(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = random_model(name).to(DTYPES[dtype])
-        backbone = Backbone(model, label_word_tokenizer(), name, device=device)
+        backbone = Backbone(model, label_word_tokenizer(), name, device=_device(device))
     if backbone.kind not in ("masked", "causal"):
         raise BenchError(f"{name!r} is a {backbone.kind} model; bench measures masked and causal ones")
     return backbone
@@ -401,19 +401,23 @@ def product_rate(
 # %% ../nbs/library/bench.ipynb #29a1d0a6
 @dataclass(frozen=True)
 class Settings:
-    "How something is measured. Raises `BenchError` for counts below 1."
+    "How something is measured. Raises `BenchError` for numbers that are too small, and for other devices."
 
     length: int = 100  # vectors of the prompt
     batch_size: int = 16  # texts in a step
     repeats: int = 3  # turns of each contestant at least
     seconds: float = 10.0  # for all turns on one model and one kind of texts, where they take less than that
-    device: str = "cpu"
+    device: str = "cpu"  # or "cuda"
+    threads: int | None = None  # of a processor; None: as many as `torch` takes
     seed: int = 0  # of weights, texts and prompts
 
     def __post_init__(self):
-        for name in ("length", "batch_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise BenchError(f"{name} must be at least 1; got {getattr(self, name)}")
+        least = {"length": 1, "batch_size": 1, "repeats": 1, "seconds": 0, "threads": 1, "seed": 0}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) is not None and not value >= bound:
+                raise BenchError(f"{name} must be at least {bound}; got {value}")
+        if not self.device.startswith(("cpu", "cuda")):
+            raise BenchError(f"the device is {self.device!r}; times are measured on cpu or cuda")
 
 # %% ../nbs/library/bench.ipynb #77f4467e
 POOL, SPLIT = 2048, 128
@@ -567,13 +571,12 @@ def added_memory(action: Callable[[], object], device: torch.device) -> float:  
     action()
     return process_memory("VmHWM") - before
 
-# %% ../nbs/library/bench.ipynb #640a11ec
-def step_memory(
-    model: str, kind: str, contestant: str, dtype: str, threads: int, settings: Mapping[str, object]
-) -> float:  # MiB
+# %% ../nbs/library/bench.ipynb #82141f18
+def step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Mapping[str, object]) -> float:  # MiB
     "What a training step adds to the memory of this process."
-    torch.set_num_threads(threads)
     asked = Settings(**settings)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
     backbone = bench_model(model, dtype, asked.device, asked.seed)
     texts, labels = labelled_texts(kind, backbone, asked.seed)
     entrant, rows = CONTESTANTS[contestant](backbone, asked.length, asked.seed), batch_rows(0, asked.batch_size)
@@ -582,7 +585,7 @@ def step_memory(
 # %% ../nbs/library/bench.ipynb #f6fe17e7
 def fresh_step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Settings) -> float:  # MiB
     "The same in a new process. Raises `BenchError` where that ends early, as for want of memory."
-    asked = json.dumps([model, kind, contestant, dtype, torch.get_num_threads(), asdict(settings)])
+    asked = json.dumps([model, kind, contestant, dtype, asdict(settings)])
     program = "import json, sys; from prompt_transferability import bench"
     program += "; print(bench.step_memory(*json.loads(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", program, asked], capture_output=True, text=True)
@@ -655,11 +658,14 @@ def bench(
     settings that cannot be, for PEFT where it is not installed and for a step that the memory does not hold, and what
     reading a model raises.
     """
-    asked, known = Settings(**settings), {"kind of texts": LENGTHS, "number type": DTYPES, "contestant": CONTESTANTS}
+    asked, others = Settings(**settings), [*CONTESTANTS][1:]
+    known = {"kind of texts": LENGTHS, "number type": DTYPES, "contestant": others}
     for (what, names), given in zip(known.items(), (kinds, dtypes, against), strict=True):
         for name in given:
             if name not in names:
                 raise UnknownNameError(what, name, names)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
     found = {"settings": asdict(asked), "provenance": origin(), "turns": [], "memory": [], "profiles": []}
     with tqdm(models, desc="bench", unit="model", disable=not progress) as bar:
         for name in bar:

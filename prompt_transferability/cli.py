@@ -11,13 +11,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, Backbone
@@ -442,15 +441,10 @@ def _release_export(options: argparse.Namespace) -> dict:
     } | prompt.metadata
 
 # %% ../nbs/library/cli.ipynb #be9c0002
-_MEASURING = ("length", "batch_size", "repeats", "seconds", "device", "seed")
-
-
 def _bench(options: argparse.Namespace) -> dict:
     "Measure, write what was found, and show its medians."
     out = _writable(options.out) if options.out else None
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    settings = {name: getattr(options, name) for name in _MEASURING}
+    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
     asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
     found = bench(*asked, progress=not options.json, **settings)
     found["provenance"]["command"] = options.command_line
@@ -654,19 +648,19 @@ def _add_bench(commands) -> None:
         "--texts",
         nargs="+",
         default=_default(bench, "kinds"),
-        help=f"texts as long as those of these tasks, of {', '.join(LENGTHS)} (default: %(default)s)",
+        help=f"as long as whose: {', '.join(LENGTHS)} (default: {' '.join(_default(bench, 'kinds'))})",
     )
     measure.add_argument(
         "--dtype",
         nargs="+",
         default=_default(bench, "dtypes"),
-        help=f"number types, of {', '.join(DTYPES)} (default: %(default)s)",
+        help=f"number types: {', '.join(DTYPES)} (default: {' '.join(_default(bench, 'dtypes'))})",
     )
     measure.add_argument(
         "--against",
         nargs="*",
         default=_default(bench, "against"),
-        help=f"who else is measured, of {', '.join([*CONTESTANTS][1:])} (default: %(default)s)",
+        help=f"who else is measured: {', '.join([*CONTESTANTS][1:])} (default: the first two)",
     )
     for name, text in (
         ("length", "vectors of the prompt"),
@@ -677,10 +671,9 @@ def _add_bench(commands) -> None:
         ("seed", "of weights, texts and prompts"),
     ):
         default = getattr(Settings, name)
-        measure.add_argument(
-            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (default: %(default)s)"
-        )
-    measure.add_argument("--threads", type=int, help="of a processor (default: those that torch takes)")
+        option, shown = f"--{name.replace('_', '-')}", f"{text} (default: %(default)s)"
+        measure.add_argument(option, type=type(default), default=default, help=shown)
+    measure.add_argument("--threads", type=int, help="of a processor (default: as many as torch takes)")
     measure.add_argument("--out", help="file to write everything to (.json)")
 
 # %% ../nbs/library/cli.ipynb #f9204cf8

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from prompt_transferability import bench as room
-from prompt_transferability.backbones import Backbone
+from prompt_transferability.backbones import Backbone, BackboneError
 from prompt_transferability.bench import (
     CONTESTANTS,
     LENGTHS,
@@ -336,6 +336,11 @@ def test_memory_of_a_step_is_that_of_a_new_process():
         (dict(against=["peft"]), UnknownNameError, "did you mean 'PEFT'"),
         (dict(dtypes=["float8"]), UnknownNameError, "Known: float32"),
         (dict(batch_size=0), BenchError, "batch_size must be at least 1; got 0"),
+        (dict(threads=0), BenchError, "threads must be at least 1; got 0"),
+        (dict(seed=-1), BenchError, "seed must be at least 0; got -1"),
+        (dict(seconds=float("nan")), BenchError, "seconds must be at least 0; got nan"),
+        (dict(device="mps"), BenchError, "the device is 'mps'; times are measured on cpu or cuda"),
+        (dict(device="cuda:99"), BackboneError, "there is no device 'cuda:99' here"),
         (dict(models=["4x265"]), FileNotFoundError, "4x256"),
     ],
 )
