@@ -874,7 +874,9 @@ def neuron_values(
     text = EncodedTexts([[token]] * len(many), [[0]] * len(many), 0).batch(np.arange(len(many)))
 
     def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        last = self.kind == "causal" or (self.kind == "seq2seq" and len(seen) < len(self.model.base_model.encoder.block))
+        last = self.kind == "causal" or (
+            self.kind == "seq2seq" and len(seen) < len(self.model.base_model.encoder.block)
+        )
         values = (x.reshape(len(many), -1, x.shape[-1])[:, -1 if last else 0] for x in (inputs[0], output))
         seen.append(tuple(values))
 
