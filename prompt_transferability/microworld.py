@@ -782,7 +782,7 @@ _ALL_MODELS = [
     MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
-    MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=3500),
     MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=3000),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
@@ -837,7 +837,7 @@ def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
         num_heads=shape.heads,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
+        tie_word_embeddings=False,  # the scores are not scaled
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
@@ -859,7 +859,7 @@ def _new_model(shape: MicroModel, tokenizer, seed: int):
         torch.manual_seed(seed)
         model = new(shape, tokenizer)
     if shape.family == "t5":
-        model.lm_head.weight.data *= shape.width**-0.5
+        model.shared.weight.data *= shape.width**-0.5
         return model
     for module in _layer_maps(model):
         module.weight.data *= module.in_features**-0.5 / model.config.initializer_range
