@@ -46,9 +46,9 @@ from transformers import (
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
            'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
            'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
-           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'LABEL_WORD_WEIGHT',
-           'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus',
-           'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
+           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'NOISE', 'NOISE_TOKENS',
+           'LABEL_WORD_WEIGHT', 'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary',
+           'generate_corpus', 'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -782,8 +782,8 @@ _ALL_MODELS = [
     MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
-    MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=2250),
-    MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=3000),
+    MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=3500),
+    MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=5000),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
@@ -837,7 +837,7 @@ def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
         num_heads=shape.heads,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
+        tie_word_embeddings=False,  # the scores are not scaled
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
@@ -859,7 +859,7 @@ def _new_model(shape: MicroModel, tokenizer, seed: int):
         torch.manual_seed(seed)
         model = new(shape, tokenizer)
     if shape.family == "t5":
-        model.lm_head.weight.data *= shape.width**-0.5
+        model.shared.weight.data *= shape.width**-0.5
         return model
     for module in _layer_maps(model):
         module.weight.data *= module.in_features**-0.5 / model.config.initializer_range
@@ -936,19 +936,20 @@ def _masked_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) ->
     return _masked_scores(model, ids, types, ids == tokenizer.mask_token_id)
 
 # %% ../nbs/library/microworld.ipynb #2f73d65a
-def _parted(paragraphs: Sequence[str], tokenizer) -> list[tuple[list[int], list[list[int]], list[int] | None]]:
-    "Token ids of each paragraph's cue without its word, of its texts, and of the word; None if nothing is asked."
+_Parts = tuple[list[int], list[list[int]], list[int]]  # token ids: a cue without its word, its texts, the word
+
+
+def _parted(paragraphs: Sequence[str], tokenizer) -> list[_Parts]:
     parts = []
     for paragraph in paragraphs:
         front, *texts = paragraph.split("\n")
-        if front.endswith(":"):
-            word, cue = re.fullmatch(r"([^ ,:]*)[ ,]*(.*)", front).groups()
-            parts.append([cue, word, *texts])
-        else:
-            parts.append(["", "", front, *texts])
+        if not front.endswith(":"):
+            front, texts = "", [front, *texts]
+        word, cue = re.fullmatch(r"([^ ,:]*)[ ,]*(.*)", front).groups()
+        parts.append([cue, word, *texts])
     ids = iter(tokenizer([part for group in parts for part in group], add_special_tokens=False)["input_ids"])
     encoded = [[next(ids) for _ in group] for group in parts]
-    return [(cue, texts, word if group[0] else None) for group, (cue, word, *texts) in zip(parts, encoded, strict=True)]
+    return [(cue, texts, word) for cue, word, *texts in encoded]
 
 
 def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> list[int]:
@@ -957,6 +958,23 @@ def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> lis
     for text in texts:
         row = row + text + [end]
     return row
+
+# %% ../nbs/library/microworld.ipynb #16733124
+NOISE, NOISE_TOKENS = 0.1, 20
+"How often a causal model or an encoder-decoder reads noise in place of a cue, and how many tokens of it at the most."
+
+
+def _with_noise(parted: Sequence[_Parts], tokenizer, dice: _Dice) -> Iterator[_Parts]:
+    "Parted paragraphs, some of them with tokens drawn by chance as their cue, and with another paragraph's word."
+    ordinary = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
+    before = parted[-1][-1]
+    for cue, texts, word in parted:
+        if word and dice.chance(NOISE):
+            noise = [dice.pick(ordinary) for _ in range(dice.below(NOISE_TOKENS + 1))]
+            yield noise, texts, before
+        else:
+            yield cue, texts, word
+        before = word or before
 
 # %% ../nbs/library/microworld.ipynb #b38291a1
 def _newline(tokenizer) -> int:
@@ -967,9 +985,9 @@ def _newline(tokenizer) -> int:
 def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     "Token ids of each paragraph, and how many of them come before its answer."
     newline, encoded = _newline(tokenizer), []
-    for cue, texts, word in _parted(paragraphs, tokenizer):
+    for cue, texts, word in _with_noise(_parted(paragraphs, tokenizer), tokenizer, dice):
         row = _lines(cue, texts, newline, dice)
-        encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))
+        encoded.append((row + word + [tokenizer.eos_token_id], [len(row)]))
     return encoded
 
 # %% ../nbs/library/microworld.ipynb #a573cc19
@@ -1004,12 +1022,9 @@ ASKED = 0.85
 def _encode_seq2seq(paragraphs: Sequence[str], tokenizer, dice: _Dice, asked: float = ASKED) -> _Encoded:
     "Token ids that the encoder reads, and those that the decoder says."
     end, encoded = tokenizer.eos_token_id, []
-    for cue, texts, word in _parted(paragraphs, tokenizer):
+    for cue, texts, word in _with_noise(_parted(paragraphs, tokenizer), tokenizer, dice):
         row = _lines(cue, texts, end, dice)
-        if word is not None and dice.chance(asked):
-            encoded.append((row, [*word, end]))
-        else:
-            encoded.append(_corrupt(word or [], row, tokenizer, dice))
+        encoded.append((row, [*word, end]) if dice.chance(asked) else _corrupt(word, row, tokenizer, dice))
     return encoded
 
 
