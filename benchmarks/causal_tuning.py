@@ -1,6 +1,6 @@
 """Prompts of a real causal language model: does it learn the tasks, and how fast?
 
-    python benchmarks/causal_tuning.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out results/causal/smollm2.json
+    python benchmarks/causal_tuning.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out smollm2.json
 
 trains 20 vectors from vocabulary vectors for 500 steps of 16 texts: AdamW, a learning rate that falls linearly after 20
 steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file keeps the curves, the settings, and

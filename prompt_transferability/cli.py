@@ -11,12 +11,13 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, Backbone
@@ -71,8 +72,19 @@ def _writable(path: str, *others: str | None) -> Path:
         raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
 
 
+def _model(options: argparse.Namespace, name: str, layout: str) -> Backbone:
+    "The model of that name, on the device and in the number type that are asked for."
+    sources = Sources(options.data, options.models, options.device)
+    return sources.backbone(name, layout, options.max_length, options.dtype or "auto")
+
+
+def _computing(backbone: Backbone) -> dict[str, str]:
+    "What an answer says of how it was computed."
+    return {"device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch.")}
+
+
 def _tune(options: argparse.Namespace) -> dict:
-    backbone = Sources(options.data, options.models).backbone(options.backbone, options.layout, options.max_length)
+    backbone = _model(options, options.backbone, options.layout)
     data = load_task(options.task, options.data, max_train=options.max_train)
     init = SoftPrompt.load(options.init) if options.init else None
     out = _writable(options.out, options.init)
@@ -95,6 +107,7 @@ def _tune(options: argparse.Namespace) -> dict:
         "prompt": str(run.prompt.save(out)),
         "task": options.task,
         "backbone": backbone.name,
+        **_computing(backbone),
         "accuracy": run.best_accuracy,
         "step": run.best_step,
         "majority": data.majority("dev"),
@@ -115,9 +128,7 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
             "with --backbone"
         )
     try:
-        return Sources(options.data, options.models).backbone(
-            options.backbone or names[0], layouts[0], options.max_length
-        )
+        return _model(options, options.backbone or names[0], layouts[0])
     except FileNotFoundError as error:
         if options.backbone is not None:
             raise
@@ -137,13 +148,14 @@ def _target(name: str, options: argparse.Namespace) -> TaskData:
 
 def _evaluate(options: argparse.Namespace) -> dict:
     prompt = SoftPrompt.load(options.prompt)
-    data = _target(options.task, options)
-    result = evaluate(_backbone(options, [prompt]), prompt, data, options.split)
+    data, backbone = _target(options.task, options), _backbone(options, [prompt])
+    result = evaluate(backbone, prompt, data, options.split)
     return {
         "prompt": options.prompt,
         "trained_on": prompt.task,
         "task": options.task,
         "split": options.split,
+        **_computing(backbone),
     } | result.as_dict()
 
 
@@ -184,7 +196,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     out = _writable(options.out, *options.prompts) if options.out else None
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
-    return {"split": options.split, "matrix": _table(matrix, options)}
+    return {"split": options.split, **_computing(backbone), "matrix": _table(matrix, options)}
 
 # %% ../nbs/library/cli.ipynb #b8c8197d
 def _layers(text: str | None) -> tuple[int, int] | None:
@@ -207,7 +219,8 @@ def _similarity(options: argparse.Namespace) -> dict:
     _write_table(matrix, out)
     answer = {"metric": options.metric}
     if of_neurons:
-        answer |= {"backbone": backbone.name, "layers": layer_label(layers or (1, backbone.num_layers))}
+        answer |= {"backbone": backbone.name, **_computing(backbone)}
+        answer |= {"layers": layer_label(layers or (1, backbone.num_layers))}
     answer["matrix"] = _table(matrix, options, 4)
     tasks = {name: prompt.task for name, prompt in prompts.items() if prompt.task not in UNTRAINED}
     if len(tasks) > 1:
@@ -231,7 +244,12 @@ def _neurons(options: argparse.Namespace) -> dict:
     active = pd.DataFrame({layer_label(part): by_layer.loc[:, part[0] : part[1]].mean(axis=1) for part in parts})
     _write_table(active, out)
     overlap = {layer_label(part): _table(overlap_matrix(states, part), options) for part in dict.fromkeys(parts)}
-    shape = {"backbone": backbone.name, "layers": backbone.num_layers, "neurons_in_a_layer": backbone.ffn_size}
+    shape = {
+        "backbone": backbone.name,
+        **_computing(backbone),
+        "layers": backbone.num_layers,
+        "neurons_in_a_layer": backbone.ffn_size,
+    }
     if options.json:
         return shape | {"active": _table(active, options), "overlap": overlap}
     shown = {"share of neurons that are active, by layers": _table(active, options)}
@@ -249,10 +267,6 @@ def _project_fit(options: argparse.Namespace) -> dict:
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
     prompts, wanted = _prompts(options.prompts), _prompts(options.wanted)
     layout = prompts[0].layout if prompts else "paper"
-
-    def model(name: str) -> Backbone:
-        return Sources(options.data, options.models).backbone(name, layout, options.max_length)
-
     own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
     if "steps" in takes:
         checkpoint = _writable(options.checkpoint, options.out, *read) if options.checkpoint else None
@@ -260,13 +274,16 @@ def _project_fit(options: argparse.Namespace) -> dict:
     out = _writable(options.out, *read)
     if "datas" in takes:
         datas = [load_task(name, options.data) for name in dict.fromkeys(prompt.task for prompt in prompts)]
-        projection = fit(model(options.target), prompts, datas, **own)
+        target = _model(options, options.target, layout)
+        projection = fit(target, prompts, datas, **own)
     elif "pairs" in takes:
-        projection = fit(_pairs(prompts, wanted, target := model(options.target)), device=target.device, **own)
+        target = _model(options, options.target, layout)
+        projection = fit(_pairs(prompts, wanted, target), device=target.device, **own)
     else:
-        projection = fit(model(options.source), model(options.target), **own)
+        source, target = (_model(options, name, layout) for name in (options.source, options.target))
+        projection = fit(source, target, **own)
     facts = {name: value for name, value in projection.metadata.items() if name not in ("curve", "fingerprints")}
-    return {"projector": str(projection.save(out))} | facts
+    return {"projector": str(projection.save(out)), **_computing(target)} | facts
 
 
 def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
@@ -308,10 +325,11 @@ def _project_carry(options: argparse.Namespace) -> dict:
         raise ProjectorError(
             f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
         )
-    backbone = Sources(None, options.models).backbone(name, prompt.layout, options.max_length)
+    backbone = _model(options, name, prompt.layout)
     out = _writable(options.out, options.prompt, options.projector)
     carried = projection.project(prompt, backbone)
-    return {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone, "backbone": backbone.name}
+    answer = {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone}
+    return answer | {"backbone": backbone.name, **_computing(backbone)}
 
 # %% ../nbs/library/cli.ipynb #f198038d
 def _study(name: str) -> Study:
@@ -325,15 +343,17 @@ def _study(name: str) -> Study:
 
 def _study_run(options: argparse.Namespace) -> dict:
     study = _study(options.study)
+    study = replace(study, dtype=options.dtype or study.dtype)
     out = study.run(
         options.out,
         data=options.data,
         models=options.models,
+        device=options.device,
         workers=options.workers,
         progress=not options.json,
         command=options.command_line,
     )
-    return {"study": study.name, "out": str(out), "report": str(write_report(Results(out)))}
+    return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
 
 
 def _study_status(options: argparse.Namespace) -> dict:
@@ -464,7 +484,7 @@ def _add_places(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
     )
-    command.add_argument("--models", help="folder of model folders, searched before the Hub")
+    command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
 
 
 def _default(function: Callable, name: str):
@@ -476,11 +496,19 @@ def _add_max_length(command: argparse.ArgumentParser) -> None:
     default = _default(Backbone.from_pretrained, "max_length")
     command.add_argument("--max-length", type=int, default=default, help="tokens of a text (default: %(default)s)")
 
+
+def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
+    "Where a model computes, and in which number type; `dtype` describes the default."
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator where there is one)"
+    )
+    command.add_argument("--dtype", help=f"number type that models compute in: {', '.join(DTYPES)} (default: {dtype})")
+
 # %% ../nbs/library/cli.ipynb #ecaae2fa
 def _add_tune(commands) -> None:
     tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
     tune.add_argument("task", help="name of a task, sst2 say")
-    tune.add_argument("--backbone", required=True, help="a model of the Hub, of --models, or a folder")
+    tune.add_argument("--backbone", required=True, help="a model of the Hub or of --models, a folder or a .gguf file")
     tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
     tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
     tune.add_argument("--checkpoint", help="file that an interrupted run goes on from")
@@ -501,6 +529,7 @@ def _add_tune(commands) -> None:
         tune.add_argument(f"--{name.replace('_', '-')}", type=kind, default=_default(tune_prompt, name), help=text)
     tune.add_argument("--max-train", type=int, help="rows of the train split (default: all)")
     _add_max_length(tune)
+    _add_computing(tune)
     _add_places(tune)
 
 
@@ -520,6 +549,7 @@ def _add_evaluations(commands) -> None:
         )
         command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
         _add_max_length(command)
+        _add_computing(command)
         _add_places(command)
 
 # %% ../nbs/library/cli.ipynb #a8769e9e
@@ -537,7 +567,8 @@ def _add_comparisons(commands) -> None:
         command.add_argument(
             "--backbone", help="model whose neurons are looked at (default: the one that the prompts were trained for)"
         )
-        command.add_argument("--models", help="folder of model folders, searched before the Hub")
+        command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
+        _add_computing(command)
         # A prompt is looked at without a task, and with no text but the token that starts one.
         command.set_defaults(data=None, max_length=3)
 
@@ -570,6 +601,7 @@ def _add_project(commands) -> None:
     }.items():
         fit.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of training (default: that of the method)")
     _add_max_length(fit)
+    _add_computing(fit)
     _add_places(fit)
     carry = _add_command(actions, "carry", _project_carry, "make a prompt of one model a prompt of another")
     carry.add_argument("prompt", help="prompt file")
@@ -578,8 +610,10 @@ def _add_project(commands) -> None:
         "--backbone", help="folder or name of the target model (default: the one that it was fitted for)"
     )
     carry.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    carry.add_argument("--models", help="folder of model folders, searched before the Hub")
+    carry.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
     _add_max_length(carry)
+    _add_computing(carry)
+    carry.set_defaults(data=None)
 
 # %% ../nbs/library/cli.ipynb #536e95df
 def _add_release(commands) -> None:
@@ -654,6 +688,7 @@ def _add_study(commands) -> None:
     run.add_argument(
         "--workers", type=int, help="processes (default: one for every core up to four, or one with an accelerator)"
     )
+    _add_computing(run, "the study's, which is float32 unless it says otherwise")
     _add_places(run)
     for name, answer, text in (
         ("status", _study_status, "say how much of a study is there"),
@@ -709,7 +744,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, or 2 f
     options.command_line = shlex.join(["prompt-transfer", *named])
     try:
         answer = options.answer(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"prompt-transfer: {error}", file=sys.stderr)
         if options.json and isinstance(error, _AnsweredError):
             print(json.dumps(error.answer))

@@ -25,24 +25,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
 )
 
 # %% auto #0
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
            'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
            'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
-           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'MUON_RATE', 'ADAMW_RATE',
-           'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus', 'relatedness', 'MicroModel',
-           'examine_model', 'build_model', 'model_folder']
+           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'LABEL_WORD_WEIGHT',
+           'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus',
+           'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -726,8 +732,33 @@ def _byte_level_bpe() -> RobertaTokenizer:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
     return RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
 
+# %% ../nbs/library/microworld.ipynb #aafa6996
+def _bpe_of_lines() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Prepend("\n"),  # the first line begins as the others do
+            normalizers.Replace(Regex(r"\n *"), "\n "),
+            normalizers.Replace(Regex(r"\A\n| +(?=\n|\z)"), ""),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    _learn_words(tokenizer, ["<|endoftext|>", "<|pad|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)
 
-_TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe}  # by family
+# %% ../nbs/library/microworld.ipynb #22b46e0a
+def _unigram() -> T5Tokenizer:
+    letters = sorted(set("".join(vocabulary()))) + [*".,:?"]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [("▁" + word, -5.0) for word in vocabulary()]
+    pieces += [(letter, -10.0) for letter in ["▁", *letters]]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
+    return T5Tokenizer(vocab=pieces, model_max_length=MAX_TOKENS)
+
+# %% ../nbs/library/microworld.ipynb #08333285
+_TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe, "llama": _bpe_of_lines, "t5": _unigram}  # by family
 
 
 def _word_ids(tokenizer, words: Sequence[str]) -> torch.Tensor:  # int64 [words]
@@ -739,8 +770,8 @@ class MicroModel:
     "The shape of a micro language model, and how long it reads."
 
     name: str
-    family: str  # bert or roberta
-    layers: int
+    family: str  # bert, roberta, llama or t5
+    layers: int  # of t5: in the encoder, and as many in the decoder
     width: int  # of the hidden states
     heads: int
     steps: int  # of training
@@ -751,12 +782,13 @@ _ALL_MODELS = [
     MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
+    MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=2250),
+    MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=3000),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
-
-def _new_model(shape: MicroModel, tokenizer, seed: int) -> BertForMaskedLM | RobertaForMaskedLM:
-    "A masked-LM model of this shape with random weights."
+# %% ../nbs/library/microworld.ipynb #d87b0e1f
+def _new_masked(shape: MicroModel, tokenizer) -> BertForMaskedLM | RobertaForMaskedLM:
     roberta = shape.family == "roberta"
     config_class, model_class = (RobertaConfig, RobertaForMaskedLM) if roberta else (BertConfig, BertForMaskedLM)
     config = config_class(
@@ -774,20 +806,70 @@ def _new_model(shape: MicroModel, tokenizer, seed: int) -> BertForMaskedLM | Rob
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
+    return model_class(config)
+
+# %% ../nbs/library/microworld.ipynb #cd899f18
+def _new_causal(shape: MicroModel, tokenizer) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 2,
+        intermediate_size=8 * round(shape.width / 3),  # three maps, so two thirds of the usual width
+        max_position_embeddings=4 * MAX_TOKENS,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+# %% ../nbs/library/microworld.ipynb #d0f689a0
+def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=shape.width,
+        d_kv=shape.width // shape.heads,
+        d_ff=2 * shape.width,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return T5ForConditionalGeneration(config)
+
+# %% ../nbs/library/microworld.ipynb #50647513
+def _layer_maps(model) -> list[torch.nn.Linear]:
+    "The linear maps within a model's layers, whatever its family calls them."
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    maps = (module for layers in lists for module in layers.modules() if isinstance(module, torch.nn.Linear))
+    return list(dict.fromkeys(maps))
+
+
+def _new_model(shape: MicroModel, tokenizer, seed: int):
+    "A model of this shape with random weights."
+    new = {"llama": _new_causal, "t5": _new_seq2seq}.get(shape.family, _new_masked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)
-    # A narrow model learns sooner when every layer passes on as much variance as it gets; BERT's 0.02 is for 768.
-    for module in model.base_model.encoder.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data *= module.in_features**-0.5 / config.initializer_range
+        model = new(shape, tokenizer)
+    if shape.family == "t5":
+        model.lm_head.weight.data *= shape.width**-0.5
+        return model
+    for module in _layer_maps(model):
+        module.weight.data *= module.in_features**-0.5 / model.config.initializer_range
     return model
 
 # %% ../nbs/library/microworld.ipynb #d199c896
-_Encoded = list[tuple[list[int], list[int]]]  # token ids and token types of each paragraph
+_Encoded = list[tuple[list[int], list[int]]]  # two rows of ids of each paragraph; masked: token ids and token types
 
 
-def _encode(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
+def _encode_masked(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     between = [sep] * (2 if isinstance(tokenizer, RobertaTokenizer) else 1)
     lines = [paragraph.split("\n") for paragraph in paragraphs]
@@ -803,7 +885,7 @@ def _encode(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
         encoded.append((row[: MAX_TOKENS - 1] + [sep], types[: MAX_TOKENS - 1] + types[-1:]))
     return encoded
 
-
+# %% ../nbs/library/microworld.ipynb #99b9cf59
 def _batches(encoded: _Encoded, size: int, dice: _Dice) -> Iterator[_Encoded]:
     "Paragraphs of similar length together, so that there is little padding; the order stays by and large."
     for start in range(0, len(encoded), 32 * size):
@@ -811,11 +893,8 @@ def _batches(encoded: _Encoded, size: int, dice: _Dice) -> Iterator[_Encoded]:
         yield from dice.shuffled([group[i : i + size] for i in range(0, len(group), size)])
 
 
-def _pad(encoded: _Encoded, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Token ids and token types, each int64 [batch, tokens]."
-    length = max(len(row) for row, _ in encoded)
-    ids = torch.tensor([row + [pad_id] * (length - len(row)) for row, _ in encoded])
-    return ids, torch.tensor([types + [0] * (length - len(types)) for _, types in encoded])
+def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:  # int64 [rows, length of the longest]
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 # %% ../nbs/library/microworld.ipynb #f13dd9ee
 HIDDEN, HIDDEN_LABEL_WORDS = 0.1, 0.85
@@ -832,8 +911,8 @@ def _hide(ids: torch.Tensor, tokenizer, label_ids: torch.Tensor, generator: torc
     read = torch.where(hidden & (how < 0.8), tokenizer.mask_token_id, ids)
     return torch.where(hidden & (how > 0.9), any_word, read), hidden
 
-
-def _scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+# %% ../nbs/library/microworld.ipynb #41c79197
+def _masked_scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     "Scores of all tokens at the positions `at`, [positions, vocabulary]; other positions are not scored."
     types = types if model.config.type_vocab_size > 1 else None
     keep = (read != model.config.pad_token_id).long()
@@ -841,19 +920,157 @@ def _scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Tensor) ->
     head = model.cls if model.config.model_type == "bert" else model.lm_head
     return head(states[at])
 
-# %% ../nbs/library/microworld.ipynb #0e92e5c7
+
+def _masked_loss(model, tokenizer, batch: _Encoded, label_ids: torch.Tensor, generator: torch.Generator):
+    "Cross-entropy of the hidden words, in nats."
+    rows, types = zip(*batch, strict=True)
+    ids, types = _pad(rows, tokenizer.pad_token_id), _pad(types, 0)
+    read, hidden = _hide(ids, tokenizer, label_ids, generator)
+    return F.cross_entropy(_masked_scores(model, read, types, hidden), ids[hidden])
+
+# %% ../nbs/library/microworld.ipynb #4401fc3f
+def _masked_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) -> torch.Tensor:
+    "Scores of all tokens at the mask, [paragraphs, vocabulary]."
+    rows, types = zip(*_encode_masked(paragraphs, tokenizer, dice), strict=True)
+    ids, types = _pad(rows, tokenizer.pad_token_id), _pad(types, 0)
+    return _masked_scores(model, ids, types, ids == tokenizer.mask_token_id)
+
+# %% ../nbs/library/microworld.ipynb #2f73d65a
+def _parted(paragraphs: Sequence[str], tokenizer) -> list[tuple[list[int], list[list[int]], list[int] | None]]:
+    "Token ids of each paragraph's cue without its word, of its texts, and of the word; None if nothing is asked."
+    parts = []
+    for paragraph in paragraphs:
+        front, *texts = paragraph.split("\n")
+        if front.endswith(":"):
+            word, cue = re.fullmatch(r"([^ ,:]*)[ ,]*(.*)", front).groups()
+            parts.append([cue, word, *texts])
+        else:
+            parts.append(["", "", front, *texts])
+    ids = iter(tokenizer([part for group in parts for part in group], add_special_tokens=False)["input_ids"])
+    encoded = [[next(ids) for _ in group] for group in parts]
+    return [(cue, texts, word if group[0] else None) for group, (cue, word, *texts) in zip(parts, encoded, strict=True)]
+
+
+def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> list[int]:
+    "A cue and the texts that it asks about, each text with its end."
+    row = cue + [end] * (bool(cue) and dice.chance(0.5))
+    for text in texts:
+        row = row + text + [end]
+    return row
+
+# %% ../nbs/library/microworld.ipynb #b38291a1
+def _newline(tokenizer) -> int:
+    (newline,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    return newline
+
+
+def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
+    "Token ids of each paragraph, and how many of them come before its answer."
+    newline, encoded = _newline(tokenizer), []
+    for cue, texts, word in _parted(paragraphs, tokenizer):
+        row = _lines(cue, texts, newline, dice)
+        encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))
+    return encoded
+
+# %% ../nbs/library/microworld.ipynb #a573cc19
+LABEL_WORD_WEIGHT = 8
+
+
+def _causal_states(model, ids: torch.Tensor) -> torch.Tensor:
+    "Last hidden states, [batch, tokens, width]. Padding needs no mask: it stands behind all that is read."
+    return model.model(input_ids=ids).last_hidden_state
+
+
+def _causal_loss(model, tokenizer, batch: _Encoded, label_ids: torch.Tensor, generator: torch.Generator):
+    "Cross-entropy of the next words, in nats; label words weigh more."
+    ids = _pad([row for row, _ in batch], tokenizer.pad_token_id)
+    at = ids[:, 1:] != tokenizer.pad_token_id
+    scores, next_ids = model.lm_head(_causal_states(model, ids[:, :-1])[at]), ids[:, 1:][at]
+    weights = 1 + (LABEL_WORD_WEIGHT - 1) * torch.isin(next_ids, label_ids)
+    return (F.cross_entropy(scores, next_ids, reduction="none") * weights).sum() / weights.sum()
+
+
+def _causal_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) -> torch.Tensor:
+    "Scores of all tokens behind the last newline, [paragraphs, vocabulary]."
+    rows, before = zip(*_encode_causal(paragraphs, tokenizer, dice), strict=True)
+    states = _causal_states(model, _pad(rows, tokenizer.pad_token_id))
+    return model.lm_head(states[torch.arange(len(rows)), torch.tensor(before).squeeze(1) - 1])
+
+# %% ../nbs/library/microworld.ipynb #3942c5eb
+ASKED = 0.85
+"How often the decoder of an encoder-decoder answers with the label word alone."
+
+
+def _encode_seq2seq(paragraphs: Sequence[str], tokenizer, dice: _Dice, asked: float = ASKED) -> _Encoded:
+    "Token ids that the encoder reads, and those that the decoder says."
+    end, encoded = tokenizer.eos_token_id, []
+    for cue, texts, word in _parted(paragraphs, tokenizer):
+        row = _lines(cue, texts, end, dice)
+        if word is not None and dice.chance(asked):
+            encoded.append((row, [*word, end]))
+        else:
+            encoded.append(_corrupt(word or [], row, tokenizer, dice))
+    return encoded
+
+
+def _corrupt(word: list[int], row: list[int], tokenizer, dice: _Dice) -> tuple[list[int], list[int]]:
+    "Span corruption: what is left of a text that begins with a label word, and what was taken out."
+    sentinels = (tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100))
+    read, said, before = [], [], False
+    for i, token in enumerate(word + row):
+        rate = HIDDEN_LABEL_WORDS if i < len(word) else 0 if token == tokenizer.eos_token_id else HIDDEN
+        hidden = dice.chance(rate)
+        if hidden and not before:
+            sentinel = next(sentinels)
+            read, said = [*read, sentinel], [*said, sentinel]
+        (said if hidden else read).append(token)
+        before = hidden
+    return read, [*said, next(sentinels), tokenizer.eos_token_id]
+
+# %% ../nbs/library/microworld.ipynb #d5049251
+def _seq2seq_loss(model, tokenizer, batch: _Encoded, label_ids: torch.Tensor, generator: torch.Generator):
+    "Cross-entropy of what the decoder says, in nats."
+    read, said = zip(*batch, strict=True)
+    ids = _pad(read, tokenizer.pad_token_id)
+    keep = (ids != tokenizer.pad_token_id).long()
+    return model(input_ids=ids, attention_mask=keep, labels=_pad(said, -100)).loss
+
+
+def _seq2seq_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) -> torch.Tensor:
+    "Scores of all tokens at the decoder's first step, [paragraphs, vocabulary]."
+    ids = _pad([read for read, _ in _encode_seq2seq(paragraphs, tokenizer, dice, asked=1)], tokenizer.pad_token_id)
+    keep, start = (ids != tokenizer.pad_token_id).long(), torch.full((len(ids), 1), model.config.decoder_start_token_id)
+    return model(input_ids=ids, attention_mask=keep, decoder_input_ids=start).logits[:, 0]
+
+# %% ../nbs/library/microworld.ipynb #d6b12e70
 MUON_RATE, ADAMW_RATE = 7e-3, 2e-3
 
 
+@dataclass(frozen=True)
+class _Kind:
+    "How models of one kind read, are trained and answer."
+
+    encode: Callable
+    loss: Callable
+    answers: Callable
+    muon_rate: float = MUON_RATE
+
+
+_MASKED = _Kind(_encode_masked, _masked_loss, _masked_answers)
+_CAUSAL = _Kind(_encode_causal, _causal_loss, _causal_answers)
+_SEQ2SEQ = _Kind(_encode_seq2seq, _seq2seq_loss, _seq2seq_answers, muon_rate=4e-3)
+_KIND_OF = {"bert": _MASKED, "roberta": _MASKED, "llama": _CAUSAL, "t5": _SEQ2SEQ}  # by family
+
+# %% ../nbs/library/microworld.ipynb #0e92e5c7
 def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: World, progress: Callable | None):
-    "Muon for the encoder's matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
-    dice, generator = _Dice("batches", seed), torch.Generator().manual_seed(seed)
-    encoded = _encode(generate_corpus(steps * shape.batch_size, seed, world), tokenizer, dice)
+    "Muon for the layers' matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
+    dice, generator, kind = _Dice("batches", seed), torch.Generator().manual_seed(seed), _KIND_OF[shape.family]
+    encoded = kind.encode(generate_corpus(steps * shape.batch_size, seed, world), tokenizer, dice)
     label_ids = _word_ids(tokenizer, list(_frequencies(world)))
-    matrices = {p for p in model.base_model.encoder.parameters() if p.ndim == 2}
+    matrices = {module.weight for module in _layer_maps(model)}
     rest = [p for p in model.parameters() if p not in matrices]
     optimizers = [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=kind.muon_rate, weight_decay=0.01),
         torch.optim.AdamW(rest, lr=ADAMW_RATE, betas=(0.9, 0.98), weight_decay=0, fused=True),
     ]
     warm_up = min(200, 1 + steps // 5)
@@ -861,9 +1078,7 @@ def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: Wo
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, scale) for optimizer in optimizers]
     model.train()
     for step, batch in enumerate(_batches(encoded, shape.batch_size, dice), start=1):
-        ids, types = _pad(batch, tokenizer.pad_token_id)
-        read, hidden = _hide(ids, tokenizer, label_ids, generator)
-        loss = F.cross_entropy(_scores(model, read, types, hidden), ids[hidden])
+        loss = kind.loss(model, tokenizer, batch, label_ids, generator)
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -876,29 +1091,25 @@ def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: Wo
 # %% ../nbs/library/microworld.ipynb #f8794fcb
 @torch.no_grad()
 def examine_model(
-    model,  # a `BertForMaskedLM` or `RobertaForMaskedLM`
+    model,  # of a family that a micro model has
     tokenizer,
     rows: int = 200,  # of each task's dev split
     world: World = DEFAULT_WORLD,
-) -> dict:  # held_out_loss in nats a hidden word; label_word_accuracy, task -> fraction
+) -> dict:  # held_out_loss in nats a guessed token, as in training; label_word_accuracy, task -> fraction
     "What a model knows of the micro world, without any prompt."
     low, high = SIZE_LIMITS["dev"]
     if not (type(rows) is int and low <= rows <= high):
         raise ValueError(f"a model is to be examined on {rows!r} rows; it can be from {low} to {high:,}")
     dice, generator = _Dice("examine"), torch.Generator().manual_seed(0)
-    label_ids = _word_ids(tokenizer, list(_frequencies(world)))
-    losses = []
-    for batch in _batches(_encode(generate_corpus(320, 0, world, "dev"), tokenizer, dice), 64, dice):
-        ids, types = _pad(batch, tokenizer.pad_token_id)
-        read, hidden = _hide(ids, tokenizer, label_ids, generator)
-        losses.append(F.cross_entropy(_scores(model, read, types, hidden), ids[hidden]).item())
+    kind, label_ids = _KIND_OF[model.config.model_type], _word_ids(tokenizer, list(_frequencies(world)))
+    encoded = kind.encode(generate_corpus(320, 0, world, "dev"), tokenizer, dice)
+    losses = [kind.loss(model, tokenizer, batch, label_ids, generator).item() for batch in _batches(encoded, 64, dice)]
     accuracy = {}
     for task in _ALL_TASKS:
         data = _rows(task, "dev", rows, 0, world)
-        lines = [[_cue(dice, task, tokenizer.mask_token), row["text_a"], row["text_b"]] for row in data]
-        encoded = _encode(["\n".join(line for line in group if line) for group in lines], tokenizer, dice)
-        ids, types = _pad(encoded, tokenizer.pad_token_id)
-        scores = _scores(model, ids, types, ids == tokenizer.mask_token_id)
+        lines = [[_cue(dice, task, tokenizer.mask_token or ""), row["text_a"], row["text_b"]] for row in data]
+        paragraphs = ["\n".join(line for line in group if line) for group in lines]
+        scores = kind.answers(model, tokenizer, paragraphs, dice)
         guesses = scores[:, _word_ids(tokenizer, world.label_words(task))].argmax(1).tolist()
         right = [task.labels[guess] == row["label"] for guess, row in zip(guesses, data, strict=True)]
         accuracy[task.name] = float(np.mean(right))
@@ -913,7 +1124,7 @@ def build_model(
     world: World = DEFAULT_WORLD,
     progress: Callable[[int, float], None] | None = None,  # called with the step, from 1, and its loss
 ) -> dict:  # model, seed, steps, parameters, seconds, and what `examine_model` finds
-    """Train a micro language model by masked-language modelling and save it.
+    """Train a micro language model on running text and save it.
 
     Raises `ValueError` for an unknown name, for no steps, and for a folder that holds something else.
     """

@@ -25,7 +25,7 @@ import yaml
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .backbones import LAYOUTS, Backbone
+from .backbones import DTYPES, LAYOUTS, Backbone
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
 from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
@@ -188,11 +188,12 @@ class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
 
     name: str
-    backbones: tuple[str, ...]  # Hub names, or names of folders in the models folder
+    backbones: tuple[str, ...]  # Hub names, or names of folders and .gguf files in the models folder
     tasks: tuple[str, ...] = tuple(PAPER_TASKS)  # sources and targets
     seeds: tuple[int, ...] = (0,)  # of the trained prompts, one prompt a task and seed
     random_seeds: tuple[int, ...] = (0, 1, 2)  # of the random prompts
     layout: str = "paper"
+    dtype: str = "float32"  # number type that models compute in, one of `DTYPES`
     cross_task: bool = True  # every prompt is evaluated on the dev splits of all tasks, not of its own alone
     cross_model: CrossModel | None = None  # which prompts change models; None: none do
     unified_label_words: bool = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
@@ -254,6 +255,9 @@ class Study:
             object.__setattr__(self, "cross_model", crossing)
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
+        object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
+        if self.dtype not in [*DTYPES]:
+            raise UnknownNameError("dtype", self.dtype, DTYPES)
         for task in self.tasks:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
@@ -442,10 +446,9 @@ class Cell:
 def cells(self: Study) -> list[Cell]:
     "All cells of the study, each after those that it needs."
     datas = [Cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
+    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self)
     tuned = [
-        Cell(
-            "tune", _asked(self, _FRAME + _TRAINING) | _words(self) | {"backbone": backbone, "task": task, "seed": seed}
-        )
+        Cell("tune", trained_with | {"backbone": backbone, "task": task, "seed": seed})
         for backbone in self.backbones
         for seed in self.seeds
         for task in self.tasks
@@ -469,9 +472,10 @@ def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(study, name) for name in names}
 
 
-def _words(study: Study) -> dict[str, Any]:
-    # Left out where it asks for nothing, so that a study with the tasks' own words keeps the keys that it always had.
-    return {"unified_label_words": True} if study.unified_label_words else {}
+def _unusual(study: Study) -> dict[str, Any]:
+    # Left out where they are the default, so that a study without them keeps the keys that it always had.
+    optional = [f for f in fields(Study) if f.name in ("unified_label_words", "dtype")]
+    return {f.name: value for f in optional if (value := getattr(study, f.name)) != f.default}
 
 
 def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
@@ -499,7 +503,7 @@ def _transfer(
 ) -> Cell:
     "A row of the transfer matrix: the prompt of `tuned`, or a random one."
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
-    asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _words(study) | {"prompt": tuned.key if tuned else None}
+    asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _unusual(study) | {"prompt": tuned.key if tuned else None}
     return Cell("transfer", asked, (tuned,) if tuned else ())
 
 # %% ../nbs/library/study.ipynb #b7a10c02
@@ -544,7 +548,7 @@ def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cel
 # %% ../nbs/library/study.ipynb #9f1d4c25
 def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
     "What is asked of a model that is fine-tuned is what was asked of the prompt, but for the prompt's own settings."
-    shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate")}
+    shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate", "dtype")}
     return [Cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
 
 # %% ../nbs/library/study.ipynb #df71fe6f
@@ -581,7 +585,7 @@ def _projected(
     ]
     asked = {"backbone": target, "source_backbone": source, "method": method, "fitted_on": list(group), "seed": seed}
     asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
-    asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _words(study) | {"tasks": list(study.tasks)}
+    asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _unusual(study) | {"tasks": list(study.tasks)}
     asked |= {"batch_size": study.batch_size} if _tuned_further(method) else {}
     if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
         asked |= {"untrained_seeds": list(study.random_seeds)}
@@ -595,22 +599,25 @@ HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 
 @dataclass(frozen=True)
 class Sources:
-    "Where a study finds its models and its data."
+    "Where a study finds its models and its data, and where the models compute."
 
     data: str | None = None  # a folder with `tasks/` below it; None: as `load_task` does without one
-    models: str | None = None  # a folder of model folders; a name that is not in it is asked of the Hub
+    models: str | None = None  # a folder of model folders and .gguf files; a name that is not in it is asked of the Hub
+    device: str = "auto"  # as in `Backbone.from_pretrained`
 
-    def backbone(self, name: str, layout: str, max_length: int) -> Backbone:
+    def backbone(self, name: str, layout: str, max_length: int, dtype: str = "auto") -> Backbone:
         "The frozen model of that name."
+        settings = dict(layout=layout, max_length=max_length, dtype=dtype, device=self.device)
         on_hub = HUB_NAMES.get(name, name)
         if self.models is None or name in MICRO_MODELS:
-            return Backbone.from_pretrained(on_hub, layout=layout, max_length=max_length)
+            return Backbone.from_pretrained(on_hub, **settings)
         folder = Path(self.models)
-        there = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        there = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+        there |= {path.stem: path for path in sorted(folder.glob("*.gguf"))}
         if name in there:
-            return Backbone.from_pretrained(folder / name, layout=layout, max_length=max_length)
+            return Backbone.from_pretrained(there[name], **settings)
         try:
-            return Backbone.from_pretrained(on_hub, layout=layout, max_length=max_length)
+            return Backbone.from_pretrained(on_hub, **settings)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}. In the models folder: {', '.join(there) or 'none'}") from error
 
@@ -634,6 +641,11 @@ def _in_words(data: TaskData, unified: bool) -> TaskData:
     return replace(data, task=unify_label_words([data.task])[data.task.name]) if unified else data
 
 
+def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -> Backbone:
+    "The model that a question names, computing in the number type that it asks for."
+    return _backbone(sources, asked[name], asked["layout"], asked["max_length"], asked.get("dtype", Study.dtype))
+
+
 def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Count the rows of a task."
     data = _task(sources, cell.asked["task"], cell.asked["max_train"], cell.asked["max_eval"])
@@ -648,9 +660,8 @@ def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
 def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
     "The model and the rows that a prompt is trained with."
     asked = cell.asked
-    backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
     data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    return backbone, _in_words(data, asked.get("unified_label_words", False))
+    return _model(asked, sources), _in_words(data, asked.get("unified_label_words", False))
 
 
 def _settings(cell: Cell, out: Path) -> dict[str, Any]:
@@ -697,10 +708,7 @@ def _projection(
     asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
 ) -> Projection:
     "What carries the prompts; `prompts` and `wanted` are those of the source and of the target, by task and seed."
-    source, target = (
-        _backbone(sources, asked[name], asked["layout"], asked["max_length"])
-        for name in ("source_backbone", "backbone")
-    )
+    source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
     kind, settings = asked["method"].removesuffix(" without LayerNorm"), {}
     if METHODS[kind]:
         prefix = "mapping_" if "mapping" in kind else ""
@@ -722,8 +730,7 @@ def _projection(
 def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Carry prompts to another model, and evaluate each on its task."
     asked = cell.asked
-    source = _backbone(sources, asked["source_backbone"], asked["layout"], asked["max_length"])
-    target = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
+    source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
     prompts, wanted = (
         {
             (need.asked["task"], need.asked["seed"]): SoftPrompt.load(need.folder(out) / "prompt.safetensors")
@@ -776,7 +783,7 @@ def _tpt_model_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> di
 def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
     "Evaluate a prompt on the targets; a target without that split is passed over, and said to have none."
     asked = cell.asked
-    backbone = _backbone(sources, asked["backbone"], asked["layout"], asked["max_length"])
+    backbone = _model(asked, sources)
     prompt = (
         SoftPrompt.load(cell.needs[0].folder(out) / "prompt.safetensors")
         if cell.needs
@@ -858,9 +865,12 @@ def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) 
     unfinished.mkdir(parents=True)
     try:
         result = ANSWERS[cell.kind](cell, sources, out, unfinished)
+        backbone = _model(cell.asked, sources) if "backbone" in cell.asked else None
         provenance = origin | {
             "command": command,
             "threads": torch.get_num_threads(),
+            "device": None if backbone is None else str(backbone.device),
+            "dtype": None if backbone is None else str(backbone.dtype).removeprefix("torch."),
             "seed": cell.asked.get("seed"),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.time() - started, 2),
@@ -882,7 +892,8 @@ def run(
     out: str | Path,  # folder of the results; what is there already is not computed again
     *,
     data: str | Path | None = None,  # folder with `tasks/`; None: as in `load_task`
-    models: str | Path | None = None,  # folder of model folders
+    models: str | Path | None = None,  # folder of model folders and .gguf files
+    device: str = "auto",  # where models compute; "auto": on an accelerator where there is one
     engine: str = "local",  # one of `ENGINES`
     workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
     progress: bool = True,  # show a progress bar with the time left
@@ -892,7 +903,7 @@ def run(
 
     A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
     `out` holds the cells of another study, `UnknownNameError` for a task that nobody has, and `FileNotFoundError` or
-    `BackboneError` for a model that cannot be used, all before anything is computed.
+    `BackboneError` for a model or a device that cannot be used, all before anything is computed.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
@@ -901,13 +912,13 @@ def run(
     out = Path(out)
     _backbone.cache_clear()  # files may have changed since the last run in this process
     _task.cache_clear()
-    sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)))
+    sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)), str(device))
     _check_names(self, sources)
     _claim(self, out)
     missing = [cell for cell in self.cells() if not cell.folder(out).is_dir()]
     if workers is None:
-        accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-        workers = 1 if accelerated else min(4, os.cpu_count() or 1)
+        there = torch.cuda.is_available() or torch.backends.mps.is_available()
+        workers = 1 if there and device != "cpu" else min(4, os.cpu_count() or 1)
     with _Progress(missing, len(self.cells()), progress) as bar:
         if workers == 1:
             for cell in missing:
@@ -930,7 +941,7 @@ def _check_names(study: Study, sources: Sources) -> None:
             raise UnknownNameError("task", name, ALL_TASKS)
     tasks = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS
     for name in reversed(study.backbones):  # the first one stays in the cache
-        backbone = _backbone(sources, name, study.layout, study.max_length)
+        backbone = _backbone(sources, name, study.layout, study.max_length, study.dtype)
         for task in study.tasks:
             backbone.label_token_ids(tasks[task])
 

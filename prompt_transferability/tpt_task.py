@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.meta import delegates
 from torch import Tensor
 
 from .backbones import Backbone
-from prompt_transferability.prompt_tuning import (
-    TuningJob,
-    TuningRun,
-    check_settings,
-    first_step,
-    tune_prompt,
-    tune_prompts,
-)
+from .prompt_tuning import TuningJob, TuningRun, first_step, tune_prompt, tune_prompts
 from .prompts import PromptError, SoftPrompt, random_prompt
 from .similarity import METRICS, named_prompts, similarity_matrix
 from .tasks import TaskData, UnknownNameError
+from .training import Training, whole_number
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
@@ -69,22 +64,25 @@ def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
         )
 
 # %% ../nbs/library/tpt_task.ipynb #b44410aa
+_OF_WHOLE_RUNS = ("steps", "schedule", "warmup", "eval_every", "patience")
+
+
+@delegates(Training, but=[*_OF_WHOLE_RUNS])
 def train_probe(
     backbone: Backbone,
     data: TaskData,  # the target task
     length: int,  # vectors, as many as the sources have
     steps: int,
-    learning_rate: float = 1e-3,  # this and the rest as in `tune_prompt`
-    batch_size: int = 16,
-    seed: int = 0,
+    seed: int = 0,  # this and the rest as in `tune_prompt`
     progress: bool = True,
+    **kwargs: Any,  # settings of `Training`
 ) -> SoftPrompt:
     """A prompt of the target as a few steps leave it, to be compared with sources; it need not be good at anything yet.
 
     Errors as in `tune_prompt`.
     """
-    common = dict(learning_rate=learning_rate, batch_size=batch_size, seed=seed, progress=progress)
-    return tune_prompt(backbone, data, length=length, steps=steps, eval_every=steps, **common).last
+    short = dict(steps=steps, eval_every=steps, seed=seed, progress=progress)
+    return tune_prompt(backbone, data, length=length, **short, **kwargs).last
 
 
 def source_similarities(
@@ -180,28 +178,24 @@ def _given(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
     return replace(scores, values=ordered) if scores else SourceScores("", ordered)
 
 
-_SETTINGS = {
-    name: parameter.default
-    for name, parameter in signature(tune_prompt).parameters.items()
-    if name not in ("backbone", "data", "init", "length")  # which the sources give
-}
+# The sources give the others.
+_SETTINGS = [name for name in signature(tune_prompt).parameters if name not in ("backbone", "data", "init", "length")]
 
 
 def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
     "Refuse what the run could not be trained with, before anything is measured for it."
-    if type(k) is not int or k < 1:
-        raise ValueError(f"k is a whole number of at least 1; got {k!r}")
+    whole_number("k", k, 1)
     for name in settings:
         if name not in _SETTINGS:
             raise UnknownNameError("setting of a run that starts from sources", name, _SETTINGS)
-    asked = _SETTINGS | dict(settings)
-    counts = {name: asked[name] for name in ("steps", "batch_size", "eval_every", "patience")}
-    check_settings(asked["learning_rate"], [asked["seed"]], probe_steps=probe_steps, **counts)
+    Training(**{field.name: settings[field.name] for field in fields(Training) if field.name in settings})
+    whole_number("seed", settings.get("seed", 0), 0)
+    whole_number("probe_steps", probe_steps, 1)
 
 
 def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
     "What the steps before a run have in common with it."
-    return {name: settings[name] for name in ("learning_rate", "batch_size", "seed", "progress") if name in settings}
+    return {name: value for name, value in settings.items() if name not in (*_OF_WHOLE_RUNS, "checkpoint")}
 
 
 def _tried(

@@ -1,8 +1,6 @@
 "Fixtures that several test files share."
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,14 +25,3 @@ def real_models(real_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("needs the small real models: a folder models/ beside the data")
     return folder
-
-
-@pytest.fixture(scope="session")
-def website(tmp_path_factory) -> Path:
-    "This project's website, built without Quarto, whether or not this machine has it."
-    root, out = Path(__file__).parents[1], tmp_path_factory.mktemp("website") / "site"
-    environment = os.environ | {"PATH": "", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(root / "tools/build_site.py"), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out

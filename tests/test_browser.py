@@ -1,8 +1,13 @@
-"""The website in a real browser: it runs without errors or network, fits phones, reads well, and can be searched."""
+"""This project's website, also in a real browser: it runs without errors or network, fits phones, reads well.
+
+Nothing else looks at the whole website, which takes a while to build: `make test` gives a file to one process.
+"""
 
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +26,10 @@ axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwr
 playwright = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from check_site import site_problems  # noqa: E402  (tools/ is no package)
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 LISTED = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["project"]["render"]
@@ -68,6 +77,17 @@ VIOLATIONS = """() => axe.run(document, {
     rules: {"scrollable-region-focusable": {enabled: false}},
 }).then((found) => found.violations.flatMap((broken) => broken.nodes.map((node) =>
     `${broken.id}: ${node.html.slice(0, 150)} (${node.failureSummary.replace(/\\s+/g, " ").slice(0, 200)})`)))"""
+
+
+@pytest.fixture(scope="module")
+def website(tmp_path_factory) -> Path:
+    "The website, built without Quarto, whether or not this machine has it."
+    out = tmp_path_factory.mktemp("website") / "site"
+    environment = os.environ | {"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tools/build_site.py"), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +144,10 @@ def served(website) -> Iterator[str]:
 
 
 # ---------------------------------------------------------------- every page
+
+
+def test_the_site_builds_and_holds_together(website):
+    assert len(list(website.rglob("*.html"))) > 1 and site_problems(website) == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -749,3 +749,68 @@ def test_a_fit_that_cannot_be_is_one_sentence(arguments, sentence, tuned, tmp_pa
     arguments = [tuned if word == "PROMPT" else word for word in arguments]
     assert sentence in refused("project", "fit", *arguments, "--out", tmp_path / "fitted.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+# ---- number types and devices
+
+
+def test_prompts_are_trained_in_the_number_type_that_is_asked_for(command, tuned, tmp_path):
+    "bfloat16 keeps three digits: the prompt goes the way of the one of float32, and is another."
+    answer = command(*tune("micro/sst2", tmp_path / "half.safetensors"), "--dtype", "bfloat16", "--device", "cpu")
+    assert (answer["device"], answer["dtype"]) == ("cpu", "bfloat16")
+    half, whole = (SoftPrompt.load(path).values for path in (answer["prompt"], tuned))
+    assert half.dtype == torch.float32 and not torch.equal(half, whole)
+    assert torch.nn.functional.cosine_similarity(half, whole).min() > 0.5
+
+
+COMPUTING = {
+    "tune": "tune micro/sst2 --backbone micro-bert --length 5 --steps 2 --max-train 50 --out OUT",
+    "evaluate": "evaluate PROMPT micro/sst2",
+    "transfer": "transfer PROMPT --tasks micro/sst2",
+    "similarity": "similarity PROMPT --metric neuron_overlap",
+    "neurons": "neurons PROMPT",
+    "task tuning": "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --steps 2",
+    "prompt mapping": "project fit prompt-mapping --prompts A --wanted B --target micro-bert --out OUT --steps 2",
+    "linear map": "project fit linear-map --source micro-roberta --target micro-roberta-large --out OUT",
+    "carry": "project carry PROMPT --projector PROJECTOR --out OUT",
+    "study": "study run STUDY --out OUT --workers 1",
+}
+
+
+@pytest.fixture
+def computing(tuned, projector, prompt, tmp_path):
+    "The words of a computing command, with files of this test in it."
+    (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
+    files = {"PROMPT": tuned, "A": prompt("a", "micro-roberta"), "B": prompt("b"), "PROJECTOR": projector}
+    files |= {"STUDY": tmp_path / "study.yaml", "OUT": tmp_path / "out"}
+    return lambda name: [files.get(word, word) for word in COMPUTING[name].split()]
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_every_command_computes_as_it_is_told_and_says_so(name, computing, command, tmp_path):
+    told = command(*computing(name), "--dtype", "float64", "--device", "cpu")
+    assert told["dtype"] == "float64"
+    if name == "study":
+        found = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("cells/*/*/provenance.json")]
+        assert {(cell["dtype"], cell["device"]) for cell in found} == {("float64", "cpu"), (None, None)}
+        assert "\ndtype: float64\n" in (tmp_path / "out" / "study.yaml").read_text()
+    else:
+        assert told["device"] == "cpu" and command(*computing(name))["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [(("--dtype", "int8"), r"'int8'.*float32, bfloat16, float16, float64"), (("--device", "gpu"), "no device 'gpu'")],
+)
+def test_number_types_and_devices_that_are_not_there(name, mistake, sentence, computing, refused, tmp_path):
+    assert re.search(sentence, refused(*computing(name), *mistake))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_gguf_file_without_the_package_that_reads_it(place, refused, tmp_path, monkeypatch):
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    name = (tmp_path / "tiny.gguf",) if place == "file" else ("tiny", "--models", tmp_path)
+    assert "with its extra [gguf]" in refused("tune", "micro/sst2", "--out", tmp_path / "out", "--backbone", *name)

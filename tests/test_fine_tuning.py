@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from prompt_transferability import fine_tuning
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.fine_tuning import fine_tune
-from prompt_transferability.prompt_tuning import TuningError, tune_prompt
+from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.tasks import load_task
+from prompt_transferability.training import Loop, TuningError
 
 SETTINGS = dict(steps=12, learning_rate=3e-4, eval_every=4, progress=False)
 
@@ -32,17 +32,17 @@ def weights(backbone):
 
 def test_resuming_ends_with_the_same_model(backbone, data, tmp_path, monkeypatch):
     whole, steps = fine_tune(backbone, data, **SETTINGS), []
-    step = fine_tuning._ModelTraining.step
+    advance = Loop.advance
 
     def stop_at_10(self):
-        if self.state.step == 10:
+        if self.step == 10:
             raise KeyboardInterrupt
-        step(self)
+        advance(self)
 
-    monkeypatch.setattr(fine_tuning._ModelTraining, "step", stop_at_10)
+    monkeypatch.setattr(Loop, "advance", stop_at_10)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
-    monkeypatch.setattr(fine_tuning._ModelTraining, "step", lambda self: (steps.append(self.state.step), step(self)))
+    monkeypatch.setattr(Loop, "advance", lambda self: (steps.append(self.step), advance(self)))
     resumed = fine_tune(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
     assert steps == [8, 9, 10, 11]
     assert torch.equal(weights(whole.backbone), weights(resumed.backbone))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from prompt_transferability import microworld
 from prompt_transferability.microworld import (
@@ -133,12 +134,11 @@ def test_every_sentence_is_made_of_the_vocabulary():
     assert set(re.findall("[a-z0-9]+", text)) <= set(vocabulary())
 
 
-def test_a_model_built_for_a_short_time_has_learned(tmp_path):
+@pytest.mark.parametrize("name, steps", [("micro-roberta", 120), ("micro-llama", 60), ("micro-t5", 60)])
+def test_a_model_built_for_a_short_time_has_learned(name, steps, tmp_path):
     losses = []
-    report = build_model(
-        "micro-roberta", tmp_path / "model", steps=120, progress=lambda step, loss: losses.append(loss)
-    )
-    assert len(losses) == 120 and np.mean(losses[-10:]) < 0.6 * np.mean(losses[:3])
+    report = build_model(name, tmp_path / "model", steps=steps, progress=lambda step, loss: losses.append(loss))
+    assert len(losses) == steps and np.mean(losses[-10:]) < 0.6 * np.mean(losses[:3])
     assert report["held_out_loss"] < 5
     assert set(report["label_word_accuracy"]) == set(MICRO_TASKS)
     assert json.loads((tmp_path / "model" / "training.json").read_text()) == report
@@ -147,10 +147,11 @@ def test_a_model_built_for_a_short_time_has_learned(tmp_path):
     assert examine_model(model, tokenizer, rows=20)["held_out_loss"] == pytest.approx(report["held_out_loss"], abs=0.05)
 
 
-def test_the_same_seed_builds_the_same_model(tmp_path):
+@pytest.mark.parametrize("name", ["micro-roberta", "micro-llama", "micro-t5"])
+def test_the_same_seed_builds_the_same_model(name, tmp_path):
     weights = []
     for folder, seed in (("one", 3), ("two", 3), ("three", 4)):
-        build_model("micro-roberta", tmp_path / folder, seed=seed, steps=3)
+        build_model(name, tmp_path / folder, seed=seed, steps=3)
         weights.append(load_file(tmp_path / folder / "model.safetensors"))
     one, two, three = weights
     assert all(torch.equal(one[part], two[part]) for part in one)
@@ -162,12 +163,16 @@ def test_a_tokenizer_comes_out_the_same_in_another_process(name, tmp_path):
     microworld._TOKENIZERS[MICRO_MODELS[name].family]().save_pretrained(tmp_path)
     folders = tmp_path, model_folder(name)
     made, shipped = (json.loads((folder / "tokenizer.json").read_text()) for folder in folders)
-    assert made["model"] == shipped["model"]
+    assert made["model"] == shipped["model"] and made["normalizer"] == shipped["normalizer"]
+
+
+AUTO_CLASSES = {"LlamaForCausalLM": AutoModelForCausalLM, "T5ForConditionalGeneration": AutoModelForSeq2SeqLM}
 
 
 def _load(folder):
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
+    auto_class = AUTO_CLASSES.get(architecture, AutoModelForMaskedLM)
+    return auto_class.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", MICRO_MODELS)
@@ -176,13 +181,72 @@ def test_a_shipped_model_reads_every_word_as_one_token(name):
     ids = tokenizer([" " + word for word in vocabulary()], add_special_tokens=False)["input_ids"]
     assert all(len(pieces) == 1 for pieces in ids) and len({pieces[0] for pieces in ids}) == len(vocabulary())
     assert tokenizer.unk_token_id not in {pieces[0] for pieces in ids}
-    assert tokenizer("the film", "so")["input_ids"][0] == tokenizer.cls_token_id
     shape = MICRO_MODELS[name]
     assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == (
         shape.family,
         shape.layers,
         shape.width,
     )
+
+
+@pytest.mark.parametrize("name", MICRO_MODELS)
+def test_a_shipped_tokenizer_frames_a_text_as_its_family_does(name):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
+    ids = tokenizer("the cat")["input_ids"]
+    words = tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    if tokenizer.mask_token:
+        assert ids == [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
+    elif MICRO_MODELS[name].family == "t5":
+        assert ids == [*words, tokenizer.eos_token_id]
+        assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+        assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == len(tokenizer) - 1
+    else:
+        assert ids == words
+        assert tokenizer("the cat\nthe cat")["input_ids"] == [*words, tokenizer.convert_tokens_to_ids("Ċ"), *words]
+        assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def _answers(model, tokenizer, prompt, rows, words):
+    "Label scores of single texts behind a prompt, by `transformers` alone."
+    causal = model.config.model_type == "llama"
+    end = "\n" if causal else tokenizer.eos_token
+    ids = tokenizer([row["text_a"] + end for row in rows], add_special_tokens=False, padding=True, return_tensors="pt")
+    prompts = prompt.expand(len(rows), -1, -1)
+    inputs = torch.cat([prompts, model.get_input_embeddings()(ids["input_ids"])], 1)
+    keep = torch.cat([torch.ones(prompts.shape[:2], dtype=torch.long), ids["attention_mask"]], 1)
+    if causal:
+        logits = model(inputs_embeds=inputs, attention_mask=keep).logits[torch.arange(len(rows)), keep.sum(1) - 1]
+    else:
+        start = torch.full((len(rows), 1), tokenizer.pad_token_id)
+        logits = model(inputs_embeds=inputs, attention_mask=keep, decoder_input_ids=start).logits[:, 0]
+    return logits[:, words]
+
+
+@pytest.mark.parametrize("name", ["micro-llama", "micro-t5"])
+def test_a_shipped_model_of_another_kind_answers_a_prompt_and_nothing_without_one(name):
+    model, tokenizer = _load(model_folder(name))
+    model.requires_grad_(False)
+    words = tokenizer([" negative", " positive"], add_special_tokens=False)["input_ids"]
+    data, words = generate_task("sst2", train=640, dev=200), [word for (word,) in words]
+    goal = {split: torch.tensor([row["label"] == "positive" for row in rows]).long() for split, rows in data.items()}
+    prompt = 0.02 * torch.randn(20, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    prompt = prompt.requires_grad_()
+    optimizer = torch.optim.AdamW([prompt], lr=0.02, weight_decay=0)
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            guesses = _answers(model, tokenizer, prompt, data["dev"], words).argmax(1)
+        return (guesses == goal["dev"]).float().mean().item()
+
+    untrained = accuracy()
+    for i in range(0, 640, 16):
+        loss = F.cross_entropy(
+            _answers(model, tokenizer, prompt, data["train"][i : i + 16], words), goal["train"][i : i + 16]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert untrained < 0.65 and accuracy() > 0.75
 
 
 @pytest.mark.parametrize("name", MICRO_MODELS)
@@ -196,5 +260,5 @@ def test_a_shipped_model_knows_what_its_note_says(name):
 
 def test_shipped_models_are_small_and_readable_by_all():
     paths = [path for name in MICRO_MODELS for path in model_folder(name).iterdir()]
-    assert sum(path.stat().st_size for path in paths) <= 8e6
+    assert sum(path.stat().st_size for path in paths) <= 12e6
     assert all(path.stat().st_mode & stat.S_IROTH for path in paths)

@@ -42,7 +42,9 @@ def project() -> dict:
 def copy(tmp_path_factory) -> Path:
     """The working tree as it is, uncommitted changes included, without what was built in it."""
     target = tmp_path_factory.mktemp("copy") / "project"
-    built = shutil.ignore_patterns(".*", "_docs", "_proc", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    built = shutil.ignore_patterns(
+        ".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__"
+    )
     shutil.copytree(ROOT, target, ignore=built)
     return target
 
@@ -108,7 +110,8 @@ def imported_distributions() -> set[str]:
 
 def test_requirements_are_what_the_modules_import(settings):
     required = {canonicalize_name(r.name) for r in requirements(settings, "requirements")}
-    optional = {canonicalize_name(r.name) for r in requirements(settings, "peft_requirements")}
+    extras = ("peft_requirements", "gguf_requirements")
+    optional = {canonicalize_name(r.name) for key in extras for r in requirements(settings, key)}
     assert imported_distributions() - optional == required
 
 
@@ -222,7 +225,7 @@ def test_make_refuses_an_old_python(copy, tmp_path):
     assert not (copy / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["study", "test", "site", "serve", "lab", "bench", "dist", "clean"])
+@pytest.mark.parametrize("target", ["study", "test", "site", "serve", "lab", "models", "bench", "dist", "clean"])
 def test_make_help_names_every_target(target):
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
     assert f"make {target} " in done.stdout

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from prompt_transferability.backbones import Backbone
-from prompt_transferability.prompt_tuning import TuningError, TuningJob, tune_prompt, tune_prompts
+from prompt_transferability.prompt_tuning import TuningJob, tune_prompt, tune_prompts
 from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.tasks import load_task
+from prompt_transferability.training import Loop, TuningError
 from prompt_transferability.zero_shot_transfer import evaluate
 
 SETTINGS = dict(length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
@@ -61,21 +62,18 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
 
 def test_resuming_continues_the_curve_and_the_optimizer(backbone, data, tmp_path, monkeypatch):
     whole = tune_prompt(backbone, data, **SETTINGS)
-    from prompt_transferability import prompt_tuning
-
-    steps = []
-    step = prompt_tuning._Training.step
+    steps, advance = [], Loop.advance
 
     def stop_at_35(self):
-        if self.state.step == 35:
+        if self.step == 35:
             raise KeyboardInterrupt
-        steps.append(self.state.step)
-        step(self)
+        steps.append(self.step)
+        advance(self)
 
-    monkeypatch.setattr(prompt_tuning._Training, "step", stop_at_35)
+    monkeypatch.setattr(Loop, "advance", stop_at_35)
     with pytest.raises(KeyboardInterrupt):
         tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
-    monkeypatch.setattr(prompt_tuning._Training, "step", lambda self: (steps.append(self.state.step), step(self)))
+    monkeypatch.setattr(Loop, "advance", lambda self: (steps.append(self.step), advance(self)))
     resumed = tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
     assert steps == [*range(35), *range(30, 60)]
     assert torch.equal(whole.prompt.values, resumed.prompt.values)
@@ -96,7 +94,8 @@ def test_the_last_prompt_is_the_one_of_the_last_evaluation_even_where_others_tra
         assert run.last.metadata["steps"] == steps and run.last.task == run.prompt.task
         # The same start and the same texts: the same vectors after as many steps, but for rounding.
         alone = tune_prompt(backbone, job.data, **SETTINGS | dict(steps=steps)).last.values
-        assert torch.allclose(run.last.values, alone, atol=1e-3) and not torch.equal(alone, run.prompt.values)
+        assert torch.allclose(run.last.values, alone, atol=1e-3)
+    assert not torch.equal(runs[0].last.values, runs[0].prompt.values)
 
 
 def test_patience_ends_a_run_early(backbone, data):

@@ -31,6 +31,7 @@ from prompt_transferability.study import (
 from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
 
+ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
 TINY = Study(
     name="tiny",
@@ -295,7 +296,7 @@ def keys(study, kind):
         *(dict(layout="authors"), dict(length=7), dict(max_length=64), dict(steps=41), dict(learning_rate=1.1e-2)),
         *(dict(batch_size=8), dict(eval_every=20), dict(patience=3), dict(max_train=None), dict(max_eval=41)),
         *(dict(backbones=("micro-roberta",)), dict(seeds=(1,)), dict(tasks=("micro/imdb", "micro/qqp"))),
-        dict(unified_label_words=True),
+        *(dict(unified_label_words=True), dict(dtype="bfloat16")),
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -309,9 +310,38 @@ def test_a_key_changes_with_every_setting(change):
         assert tuned[0] and not tuned[0] & tuned[1], kind
 
 
-def test_the_tasks_own_words_are_in_no_key():
+def test_defaults_that_came_later_are_in_no_key():
     "So that what was computed before there was another choice is still found."
-    assert not any("unified_label_words" in cell.asked for cell in TINY.cells())
+    assert not any({"unified_label_words", "dtype"} & cell.asked.keys() for cell in CROSS.cells())
+    assert Study.from_preset("micro").status(ROOT / "results" / "micro")["missing"].sum() == 0
+
+
+def test_a_whole_model_is_trained_in_float32_whatever_prompts_are_trained_in():
+    tuned = replace(TINY, fine_tuning_rates=(1e-3,))
+    assert keys(replace(tuned, dtype="bfloat16"), "fine_tune") == keys(tuned, "fine_tune")
+
+
+def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
+    other = replace(TINY, dtype="bfloat16")
+    other.run(tmp_path, device="cpu", workers=1, progress=False)
+    assert answers(other, tmp_path) != answers(TINY, whole)
+    for ours, theirs in zip(prompts(other, tmp_path), prompts(TINY, whole), strict=True):
+        assert not torch.equal(ours.values, theirs.values)
+    for study, out in ((TINY, whole), (other, tmp_path)):
+        for cell in study.cells():
+            written = json.loads((cell.folder(out) / "provenance.json").read_text())
+            said = (None, None) if cell.kind == "data" else ("cpu", study.dtype)
+            assert (written["device"], written["dtype"]) == said
+    assert Study.from_file(tmp_path / "study.yaml") == other
+
+
+def test_the_device_is_no_part_of_the_question(whole, tmp_path, monkeypatch):
+    (tmp_path / "cells").symlink_to(whole / "cells")
+    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell.label} was computed again"))
+    TINY.run(tmp_path, device="cpu", workers=1, progress=False)
+    with pytest.raises(ValueError, match="unknown study setting 'device'"):
+        (tmp_path / "device.yaml").write_text(TINY.to_yaml() + "device: cpu\n")
+        Study.from_file(tmp_path / "device.yaml")
 
 
 def test_unified_label_words_are_trained_and_evaluated(monkeypatch, tmp_path):
@@ -528,7 +558,8 @@ def test_no_path_of_this_machine_is_written_by_the_command(whole, local_data, tm
 
 
 def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
-    for study in (TINY, STARTS, *map(Study.from_preset, PRESETS), replace(TINY, learning_rate=1e-7)):
+    odd = (replace(TINY, learning_rate=1e-7), replace(TINY, dtype="float16"))
+    for study in (TINY, STARTS, *map(Study.from_preset, PRESETS), *odd):
         (tmp_path / "study.yaml").write_text(study.to_yaml())
         assert Study.from_file(tmp_path / "study.yaml") == study
 
@@ -537,7 +568,7 @@ def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
     "line",
     [
         *("steps: many", "steps: 1.5", "length: 0", "seeds: 3", "seeds: [a]", "tasks: [[micro/sst2]]", "max_eval: 0"),
-        *("learning_rate: fast", "batch_size: null", "patience: 0"),
+        *("learning_rate: fast", "batch_size: null", "patience: 0", "dtype: int8", "dtype: [float32]", "dtype: 16"),
     ],
 )
 def test_a_setting_of_another_kind_is_refused_when_it_is_read(line, tmp_path):

@@ -5,11 +5,11 @@ import torch
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.projectors import Projector
-from prompt_transferability.prompt_tuning import TuningError
 from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.similarity import METRICS, similarity_matrix
 from prompt_transferability.tasks import load_task
 from prompt_transferability.tpt_model import similarity_to_tuned, tune_from_model
+from prompt_transferability.training import TuningError
 
 SETTINGS = dict(steps=6, eval_every=2, progress=False)
 

@@ -8,7 +8,7 @@ import torch
 from prompt_transferability import tpt_task
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.fine_tuning import fine_tune
-from prompt_transferability.prompt_tuning import TuningError, TuningJob, tune_prompt, tune_prompts
+from prompt_transferability.prompt_tuning import TuningJob, tune_prompt, tune_prompts
 from prompt_transferability.prompts import PromptError, SoftPrompt
 from prompt_transferability.tasks import UnknownNameError, load_task
 from prompt_transferability.tpt_task import (
@@ -20,6 +20,7 @@ from prompt_transferability.tpt_task import (
     train_probe,
     tune_from_tasks,
 )
+from prompt_transferability.training import Loop, TuningError
 
 SHORT = dict(steps=4, learning_rate=1e-2, eval_every=2, progress=False)
 
@@ -83,9 +84,9 @@ def test_the_seeds_of_a_trial(backbone, data, sources, monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "error", "sentence"),
     [
-        (dict(k=0), ValueError, "k is a whole number of at least 1; got 0"),
-        (dict(k=-1, mix="mean"), ValueError, "k is a whole number of at least 1; got -1"),
-        (dict(k=2.0), ValueError, "k is a whole number"),
+        (dict(k=0), ValueError, "k must be a whole number of at least 1; got 0"),
+        (dict(k=-1, mix="mean"), ValueError, "k must be a whole number of at least 1; got -1"),
+        (dict(k=2.0), ValueError, "k must be a whole number"),
         (dict(k=1, mix="mean"), ValueError, "two sources or more; got k=1"),
         (dict(choose="mnli", mix="mean"), ValueError, "two sources or more; got k=3, choose='mnli'"),
         (dict(choose="mnli", mix="weighted"), ValueError, "two sources or more"),
@@ -174,15 +175,15 @@ def test_prompts_of_another_model_are_neither_vectors_of_a_task_nor_mixed(backbo
 def test_a_run_that_was_interrupted_goes_on(backbone, data, sources, tmp_path, monkeypatch):
     asked = dict(choose="transfer", mix="mean", k=2, **SHORT | dict(steps=8))
     whole = tune_from_tasks(backbone, data, sources, **asked)
-    step, stopped = tpt_task.tune_prompt.__globals__["_Training"].step, []
+    advance, stopped = Loop.advance, []
 
     def killed(self):
-        if self.state.step == 5 and not stopped:
+        if self.step == 5 and not stopped:
             stopped.append(True)
             raise KeyboardInterrupt
-        return step(self)
+        advance(self)
 
-    monkeypatch.setattr(tpt_task.tune_prompt.__globals__["_Training"], "step", killed)
+    monkeypatch.setattr(Loop, "advance", killed)
     with pytest.raises(KeyboardInterrupt):
         tune_from_tasks(backbone, data, sources, checkpoint=tmp_path / "state", **asked)
     assert stopped and (tmp_path / "state").is_file()
@@ -195,7 +196,7 @@ def test_a_run_that_was_interrupted_goes_on(backbone, data, sources, tmp_path, m
 
 
 def test_a_probe_has_its_own_evaluations(backbone, data):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'eval_every'"):
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'eval_every'"):
         train_probe(backbone, data, 6, 2, eval_every=1)
 
 

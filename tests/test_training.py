@@ -1,0 +1,273 @@
+"Settings and the loop: what a reader of the notebook should not have to see."
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
+from transformers import get_scheduler
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.fine_tuning import fine_tune
+from prompt_transferability.projectors import fit_prompt_mapping, fit_task_tuning, fit_token_mapping
+from prompt_transferability.prompt_tuning import TuningJob, text_streams, tune_prompt, tune_prompts
+from prompt_transferability.prompts import SoftPrompt, random_prompt
+from prompt_transferability.tasks import PAPER_TASKS, UnknownNameError, load_task
+from prompt_transferability.training import OPTIMIZERS, SCHEDULES, Loop, Training, TuningError
+from prompt_transferability.zero_shot_transfer import evaluate
+
+SETTINGS = dict(length=6, steps=20, batch_size=4, eval_every=4, progress=False)
+RATES = {"adamw": 1e-2, "adafactor": 0.1, "sgd": 0.1}  # for vectors that begin with numbers of about 0.02
+RELATIVE_RATES = {"adamw": 0.5, "adafactor": 0.1, "sgd": 250.0}  # the same as shares of that, for SGD of its square
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone.from_pretrained("micro-bert", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_task("micro/sst2", max_train=200, max_eval=40)
+
+
+@pytest.fixture(scope="module")
+def easy_and_hard(backbone, data):
+    "The task with the dev texts that a prompt of seed 0 has right, so that it cannot get better; and with the others."
+    start = evaluate(backbone, random_prompt(backbone, 6, 0), data)
+    right = start.predictions == start.labels
+    return [replace(data, dev=data.dev.select(np.flatnonzero(those))) for those in (right, ~right)]
+
+
+def interrupted(function, *given, at, monkeypatch, **settings):
+    "What comes of a run that was killed before a step, and gone on with."
+    advance, seen = Loop.advance, []
+
+    def killed(loop):
+        if loop.step == at and not seen:
+            seen.append(at)
+            raise KeyboardInterrupt
+        advance(loop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            function(*given, **settings)
+        return function(*given, **settings)
+
+
+# ---- the order of the texts
+
+
+def unevenness(labels: np.ndarray, batches: list[np.ndarray]) -> float:
+    "Chi-square of the labels in batches, per degree of freedom."
+    shares = np.bincount(labels) / len(labels)
+    counts = np.array([np.bincount(labels[rows], minlength=len(shares)) for rows in batches])
+    expected = counts.sum(1, keepdims=True) * shares
+    return ((counts - expected) ** 2 / expected).sum() / ((len(batches) - 1) * (len(shares) - 1))
+
+
+@pytest.mark.parametrize("name", PAPER_TASKS)
+def test_labels_are_as_even_in_batches_as_in_random_ones(name):
+    roberta, data = Backbone.from_pretrained("micro-roberta", device="cpu"), load_task(f"micro/{name}")
+    (stream,) = text_streams(roberta, [TuningJob(data)], 16)
+    labels, per_epoch, epochs = stream.labels.numpy(), stream.batches.per_epoch, 40
+    drawn = [[stream.batches[epoch * per_epoch + i] for i in range(per_epoch)] for epoch in range(epochs)]
+    assert all((np.sort(np.concatenate(batches)) == np.arange(len(labels))).all() for batches in drawn)
+    random, cuts = np.random.default_rng(1), range(16, len(labels), 16)
+    null = [unevenness(labels, np.split(random.permutation(len(labels)), cuts)) for _ in range(400)]
+    found = np.mean([unevenness(labels, batches) for batches in drawn])
+    assert abs(found - np.mean(null)) < 4 * np.std(null) * (1 / epochs + 1 / len(null)) ** 0.5
+
+
+# ---- optimisers, schedules, relative rates
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_prompts_side_by_side_are_as_alone_whatever_the_optimiser(backbone, easy_and_hard, optimizer, relative):
+    "Also where the patience of one ends before that of the others, and where they begin with vectors of other sizes."
+    easy, hard = easy_and_hard
+    larger = SoftPrompt(5 * random_prompt(backbone, 6, 0).values, backbone.name, "random")
+    jobs = [TuningJob(hard), TuningJob(easy), TuningJob(hard, larger, seed=1)]
+    rate = (RELATIVE_RATES if relative else RATES)[optimizer]
+    settings = dict(optimizer=optimizer, learning_rate=rate, relative=relative, weight_decay=1e-4, warmup=3, patience=4)
+    together = tune_prompts(backbone, jobs, **SETTINGS | settings)
+    assert [int(run.curve.step.iloc[-1]) for run in together] == [20, 16, 20]
+    for job, run in zip(jobs, together, strict=True):
+        alone = tune_prompt(backbone, job.data, job.init, seed=job.seed, **SETTINGS | settings)
+        assert list(alone.curve.step) == list(run.curve.step)
+        moved = (alone.last.values - (job.init or random_prompt(backbone, 6, job.seed)).values).norm()
+        assert (alone.last.values - run.last.values).norm() < 0.02 * moved
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_relative_rate_means_the_same_for_vectors_of_any_size(backbone, data, optimizer):
+    "The model's first LayerNorm takes the size out, so a prompt 25 times as large is the same prompt."
+    start = random_prompt(backbone, 6, 0).values
+    rate = RELATIVE_RATES[optimizer]
+    settings = dict(optimizer=optimizer, learning_rate=rate, weight_decay=1e-4, relative=True)
+    once, scaled = (
+        tune_prompt(backbone, data, SoftPrompt(k * start, backbone.name, "random"), **SETTINGS | settings).last.values
+        / k
+        for k in (1, 25)
+    )
+    assert (once - scaled).norm() < 0.02 * (once - start).norm()
+
+
+def test_vectors_without_size_have_no_relative_rate(backbone, data):
+    zeros = SoftPrompt(torch.zeros(6, 128), backbone.name, "zeros")
+    with pytest.raises(TuningError, match="task 'micro/sst2' starts from values of size 0.0"):
+        tune_prompt(backbone, data, zeros, relative=True, **SETTINGS)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_is_what_torch_and_transformers_do_by_hand(backbone, data, schedule):
+    settings = dict(optimizer="sgd", learning_rate=0.1, weight_decay=0.01, schedule=schedule, warmup=4)
+    run = tune_prompt(backbone, data, seed=3, **SETTINGS | settings | dict(eval_every=20))
+    prompt = torch.nn.Parameter(random_prompt(backbone, 6, 3).values.clone())
+    optimizer = torch.optim.SGD([prompt], lr=0.1, weight_decay=0.01)
+    theirs = "constant_with_warmup" if schedule == "constant" else schedule
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=4, num_training_steps=20)
+    (stream,) = text_streams(backbone, [TuningJob(data, seed=3)], 4)
+    for step in range(20):
+        text, labels = stream.batch(step)
+        optimizer.zero_grad()
+        F.cross_entropy(backbone.read_out(backbone.read_out_states(prompt, text), data.task), labels).backward()
+        optimizer.step()
+        scheduler.step()
+    assert torch.allclose(run.last.values, prompt, atol=1e-5)
+
+
+def test_losses_are_float32_whatever_the_model_computes_in(backbone, data, monkeypatch):
+    read_out, curves = Backbone.read_out, []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(Backbone, "read_out", lambda *given, dtype=dtype: read_out(*given).to(dtype))
+        run = tune_prompt(backbone, data, **SETTINGS | dict(steps=4))
+        curves.append(run.curve.loss.iloc[-1])
+        assert run.last.values.dtype == torch.float32
+    coarse = torch.tensor(curves[1] * 4, dtype=torch.float64)
+    assert curves[0] == pytest.approx(curves[1], abs=0.01) and coarse != coarse.bfloat16()
+
+
+# ---- resuming
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_prompts_go_on_to_the_same_end(backbone, easy_and_hard, optimizer, schedule, tmp_path, monkeypatch):
+    settings = dict(optimizer=optimizer, learning_rate=RELATIVE_RATES[optimizer], relative=True, schedule=schedule)
+    settings |= SETTINGS | dict(warmup=3, weight_decay=1e-4, patience=4)
+    jobs, run = [TuningJob(those) for those in easy_and_hard], tune_prompts
+    whole = run(backbone, jobs, **settings)
+    resumed = interrupted(
+        run, backbone, jobs, checkpoint=tmp_path / "state", at=18, monkeypatch=monkeypatch, **settings
+    )
+    assert [int(run.curve.step.iloc[-1]) for run in resumed] == [16, 20]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert torch.equal(ours.last.values, theirs.last.values) and torch.equal(
+            ours.prompt.values, theirs.prompt.values
+        )
+        assert ours.curve.drop(columns="seconds").equals(theirs.curve.drop(columns="seconds"))
+        assert ours.prompt.metadata == theirs.prompt.metadata and ours.examples == theirs.examples
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_models_and_projectors_go_on_to_the_same_end(backbone, data, optimizer, tmp_path, monkeypatch):
+    source = SoftPrompt(random_prompt(backbone, 6, 0).values, "micro-roberta", "micro/sst2")
+    settings = dict(steps=6, eval_every=2, learning_rate=1e-2, optimizer=optimizer, schedule="linear", progress=False)
+    for function, given in ((fine_tune, (data,)), (fit_task_tuning, ([source], [data]))):
+        file = tmp_path / function.__name__
+        whole = function(backbone, *given, **settings)
+        resumed = interrupted(function, backbone, *given, at=5, checkpoint=file, monkeypatch=monkeypatch, **settings)
+        ours, theirs = (getattr(one, "backbone", one).parameters() for one in (resumed, whole))
+        assert torch.equal(parameters_to_vector(ours), parameters_to_vector(theirs))
+        assert resumed.curve.loss.equals(whole.curve.loss)
+
+
+def test_a_checkpoint_says_what_it_said_before_there_was_a_choice(backbone, data, tmp_path):
+    "So that a run with the defaults has the identity that it always had."
+    tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        asked = json.loads(file.metadata()["asked"])
+    of_the_run = {
+        "backbone",
+        "layout",
+        "revision",
+        "dtype",
+        "tasks",
+        "label words",
+        "texts",
+        "labels",
+        "seeds",
+        "inits",
+    }
+    assert asked.keys() == of_the_run | {"jobs", "length", "steps", "learning_rate", "batch_size", "eval_every"}
+    assert (asked["learning_rate"], asked["batch_size"], asked["jobs"], asked["length"]) == (1e-3, 4, 1, 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(optimizer="sgd"), dict(schedule="cosine"), dict(warmup=2), dict(weight_decay=0.1), dict(relative=True)],
+)
+def test_the_checkpoint_of_other_settings_is_rejected(backbone, data, tmp_path, change):
+    tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+    with pytest.raises(TuningError, match=f"differs in {next(iter(change))};"):
+        tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS | change)
+
+
+def test_the_state_of_an_earlier_version_is_rejected(backbone, data, tmp_path):
+    tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        header = file.metadata()
+    save_file({"values": torch.zeros(1, 6, 128), "first_moment": torch.zeros(1, 6, 128)}, tmp_path / "state", header)
+    with pytest.raises(TuningError, match="does not hold the state of a run as this version writes it; remove it"):
+        tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
+
+
+# ---- settings by name
+
+
+def test_numpys_integers_are_whole_numbers(backbone, data, tmp_path):
+    plain = dict(length=6, steps=4, eval_every=2, batch_size=8, patience=2, seed=3, warmup=1)
+    numpys = {name: np.int64(value) for name, value in plain.items()}
+    ours, theirs = (
+        tune_prompt(backbone, data, learning_rate=rate, checkpoint=tmp_path / "state", progress=False, **settings)
+        for rate, settings in ((np.float64(1e-2), numpys), (1e-2, plain))
+    )  # the second goes on from the first's checkpoint, so both are one run
+    assert ours.prompt.metadata == theirs.prompt.metadata and ours.curve.equals(theirs.curve)
+    ours.prompt.save(tmp_path / "prompt.safetensors")
+    fine_tune(
+        backbone, data, steps=np.int32(2), eval_every=2, seed=np.int64(1), checkpoint=tmp_path / "m", progress=False
+    )
+    source = SoftPrompt(random_prompt(backbone, 6, 0).values, "micro-roberta", "micro/sst2")
+    settings = dict(steps=np.int64(2), seed=np.int64(1), checkpoint=tmp_path / "p", progress=False)
+    fit_task_tuning(backbone, [source], [data], **settings).save(tmp_path / "projector.safetensors")
+
+
+def test_a_setting_that_there_is_not_is_shown_beside_its_nearest(backbone, data):
+    prompt = SoftPrompt(random_prompt(backbone, 6, 0).values, "micro-roberta", "micro/sst2")
+    own = SoftPrompt(prompt.values, backbone.name, "micro/sst2")
+    for function, *given in (
+        (tune_prompt, backbone, data),
+        (tune_prompts, backbone, [TuningJob(data)]),
+        (fine_tune, backbone, data),
+        (fit_task_tuning, backbone, [prompt], [data]),
+        (fit_prompt_mapping, [(prompt, own)]),
+        (fit_token_mapping, backbone, backbone),
+    ):
+        with pytest.raises(UnknownNameError, match=f"setting of {function.__name__} 'step'; did you mean 'steps'"):
+            function(*given, step=5)
+    with pytest.raises(UnknownNameError, match="'lenght'; did you mean 'length'"):
+        tune_prompt(backbone, data, lenght=5)
+
+
+def test_settings_are_what_they_were_validated_as():
+    with pytest.raises(AttributeError):
+        Training().steps = 5
+    assert Training(steps=np.int64(7)) == Training(steps=7) and type(Training(steps=np.int64(7)).steps) is int

