@@ -11,13 +11,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, Backbone
