@@ -214,7 +214,7 @@ def test_nothing_but_the_projector_is_trained(source, target, data, prompt):
     wanted = SoftPrompt(random_prompt(target, 4, 1).values, target.name, prompt.task)
 
     def state():
-        networks = [backbone.network for backbone in (source, target, large)]
+        networks = [backbone.model for backbone in (source, target, large)]
         held = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
         return [
             {name: (tensor.clone(), tensor.requires_grad, tensor.grad) for name, tensor in tensors.items()}
