@@ -966,7 +966,7 @@ NOISE, NOISE_TOKENS = 0.1, 20
 
 def _with_noise(parted: Sequence[_Parts], tokenizer, dice: _Dice) -> Iterator[_Parts]:
     "Parted paragraphs, some of them with tokens drawn by chance as their cue, and with another paragraph's word."
-    ordinary = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
+    ordinary = sorted({*range(len(tokenizer))} - {*tokenizer.all_special_ids})
     before = parted[-1][-1]
     for cue, texts, word in parted:
         if word and dice.chance(NOISE):
