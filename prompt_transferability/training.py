@@ -254,7 +254,7 @@ class Loop:
 def _size(weights: Mapping[str, Tensor]) -> float:
     "Root mean square of a job's numbers."
     numbers = sum(weight.numel() for weight in weights.values())
-    return math.sqrt(sum(weight.detach().double().square().sum().item() for weight in weights.values()) / numbers)
+    return math.sqrt(sum(weight.detach().cpu().double().square().sum().item() for weight in weights.values()) / numbers)
 
 # %% ../nbs/library/training.ipynb #9150cdae
 @patch

@@ -72,4 +72,5 @@ def test_the_kept_tables_are_those_of_the_published_files(name, real_data):
     if not (real_data / "authors-release").is_dir():
         pytest.skip("needs the published files: authors-release/ beside the tasks")
     again = TABLES[name](load_release(real_data))
-    pd.testing.assert_frame_equal(read_table(KEPT, name), again, check_exact=True, check_names=False)
+    # Another processor sums in another order, which moves the last digits of the distances.
+    pd.testing.assert_frame_equal(read_table(KEPT, name), again, rtol=1e-9, atol=1e-12, check_names=False)
