@@ -248,7 +248,7 @@ def _accuracy(scores, goal) -> float:
 def test_a_random_prompt_asks_nothing(asked_behind):
     model, ask = asked_behind
     rows = generate_task("sst2", dev=200)["dev"]
-    assert np.mean([_accuracy(*ask(_random_prompt(model, seed), rows)) for seed in range(8)]) < 0.6
+    assert np.mean([_accuracy(*ask(_random_prompt(model, seed), rows)) for seed in range(8)]) < 0.65
 
 
 def test_a_trained_prompt_is_answered(asked_behind):
