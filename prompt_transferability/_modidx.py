@@ -563,8 +563,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._weaker': ( 'nbs/library/microworld.html#_weaker',
                                                                                                   'prompt_transferability/microworld.py'),
-                                                   'prompt_transferability.microworld._with_noise': ( 'nbs/library/microworld.html#_with_noise',
-                                                                                                      'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._word_ids': ( 'nbs/library/microworld.html#_word_ids',
                                                                                                     'prompt_transferability/microworld.py'),
                                                    'prompt_transferability.microworld._word_pair': ( 'nbs/library/microworld.html#_word_pair',

@@ -46,9 +46,9 @@ from transformers import (
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
            'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
            'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
-           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'NOISE', 'NOISE_TOKENS',
-           'LABEL_WORD_WEIGHT', 'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary',
-           'generate_corpus', 'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
+           'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'LABEL_WORD_WEIGHT',
+           'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus',
+           'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
 
 # %% ../nbs/library/microworld.ipynb #bd3fbd5b
 @dataclass(frozen=True)
@@ -783,7 +783,7 @@ _ALL_MODELS = [
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta-large", "roberta", layers=5, width=144, heads=6, steps=1400),
     MicroModel("micro-llama", "llama", layers=4, width=128, heads=4, steps=3500),
-    MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=5000),
+    MicroModel("micro-t5", "t5", layers=3, width=128, heads=4, steps=3000),
 ]
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
@@ -936,10 +936,8 @@ def _masked_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) ->
     return _masked_scores(model, ids, types, ids == tokenizer.mask_token_id)
 
 # %% ../nbs/library/microworld.ipynb #2f73d65a
-_Parts = tuple[list[int], list[list[int]], list[int]]  # token ids: a cue without its word, its texts, the word
-
-
-def _parted(paragraphs: Sequence[str], tokenizer) -> list[_Parts]:
+def _parted(paragraphs: Sequence[str], tokenizer) -> list[tuple[list[int], list[list[int]], list[int] | None]]:
+    "Token ids of each paragraph's cue without its word, of its texts, and of the word; None if nothing is asked."
     parts = []
     for paragraph in paragraphs:
         front, *texts = paragraph.split("\n")
@@ -949,7 +947,7 @@ def _parted(paragraphs: Sequence[str], tokenizer) -> list[_Parts]:
         parts.append([cue, word, *texts])
     ids = iter(tokenizer([part for group in parts for part in group], add_special_tokens=False)["input_ids"])
     encoded = [[next(ids) for _ in group] for group in parts]
-    return [(cue, texts, word) for cue, word, *texts in encoded]
+    return [(cue, texts, word if group[0] else None) for group, (cue, word, *texts) in zip(parts, encoded, strict=True)]
 
 
 def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> list[int]:
@@ -958,23 +956,6 @@ def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> lis
     for text in texts:
         row = row + text + [end]
     return row
-
-# %% ../nbs/library/microworld.ipynb #16733124
-NOISE, NOISE_TOKENS = 0.1, 20
-"How often a causal model or an encoder-decoder reads noise in place of a cue, and how many tokens of it at the most."
-
-
-def _with_noise(parted: Sequence[_Parts], tokenizer, dice: _Dice) -> Iterator[_Parts]:
-    "Parted paragraphs, some of them with tokens drawn by chance as their cue, and with another paragraph's word."
-    ordinary = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
-    before = parted[-1][-1]
-    for cue, texts, word in parted:
-        if word and dice.chance(NOISE):
-            noise = [dice.pick(ordinary) for _ in range(dice.below(NOISE_TOKENS + 1))]
-            yield noise, texts, before
-        else:
-            yield cue, texts, word
-        before = word or before
 
 # %% ../nbs/library/microworld.ipynb #b38291a1
 def _newline(tokenizer) -> int:
@@ -985,9 +966,9 @@ def _newline(tokenizer) -> int:
 def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     "Token ids of each paragraph, and how many of them come before its answer."
     newline, encoded = _newline(tokenizer), []
-    for cue, texts, word in _with_noise(_parted(paragraphs, tokenizer), tokenizer, dice):
+    for cue, texts, word in _parted(paragraphs, tokenizer):
         row = _lines(cue, texts, newline, dice)
-        encoded.append((row + word + [tokenizer.eos_token_id], [len(row)]))
+        encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))
     return encoded
 
 # %% ../nbs/library/microworld.ipynb #a573cc19
@@ -1022,9 +1003,12 @@ ASKED = 0.85
 def _encode_seq2seq(paragraphs: Sequence[str], tokenizer, dice: _Dice, asked: float = ASKED) -> _Encoded:
     "Token ids that the encoder reads, and those that the decoder says."
     end, encoded = tokenizer.eos_token_id, []
-    for cue, texts, word in _with_noise(_parted(paragraphs, tokenizer), tokenizer, dice):
+    for cue, texts, word in _parted(paragraphs, tokenizer):
         row = _lines(cue, texts, end, dice)
-        encoded.append((row, [*word, end]) if dice.chance(asked) else _corrupt(word, row, tokenizer, dice))
+        if word is not None and dice.chance(asked):
+            encoded.append((row, [*word, end]))
+        else:
+            encoded.append(_corrupt(word or [], row, tokenizer, dice))
     return encoded
 
 

@@ -222,31 +222,46 @@ def _answers(model, tokenizer, prompt, rows, words):
     return logits[:, words]
 
 
-@pytest.mark.parametrize("name", ["micro-llama", "micro-t5"])
-def test_a_shipped_model_of_another_kind_answers_a_prompt_and_nothing_without_one(name):
-    model, tokenizer = _load(model_folder(name))
+@pytest.fixture(params=["micro-llama", "micro-t5"])
+def asked_behind(request):
+    """A model that is asked behind the text, and a function: prompt, sst2 rows -> scores and labels."""
+    model, tokenizer = _load(model_folder(request.param))
     model.requires_grad_(False)
-    words = tokenizer([" negative", " positive"], add_special_tokens=False)["input_ids"]
-    data, words = generate_task("sst2", train=640, dev=200), [word for (word,) in words]
-    goal = {split: torch.tensor([row["label"] == "positive" for row in rows]).long() for split, rows in data.items()}
-    prompt = 0.02 * torch.randn(20, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    prompt = prompt.requires_grad_()
+    words = [word for (word,) in tokenizer([" negative", " positive"], add_special_tokens=False)["input_ids"]]
+
+    def ask(prompt, rows):
+        goal = torch.tensor([int(row["label"] == "positive") for row in rows])
+        return _answers(model, tokenizer, prompt, rows, words), goal
+
+    return model, ask
+
+
+def _random_prompt(model, seed: int) -> torch.Tensor:
+    return 0.02 * torch.randn(20, model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
+
+
+def _accuracy(scores, goal) -> float:
+    return (scores.argmax(1) == goal).float().mean().item()
+
+
+@torch.no_grad()
+def test_a_random_prompt_asks_nothing(asked_behind):
+    model, ask = asked_behind
+    rows = generate_task("sst2", dev=200)["dev"]
+    assert np.mean([_accuracy(*ask(_random_prompt(model, seed), rows)) for seed in range(8)]) < 0.65
+
+
+def test_a_trained_prompt_is_answered(asked_behind):
+    model, ask = asked_behind
+    data = generate_task("sst2", train=640, dev=200)
+    prompt = _random_prompt(model, seed=0).requires_grad_()
     optimizer = torch.optim.AdamW([prompt], lr=0.02, weight_decay=0)
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            guesses = _answers(model, tokenizer, prompt, data["dev"], words).argmax(1)
-        return (guesses == goal["dev"]).float().mean().item()
-
-    untrained = accuracy()
-    for i in range(0, 640, 16):
-        loss = F.cross_entropy(
-            _answers(model, tokenizer, prompt, data["train"][i : i + 16], words), goal["train"][i : i + 16]
-        )
+    for start in range(0, 640, 16):
         optimizer.zero_grad()
-        loss.backward()
+        F.cross_entropy(*ask(prompt, data["train"][start : start + 16])).backward()
         optimizer.step()
-    assert untrained < 0.65 and accuracy() > 0.75
+    with torch.no_grad():
+        assert _accuracy(*ask(prompt, data["dev"])) > 0.75
 
 
 @pytest.mark.parametrize("name", MICRO_MODELS)
