@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'DTYPES', 'LONG', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
+__all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
 
 # %% ../nbs/library/backbones.ipynb #c5c003bc
 LAYOUTS = ("paper", "authors")
@@ -117,6 +117,14 @@ class EncodedTexts:
             start += size
 
 # %% ../nbs/library/backbones.ipynb #b5211619
+LONG = 256
+"Positions from which on attention is left to the fused kernel."
+
+
+def _half_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+
+
 class EncoderLayer:
     "One layer of a BERT-like encoder."
 
@@ -142,33 +150,94 @@ class EncoderLayer:
 
 # %% ../nbs/library/backbones.ipynb #68dd812c
 @patch
-def attend(self: EncoderLayer, x: Tensor, keep: Tensor | None, mask_only: bool) -> Tensor:
-    "Self-attention with its residual and norm; with `mask_only`, for the first position alone."
-    batch, length, width = x.shape
-    if mask_only:
-        query_weight, kv_weight = self.weight.split([width, 2 * width])
-        query_bias, kv_bias = self.bias.split([width, 2 * width])
-        keys_values = F.linear(x, kv_weight, kv_bias).view(batch, length, 2, self.heads, -1)
-        x = x[:, :1]
-        query = F.linear(x, query_weight, query_bias).view(batch, 1, self.heads, -1).transpose(1, 2)
-        key, value = keys_values.permute(2, 0, 3, 1, 4)
-    else:
-        qkv = F.linear(x, self.weight, self.bias).view(batch, length, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keep)
-    mixed = mixed.transpose(1, 2).reshape(batch, -1, width)
-    return self.attention_norm(x + self.attention_out(mixed))
+def queries_keys_values(self: EncoderLayer, x: Tensor) -> Tensor:  # [.., hidden] -> [.., 3 * hidden]
+    "What attention computes with, side by side."
+    return F.linear(x, self.weight, self.bias)
 
 
 @patch
-def __call__(
+def attend(
     self: EncoderLayer,
-    x: Tensor,  # [batch, positions, hidden]
-    keep: Tensor | None,  # bool [batch, 1, 1, positions], False at padding; None where there is none
-    mask_only: bool,  # compute the first position only
-) -> Tensor:  # [batch, positions or 1, hidden]
-    x = self.attend(x, keep, mask_only)
+    qkv: Tensor,  # [n, positions, 3 * hidden]
+    padding: Tensor | None,  # [n, 1, positions], minus infinity at padding, else 0; None where there is none
+) -> Tensor:  # [n * positions, hidden]
+    "What each position collects from all positions of its text."
+    n, length = qkv.shape[:2]
+    query, key, value = qkv.view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    if _half_on_cpu(qkv) and length < LONG:  # where the fused kernel's gradient takes several times as long
+        query, key, value = (x.reshape(n * self.heads, length, -1) for x in (query, key, value))
+        padding = query.new_zeros(1, 1, 1) if padding is None else padding.repeat_interleave(self.heads, dim=0)
+        scores = torch.baddbmm(padding, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        mixed = torch.bmm(scores.softmax(-1), value).view(n, self.heads, length, -1)
+    else:
+        mixed = F.scaled_dot_product_attention(query, key, value, None if padding is None else padding[:, None])
+    return mixed.transpose(1, 2).reshape(n * length, -1)
+
+
+@patch
+def attend_at_mask(
+    self: EncoderLayer,
+    x: Tensor,  # [batch, hidden], the states at the masks
+    groups: Sequence[Tensor],  # [n, positions, hidden] each, all states of the same texts
+    paddings: Sequence[Tensor | None],  # as in `attend`
+) -> Tensor:  # [batch, hidden]
+    "What the masks collect."
+    query_weight, key_weight, value_weight = self.weight.view(3, self.heads, -1, x.shape[-1])
+    query_bias, _, value_bias = self.bias.chunk(3)
+    query = F.linear(x, query_weight.flatten(0, 1), query_bias).view(len(x), self.heads, -1).transpose(0, 1)
+    asked = torch.bmm(query * query.shape[-1] ** -0.5, key_weight).transpose(0, 1)  # [batch, heads, hidden]
+    mixed = []
+    for of_group, states, padding in zip(asked.split([*map(len, groups)]), groups, paddings, strict=True):
+        scores = torch.bmm(of_group, states.transpose(1, 2))
+        mixed.append(torch.bmm((scores if padding is None else scores + padding).softmax(-1), states))
+    collected = torch.bmm(torch.cat(mixed).transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
+    return collected.reshape(len(x), -1) + value_bias
+
+
+@patch
+def finish(
+    self: EncoderLayer,
+    x: Tensor,  # [.., hidden], what the layer was given
+    mixed: Tensor,  # [.., hidden], what attention collected
+) -> Tensor:  # [.., hidden]
+    "What follows attention."
+    x = self.attention_norm(x + self.attention_out(mixed))
     return self.ffn_norm(x + self.ffn_out(self.activation(self.ffn_in(x))))
+
+# %% ../nbs/library/backbones.ipynb #eb7c78f3
+def _similar_lengths(
+    lengths: Tensor,  # int64 [batch]
+    before: int,  # slots before every text
+    saved: float = 0.05,  # the least share of a batch's positions that is worth more groups
+) -> list[Tensor]:  # int64, indices of the texts of each group
+    "A batch in four groups of similar length at most; in one, as it is, where that saves too little padding."
+    order = lengths.argsort(stable=True)
+    groups = order.tensor_split(min(4, max(1, len(order) // 4)))
+    padded = sum(len(rows) * (before + int(lengths[rows].max())) for rows in groups)
+    whole = len(order) * (before + int(lengths.max()))
+    return list(groups) if padded < (1 - saved) * whole else [torch.arange(len(order), device=order.device)]
+
+
+def _group(text: Tensor, lengths: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor | None]:
+    "Some of the texts, and the padding behind slots and text as `EncoderLayer.attend` takes it."
+    lengths, tokens = lengths[rows], int(lengths[rows].max())
+    if _half_on_cpu(text):  # products are compiled for each shape that they meet: let these be few
+        tokens += -(before + tokens) % 8
+    text = F.pad(text.index_select(0, rows)[:, :tokens], (0, 0, 0, max(0, tokens - text.shape[1])))
+    behind = (torch.arange(before + tokens, device=text.device) >= before + lengths[:, None])[:, None]
+    if not behind.any():
+        return text, None
+    return text, text.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
+
+
+def _one_a_row(
+    prompts: Tensor,  # [k, ..]
+    counts: Sequence[int],  # texts of each
+) -> Tensor:  # [batch, ..]
+    "Each prompt once for each of its texts."
+    # Expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs.
+    each = [prompt.expand(n, *prompt.shape) for prompt, n in zip(prompts, counts, strict=True)]
+    return each[0] if len(each) == 1 else torch.cat(each)
 
 # %% ../nbs/library/backbones.ipynb #aeb13805
 class FastEncoder:
@@ -187,15 +256,34 @@ class FastEncoder:
 
     def __call__(
         self,
-        x: Tensor,  # [batch, positions, embedding_size]
-        keep: Tensor | None,  # bool [batch, positions], False at padding; None where there is none
+        slots: Tensor,  # [k, s, embedding_size]
+        text: Tensor,  # [batch, tokens, embedding_size]
+        lengths: Tensor,  # int64 [batch], tokens that are no padding
+        counts: Sequence[int],  # texts that each of k prompts stands before, in order
     ) -> Tensor:  # [batch, hidden]
         "The last layer's state at the first position."
-        x, keep = self.widening(x), None if keep is None else keep[:, None, None]
-        *inner, last = self.order
-        for layer in inner:
-            x = layer(x, keep, mask_only=False)
-        return last(x, keep, mask_only=True)[:, 0]
+        slots, before = self.widening(slots), slots.shape[1]
+        groups = _similar_lengths(lengths, before)
+        texts, paddings = zip(*(_group(self.widening(text), lengths, rows, before) for rows in groups), strict=True)
+
+        def joined(slots: Tensor, texts: Iterable[Tensor]) -> list[Tensor]:  # [n, positions, ..] each
+            each = _one_a_row(slots, counts)
+            of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in groups)
+            return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
+
+        def apart(row: Tensor) -> list[Tensor]:  # [n, positions, ..] each
+            sizes = [len(x) * (before + x.shape[1]) for x in texts]
+            return [part.view(len(x), -1, row.shape[-1]) for part, x in zip(row.split(sizes), texts, strict=True)]
+
+        row = torch.cat([block.flatten(0, 1) for block in joined(slots, texts)])
+        for i, layer in enumerate(self.order[:-1]):
+            qkv = layer.queries_keys_values
+            given = apart(qkv(row)) if i else joined(qkv(slots), map(qkv, texts))
+            row = layer.finish(row, torch.cat([*map(layer.attend, given, paddings)]))
+        blocks, last = apart(row), self.order[-1]
+        masks = torch.cat([block[:, 0] for block in blocks])
+        states = last.finish(masks, last.attend_at_mask(masks, blocks, paddings))
+        return states.index_select(0, torch.cat(groups).argsort())
 
 # %% ../nbs/library/backbones.ipynb #dd12c37e
 def _device(device: str | torch.device) -> torch.device:
@@ -558,15 +646,6 @@ def _embedded(self: Backbone) -> Iterator[None]:
         base.embeddings = embeddings
 
 # %% ../nbs/library/backbones.ipynb #338bed24
-def _one_a_row(
-    prompts: Tensor,  # [k, ..]
-    counts: Sequence[int],  # texts of each
-) -> Tensor:  # [batch, ..]
-    "Each prompt once for each of its texts."
-    # Expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs.
-    return torch.cat([prompt.expand(n, *prompt.shape) for prompt, n in zip(prompts, counts, strict=True)])
-
-
 @patch
 def _counts(self: Backbone, prompts: Tensor, text: TextBatch, counts: Sequence[int] | None) -> list[int]:
     "How many texts each prompt stands before; raises `BackboneError` where prompts and texts do not fit."
@@ -649,10 +728,6 @@ class Packing:
         return torch.cat([prompts.transpose(1, 2).flatten(0, 1), flat])
 
 # %% ../nbs/library/backbones.ipynb #50f3fede
-LONG = 256
-"Tokens from which on a text's attention is left to the fused kernel."
-
-
 @dataclass(frozen=True)
 class _Attention:
     "How a layer attends."
@@ -759,37 +834,12 @@ def read_out_states(
     text take more positions than the model has.
     """
     text, counts = text.to(self.device), self._counts(prompts, text, counts)
-    if self.kind == "causal":
-        return self._packed_states(self.slots(prompts).view(len(counts), -1, self.embedding_size), text, counts)
-    if self.encoder is None:
+    if self.kind != "causal" and self.encoder is None:
         return self.generic_states(prompts, text, counts)
-    slots = _one_a_row(self.slots(prompts).view(len(counts), -1, self.embedding_size), counts)
-    groups = _similar_lengths(text.lengths, slots.shape[1])
-    if len(groups) == 1:
-        return self._encoded(slots, text)
-    states = torch.cat([self._encoded(slots.index_select(0, rows), text[rows]) for rows in groups])
-    return states.index_select(0, torch.cat(groups).argsort())
-
-
-@patch
-def _encoded(self: Backbone, slots: Tensor, text: TextBatch) -> Tensor:  # [batch, hidden]
-    "What `generic_states` gives, of a BERT-like encoder."
-    x = torch.cat([slots, self.embed_text(text)], dim=1)
-    padded = bool((text.lengths < text.ids.shape[1]).any())
-    return self.encoder(x, F.pad(text.real, (slots.shape[1], 0), value=True) if padded else None)
-
-# %% ../nbs/library/backbones.ipynb #eb7c78f3
-def _similar_lengths(
-    lengths: Tensor,  # int64 [batch]
-    before: int,  # slots before every text
-    saved: float = 0.05,  # the least share of a batch's positions that is worth a group more
-) -> list[Tensor]:  # int64, indices of the texts of each group
-    "A batch in groups of similar length; one group, in the given order, where that saves too little padding."
-    order = lengths.argsort(stable=True)
-    groups = order.tensor_split(min(4, max(1, len(order) // 4)))
-    padded = sum(len(rows) * (before + int(lengths[rows].max())) for rows in groups)
-    whole = len(order) * (before + int(lengths.max()))
-    return list(groups) if padded < (1 - saved) * whole else [torch.arange(len(order), device=order.device)]
+    slots = self.slots(prompts).view(len(counts), -1, self.embedding_size)
+    if self.kind == "causal":
+        return self._packed_states(slots, text, counts)
+    return self.encoder(slots, self.embed_text(text), text.lengths, counts)
 
 # %% ../nbs/library/backbones.ipynb #ff2b7487
 @patch

@@ -286,6 +286,7 @@ class Dimensions:
     keys_values: int  # of those that make keys and values
     rest: int  # of the other matrices of a layer: attention's output and the feed-forward part
     attention: int  # width of all heads together
+    heads: int
     head: int  # of what is between the last state and the scores: the label words' rows, and matrices before them
 
 # %% ../nbs/library/bench.ipynb #3a67ed52
@@ -306,10 +307,10 @@ def dimensions(backbone: Backbone) -> Dimensions:
     others = matrices(model).keys() - matrices(model.base_model).keys() - {id(words)} if backbone.has_head else ()
     head = len(TASK.labels) * words.shape[1] + sum(matrices(model)[weight] for weight in others)
     rest = layer - queries - keys_values
-    return Dimensions(backbone.kind, config.num_hidden_layers, queries, keys_values, rest, heads * width, head)
+    return Dimensions(backbone.kind, config.num_hidden_layers, queries, keys_values, rest, heads * width, heads, head)
 
 # %% ../nbs/library/bench.ipynb #9e77caeb
-def layer_operations(shape: Dimensions, queries: int, keys: int, outputs: int, pairs: int) -> int:
+def layer_operations(shape: Dimensions, queries: int, keys: float, outputs: int, pairs: int) -> int:
     "Operations in a layer's matrix products, from the numbers of positions, and of products of a pair of positions."
     linear = shape.queries * queries + shape.keys_values * keys + shape.rest * outputs
     return 2 * int(linear + shape.attention * pairs)
@@ -327,13 +328,15 @@ def masked_operations(
     for layer in range(shape.layers):
         first, last = layer == 0, layer == shape.layers - 1
         keys = everywhere - (texts - 1) * (length + 1) if first else everywhere
-        queries = (1 if first else texts) if last else keys
-        outputs, pairs = (texts, everywhere) if last else (everywhere, (positions**2).sum())
+        queries, outputs, pairs = keys, everywhere, (positions**2).sum()
+        if last:  # each head compares and averages states, which are as wide as all heads
+            queries, outputs, pairs = 1 if first else texts, texts, shape.heads * everywhere
+            keys = (queries + texts) / 2  # the matrix of keys for each query, that of values for each text
         total += layer_operations(shape, queries, keys, outputs, 2 * pairs)
         if training and not first:
             total += layer_operations(shape, queries, keys, outputs, 4 * pairs)
         elif training and last:  # the mask asks, the prompt answers
-            total += layer_operations(shape, 0, length, outputs, 3 * length * texts)
+            total += layer_operations(shape, 0, texts / 2, outputs, 3 * length * texts * shape.heads)
         elif training:
             apart = (positions**2 - (positions - length) ** 2).sum()  # pairs that have a vector of the prompt
             total += layer_operations(shape, length, length, outputs, apart + 3 * length * everywhere)
@@ -453,8 +456,9 @@ class Race:
         self.field = {
             (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in field
         }
+        rows = batch_rows(-1, settings.batch_size)
         for contestant in self.field.values():  # what is done only once is no part of a step
-            contestant.step(self.texts.batch([0, 1]), self.labels[:2])
+            contestant.step(self.texts.batch(rows), self.labels[rows])
 
 # %% ../nbs/library/bench.ipynb #b303c34a
 @patch

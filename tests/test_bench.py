@@ -69,23 +69,26 @@ def masked_program(model: BertForMaskedLM, prompt: Tensor, texts: list[Tensor]) 
         linear = (attention.query, attention.key, attention.value)
         return tuple(heads(each(x), model.config.num_attention_heads) for each in linear)
 
-    shared = [mapped(x, layers[0]) if len(layers) > 1 else None for x in slots]
-    if len(layers) == 1:  # only the mask asks
-        shared = [mapped(mask, layers[0]), (None, *keys_and_values(slots[1], layers[0], model))]
+    def asked(mask: Tensor, attention: nn.Module) -> Tensor:  # [heads, 1, hidden]
+        query = heads(attention.query(mask), attention.num_attention_heads)
+        return query @ attention.key.weight.unflatten(0, (len(query), -1))
+
+    shared = [mapped(x, layers[0]) for x in slots] if len(layers) > 1 else asked(mask, layers[0].attention.self)
     states = []
     for ids in texts:
-        parts = [*slots, embeddings(ids[None])[0]]
+        x = torch.cat(parts := [*slots, embeddings(ids[None])[0]])
         for number, layer in enumerate(layers):
-            last = number == len(layers) - 1
-            if number == 0:
-                own = (None, *keys_and_values(parts[2], layer, model)) if last else mapped(parts[2], layer)
-                known = [*shared, own]
-                asking = known[:1] if last else known
-                mixed = torch.cat([attend(queries, known) for queries, *_ in asking])
-                x = torch.cat(parts)
-            elif last:
-                query = heads(layer.attention.self.query(x[:1]), model.config.num_attention_heads)
-                mixed = attend(query, [(None, *keys_and_values(x, layer, model))])
+            last, attention = number == len(layers) - 1, layer.attention.self
+            if last:
+                question = shared if number == 0 else asked(x[:1], attention)
+                known = [(None, states[None], states[None]) for states in (parts if number == 0 else [x])]
+                width = attention.attention_head_size
+                mixed = attend(question * (question.shape[-1] / width) ** 0.5, known).unflatten(-1, (-1, x.shape[-1]))
+                mixed = mixed.transpose(0, 1) @ attention.value.weight.unflatten(0, (-1, width)).mT
+                mixed = mixed.transpose(0, 1).flatten(1) + attention.value.bias
+            elif number == 0:
+                known = [*shared, mapped(parts[2], layer)]
+                mixed = torch.cat([attend(queries, known) for queries, *_ in known])
             else:
                 known = mapped(x, layer)
                 mixed = attend(known[0], [known])
@@ -96,11 +99,6 @@ def masked_program(model: BertForMaskedLM, prompt: Tensor, texts: list[Tensor]) 
     hidden = model.cls.predictions.transform(torch.stack(states))
     decoder = model.get_output_embeddings()
     return F.linear(hidden, decoder.weight[LABEL_WORDS], decoder.bias[LABEL_WORDS])
-
-
-def keys_and_values(x: Tensor, layer: nn.Module, model: BertForMaskedLM) -> tuple[Tensor, Tensor]:
-    attention = layer.attention.self
-    return tuple(heads(each(x), model.config.num_attention_heads) for each in (attention.key, attention.value))
 
 
 def causal_program(model: LlamaForCausalLM, prompt: Tensor, texts: list[Tensor]) -> Tensor:  # scores [texts, labels]
@@ -163,7 +161,7 @@ def spared(kind: str, layers: int, width: int) -> int:
     positions. The softmax's gradient takes their weighted sum only, which is the product of output and gradient."""
     own = np.array(TOKENS) + (kind == "masked")
     if layers == 1:
-        return int(2 * width * own.sum())
+        return int(2 * width * own.sum() * (TINY["num_attention_heads"] if kind == "masked" else 1))
     return int(2 * width * (own**2 if kind == "masked" else own * (own + 1) // 2).sum())
 
 
