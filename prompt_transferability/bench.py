@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -544,11 +545,18 @@ class OperationTimes(TorchDispatchMode):
 
 # %% ../nbs/library/bench.ipynb #28c8ce8e
 @patch
-def profile(self: Race, dtype: str) -> dict[str, float]:  # fractions, the largest first
-    "The ten operations with the largest shares of a training step of this package."
-    rows = batch_rows(0, self.settings.batch_size)
+def profile(
+    self: Race,
+    what: str,  # "training step" or "evaluation"
+    dtype: str,
+) -> dict[str, float]:  # fractions, the largest first
+    "The ten operations with the largest shares of a training step, or of an evaluation, of this package."
+    rows, contestant = batch_rows(0, self.settings.batch_size), self.field["this package", dtype]
     with OperationTimes(self.model.device) as times:
-        self.field["this package", dtype].step(self.texts.batch(rows), self.labels[rows])
+        if what == "training step":
+            contestant.step(self.texts.batch(rows), self.labels[rows])
+        else:
+            contestant.evaluate(self.texts.batch(rows))
     return {name: taken / times.seconds.total() for name, taken in times.seconds.most_common(10)}
 
 # %% ../nbs/library/bench.ipynb #90202bc2
@@ -632,7 +640,8 @@ def measure_model(
         turns += race.run()
         if kind == kinds[0]:
             turns += [turn for dtype in dtypes for turn in race.split(dtype)]
-            profiles = [about | {"dtype": dtype, "shares": race.profile(dtype)} for dtype in dtypes]
+            for what, dtype in product(("training step", "evaluation"), dtypes):
+                profiles.append(about | {"what": what, "dtype": dtype, "shares": race.profile(what, dtype)})
             for contestant, dtype in race.field if memory_is_known(race.model.device) else ():
                 report(f"{name}, memory of {contestant} in {dtype}")
                 added = fresh_step_memory(name, kind, contestant, dtype, settings)

@@ -291,7 +291,7 @@ def test_everything_is_measured_on_the_same_batches(found):
     assert all(1.5 * there < both < 2 * there for both, there in zip(steps, forward, strict=True))
     assert all((turn["operations"] is None) == (turn["contestant"] == "whole model") for turn in turns)
     assert [row["contestant"] for row in found["memory"]] == [*CONTESTANTS]
-    assert len(found["profiles"]) == 1 and sum(found["profiles"][0]["shares"].values()) <= 1
+    assert len(found["profiles"]) == 2 and all(sum(of["shares"].values()) <= 1 for of in found["profiles"])
 
 
 def test_the_summary_says_what_the_turns_do():
