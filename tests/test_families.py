@@ -191,7 +191,7 @@ def test_gradients_reach_the_prompt_alone(backbone, compared, record):
 
 # Outside the fast encoder `transformers` computes some parts in float32 whatever the type, RMS norms for one, and that
 # bounds how small a step can be. These have no such part:
-EXACT = ("gpt2", "opt", "gpt_neox", "mpnet", "modernbert")
+EXACT = ("gpt2", "opt", "gpt_neox", "mpnet")
 
 
 def test_gradients_are_those_of_finite_differences(load, compared):
@@ -387,15 +387,24 @@ def test_a_tokenizer_without_the_token_between_two_texts_is_rejected_in_the_auth
 
 # ---------------------------------------------------------------- nothing else knows a family
 
-NAMED = {  # data, and the micro models, which are of some type
+NAMED = {  # data, an example in a help text, and the micro models, which are of some type
     "bench.SHAPES",
     "checkpoints.KNOWN_MODELS",
-    "microworld",
-    "recomputed",
-    "release",
-    "study.DEFAULT_STUDY",
-    "study.STUDIES",
+    "cli._add_release",
+    "microworld._ALL_MODELS",
+    "microworld._NEW",
+    "microworld._TOKENIZERS",
+    "microworld._byte_level_bpe",
+    "microworld._corrupt",
+    "microworld._new_causal",
+    "microworld._new_masked",
+    "microworld._new_seq2seq",
+    "microworld._unigram",
+    "microworld._word_piece",
+    "study.PRESETS",
+    "study._MICRO",
 }
+PUBLISHED = ("release", "recomputed")  # rooms that name the authors' models
 NAMES = r"bert|electra|mpnet|gpt|neox|llama|mistral|qwen|gemma|phi3|t5|softcapping|extra_id|type_embeddings"
 
 
@@ -418,4 +427,5 @@ def names_of_families(module):
 def test_no_other_code_names_a_family():
     modules = {module.stem: module for module in Path(prompt_transferability.__file__).parent.glob("[!_]*.py")}
     assert names_of_families(modules.pop("families")) > {"families._T5", "families.FAMILIES"}
-    assert set().union(*map(names_of_families, modules.values())) == NAMED
+    others = [names_of_families(module) for name, module in modules.items() if name not in PUBLISHED]
+    assert set().union(*others) == NAMED
