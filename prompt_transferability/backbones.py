@@ -94,28 +94,32 @@ class EncodedTexts:
         "A hash of all token ids and of where each text begins."
         return hashlib.sha256(self._ids.tobytes() + self._types.tobytes() + self._starts.tobytes()).hexdigest()
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> TextBatch:
-        "The texts with these indices, in this order."
-        lengths = self.lengths[rows]
-        columns = np.arange(lengths.max())
-        inside = columns < lengths[:, None]
-        flat = np.where(inside, self._starts[rows][:, None] + columns, 0)
-        ids = np.where(inside, self._ids[flat], self._pad_id)
-        types = np.where(inside, self._types[flat], 0)
-        return TextBatch(torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(lengths))
+# %% ../nbs/library/backbones.ipynb #3e167986
+@patch
+def batch(self: EncodedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
+    "The texts with these indices, in this order."
+    lengths = self.lengths[rows]
+    columns = np.arange(lengths.max())
+    inside = columns < lengths[:, None]
+    flat = np.where(inside, self._starts[rows][:, None] + columns, 0)
+    ids = np.where(inside, self._ids[flat], self._pad_id)
+    types = np.where(inside, self._types[flat], 0)
+    return TextBatch(torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(lengths))
 
-    def batches_by_length(
-        self,
-        tokens: int = 4096,  # tokens in a batch at most, padding and `extra` included
-        extra: int = 0,  # slots that come before every text
-    ) -> Iterator[np.ndarray]:
-        "Indices of all texts in batches of nearly equal length, the longest first."
-        order = np.argsort(-self.lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, tokens // int(self.lengths[order[start]] + extra))
-            yield order[start : start + size]
-            start += size
+# %% ../nbs/library/backbones.ipynb #4d3bf6c1
+@patch
+def batches_by_length(
+    self: EncodedTexts,
+    tokens: int = 4096,  # tokens in a batch at most, padding and `extra` included
+    extra: int = 0,  # slots that come before every text
+) -> Iterator[np.ndarray]:
+    "Indices of all texts in batches of nearly equal length, the longest first."
+    order = np.argsort(-self.lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // int(self.lengths[order[start]] + extra))
+        yield order[start : start + size]
+        start += size
 
 # %% ../nbs/library/backbones.ipynb #b5211619
 LONG = 256
@@ -376,21 +380,25 @@ class Backbone:
         self._label_ids: dict[tuple, Tensor] = {}
         self._fingerprint = fingerprint
 
-    def __repr__(self) -> str:
-        return (
-            f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
-            f"layout {self.layout!r}, {self.device})"
-        )
+# %% ../nbs/library/backbones.ipynb #8854a322
+@patch
+def __repr__(self: Backbone) -> str:
+    return (
+        f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
+        f"layout {self.layout!r}, {self.device})"
+    )
 
-    @property
-    def dtype(self) -> torch.dtype:
-        "The number type that the model computes in."
-        return self._words.weight.dtype
 
-    @property
-    def no_prompt(self) -> Tensor:
-        "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
-        return torch.empty(0, self.embedding_size, device=self.device)
+@patch(as_prop=True)
+def dtype(self: Backbone) -> torch.dtype:
+    "The number type that the model computes in."
+    return self._words.weight.dtype
+
+
+@patch(as_prop=True)
+def no_prompt(self: Backbone) -> Tensor:
+    "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
+    return torch.empty(0, self.embedding_size, device=self.device)
 
 # %% ../nbs/library/backbones.ipynb #8ea58ae0
 @patch(as_prop=True)
@@ -451,42 +459,6 @@ def from_pretrained(
     return cls(
         read.model, read.tokenizer, name, layout, device, max_length, read.has_head, revision, answer, read.fingerprint
     )
-
-# %% ../nbs/library/backbones.ipynb #71392c10
-@patch(as_prop=True)
-def fingerprint(self: Backbone) -> str:
-    "A hash of the weights: of the files that they come from, or of the numbers as they are where there is no file."
-    if self._fingerprint is not None:
-        return self._fingerprint
-    digest = hashlib.sha256()
-    for name, tensor in sorted(self.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-@patch
-def parameters(self: Backbone) -> Iterator[nn.Parameter]:
-    "Every weight of the model that is computed with, once."
-    replaced = set() if self.encoder is None else self.encoder.replaced
-    yield from (parameter for parameter in self.model.parameters() if id(parameter) not in replaced)
-    yield from () if self.encoder is None else (weight for layer in self.encoder.layers for weight in layer.own)
-
-
-@patch
-def trainable_copy(
-    self: Backbone,
-    name: str,  # of the copy, and so of what is trained on it
-) -> Backbone:
-    "The same model under another name, in float32, with weights of its own that learn."
-    model = deepcopy(self.model).float()
-    layout, length = self.layout, self.max_length
-    copied = Backbone(
-        model, self.tokenizer, name, layout, self.device, length, self.has_head, self.revision, self.answer
-    )
-    for parameter in copied.parameters():
-        parameter.requires_grad_(True)
-    return copied
 
 # %% ../nbs/library/backbones.ipynb #1a55681a
 def _joined(
@@ -582,6 +554,42 @@ def encode(
     if max(map(max, ids)) >= self._words.num_embeddings:
         raise BackboneError(f"a text has a token that {self.name!r} has no embedding of; its tokenizer is another's")
     return EncodedTexts(ids, types, self.tokenizer.pad_token_id or 0)
+
+# %% ../nbs/library/backbones.ipynb #71392c10
+@patch(as_prop=True)
+def fingerprint(self: Backbone) -> str:
+    "A hash of the weights: of the files that they come from, or of the numbers as they are where there is no file."
+    if self._fingerprint is not None:
+        return self._fingerprint
+    digest = hashlib.sha256()
+    for name, tensor in sorted(self.model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+# %% ../nbs/library/backbones.ipynb #d46f0c16
+@patch
+def parameters(self: Backbone) -> Iterator[nn.Parameter]:
+    "Every weight of the model that is computed with, once."
+    replaced = set() if self.encoder is None else self.encoder.replaced
+    yield from (parameter for parameter in self.model.parameters() if id(parameter) not in replaced)
+    yield from () if self.encoder is None else (weight for layer in self.encoder.layers for weight in layer.own)
+
+
+@patch
+def trainable_copy(
+    self: Backbone,
+    name: str,  # of the copy, and so of what is trained on it
+) -> Backbone:
+    "The same model under another name, in float32, with weights of its own that learn."
+    model = deepcopy(self.model).float()
+    layout, length = self.layout, self.max_length
+    copied = Backbone(
+        model, self.tokenizer, name, layout, self.device, length, self.has_head, self.revision, self.answer
+    )
+    for parameter in copied.parameters():
+        parameter.requires_grad_(True)
+    return copied
 
 # %% ../nbs/library/backbones.ipynb #08dfaa97
 @patch
@@ -722,6 +730,20 @@ def _counts(self: Backbone, prompts: Tensor, text: TextBatch, counts: Sequence[i
         )
     return list(counts)
 
+# %% ../nbs/library/backbones.ipynb #20c99561
+@patch
+def _check_positions(self: Backbone, needed: int) -> None:
+    "Raise `BackboneError` where prompt and text take more positions than a model that counts both has."
+    config = self.model.config
+    room, rotary = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") == "longrope":  # beyond that, a batch's longest text decides how all of them are rotated
+        room = rotary["original_max_position_embeddings"]
+    counts_slots = self.kind == "causal" or self._positions is None
+    if counts_slots and room is not None and needed > room:
+        raise BackboneError(
+            f"prompt and text take {needed} positions; {self.name!r} has {room}: take a shorter prompt or max_length"
+        )
+
 # %% ../nbs/library/backbones.ipynb #15b6246b
 @patch
 def generic_states(
@@ -752,20 +774,6 @@ def generic_states(
     if self.kind == "masked":
         return states[:, 0]
     return states[torch.arange(len(text), device=self.device), slots.shape[1] + text.lengths - 1]
-
-
-@patch
-def _check_positions(self: Backbone, needed: int) -> None:
-    "Raise `BackboneError` where prompt and text take more positions than a model that counts both has."
-    config = self.model.config
-    room, rotary = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) or {}
-    if rotary.get("rope_type") == "longrope":  # beyond that, a batch's longest text decides how all of them are rotated
-        room = rotary["original_max_position_embeddings"]
-    counts_slots = self.kind == "causal" or self._positions is None
-    if counts_slots and room is not None and needed > room:
-        raise BackboneError(
-            f"prompt and text take {needed} positions; {self.name!r} has {room}: take a shorter prompt or max_length"
-        )
 
 # %% ../nbs/library/backbones.ipynb #ec9aba3b
 @dataclass(frozen=True)
@@ -925,7 +933,7 @@ def _word_logits(self: Backbone, states: Tensor, ids: Tensor) -> Tensor:  # [bat
     cap = logit_cap(self.model.config)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
-
+# %% ../nbs/library/backbones.ipynb #01563148
 @patch
 def read_out(
     self: Backbone,
@@ -942,7 +950,7 @@ def read_out(
         return logits
     return torch.stack([of_label.logsumexp(-1) for of_label in logits.split(words, dim=-1)], dim=-1)
 
-
+# %% ../nbs/library/backbones.ipynb #347d01bc
 @patch
 def label_logits(
     self: Backbone,
@@ -1013,7 +1021,7 @@ def neuron_values(
     shape = (*prompts.shape[:-2], self.num_layers, self.ffn_size)
     return tuple(torch.stack(values, dim=1).view(shape) for values in zip(*seen, strict=True))
 
-
+# %% ../nbs/library/backbones.ipynb #4e25ebc4
 @patch
 def neuron_states(
     self: Backbone,
