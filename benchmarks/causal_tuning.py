@@ -3,8 +3,9 @@
     python benchmarks/causal_tuning.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out smollm2.json
 
 trains 20 vectors from vocabulary vectors for 500 steps of 16 texts: AdamW, a learning rate that falls linearly after 20
-steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file keeps the curves, the settings, and
-where they come from. An interrupted run goes on from its checkpoints.
+steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file keeps the curve of each task, the
+settings, and where they come from. An interrupted run goes on from its checkpoints. A task that the file has is not run
+again; where its settings were others, nothing is run.
 """
 
 import argparse
@@ -22,8 +23,11 @@ from prompt_transferability.provenance import surroundings
 from prompt_transferability.tasks import load_task
 from prompt_transferability.training import Training
 
+SETTINGS = ("model", "fingerprint", "dtype", "length", "seed", "init", "training")
+"What makes two runs of a task the same."
 
-def main() -> None:
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbone", help="a .gguf file, a folder or a name on the Hub")
     parser.add_argument("--model", help="what the model is called on the Hub, where a file has another name")
@@ -34,7 +38,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    given = parser.parse_args(arguments)
+    found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {"runs": {}}
     backbone = Backbone.from_pretrained(given.backbone, dtype=given.dtype)
     training = Training(
         steps=given.steps,
@@ -45,9 +51,8 @@ def main() -> None:
         eval_every=50,
     )
     init = vocabulary_prompt(backbone, given.length, given.seed)
-    found = json.loads(given.out.read_text()) if given.out.is_file() else {"runs": {}}
-    found |= {
-        "command": "python benchmarks/causal_tuning.py " + " ".join(Path(word).name for word in sys.argv[1:]),
+    about = {
+        "command": "python benchmarks/causal_tuning.py " + " ".join(map(_shown, arguments)),
         "model": given.model or backbone.name,
         "fingerprint": backbone.fingerprint,
         "dtype": given.dtype,
@@ -60,12 +65,17 @@ def main() -> None:
         "provenance": surroundings(),
     }
     for task in given.tasks:
+        if before := found["runs"].get(task):
+            different = [name for name in SETTINGS if before[name] != about[name]]
+            if different:
+                parser.error(f"{given.out} has a run of {task} with another {', '.join(different)}; name another --out")
+    for task in given.tasks:
         if task in found["runs"]:
             continue
         data = load_task(task)
-        checkpoint = given.out.with_suffix(f".{task}.checkpoint")
+        checkpoint = given.out.with_name(f"{given.out.stem}.{task.replace('/', '-')}.checkpoint")
         run = tune_prompt(backbone, data, init, seed=given.seed, checkpoint=checkpoint, **asdict(training))
-        found["runs"][task] = {
+        found["runs"][task] = about | {
             "dev_rows": len(data.dev),
             "majority": data.majority(),
             "best_accuracy": run.best_accuracy,
@@ -76,6 +86,11 @@ def main() -> None:
         with written_whole(given.out) as unfinished:
             unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         checkpoint.unlink(missing_ok=True)
+
+
+def _shown(word: str) -> str:
+    "A file by its name alone."
+    return Path(word).name if Path(word).is_absolute() or Path(word).is_file() else word
 
 
 if __name__ == "__main__":

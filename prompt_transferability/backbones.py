@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import BackboneError, read_checkpoint
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
@@ -50,7 +51,7 @@ class TextBatch:
         columns = slice(int(lengths.max()))
         return TextBatch(self.ids[rows, columns], self.types[rows, columns], lengths)
 
-    def to(self, device) -> TextBatch:
+    def to(self, device: str | torch.device) -> TextBatch:
         "The same batch on another device."
         return TextBatch(self.ids.to(device), self.types.to(device), self.lengths.to(device))
 
@@ -93,28 +94,32 @@ class EncodedTexts:
         "A hash of all token ids and of where each text begins."
         return hashlib.sha256(self._ids.tobytes() + self._types.tobytes() + self._starts.tobytes()).hexdigest()
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> TextBatch:
-        "The texts with these indices, in this order."
-        lengths = self.lengths[rows]
-        columns = np.arange(lengths.max())
-        inside = columns < lengths[:, None]
-        flat = np.where(inside, self._starts[rows][:, None] + columns, 0)
-        ids = np.where(inside, self._ids[flat], self._pad_id)
-        types = np.where(inside, self._types[flat], 0)
-        return TextBatch(torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(lengths))
+# %% ../nbs/library/backbones.ipynb #3e167986
+@patch
+def batch(self: EncodedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
+    "The texts with these indices, in this order."
+    lengths = self.lengths[rows]
+    columns = np.arange(lengths.max())
+    inside = columns < lengths[:, None]
+    flat = np.where(inside, self._starts[rows][:, None] + columns, 0)
+    ids = np.where(inside, self._ids[flat], self._pad_id)
+    types = np.where(inside, self._types[flat], 0)
+    return TextBatch(torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(lengths))
 
-    def batches_by_length(
-        self,
-        tokens: int = 4096,  # tokens in a batch at most, padding and `extra` included
-        extra: int = 0,  # slots that come before every text
-    ) -> Iterator[np.ndarray]:
-        "Indices of all texts in batches of nearly equal length, the longest first."
-        order = np.argsort(-self.lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, tokens // int(self.lengths[order[start]] + extra))
-            yield order[start : start + size]
-            start += size
+# %% ../nbs/library/backbones.ipynb #4d3bf6c1
+@patch
+def batches_by_length(
+    self: EncodedTexts,
+    tokens: int = 4096,  # tokens in a batch at most, padding and `extra` included
+    extra: int = 0,  # slots that come before every text
+) -> Iterator[np.ndarray]:
+    "Indices of all texts in batches of nearly equal length, the longest first."
+    order = np.argsort(-self.lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // int(self.lengths[order[start]] + extra))
+        yield order[start : start + size]
+        start += size
 
 # %% ../nbs/library/backbones.ipynb #b5211619
 LONG = 256
@@ -173,7 +178,18 @@ def attend(
         mixed = F.scaled_dot_product_attention(query, key, value, None if padding is None else padding[:, None])
     return mixed.transpose(1, 2).reshape(n * length, -1)
 
+# %% ../nbs/library/backbones.ipynb #14a6b20d
+@patch
+def finish(
+    self: EncoderLayer,
+    x: Tensor,  # [.., hidden], what the layer was given
+    mixed: Tensor,  # [.., hidden], what attention collected
+) -> Tensor:  # [.., hidden]
+    "What follows attention."
+    x = self.attention_norm(x + self.attention_out(mixed))
+    return self.ffn_norm(x + self.ffn_out(self.activation(self.ffn_in(x))))
 
+# %% ../nbs/library/backbones.ipynb #d3dbb874
 @patch
 def attend_at_mask(
     self: EncoderLayer,
@@ -193,29 +209,28 @@ def attend_at_mask(
     collected = torch.bmm(torch.cat(mixed).transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
     return collected.reshape(len(x), -1) + value_bias
 
-
-@patch
-def finish(
-    self: EncoderLayer,
-    x: Tensor,  # [.., hidden], what the layer was given
-    mixed: Tensor,  # [.., hidden], what attention collected
-) -> Tensor:  # [.., hidden]
-    "What follows attention."
-    x = self.attention_norm(x + self.attention_out(mixed))
-    return self.ffn_norm(x + self.ffn_out(self.activation(self.ffn_in(x))))
-
 # %% ../nbs/library/backbones.ipynb #eb7c78f3
 def _similar_lengths(
     lengths: Tensor,  # int64 [batch]
     before: int,  # slots before every text
-    saved: float = 0.05,  # the least share of a batch's positions that is worth more groups
 ) -> list[Tensor]:  # int64, indices of the texts of each group
     "A batch in four groups of similar length at most; in one, as it is, where that saves too little padding."
+    saved = 0.05  # the least share of a batch's positions that is worth more groups
     order = lengths.argsort(stable=True)
     groups = order.tensor_split(min(4, max(1, len(order) // 4)))
     padded = sum(len(rows) * (before + int(lengths[rows].max())) for rows in groups)
     whole = len(order) * (before + int(lengths.max()))
     return list(groups) if padded < (1 - saved) * whole else [torch.arange(len(order), device=order.device)]
+
+# %% ../nbs/library/backbones.ipynb #dcf87ea4
+def _one_a_row(
+    prompts: Tensor,  # [k, ..]
+    counts: Sequence[int],  # texts of each
+) -> Tensor:  # [batch, ..]
+    "Each prompt once for each of its texts."
+    # Expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs.
+    each = [prompt.expand(n, *prompt.shape) for prompt, n in zip(prompts, counts, strict=True)]
+    return each[0] if len(each) == 1 else torch.cat(each)
 
 
 def _group(text: Tensor, lengths: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor | None]:
@@ -229,61 +244,70 @@ def _group(text: Tensor, lengths: Tensor, rows: Tensor, before: int) -> tuple[Te
         return text, None
     return text, text.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
 
+# %% ../nbs/library/backbones.ipynb #934d9240
+@dataclass(frozen=True)
+class _Groups:
+    "A batch in groups of similar length, behind slots."
 
-def _one_a_row(
-    prompts: Tensor,  # [k, ..]
-    counts: Sequence[int],  # texts of each
-) -> Tensor:  # [batch, ..]
-    "Each prompt once for each of its texts."
-    # Expanded, not indexed with repeated rows: that gradient is summed in an order that changes between runs.
-    each = [prompt.expand(n, *prompt.shape) for prompt, n in zip(prompts, counts, strict=True)]
-    return each[0] if len(each) == 1 else torch.cat(each)
+    rows: Sequence[Tensor]  # int64, indices of the texts of each group
+    texts: Sequence[Tensor]  # [n, tokens, ..] of each group
+    paddings: Sequence[Tensor | None]  # of each group, as `EncoderLayer.attend` takes them
+    before: int  # slots before every text
+
+    @classmethod
+    def of(cls, text: Tensor, lengths: Tensor, before: int) -> _Groups:
+        rows = _similar_lengths(lengths, before)
+        texts, paddings = zip(*(_group(text, lengths, of_group, before) for of_group in rows), strict=True)
+        return cls(rows, texts, paddings, before)
+
+    def joined(self, slots: Tensor, texts: Iterable[Tensor], counts: Sequence[int]) -> list[Tensor]:
+        "The blocks [n, positions, ..], from the slots [k, s, ..] of k prompts and the texts that each stands before."
+        each = _one_a_row(slots, counts)
+        of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in self.rows)
+        return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
+
+    def apart(self, row: Tensor) -> list[Tensor]:
+        "The blocks again, from all their positions in one row [T, ..]."
+        sizes = [len(x) * (self.before + x.shape[1]) for x in self.texts]
+        blocks = zip(row.split(sizes), self.texts, strict=True)
+        return [block.view(len(x), -1, row.shape[-1]) for block, x in blocks]
 
 # %% ../nbs/library/backbones.ipynb #aeb13805
 class FastEncoder:
     "The layers of a BERT-like encoder, read at the first position."
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PreTrainedModel):
         record, base, config = FAMILIES[model.config.model_type], model.base_model, model.config
-        made: dict[int, EncoderLayer] = {}  # ALBERT runs one layer many times
+        made: dict[int, EncoderLayer] = {}  # one layer may run many times
         for source, activation in zip(record.layers(base), record.activations(base), strict=True):
             if id(source) not in made:
                 made[id(source)] = EncoderLayer(source, record.post_norm, activation, config.num_attention_heads)
         self.layers, self.order = [*made.values()], [made[id(source)] for source in record.layers(base)]
-        # ELECTRA has this map only where its embeddings are narrower than its layers.
+        # Some types have this map only where embeddings are narrower than layers.
         self.widening = dict(base.named_modules()).get(record.widening, nn.Identity())
         self.replaced = {id(weight) for layer in self.layers for weight in layer.replaced}
 
-    def __call__(
-        self,
-        slots: Tensor,  # [k, s, embedding_size]
-        text: Tensor,  # [batch, tokens, embedding_size]
-        lengths: Tensor,  # int64 [batch], tokens that are no padding
-        counts: Sequence[int],  # texts that each of k prompts stands before, in order
-    ) -> Tensor:  # [batch, hidden]
-        "The last layer's state at the first position."
-        slots, before = self.widening(slots), slots.shape[1]
-        groups = _similar_lengths(lengths, before)
-        texts, paddings = zip(*(_group(self.widening(text), lengths, rows, before) for rows in groups), strict=True)
-
-        def joined(slots: Tensor, texts: Iterable[Tensor]) -> list[Tensor]:  # [n, positions, ..] each
-            each = _one_a_row(slots, counts)
-            of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in groups)
-            return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
-
-        def apart(row: Tensor) -> list[Tensor]:  # [n, positions, ..] each
-            sizes = [len(x) * (before + x.shape[1]) for x in texts]
-            return [part.view(len(x), -1, row.shape[-1]) for part, x in zip(row.split(sizes), texts, strict=True)]
-
-        row = torch.cat([block.flatten(0, 1) for block in joined(slots, texts)])
-        for i, layer in enumerate(self.order[:-1]):
-            qkv = layer.queries_keys_values
-            given = apart(qkv(row)) if i else joined(qkv(slots), map(qkv, texts))
-            row = layer.finish(row, torch.cat([*map(layer.attend, given, paddings)]))
-        blocks, last = apart(row), self.order[-1]
-        masks = torch.cat([block[:, 0] for block in blocks])
-        states = last.finish(masks, last.attend_at_mask(masks, blocks, paddings))
-        return states.index_select(0, torch.cat(groups).argsort())
+# %% ../nbs/library/backbones.ipynb #d1a8601c
+@patch
+def __call__(
+    self: FastEncoder,
+    slots: Tensor,  # [k, s, embedding_size]
+    text: Tensor,  # [batch, tokens, embedding_size]
+    lengths: Tensor,  # int64 [batch], tokens that are no padding
+    counts: Sequence[int],  # texts that each of k prompts stands before, in order
+) -> Tensor:  # [batch, hidden]
+    "The last layer's state at the first position."
+    slots, before = self.widening(slots), slots.shape[1]
+    groups = _Groups.of(self.widening(text), lengths, before)
+    row = torch.cat([block.flatten(0, 1) for block in groups.joined(slots, groups.texts, counts)])
+    for i, layer in enumerate(self.order[:-1]):
+        qkv = layer.queries_keys_values
+        given = groups.apart(qkv(row)) if i else groups.joined(qkv(slots), map(qkv, groups.texts), counts)
+        row = layer.finish(row, torch.cat([*map(layer.attend, given, groups.paddings)]))
+    blocks, last = groups.apart(row), self.order[-1]
+    masks = torch.cat([block[:, 0] for block in blocks])
+    states = last.finish(masks, last.attend_at_mask(masks, blocks, groups.paddings))
+    return states.index_select(0, torch.cat(groups.rows).argsort())
 
 # %% ../nbs/library/backbones.ipynb #dd12c37e
 def _device(device: str | torch.device) -> torch.device:
@@ -318,17 +342,22 @@ class Backbone:
 
     def __init__(
         self,
-        model: nn.Module,  # of `transformers`, of a type in `FAMILIES`
-        tokenizer,  # its tokenizer
+        model: PreTrainedModel,  # of a type in `FAMILIES`
+        tokenizer: PreTrainedTokenizerBase,  # its own
         name: str,  # what prompts trained on it are labelled with
         layout: str = "paper",  # one of `LAYOUTS`
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "cpu",  # "auto": cuda, else mps, where present, else cpu
         max_length: int = 128,  # tokens of a text at most, special tokens included (the authors' value)
         has_head: bool = True,  # False: read out with the word embeddings
         revision: str | None = None,  # of the checkpoint, for the record
         answer: str = "\n",  # the token after which a causal model says the label word
         fingerprint: str | None = None,  # of the checkpoint; None: a hash of the weights as they are
     ):
+        """Freeze the model, and move it to the device.
+
+        Raises `UnknownNameError` for an unknown layout, and `BackboneError` where the model cannot be had in that
+        layout, on that device, with that `max_length` or with that `answer`.
+        """
         if layout not in LAYOUTS:
             raise UnknownNameError("layout", layout, LAYOUTS)
         config = model.config
@@ -336,57 +365,71 @@ class Backbone:
         self.kind, self.name, self.layout, self.revision = self._record.kind, name, layout, revision
         if self.kind == "causal" and layout == "authors":
             raise BackboneError(f"{name!r} is a causal model, which the authors' code has no layout for; take 'paper'")
-        self.tokenizer, self.device, self.has_head, self.answer = tokenizer, torch.device(device), has_head, answer
+        self.tokenizer, self.device, self.has_head, self.answer = tokenizer, _device(device), has_head, answer
         self.model = model.to(self.device).eval().requires_grad_(False)
-        if getattr(config, "attn_logit_softcapping", None):  # which no other implementation of attention computes
-            self.model.set_attn_implementation("eager")
+        capped = self._record.attention_capped_at
+        if capped and getattr(config, capped):
+            self.model.set_attn_implementation("eager")  # no other implementation caps attention scores
         self._words = model.get_input_embeddings()
         self.embedding_size = self._words.embedding_dim  # width of a prompt's vectors
         self.hidden_size, self.ffn_size = config.hidden_size, neurons_of(config)
         self._activations = self._record.activations(model.base_model)
         self.num_layers = len(self._activations)  # of an encoder-decoder: the encoder's, then the decoder's
-        self.max_length = self._checked_length(max_length)
+        self.max_length, self._joint = self._checked_length(max_length), self.joint_id
         self.encoder = None if self._record.post_norm is None else FastEncoder(model)
         self._label_ids: dict[tuple, Tensor] = {}
         self._fingerprint = fingerprint
 
-    def _checked_length(self, max_length: int) -> int:
-        "How many tokens a text may have, which must be within what the model has positions for."
-        config = self.model.config
-        if self.kind == "masked" and hasattr(self._embeddings, "position_embeddings"):
-            room = self._embeddings.position_embeddings.num_embeddings - self._first_position
-        else:
-            room = getattr(config, "max_position_embeddings", None) or max_length
-        if not 2 < max_length <= room:
-            raise BackboneError(f"max_length is {max_length}; {self.name!r} takes texts of 3 to {room} tokens")
-        return max_length
+# %% ../nbs/library/backbones.ipynb #8854a322
+@patch
+def __repr__(self: Backbone) -> str:
+    return (
+        f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
+        f"layout {self.layout!r}, {self.device})"
+    )
 
-    @property
-    def _embeddings(self) -> nn.Module:
-        "What a masked model embeds a text with."
-        return self.model.base_model.embeddings
 
-    @property
-    def _first_position(self) -> int:
-        "The position of a text's first token; RoBERTa and its relatives begin after that of the padding token."
-        padding = self._embeddings.position_embeddings.padding_idx
-        return 0 if padding is None else padding + 1
+@patch(as_prop=True)
+def dtype(self: Backbone) -> torch.dtype:
+    "The number type that the model computes in."
+    return self._words.weight.dtype
 
-    def __repr__(self) -> str:
-        return (
-            f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
-            f"layout {self.layout!r}, {self.device})"
-        )
 
-    @property
-    def dtype(self) -> torch.dtype:
-        "The number type that the model computes in."
-        return self._words.weight.dtype
+@patch(as_prop=True)
+def no_prompt(self: Backbone) -> Tensor:
+    "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
+    return torch.empty(0, self.embedding_size, device=self.device)
 
-    @property
-    def no_prompt(self) -> Tensor:
-        "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
-        return torch.empty(0, self.embedding_size, device=self.device)
+# %% ../nbs/library/backbones.ipynb #8ea58ae0
+@patch(as_prop=True)
+def _embeddings(self: Backbone) -> nn.Module:
+    "What a masked model embeds a text with."
+    return self.model.base_model.embeddings
+
+
+@patch(as_prop=True)
+def _positions(self: Backbone) -> nn.Embedding | None:
+    "The learned positions that slots go without; None where there are none."
+    return None if self._record.positions is None else part(self._embeddings, self._record.positions)
+
+
+@patch(as_prop=True)
+def _first_position(self: Backbone) -> int:
+    "The position of a text's first token; models whose padding has a position begin after it."
+    padding = self._positions.padding_idx
+    return 0 if padding is None else padding + 1
+
+
+@patch
+def _checked_length(self: Backbone, max_length: int) -> int:
+    "How many tokens a text may have, which must be within what the model has positions for."
+    if self._positions is None:
+        room = getattr(self.model.config, "max_position_embeddings", None) or max_length
+    else:
+        room = self._positions.num_embeddings - self._first_position
+    if not 2 < max_length <= room:
+        raise BackboneError(f"max_length is {max_length}; {self.name!r} takes texts of 3 to {room} tokens")
+    return max_length
 
 # %% ../nbs/library/backbones.ipynb #58ffdf0b
 @patch(cls_method=True)
@@ -417,39 +460,6 @@ def from_pretrained(
         read.model, read.tokenizer, name, layout, device, max_length, read.has_head, revision, answer, read.fingerprint
     )
 
-# %% ../nbs/library/backbones.ipynb #71392c10
-@patch(as_prop=True)
-def fingerprint(self: Backbone) -> str:
-    "A hash of the weights: of the files that they were read from, or of the numbers where there is no file."
-    if self._fingerprint is None:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        self._fingerprint = digest.hexdigest()
-    return self._fingerprint
-
-
-@patch
-def parameters(self: Backbone) -> Iterator[nn.Parameter]:
-    "Every weight of the model that is computed with, once."
-    replaced = set() if self.encoder is None else self.encoder.replaced
-    yield from (parameter for parameter in self.model.parameters() if id(parameter) not in replaced)
-    yield from () if self.encoder is None else (weight for layer in self.encoder.layers for weight in layer.own)
-
-
-@patch
-def trainable_copy(self: Backbone, name: str) -> Backbone:
-    "The same model under another name, in float32, with weights of its own that learn."
-    model = deepcopy(self.model).float()
-    layout, length = self.layout, self.max_length
-    copied = Backbone(
-        model, self.tokenizer, name, layout, self.device, length, self.has_head, self.revision, self.answer
-    )
-    for parameter in copied.parameters():
-        parameter.requires_grad_(True)
-    return copied
-
 # %% ../nbs/library/backbones.ipynb #1a55681a
 def _joined(
     first: Sequence[int],
@@ -478,6 +488,25 @@ def answer_id(self: Backbone) -> int:
     return pieces[0]
 
 
+@patch(as_prop=True)
+def joint_id(self: Backbone) -> int | None:
+    """The token that the package sets between the texts of a pair; None where the tokenizer joins them.
+
+    Raises `BackboneError` where the tokenizer has no such token.
+    """
+    if self.kind == "causal":
+        return self.answer_id
+    if self.layout == "paper" or self._record.joint is None:
+        return None
+    found = self.tokenizer.convert_tokens_to_ids(self._record.joint)
+    if found in (None, self.tokenizer.unk_token_id):
+        raise BackboneError(
+            f"layout 'authors' sets {self._record.joint!r} between two texts, which the tokenizer of {self.name!r} "
+            "lacks; take layout 'paper'"
+        )
+    return found
+
+# %% ../nbs/library/backbones.ipynb #461520e4
 def _checked_rows(rows: Sequence[Mapping]) -> tuple[list[str], list[str] | None]:
     "The first texts and the second ones, or None where there are none; raises `BackboneError` for anything else."
     is_table, rows = isinstance(rows, Mapping), list(rows)
@@ -498,23 +527,25 @@ def _checked_rows(rows: Sequence[Mapping]) -> tuple[list[str], list[str] | None]
 
 # %% ../nbs/library/backbones.ipynb #f197fda8
 @patch
-def encode(self: Backbone, rows: Sequence[Mapping]) -> EncodedTexts:
-    """Tokenize rows (`text_a`, and `text_b` or None) once, for many batches.
+def encode(
+    self: Backbone,
+    rows: Sequence[Mapping],  # `text_a`, and `text_b` or None
+) -> EncodedTexts:
+    """Tokenize texts or pairs once, for many batches.
 
-    Raises `BackboneError` for what is no sequence of rows, for none, and where only some of them have a `text_b`.
+    Raises `BackboneError` for what is no sequence of rows, for none, where only some of them have a `text_b`, and where
+    the tokenizer gives a token that the model does not know.
     """
     first, second = _checked_rows(rows)
     cut = dict(truncation=True, max_length=self.max_length)
-    if self.kind == "causal" or (self.kind == "seq2seq" and self.layout == "authors" and second):
-        causal = self.kind == "causal"
-        between = self.answer_id if causal else self.tokenizer.convert_tokens_to_ids("<extra_id_0>")
-        end = self.answer_id if causal else self.tokenizer.eos_token_id
+    if self.kind == "causal" or (self._joint is not None and second):
+        end = self._joint if self.kind == "causal" else self.tokenizer.eos_token_id
         ids = [
             None if texts is None else self.tokenizer(texts, add_special_tokens=False, **cut)["input_ids"]
             for texts in (first, second)
         ]
         pairs = zip(ids[0], ids[1] or [None] * len(first), strict=True)
-        ids = [_joined(*pair, between, end, self.max_length) for pair in pairs]
+        ids = [_joined(*pair, self._joint, end, self.max_length) for pair in pairs]
         types = [[0] * len(row) for row in ids]
     else:
         cut["truncation"] = "longest_first"
@@ -523,6 +554,42 @@ def encode(self: Backbone, rows: Sequence[Mapping]) -> EncodedTexts:
     if max(map(max, ids)) >= self._words.num_embeddings:
         raise BackboneError(f"a text has a token that {self.name!r} has no embedding of; its tokenizer is another's")
     return EncodedTexts(ids, types, self.tokenizer.pad_token_id or 0)
+
+# %% ../nbs/library/backbones.ipynb #71392c10
+@patch(as_prop=True)
+def fingerprint(self: Backbone) -> str:
+    "A hash of the weights: of the files that they come from, or of the numbers as they are where there is no file."
+    if self._fingerprint is not None:
+        return self._fingerprint
+    digest = hashlib.sha256()
+    for name, tensor in sorted(self.model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+# %% ../nbs/library/backbones.ipynb #d46f0c16
+@patch
+def parameters(self: Backbone) -> Iterator[nn.Parameter]:
+    "Every weight of the model that is computed with, once."
+    replaced = set() if self.encoder is None else self.encoder.replaced
+    yield from (parameter for parameter in self.model.parameters() if id(parameter) not in replaced)
+    yield from () if self.encoder is None else (weight for layer in self.encoder.layers for weight in layer.own)
+
+
+@patch
+def trainable_copy(
+    self: Backbone,
+    name: str,  # of the copy, and so of what is trained on it
+) -> Backbone:
+    "The same model under another name, in float32, with weights of its own that learn."
+    model = deepcopy(self.model).float()
+    layout, length = self.layout, self.max_length
+    copied = Backbone(
+        model, self.tokenizer, name, layout, self.device, length, self.has_head, self.revision, self.answer
+    )
+    for parameter in copied.parameters():
+        parameter.requires_grad_(True)
+    return copied
 
 # %% ../nbs/library/backbones.ipynb #08dfaa97
 @patch
@@ -535,11 +602,13 @@ def label_token_ids(self: Backbone, task: Task) -> Tensor:  # int64 [words]
     if task.label_words not in self._label_ids:
         named = [(label, word) for label, words in zip(task.labels, task.words, strict=True) for word in words]
         ids = [self._word_token_id(word, label, task) for label, word in named]
-        if len(set(ids)) < len(ids):
-            raise BackboneError(
-                f"label words {task.label_words} of task {task.name!r} share a token of {self.name!r}; "
-                "each label needs a word of its own"
-            )
+        for (label, word), i in zip(named, map(ids.index, ids), strict=True):
+            of, other = named[i]  # the first word with this token
+            if (of, other) != (label, word):
+                remedy = "leave one of them out" if of == label else "each label needs words of its own"
+                raise BackboneError(
+                    f"the words {other!r} and {word!r} of task {task.name!r} share a token of {self.name!r}; {remedy}"
+                )
         self._label_ids[task.label_words] = torch.tensor(ids, device=self.device)
     return self._label_ids[task.label_words]
 
@@ -604,23 +673,25 @@ def slots(
     mask = self._words.weight[self.tokenizer.mask_token_id]
     vectors = torch.cat([mask.expand(*live.shape[:-2], 1, -1), live], dim=-2)
     if self.layout == "authors" and self._record.types_on_slots:
-        vectors = vectors + self._embeddings.token_type_embeddings.weight[0]
+        vectors = vectors + part(self._embeddings, self._record.token_types).weight[0]
     return part(self._embeddings, self._record.embedding_norm)(vectors)
 
-
+# %% ../nbs/library/backbones.ipynb #ad0918f4
 @patch
-def embed_text(self: Backbone, text: TextBatch) -> Tensor:  # [batch, tokens, embedding_size]
-    "The text as the model would embed it without a prompt."
+def embed_text(
+    self: Backbone,
+    text: TextBatch,  # on any device
+) -> Tensor:  # [batch, tokens, embedding_size]
+    "The text as the model would embed it without a prompt; padding too, with what its ids happen to give."
     text = text.to(self.device)
     vectors = self.embed_tokens(text.ids)
     if self.kind != "masked":
         return vectors
-    if hasattr(self._embeddings, "position_embeddings"):
-        positions = torch.arange(text.ids.shape[1], device=self.device) + self._first_position
-        vectors = vectors + self._embeddings.position_embeddings(positions)
-    if hasattr(self._embeddings, "token_type_embeddings"):
-        known = self._embeddings.token_type_embeddings.num_embeddings > 1
-        vectors = vectors + self._embeddings.token_type_embeddings(text.types if known else torch.zeros_like(text.ids))
+    if self._positions is not None:
+        vectors = vectors + self._positions(torch.arange(text.ids.shape[1], device=self.device) + self._first_position)
+    if self._record.token_types is not None:
+        types = part(self._embeddings, self._record.token_types)
+        vectors = vectors + types(text.types if types.num_embeddings > 1 else torch.zeros_like(text.ids))
     return part(self._embeddings, self._record.embedding_norm)(vectors)
 
 # %% ../nbs/library/backbones.ipynb #c2ce59ad
@@ -648,7 +719,8 @@ def _embedded(self: Backbone) -> Iterator[None]:
 # %% ../nbs/library/backbones.ipynb #338bed24
 @patch
 def _counts(self: Backbone, prompts: Tensor, text: TextBatch, counts: Sequence[int] | None) -> list[int]:
-    "How many texts each prompt stands before; raises `BackboneError` where prompts and texts do not fit."
+    "How many texts each prompt stands before; raises `BackboneError` for no prompts, and for other texts."
+    self._check_prompt(prompts)
     if counts is None:
         counts = [len(text)] if prompts.ndim == 2 else [1] * len(prompts)
     if len(counts) != (1 if prompts.ndim == 2 else len(prompts)) or sum(counts) != len(text):
@@ -658,6 +730,20 @@ def _counts(self: Backbone, prompts: Tensor, text: TextBatch, counts: Sequence[i
         )
     return list(counts)
 
+# %% ../nbs/library/backbones.ipynb #20c99561
+@patch
+def _check_positions(self: Backbone, needed: int) -> None:
+    "Raise `BackboneError` where prompt and text take more positions than a model that counts both has."
+    config = self.model.config
+    room, rotary = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") == "longrope":  # beyond that, a batch's longest text decides how all of them are rotated
+        room = rotary["original_max_position_embeddings"]
+    counts_slots = self.kind == "causal" or self._positions is None
+    if counts_slots and room is not None and needed > room:
+        raise BackboneError(
+            f"prompt and text take {needed} positions; {self.name!r} has {room}: take a shorter prompt or max_length"
+        )
+
 # %% ../nbs/library/backbones.ipynb #15b6246b
 @patch
 def generic_states(
@@ -666,7 +752,10 @@ def generic_states(
     text: TextBatch,
     counts: Sequence[int] | None = None,  # texts that each of k prompts stands before, in order; None: one
 ) -> Tensor:  # [batch, hidden]
-    "The last hidden state at each row's read-out position, by `transformers` alone."
+    """The last hidden state at each row's read-out position, by `transformers` alone.
+
+    Raises `BackboneError` as `read_out_states` does.
+    """
     text, counts = text.to(self.device), self._counts(prompts, text, counts)
     slots = _one_a_row(self.slots(prompts).view(len(counts), -1, self.embedding_size), counts)
     x = torch.cat([slots, self.embed_text(text)], dim=1)
@@ -685,17 +774,6 @@ def generic_states(
     if self.kind == "masked":
         return states[:, 0]
     return states[torch.arange(len(text), device=self.device), slots.shape[1] + text.lengths - 1]
-
-
-@patch
-def _check_positions(self: Backbone, needed: int) -> None:
-    "Raise `BackboneError` where prompt and text take more positions than a model that counts both has."
-    room = getattr(self.model.config, "max_position_embeddings", None)
-    counts_slots = self.kind == "causal" or not hasattr(self._embeddings, "position_embeddings")
-    if counts_slots and room is not None and needed > room:
-        raise BackboneError(
-            f"prompt and text take {needed} positions; {self.name!r} has {room}: take a shorter prompt or max_length"
-        )
 
 # %% ../nbs/library/backbones.ipynb #ec9aba3b
 @dataclass(frozen=True)
@@ -761,7 +839,7 @@ def _attend_alone(how: _Attention, query: Tensor, key: Tensor, value: Tensor) ->
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=how.scaling)
 
-
+# %% ../nbs/library/backbones.ipynb #919dad0d
 def _attend_behind(how: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     "The same of n texts behind one prompt, whose keys and values are [key heads, l, d]."
     n, heads, q, d = query.shape
@@ -855,21 +933,24 @@ def _word_logits(self: Backbone, states: Tensor, ids: Tensor) -> Tensor:  # [bat
     cap = logit_cap(self.model.config)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
-
+# %% ../nbs/library/backbones.ipynb #01563148
 @patch
 def read_out(
     self: Backbone,
     states: Tensor,  # [batch, hidden], from `read_out_states`
     task: Task,
 ) -> Tensor:  # float32 [batch, labels]; float64 of a model in float64
-    "Logits of the task's labels, and of nothing else; a label's words are added in probability."
+    """Logits of the task's labels, and of nothing else; a label's words are added in probability.
+
+    Raises `BackboneError` for a label word that is not one token, or shares its token with another.
+    """
     logits = self._word_logits(states, self.label_token_ids(task))
     words = [len(words) for words in task.words]
     if max(words) == 1:
         return logits
     return torch.stack([of_label.logsumexp(-1) for of_label in logits.split(words, dim=-1)], dim=-1)
 
-
+# %% ../nbs/library/backbones.ipynb #347d01bc
 @patch
 def label_logits(
     self: Backbone,
@@ -880,7 +961,7 @@ def label_logits(
     """Logits of the task's labels, one row of them a text (Eq. 1).
 
     Gradients reach the prompts and nothing else. Raises `BackboneError` for prompts that are no tensor or do not fit
-    the model or the rows, for rows that `encode` refuses, and for a label word that is not one token.
+    the model or the rows, for rows that `encode` rejects, and for a label word that is not one token.
     """
     self._check_prompt(prompts)
     encoded = self.encode(rows)
@@ -918,16 +999,17 @@ def neuron_values(
     Raises `BackboneError` for a prompt that is no tensor or does not fit the model.
     """
     self._check_prompt(prompts)
-    many, seen = prompts.view(-1, *prompts.shape[-2:]), []
+    many, seen = prompts.reshape(math.prod(prompts.shape[:-2]), *prompts.shape[-2:]), []
     first = {"masked": "cls_token_id", "seq2seq": "eos_token_id"}
     token = self.answer_id if self.kind == "causal" else getattr(self.tokenizer, first[self.kind])
     text = EncodedTexts([[token]] * len(many), [[0]] * len(many), 0).batch(np.arange(len(many)))
+    # A causal model and an encoder of texts are read at the last position, all else at the first.
+    encoder = self._record.encoder_layers and getattr(self.model.config, self._record.encoder_layers)
+    read_last = math.inf if self.kind == "causal" else encoder or 0
 
     def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        last = self.kind == "causal" or (
-            self.kind == "seq2seq" and len(seen) < len(self.model.base_model.encoder.block)
-        )
-        values = (x.reshape(len(many), -1, x.shape[-1])[:, -1 if last else 0] for x in (inputs[0], output))
+        at = -1 if len(seen) < read_last else 0
+        values = (x.reshape(len(many), -1, x.shape[-1])[:, at] for x in (inputs[0], output))
         seen.append(tuple(values))
 
     hooks = [module.register_forward_hook(see) for module in dict.fromkeys(self._activations)]
@@ -939,7 +1021,7 @@ def neuron_values(
     shape = (*prompts.shape[:-2], self.num_layers, self.ffn_size)
     return tuple(torch.stack(values, dim=1).view(shape) for values in zip(*seen, strict=True))
 
-
+# %% ../nbs/library/backbones.ipynb #4e25ebc4
 @patch
 def neuron_states(
     self: Backbone,

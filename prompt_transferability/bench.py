@@ -11,7 +11,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch, _device
+from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch
 from .families import FAMILIES
 from .prompts import random_prompt
 from .provenance import surroundings
@@ -122,7 +123,7 @@ def bench_model(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = random_model(name).to(DTYPES[dtype])
-        backbone = Backbone(model, label_word_tokenizer(), name, device=_device(device))
+        backbone = Backbone(model, label_word_tokenizer(), name, device=device)
     if backbone.kind not in ("masked", "causal"):
         raise BenchError(f"{name!r} is a {backbone.kind} model; bench measures masked and causal ones")
     return backbone
@@ -303,12 +304,13 @@ def dimensions(backbone: Backbone) -> Dimensions:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     queries = config.hidden_size * heads * width
     keys_values = 2 * config.hidden_size * width * (getattr(config, "num_key_value_heads", None) or heads)
-    layer = sum(matrices(FAMILIES[config.model_type].layers(model.base_model)[0]).values())
+    layers = FAMILIES[config.model_type].layers(model.base_model)
+    layer = sum(matrices(layers[0]).values())
     words = model.get_output_embeddings().weight
     others = matrices(model).keys() - matrices(model.base_model).keys() - {id(words)} if backbone.has_head else ()
     head = len(TASK.labels) * words.shape[1] + sum(matrices(model)[weight] for weight in others)
     rest = layer - queries - keys_values
-    return Dimensions(backbone.kind, config.num_hidden_layers, queries, keys_values, rest, heads * width, heads, head)
+    return Dimensions(backbone.kind, len(layers), queries, keys_values, rest, heads * width, heads, head)
 
 # %% ../nbs/library/bench.ipynb #9e77caeb
 def layer_operations(shape: Dimensions, queries: int, keys: float, outputs: int, pairs: int) -> int:
@@ -376,12 +378,13 @@ COUNTS = {"masked": masked_operations, "causal": causal_operations}
 def seconds_of(action: Callable[[], object], device: torch.device) -> float:
     "How long an action takes, to the end of what it starts on an accelerator."
     if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        action()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
+        with torch.cuda.device(device):  # events are recorded on the current device
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            action()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1000
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
@@ -439,6 +442,17 @@ def batch_rows(turn: int, batch_size: int) -> np.ndarray:  # int [batch_size]
     "Which of the texts are in the batch of a turn."
     return np.arange(turn * batch_size, (turn + 1) * batch_size) % POOL
 
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    "Within it `torch` takes so many threads of the processor; None: as many as it does."
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 # %% ../nbs/library/bench.ipynb #cb1b9a1c
 class Race:
     "Contestants on one model and one kind of texts."
@@ -447,18 +461,18 @@ class Race:
         self,
         models: Mapping[str, Backbone],  # the same model in each number type
         kind: str,  # one of `LENGTHS`
-        field: Sequence[tuple[str, str]],  # of `CONTESTANTS`, each with a number type
+        entrants: Sequence[tuple[str, str]],  # of `CONTESTANTS`, each with a number type
         settings: Settings,
     ):
         self.models, self.kind, self.settings = models, kind, settings
         self.model = next(iter(models.values()))
         self.shape = dimensions(self.model)
         self.texts, self.labels = labelled_texts(kind, self.model, settings.seed)
-        self.field = {
-            (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in field
+        self.entrants = {
+            (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in entrants
         }
         rows = batch_rows(-1, settings.batch_size)
-        for contestant in self.field.values():  # what is done only once is no part of a step
+        for contestant in self.entrants.values():  # what is done only once is no part of a step
             contestant.step(self.texts.batch(rows), self.labels[rows])
 
 # %% ../nbs/library/bench.ipynb #b303c34a
@@ -499,11 +513,14 @@ def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, acti
 
 # %% ../nbs/library/bench.ipynb #e4710da5
 @patch
-def round(self: Race, number: int) -> list[Turn]:
+def take_turns(
+    self: Race,
+    number: int,  # which batch
+) -> list[Turn]:
     "Each contestant's training step and evaluation on the same texts."
     rows, turns, rates = batch_rows(number, self.settings.batch_size), [], self.rates()
     text, labels = self.texts.batch(rows), self.labels[rows]
-    for entrant, contestant in self.field.items():
+    for entrant, contestant in self.entrants.items():
         step, evaluate = partial(contestant.step, text, labels), partial(contestant.evaluate, text)
         for what, action in (("training step", step), ("evaluation", evaluate)):
             turns.append(self.turn(what, entrant, rows, action, rates[entrant[1]]))
@@ -515,7 +532,7 @@ def run(self: Race) -> list[Turn]:
     "Rounds until there are enough, and the time is over."
     turns, number, started = [], 0, time.perf_counter()
     while number < self.settings.repeats or time.perf_counter() - started < self.settings.seconds:
-        turns += self.round(number)
+        turns += self.take_turns(number)
         number += 1
     return turns
 
@@ -525,7 +542,7 @@ def split(self: Race, dtype: str) -> list[Turn]:
     "This package's prediction of a dev split, twice."
     model, rows = self.models[dtype], np.arange(SPLIT)
     encoded = draw_texts(self.kind, SPLIT, model.model.config.vocab_size, self.settings.seed)
-    prompt = self.field["this package", dtype].prompt.detach()
+    prompt = self.entrants["this package", dtype].prompt.detach()
     predict = partial(model.predict, prompt, encoded, TASK)
     return [self.turn("dev split", ("this package", dtype), rows, predict, self.rates()[dtype]) for _ in range(2)]
 
@@ -551,7 +568,7 @@ def profile(
     dtype: str,
 ) -> dict[str, float]:  # fractions, the largest first
     "The ten operations with the largest shares of a training step, or of an evaluation, of this package."
-    rows, contestant = batch_rows(0, self.settings.batch_size), self.field["this package", dtype]
+    rows, contestant = batch_rows(0, self.settings.batch_size), self.entrants["this package", dtype]
     with OperationTimes(self.model.device) as times:
         if what == "training step":
             contestant.step(self.texts.batch(rows), self.labels[rows])
@@ -587,12 +604,11 @@ def added_memory(action: Callable[[], object], device: torch.device) -> float:  
 def step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Mapping[str, object]) -> float:  # MiB
     "What a training step adds to the memory of this process."
     asked = Settings(**settings)
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    backbone = bench_model(model, dtype, asked.device, asked.seed)
-    texts, labels = labelled_texts(kind, backbone, asked.seed)
-    entrant, rows = CONTESTANTS[contestant](backbone, asked.length, asked.seed), batch_rows(0, asked.batch_size)
-    return added_memory(lambda: entrant.step(texts.batch(rows), labels[rows]), backbone.device)
+    with _threads(asked.threads):
+        backbone = bench_model(model, dtype, asked.device, asked.seed)
+        texts, labels = labelled_texts(kind, backbone, asked.seed)
+        entrant, rows = CONTESTANTS[contestant](backbone, asked.length, asked.seed), batch_rows(0, asked.batch_size)
+        return added_memory(lambda: entrant.step(texts.batch(rows), labels[rows]), backbone.device)
 
 # %% ../nbs/library/bench.ipynb #f6fe17e7
 def fresh_step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Settings) -> float:  # MiB
@@ -642,7 +658,7 @@ def measure_model(
             turns += [turn for dtype in dtypes for turn in race.split(dtype)]
             for what, dtype in product(("training step", "evaluation"), dtypes):
                 profiles.append(about | {"what": what, "dtype": dtype, "shares": race.profile(what, dtype)})
-            for contestant, dtype in race.field if memory_is_known(race.model.device) else ():
+            for contestant, dtype in race.entrants if memory_is_known(race.model.device) else ():
                 report(f"{name}, memory of {contestant} in {dtype}")
                 added = fresh_step_memory(name, kind, contestant, dtype, settings)
                 memory.append(about | {"contestant": contestant, "dtype": dtype, "mib": added})
@@ -668,7 +684,7 @@ def bench(
     """Measure training steps and evaluations.
 
     Raises `UnknownNameError` for a kind of texts, a number type or a contestant that is not known, `BenchError` for
-    settings that cannot be, for PEFT where it is not installed and for a step that the memory does not hold, and what
+    invalid settings, for PEFT where it is not installed and for a step that the memory does not hold, and what
     reading a model raises.
     """
     asked, others = Settings(**settings), [*CONTESTANTS][1:]
@@ -677,10 +693,8 @@ def bench(
         for name in given:
             if name not in names:
                 raise UnknownNameError(what, name, names)
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    found = {"settings": asdict(asked), "provenance": origin(), "turns": [], "memory": [], "profiles": []}
-    with tqdm(models, desc="bench", unit="model", disable=not progress) as bar:
+    with _threads(asked.threads), tqdm(models, desc="bench", unit="model", disable=not progress) as bar:
+        found = {"settings": asdict(asked), "provenance": origin(), "turns": [], "memory": [], "profiles": []}
         for name in bar:
             for part, rows in measure_model(name, kinds, dtypes, against, asked, bar.set_postfix_str).items():
                 found[part] += rows

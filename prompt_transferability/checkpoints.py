@@ -13,6 +13,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -75,7 +76,7 @@ def _head_weights(model: nn.Module) -> set[int]:
 
 
 def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
-    "Whether the checkpoint held a head; refuse one that is not whole, or holds more."
+    "Whether the checkpoint held a head. Raises `BackboneError` for one that is not whole, or holds more."
     family, head = FAMILIES[model.config.model_type], _head_weights(model)
     # By identity: a weight that stands in a model under two names may be missed under either.
     ids = {key: id(weight) for key, weight in model.named_parameters(remove_duplicate=False)}
@@ -137,14 +138,18 @@ def _fingerprint(files: Iterable[str | Path]) -> str:
     return digest.hexdigest()
 
 # %% ../nbs/library/checkpoints.ipynb #d724714a
-def quiet_from_pretrained(loader, name, **kwargs):
-    "`loader.from_pretrained` without the progress bars and reports of `transformers`."
+def quiet_from_pretrained(
+    loader: type,  # a class of `transformers`
+    name: str | Path,  # a folder, or a name on the Hugging Face Hub
+    **kwargs: Any,  # of `loader.from_pretrained`
+) -> Any:  # what it returns
+    "`loader.from_pretrained` without the progress bars and reports of `transformers`. Raises what that raises."
     logger = logging.getLogger("transformers")
     level, bars = logger.level, transformers.utils.logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the bar of unpacking a GGUF file asks nobody
+        with redirect_stderr(StringIO()):  # the GGUF progress bar ignores the setting above
             return loader.from_pretrained(name, **kwargs)
     finally:
         logger.setLevel(level)

@@ -22,7 +22,7 @@ KINDS = ("masked", "causal", "seq2seq")
 
 # %% ../nbs/library/families.ipynb #4b844e2b
 def part(module: nn.Module, path: str) -> nn.Module:
-    "The module at this path. Raises `AttributeError` where there is none."
+    "The module at this path. Raises `AttributeError` for a name, and `IndexError` for a number, that is not there."
 
     def step(found: nn.Module, name: str) -> nn.Module:
         return found[int(name)] if name.lstrip("-").isdigit() else getattr(found, name)
@@ -55,12 +55,17 @@ class Family:
     ffn_size: str  # attribute of the configuration: neurons of a layer
     head: tuple[str | Callable, ...] = ()  # paths in the model, or functions, from last state to output embeddings
     embedding_norm: str | None = None  # path in the embeddings of the norm that slots go through; None: there is none
+    positions: str | None = None  # path in the embeddings of learned positions, which slots go without
+    token_types: str | None = None  # path in the embeddings of token types, which slots go without
     post_norm: PostNormLayer | None = None  # the layers' parts, where the fast encoder serves this type
     widening: str | None = None  # path in the base model of the map from embeddings to wider layers, where it has one
     types_on_slots: bool = False  # layout "authors" adds token type 0 to the prompt's vectors
     headless: bool = False  # a checkpoint without a head may be read out with its word embeddings
     scaled_where: str | None = None  # attribute of the configuration: multiply last states by width ** -0.5
     capped_at: str | None = None  # attribute of the configuration: the cap of the logits
+    attention_capped_at: str | None = None  # attribute of the configuration: the cap of attention scores
+    encoder_layers: str | None = None  # attribute of the configuration: how many layers are an encoder's
+    joint: str | None = None  # layout "authors": the token between the two texts of a pair
     must_be: tuple[tuple[str, object], ...] = ()  # settings of the configuration without which it is another model
 
     def __post_init__(self):
@@ -99,6 +104,8 @@ _BERT = Family(
     ffn_size="intermediate_size",
     head=("cls.predictions.transform",),
     embedding_norm="LayerNorm",
+    positions="position_embeddings",
+    token_types="token_type_embeddings",
     post_norm=PostNormLayer(),
     headless=True,
     must_be=_ENCODER,
@@ -125,6 +132,7 @@ _DISTILBERT = replace(
     activation="ffn.activation",
     ffn_size="hidden_dim",
     head=("vocab_transform", "activation", "vocab_layer_norm"),
+    token_types=None,
     post_norm=PostNormLayer(
         query="attention.q_lin",
         key="attention.k_lin",
@@ -155,7 +163,7 @@ _ALBERT = replace(
     widening="encoder.embedding_hidden_mapping_in",
     headless=False,
 )
-_MPNET = replace(_ROBERTA, model_class="MPNetForMaskedLM", post_norm=None, types_on_slots=False)
+_MPNET = replace(_ROBERTA, model_class="MPNetForMaskedLM", post_norm=None, token_types=None, types_on_slots=False)
 _MODERNBERT = replace(
     _BERT,
     model_class="ModernBertForMaskedLM",
@@ -163,6 +171,8 @@ _MODERNBERT = replace(
     activation="mlp.act",
     head=("head",),
     embedding_norm="norm",
+    positions=None,
+    token_types=None,
     post_norm=None,
     headless=False,
     must_be=(),
@@ -186,7 +196,12 @@ _OPT = replace(
     ffn_size="ffn_dim",
 )
 _PHI3 = replace(_LLAMA, model_class="Phi3ForCausalLM", activation="mlp.activation_fn")
-_GEMMA2 = replace(_LLAMA, model_class="Gemma2ForCausalLM", capped_at="final_logit_softcapping")
+_GEMMA2 = replace(
+    _LLAMA,
+    model_class="Gemma2ForCausalLM",
+    capped_at="final_logit_softcapping",
+    attention_capped_at="attn_logit_softcapping",
+)
 _GEMMA3 = replace(_GEMMA2, model_class="Gemma3ForCausalLM", must_be=(("use_bidirectional_attention", False),))
 
 # %% ../nbs/library/families.ipynb #da825de6
@@ -197,6 +212,8 @@ _T5 = Family(
     activation="layer.-1.DenseReluDense.act",
     ffn_size="d_ff",
     scaled_where="scale_decoder_outputs",
+    encoder_layers="num_layers",
+    joint="<extra_id_0>",
 )
 
 # %% ../nbs/library/families.ipynb #03a94069
@@ -229,7 +246,7 @@ FAMILIES: dict[str, Family] = {
 def neurons_of(
     config: PreTrainedConfig,  # of a model type in `FAMILIES`
 ) -> int:
-    "Neurons of one feed-forward layer."
+    "How many neurons one feed-forward layer has."
     return getattr(config, FAMILIES[config.model_type].ffn_size) or 4 * config.hidden_size
 
 # %% ../nbs/library/families.ipynb #8f8fba89

@@ -852,13 +852,15 @@ def _layer_maps(model) -> list[torch.nn.Linear]:
     return list(dict.fromkeys(maps))
 
 
+_NEW = {"bert": _new_masked, "roberta": _new_masked, "llama": _new_causal, "t5": _new_seq2seq}  # by family
+
+
 def _new_model(shape: MicroModel, tokenizer, seed: int):
     "A model of this shape with random weights."
-    new = {"llama": _new_causal, "t5": _new_seq2seq}.get(shape.family, _new_masked)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = new(shape, tokenizer)
-    if shape.family == "t5":
+        model = _NEW[shape.family](shape, tokenizer)
+    if model.config.is_encoder_decoder:
         model.shared.weight.data *= shape.width**-0.5
         return model
     for module in _layer_maps(model):
@@ -871,7 +873,7 @@ _Encoded = list[tuple[list[int], list[int]]]  # two rows of ids of each paragrap
 
 def _encode_masked(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    between = [sep] * (2 if isinstance(tokenizer, RobertaTokenizer) else 1)
+    between = [sep] * (tokenizer.num_special_tokens_to_add(pair=True) - 2)
     lines = [paragraph.split("\n") for paragraph in paragraphs]
     ids = iter(tokenizer([line for group in lines for line in group], add_special_tokens=False)["input_ids"])
     encoded = []
@@ -917,7 +919,7 @@ def _masked_scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Ten
     types = types if model.config.type_vocab_size > 1 else None
     keep = (read != model.config.pad_token_id).long()
     states = model.base_model(input_ids=read, token_type_ids=types, attention_mask=keep).last_hidden_state
-    head = model.cls if model.config.model_type == "bert" else model.lm_head
+    (head,) = (part for part in model.children() if part is not model.base_model)
     return head(states[at])
 
 
@@ -1058,12 +1060,17 @@ class _Kind:
 _MASKED = _Kind(_encode_masked, _masked_loss, _masked_answers)
 _CAUSAL = _Kind(_encode_causal, _causal_loss, _causal_answers)
 _SEQ2SEQ = _Kind(_encode_seq2seq, _seq2seq_loss, _seq2seq_answers, muon_rate=4e-3)
-_KIND_OF = {"bert": _MASKED, "roberta": _MASKED, "llama": _CAUSAL, "t5": _SEQ2SEQ}  # by family
+
+
+def _kind_of(model, tokenizer) -> _Kind:
+    if model.config.is_encoder_decoder:
+        return _SEQ2SEQ
+    return _CAUSAL if tokenizer.mask_token is None else _MASKED
 
 # %% ../nbs/library/microworld.ipynb #0e92e5c7
 def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: World, progress: Callable | None):
     "Muon for the layers' matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
-    dice, generator, kind = _Dice("batches", seed), torch.Generator().manual_seed(seed), _KIND_OF[shape.family]
+    dice, generator, kind = _Dice("batches", seed), torch.Generator().manual_seed(seed), _kind_of(model, tokenizer)
     encoded = kind.encode(generate_corpus(steps * shape.batch_size, seed, world), tokenizer, dice)
     label_ids = _word_ids(tokenizer, list(_frequencies(world)))
     matrices = {module.weight for module in _layer_maps(model)}
@@ -1100,7 +1107,7 @@ def examine_model(
     if not (type(rows) is int and low <= rows <= high):
         raise ValueError(f"a model is to be examined on {rows!r} rows; it can be from {low} to {high:,}")
     dice, generator = _Dice("examine"), torch.Generator().manual_seed(0)
-    kind, label_ids = _KIND_OF[model.config.model_type], _word_ids(tokenizer, list(_frequencies(world)))
+    kind, label_ids = _kind_of(model, tokenizer), _word_ids(tokenizer, list(_frequencies(world)))
     encoded = kind.encode(generate_corpus(320, 0, world, "dev"), tokenizer, dice)
     losses = [kind.loss(model, tokenizer, batch, label_ids, generator).item() for batch in _batches(encoded, 64, dice)]
     accuracy = {}

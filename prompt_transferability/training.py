@@ -35,7 +35,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'TuningError', 'whole_number', 'Training',
 
 # %% ../nbs/library/training.ipynb #6abc0de5
 class TuningError(ValueError):
-    "A training that cannot be started as asked, or whose loss is no longer a number."
+    "A training that cannot be started as asked, or whose loss or score is no longer a number."
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -66,8 +66,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 class Training:
     """Every setting of an optimisation, whatever is trained.
 
-    Raises `TuningError` for values that no run can have, and `UnknownNameError` for an optimiser or schedule that there
-    is not.
+    Raises `TuningError` for invalid values, and `UnknownNameError` for an unknown optimiser or schedule.
     """
 
     steps: int = 3000  # at most
@@ -263,7 +262,7 @@ def advance(self: Loop) -> None:
     started, active = time.perf_counter(), self.active()
     losses, examples = self.objective.losses(active, self.step)
     values = dict(zip(active, losses.tolist(), strict=True))
-    self._check_finite(values, self.step + 1)
+    self._check_finite("loss", values, self.step + 1)
     self.optimizer.zero_grad()
     losses.sum().backward()
     for group in self.optimizer.param_groups:
@@ -276,12 +275,17 @@ def advance(self: Loop) -> None:
 
 
 @patch
-def _check_finite(self: Loop, values: Mapping[int, float], step: int) -> None:
-    "Raise `TuningError` where the loss, or the score, of a job is no longer a number."
+def _check_finite(
+    self: Loop,
+    what: str,  # "loss" or "score"
+    values: Mapping[int, float],  # of each job
+    step: int,
+) -> None:
+    "Raise `TuningError` where one of the values is no finite number."
     for job, value in values.items():
         if not math.isfinite(value):
             raise TuningError(
-                f"the loss of {self.objective.names[job]} is {value} at step {step}"
+                f"the {what} of {self.objective.names[job]} is {value} at step {step}"
                 + (
                     f" with learning rate {self.training.learning_rate}; a smaller learning rate may help"
                     if self.step
@@ -296,10 +300,10 @@ def evaluate(self: Loop) -> None:
     "Score the active jobs."
     active = self.active()
     losses, _ = self.objective.losses(active, self.step)
-    self._check_finite(dict(zip(active, losses.tolist(), strict=True)), self.step)
+    self._check_finite("loss", dict(zip(active, losses.tolist(), strict=True)), self.step)
     for job in active:
         score, curve = float(self.objective.score(job)), self.curves[job]
-        self._check_finite({job: score}, self.step)
+        self._check_finite("score", {job: score}, self.step)
         if score > max((row["score"] for row in curve), default=-math.inf):
             weights = self.objective.weights[job]
             self.best[job] = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
@@ -370,8 +374,9 @@ def train(
 ) -> Loop:
     """Train from the start, or from where the checkpoint stopped, to the end.
 
-    The state is written at every evaluation, and what goes on from it ends with the same weights, to the last bit.
-    Raises `TuningError` for the checkpoint of another run, and when a loss is no longer finite.
+    The state is written at every evaluation after step 0, and what goes on from it ends with the same weights, to the
+    last bit.
+    Raises `TuningError` for the checkpoint of another run, and when a loss or a score is no longer finite.
     """
     loop, checkpoint = Loop(objective, training), None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.is_file():

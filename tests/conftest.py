@@ -4,8 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REAL = "PROMPT_TRANSFERABILITY_DATA"
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    "Where identities are tested: on a GPU where there is one."
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(scope="session")

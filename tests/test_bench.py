@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from prompt_transferability import bench as room
@@ -31,6 +33,8 @@ from prompt_transferability.bench import (
     fresh_step_memory,
     label_word_tokenizer,
     masked_operations,
+    seconds_of,
+    step_memory,
     summary,
 )
 from prompt_transferability.cli import main
@@ -193,6 +197,43 @@ def test_these_programs_give_the_scores_of_the_package(kind, layers):
         torch.testing.assert_close(PROGRAMS[kind][0](model, prompt, ids), ours, atol=1e-5, rtol=1e-4)
 
 
+def test_every_layer_of_a_group_is_counted():
+    "ALBERT may run several layers as one."
+    shape = dict(TINY, embedding_size=8, inner_group_num=2)
+    model = AlbertForMaskedLM(AlbertConfig(**shape)).eval()
+    backbone = Backbone(model, label_word_tokenizer(), "tiny")
+    assert dimensions(backbone).layers == 2 * TINY["num_hidden_layers"] == backbone.num_layers
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_accelerators_clock_is_read_on_the_device_that_is_timed(monkeypatch, number):
+    current, on = [0], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            on.append(current[-1])
+
+        def synchronize(self):
+            on.append(current[-1])
+
+        def elapsed_time(self, end):
+            return 1500.0
+
+    @contextmanager
+    def device(which):
+        current.append(which.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    taken = seconds_of(lambda: on.append(current[-1]), torch.device("cuda", number))
+    assert taken == 1.5 and on == 4 * [number] and current == [0]
+
+
 # ---------------------------------------------------------------- contestants
 
 PROMPTED = ["this package", "PEFT", "every position"]
@@ -240,7 +281,6 @@ def test_a_whole_model_learns_on_a_copy(backbone):
     contestant = CONTESTANTS["whole model"](backbone, LENGTH)
     contestant.step(texts.batch(range(4)), torch.zeros(4, dtype=int))
     assert len(contestant.prompt) == 0
-    backbone._fingerprint = None  # hash the weights anew
     assert backbone.fingerprint == before != contestant.backbone.fingerprint
 
 
@@ -272,6 +312,17 @@ def found(monkeypatch) -> dict:
     "A small benchmark. Memory is measured elsewhere: it takes processes of its own."
     monkeypatch.setattr(room, "fresh_step_memory", lambda *asked: 12.5)
     return bench(["micro-bert"], ["mnli", "sst2"], ["float32"], [*CONTESTANTS][1:], progress=False, **QUICK)
+
+
+def test_threads_are_as_many_as_before_when_it_ends(monkeypatch):
+    before, asked = torch.get_num_threads(), torch.get_num_threads() + 1
+    during = []
+    monkeypatch.setattr(room, "measure_model", lambda *_: during.append(torch.get_num_threads()) or {})
+    found = bench(["micro-bert"], progress=False, threads=asked)
+    assert found["provenance"]["threads"] == asked and torch.get_num_threads() == before
+    monkeypatch.setattr(room, "added_memory", lambda *_: during.append(torch.get_num_threads()))
+    step_memory("micro-bert", "sst2", "this package", "float32", asdict(Settings(**QUICK, threads=asked)))
+    assert during == [asked, asked] and torch.get_num_threads() == before
 
 
 def test_everything_is_measured_on_the_same_batches(found):

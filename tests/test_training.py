@@ -271,3 +271,21 @@ def test_settings_are_what_they_were_validated_as():
     with pytest.raises(AttributeError):
         Training().steps = 5
     assert Training(steps=np.int64(7)) == Training(steps=7) and type(Training(steps=np.int64(7)).steps) is int
+
+
+def test_what_is_no_number_is_named():
+    class Broken:
+        names, weights = ["the job"], [{"w": torch.nn.Parameter(torch.ones(1))}]
+
+        def __init__(self, loss, score):
+            self.loss, self.value = loss, score
+
+        def losses(self, jobs, step):
+            return self.weights[0]["w"] * self.loss, 1
+
+        def score(self, job):
+            return self.value
+
+    for what, given in {"loss": (float("nan"), 1.0), "score": (1.0, float("nan"))}.items():
+        with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before anything was learned"):
+            Loop(Broken(*given), Training()).evaluate()
