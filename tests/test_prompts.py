@@ -72,11 +72,11 @@ def test_a_write_that_breaks_off_leaves_what_was_there(prompt, tmp_path, monkeyp
         prompt.save(path)
     whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def break_off(tensors, target, metadata=None):
+    def break_off(tensors, target, texts):
         Path(target).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prompts, "save_file", break_off)
+    monkeypatch.setattr(prompts, "save_tensors", break_off)
     with pytest.raises(OSError, match="No space left"):
         SoftPrompt(prompt.values + 1, "micro-bert", "micro/imdb").save(path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
@@ -222,11 +222,11 @@ def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_p
     prompt.to_peft(tmp_path)
     whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def break_off(tensors, target, metadata=None):
+    def break_off(tensors, target, texts):
         Path(target).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prompts, "save_file", break_off)
+    monkeypatch.setattr(prompts, "save_tensors", break_off)
     with pytest.raises(OSError, match="No space left"):
         SoftPrompt(prompt.values[:3], "roberta-base", "imdb").to_peft(tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
