@@ -499,7 +499,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def breaks(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prompt_transferability.projectors.save_file", breaks)
+    monkeypatch.setattr("prompt_transferability.projectors.save_tensors", breaks)
     with pytest.raises(KeyboardInterrupt):
         Projector(4, 5, 2, 3).save(tmp_path / "projector.safetensors")
     assert not list(tmp_path.iterdir())
