@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -427,8 +427,8 @@ class _TaskTuning:
 @delegates(Training)
 def fit_task_tuning(
     target_backbone: Backbone,
-    prompts: Sequence[SoftPrompt],  # of the source model, one or more for each task
-    datas: Sequence[TaskData],  # the tasks: their train splits are learned from, their dev splits select
+    prompts: Sequence[SoftPrompt] | Mapping[str, SoftPrompt],  # of the source model, one or more for each task
+    datas: Sequence[TaskData] | Mapping[str, TaskData],  # the tasks: their train splits are learned from, dev selects
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
@@ -453,6 +453,7 @@ def fit_task_tuning(
         raise ProjectorError(
             "prompts and datas are lists; put a single prompt, and a single task, into one: [prompt], [data]"
         )
+    prompts, datas = ([*given.values()] if isinstance(given, Mapping) else given for given in (prompts, datas))
     source, names = _of_one_kind(prompts, "source"), [data.task.name for data in datas]
     if source.layout != target_backbone.layout:
         raise ProjectorError(

@@ -38,12 +38,16 @@ from prompt_transferability.files import (
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['FORMAT', 'UNTRAINED', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PromptError', 'SoftPrompt', 'random_prompt',
+__all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PromptError', 'SoftPrompt', 'random_prompt',
            'vocabulary_prompt', 'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #38fddd00
 FORMAT = "prompt_transferability/1"
 "The header entry by which a prompt's file is known."
+
+
+LONGEST = 100_000
+"Vectors of a prompt that is drawn; no model reads more."
 
 
 UNTRAINED = ("random", "vocabulary", "label words")
@@ -164,7 +168,7 @@ def load(cls: SoftPrompt, path: str | Path) -> SoftPrompt:
     return cls(tensors["soft_prompt"], **named, metadata=metadata)
 
 # %% ../nbs/library/prompts.ipynb #bf43ae6f
-LONGEST_PICKLE, LONGEST_NAME = 100_000, 200
+LONGEST_PICKLE, LONGEST_NAME = 10_000, 200
 "Bytes of the pickle in an authors' file, whose numbers lie beside it, and characters of a name in it."
 
 
@@ -292,9 +296,10 @@ def _check_adapter(name: str, config: dict, values: Tensor) -> None:
     if base is not None and not isinstance(base, str):
         raise PromptError(f"the adapter in {name!r} has base_model_name_or_path {base!r}; expected is a name")
     # An encoder-decoder may have vectors for both of its parts.
-    parts = config.get("num_transformer_submodules") or 1
+    parts = config.get("num_transformer_submodules")
+    parts = 1 if parts is None else parts
     length, width = config.get("num_virtual_tokens"), config.get("token_dim")
-    counted = all(one is None or (isinstance(one, int) and one > 0) for one in (length, width)) and parts in (1, 2)
+    counted = all(one is None or (type(one) is int and one > 0) for one in (length, width)) and parts in (1, 2)
     wanted = (length and length * parts, width) if counted else (-1, -1)
     if any(one not in (None, found) for one, found in zip(wanted, values.shape, strict=False)):
         raise PromptError(
@@ -376,8 +381,8 @@ def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[
 
 
 def _generator(length: int, seed: int) -> torch.Generator:
-    if not isinstance(length, Integral) or length < 1:
-        raise PromptError(f"a prompt has at least one vector; got length {length}")
+    if not isinstance(length, Integral) or not 1 <= length <= LONGEST:
+        raise PromptError(f"a prompt has at least one vector, and at most {LONGEST:,}; got length {length!r}")
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
         raise PromptError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
     return torch.Generator().manual_seed(int(seed))
