@@ -244,7 +244,8 @@ def tensor_header(
             slices = {name: file.get_slice(name) for name in file.keys()}
             return dict(file.metadata() or {}), {n: (s.get_dtype(), s.get_shape()) for n, s in slices.items()}
     except SafetensorError as problem:
-        raise error(f"{path.name!r} is no safetensors file ({problem}){advice}") from problem
+        reason = printable(str(problem))
+        raise error(f"{path.name!r} is no safetensors file ({reason[:150]}){advice}") from problem
 
 
 def read_tensors(

@@ -695,7 +695,7 @@ def load(cls: Projection, path: str | Path) -> Projection:
     if header.get("format") != FORMAT or not issubclass(kind, cls) or kind is Projection:
         raise ProjectorError(
             f"{path.name!r} is a safetensors file but no projector of the kind {cls.__name__}: its header says "
-            f"format={header.get('format')}, kind={header.get('kind')}"
+            f"format={str(header.get('format'))[:60]!r}, kind={str(header.get('kind'))[:60]!r}"
         )
     try:
         settings, metadata = (parse_json(header[name], f"its {name}", ValueError) for name in ("settings", "metadata"))

@@ -23,7 +23,7 @@ from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from .files import is_printable, open_text, parse_json
+from .files import is_printable, open_text, parse_json, printable
 from .microworld import MICRO_TASKS, generate_task
 
 # %% ../nbs/library/tasks.ipynb #e9e6f2fc
@@ -521,7 +521,7 @@ def _problem(row: dict, task: Task) -> str | None:
     "What is wrong with a row, or None."
     for column in ("text_a", "label"):
         if column not in row:
-            return f"there is no column {column!r}; the columns are {', '.join(map(str, row))}."
+            return f"there is no column {column!r}; the columns are {printable(', '.join(map(str, row)))[:200]}."
     text_a, text_b = row["text_a"], row.get("text_b")
     if not isinstance(text_a, str) or not text_a.strip():
         return f"text_a must be a text, not {text_a!r}."

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 from tqdm.auto import tqdm
 
-from .files import parse_json, read_tensors, save_tensors, written_whole
+from .files import parse_json, printable, read_tensors, save_tensors, written_whole
 from .tasks import UnknownNameError
 
 # %% auto #0
@@ -198,8 +198,8 @@ def load_checkpoint(
     different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
     if different:
         raise TuningError(
-            f"the checkpoint {str(path)!r} belongs to another run: it differs in {', '.join(different)}; "
-            "remove it or name another file"
+            f"the checkpoint {str(path)!r} belongs to another run: it differs in "
+            f"{printable(', '.join(different))[:200]}; remove it or name another file"
         )
     return tensors, facts
 
