@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -583,3 +584,16 @@ def test_equal_projectors_are_equal_files(tmp_path):
     two.load_state_dict(one.state_dict())
     one.metadata, two.metadata = {"seed": 1, "objective": "x"}, {"seed": 1, "objective": "x"}
     assert one.save(tmp_path / "1").read_bytes() == two.save(tmp_path / "2").read_bytes()
+
+
+def test_task_tuning_takes_mappings_and_seeds_of_numpy():
+    backbone, data = (
+        Backbone.from_pretrained("micro-bert", device="cpu"),
+        load_task("micro/sst2", max_train=20, max_eval=8),
+    )
+    source = SoftPrompt(random_prompt(backbone, 3, 0).values, "other", "micro/sst2")
+    settings = dict(steps=1, eval_every=1, hidden_size=4, progress=False)
+    listed = fit_task_tuning(backbone, [source], [data], seed=1, **settings)
+    named = fit_task_tuning(backbone, {"x": source}, {"x": data}, seed=np.int64(1), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(listed.parameters(), named.parameters(), strict=True))
+    assert json.dumps(named.metadata["seed"]) == "1"
