@@ -331,7 +331,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = DTYPES.get("float32" if dtype == "auto" else dtype, dtype)
+    found = DTYPES.get("float32" if dtype == "auto" else dtype, dtype) if isinstance(dtype, str | torch.dtype) else None
     if found not in DTYPES.values():
         raise BackboneError(f"{str(dtype)!r} is no number type to compute in; give auto, {', '.join(DTYPES)}")
     return found
@@ -978,12 +978,18 @@ def predict(
 ) -> np.ndarray:  # int64 [texts], indices into `task.labels`
     """The most likely label of each text, in the order of the texts.
 
-    Raises `BackboneError` for a prompt that is no tensor or does not fit, and for a label word that is not one token.
+    Raises `BackboneError` for a prompt that is no tensor or does not fit, for a label word that is not one token, and
+    where the model's answer is no number.
     """
     slots = 0 if self.kind == "causal" else self.slots(prompt).shape[0]  # a causal model's stand once a batch
     predictions = np.empty(len(texts), dtype=np.int64)
     for rows in texts.batches_by_length(extra=slots):
         logits = self.read_out(self.read_out_states(prompt, texts.batch(rows)), task)
+        if not logits.isfinite().all():
+            raise BackboneError(
+                f"{self.name!r} answers task {task.name!r} with logits that are not finite: the prompt's numbers are "
+                f"too large for {str(self.dtype).removeprefix('torch.')}, or a weight is no number"
+            )
         predictions[rows] = logits.argmax(-1).cpu().numpy()
     return predictions
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -17,13 +17,17 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.activations import ACT2FN
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from .families import FAMILIES, part
+from .files import FLOATS, check_fetched, parse_json, read_text, tensor_header
 from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
 
@@ -49,8 +53,8 @@ class BackboneError(ValueError):
 
 # %% ../nbs/library/checkpoints.ipynb #cc55f7f2
 def _check_config(name: str, config: dict) -> None:
-    model_type = config["model_type"]
-    if model_type not in FAMILIES:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise BackboneError(
             f"{name!r} is a {model_type!r} model; a backbone must be one of the families {', '.join(FAMILIES)}"
         )
@@ -64,6 +68,39 @@ def _check_config(name: str, config: dict) -> None:
         if found not in (None, wanted):
             raise BackboneError(
                 f"{name!r} has {setting}={found!r} in its configuration; a {model_type!r} backbone needs {wanted!r}"
+            )
+    for setting in ("hidden_act", "hidden_activation", "activation_function", "activation"):
+        named = config.get(setting)
+        if named is not None and not (isinstance(named, str) and named in ACT2FN):
+            raise BackboneError(
+                f"{name!r} has {setting}={named!r} in its configuration, an activation function that is not known; "
+                "correct its config.json, or take another version of the model"
+            )
+
+# %% ../nbs/library/checkpoints.ipynb #db2d2f70
+_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers")
+
+
+def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None:
+    "Raise `BackboneError` for weights that are packed, and for layers of which there can be no weights."
+    kinds: dict[str, tuple[str, list[int]]] = {}
+    for file in files:
+        try:
+            kinds |= tensor_header(file, BackboneError)[1]
+        except BackboneError as error:
+            raise BackboneError(f"{name!r} holds no whole model: {error}; get that file anew") from error
+    packed = [key for key, (kind, _) in kinds.items() if key.endswith("weight") and kind not in FLOATS]
+    if packed:
+        raise BackboneError(
+            f"{name!r} holds weights of type {kinds[packed[0]][0]} ({packed[0]}); take the model in float32, float16 "
+            "or bfloat16"
+        )
+    for setting in _LAYERS:
+        layers = config.get(setting)
+        if isinstance(layers, int) and not 0 < layers <= max(len(kinds), 64):  # some use one layer's weights again
+            raise BackboneError(
+                f"config.json of {name!r} says {setting}={layers}, and its weights are {len(kinds)} tensors; it is "
+                "not whole"
             )
 
 # %% ../nbs/library/checkpoints.ipynb #e4381c14
@@ -103,6 +140,22 @@ def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
         )
     return has_head
 
+# %% ../nbs/library/checkpoints.ipynb #5aac1bdd
+def _check_numbers(name: str, model: nn.Module) -> None:
+    "Raise `BackboneError` for weights that are not finite, and for positions that begin nowhere."
+    for key, weight in model.named_parameters():
+        if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
+            raise BackboneError(
+                f"the weights of {name!r} are not all finite as {str(weight.dtype).removeprefix('torch.')} ({key}); "
+                "the file is damaged, or needs a wider number type, float32 or bfloat16"
+            )
+    embeddings = getattr(model.base_model, "embeddings", None)
+    if embeddings is not None and vars(embeddings).get("padding_idx", 0) is None:
+        raise BackboneError(
+            f"{name!r} has pad_token_id=null in its configuration, behind which the positions of its type begin; set "
+            "it to the number that the model was trained with, 1 for RoBERTa"
+        )
+
 # %% ../nbs/library/checkpoints.ipynb #2dd86031
 def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
     if not len(tokenizer.all_special_ids) < len(tokenizer) or tokenizer.vocab_size > config.vocab_size:
@@ -117,6 +170,53 @@ def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
                 f"the tokenizer of {name!r} has no {' and no '.join(missing)} token, which a masked language model "
                 "reads; name it in tokenizer_config.json"
             )
+    known = [f"{which}_token_id" for which in ("mask", "cls", "sep", "eos", "pad")]
+    beyond = [which for which in known if (getattr(tokenizer, which, None) or 0) >= config.vocab_size]
+    if beyond:
+        raise BackboneError(
+            f"the tokenizer of {name!r} has {beyond[0]}={getattr(tokenizer, beyond[0])}, and the model knows the ids "
+            f"below {config.vocab_size}; a tokenizer of its own is needed"
+        )
+
+
+_PROBES = ("A naïve reader's 1st test, isn't it?", " and behind a space")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+
+
+def _read_tokenizer(name: str, source: dict):
+    "A tokenizer that has been tried."
+    for file in _TOKENIZER_FILES:
+        if Path(name, file).is_file():
+            check_fetched(Path(name, file), BackboneError)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        tokenizer(*_PROBES, return_token_type_ids=True)
+        alone = _ids_alone(name)
+    except OSError:
+        raise
+    except Exception as error:  # the class that `tokenizers` raises for a file that it cannot read
+        raise BackboneError(
+            f"the tokenizer of {name!r} cannot be used ({_reason(error)}); get its files anew"
+        ) from error
+    if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
+        raise BackboneError(
+            f"the tokenizer of {name!r} gives other ids than its tokenizer.json; tokenizer_config.json, which says "
+            "how to make it, is missing"
+        )
+    return tokenizer
+
+
+def _ids_alone(name: str) -> list[list[int]] | None:
+    "What tokenizer.json makes of texts by itself, where there is no other file that says how to tokenize."
+    if Path(name, "tokenizer_config.json").is_file() or not Path(name, "tokenizer.json").is_file():
+        return None
+    by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
+    return [by_itself.encode(probe).ids for probe in _PROBES]
+
+
+def _reason(error: Exception) -> str:
+    "What another library said, in one line."
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 # %% ../nbs/library/checkpoints.ipynb #da70c951
 @dataclass(frozen=True, eq=False)
@@ -157,13 +257,76 @@ def quiet_from_pretrained(
             transformers.utils.logging.enable_progress_bar()
 
 
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    "Within it nothing runs but code of `transformers`, on what a file says."
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NotImplementedError),
+        *(RecursionError, StrictDataclassError, TypeError),
+    ) as error:
+        raise BackboneError(
+            f"{what} of {name!r} cannot be used ({_reason(error)}); get it anew, or correct it"
+        ) from error
+
+# %% ../nbs/library/checkpoints.ipynb #4812aeb3
 def _weight_files(name: str, source: dict) -> list[str]:
     "The safetensors files of a folder or of a model on the Hub."
-    single = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **source)
-    if single is not None:
-        return [single]
-    index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **source)
-    return sorted(get_checkpoint_shard_files(name, index, **source)[0])
+    maybe = {"_raise_exceptions_for_missing_entries": False} | source
+    single = cached_file(name, SAFE_WEIGHTS_NAME, **maybe)
+    index = None if single else cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **maybe)
+    if not single and not index:
+        if source["local_files_only"] and not Path(name).is_dir():
+            raise OSError("its weights are not in the local cache")
+        whose = "the folder" if Path(name).is_dir() else "the model"
+        raise BackboneError(
+            f"{whose} {name!r} holds no whole model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, which "
+            "may run code, are not read; save them anew with save_pretrained, or take a revision that has them"
+        )
+    files = [single] if single else _shards(name, index, source)
+    for file in files:
+        check_fetched(file, BackboneError)
+    return files
+
+
+def _shards(name: str, index: str, source: dict) -> list[str]:
+    "The files that an index names."
+    found = parse_json(
+        read_text(index, BackboneError), f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r}", BackboneError, once=False
+    )
+    files = found.get("weight_map") if isinstance(found, dict) else None
+    plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
+    if not plain or not files:
+        raise BackboneError(
+            f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r} does not say which file holds which weight; get it anew"
+        )
+    with _explained(name, SAFE_WEIGHTS_INDEX_NAME):
+        return sorted(get_checkpoint_shard_files(name, index, **source)[0])
+
+# %% ../nbs/library/checkpoints.ipynb #f29bdddc
+_BESIDE = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
+
+
+def _check_adapter(name: str, source: dict) -> None:
+    "Raise `BackboneError` for an adapter that makes another model of the one that it lies beside."
+    file = cached_file(name, "adapter_config.json", **{"_raise_exceptions_for_missing_entries": False} | source)
+    if file is None:
+        return
+    config = parse_json(read_text(file, BackboneError), f"adapter_config.json of {name!r}", BackboneError)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if not Path(file).with_name(CONFIG_NAME).is_file():
+        raise BackboneError(
+            f"{name!r} is an adapter ({kind}) and no model; name the model that it is for, and read a prompt with "
+            "SoftPrompt.from_peft"
+        )
+    if kind not in _BESIDE:
+        raise BackboneError(
+            f"an adapter ({kind}) lies beside the model in {name!r}, and it is not clear whether it is meant to be "
+            "used; merge it into the model, or move adapter_config.json elsewhere"
+        )
 
 # %% ../nbs/library/checkpoints.ipynb #d50e3f65
 def _read_gguf(path: Path, dtype: torch.dtype):
@@ -175,35 +338,59 @@ def _read_gguf(path: Path, dtype: torch.dtype):
             f"to read {path.name!r}, install this package with its extra [gguf], or gguf itself"
         ) from error
     source = {"gguf_file": path.name, "local_files_only": True}
-    config = quiet_from_pretrained(AutoConfig, path.parent, **source)
+    check_fetched(path, BackboneError)
+    with _explained(path.name, "the configuration"):
+        config = quiet_from_pretrained(AutoConfig, path.parent, **source)
     _check_config(path.name, config.to_dict())
-    model, report = quiet_from_pretrained(
-        getattr(transformers, FAMILIES[config.model_type].model_class),
-        path.parent,
-        dtype=dtype,
-        quantization_config=transformers.GgufConfig(dequantize=True),
-        output_loading_info=True,
-        **source,
-    )
-    return model, quiet_from_pretrained(AutoTokenizer, path.parent, **source), report, [path]
+    with _explained(path.name, "the model"):
+        model, report = quiet_from_pretrained(
+            getattr(transformers, FAMILIES[config.model_type].model_class),
+            path.parent,
+            dtype=dtype,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **source,
+        )
+        tokenizer = quiet_from_pretrained(AutoTokenizer, path.parent, **source)
+    return model, tokenizer, report, [path]
+
+
+def _read_config(name: str, source: dict) -> dict:
+    "The settings in config.json."
+    file = cached_file(name, CONFIG_NAME, **{"_raise_exceptions_for_missing_entries": False} | source)
+    if file is None:
+        raise OSError("there is no config.json that says what model it is")
+    config = parse_json(read_text(file, BackboneError), f"{CONFIG_NAME} of {name!r}", BackboneError, once=False)
+    if not isinstance(config, dict):
+        raise BackboneError(
+            f"{CONFIG_NAME} of {name!r} holds a {type(config).__name__}, not a table of settings; get it anew"
+        )
+    if config.get("model_type") is None:
+        raise OSError("there is no config.json that says what model it is")
+    return config
 
 
 def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
     "The same of a folder, or of a model on the Hub."
     source = {"revision": revision, "local_files_only": not _on_hub(name)}
-    config = PreTrainedConfig.get_config_dict(name, **source)[0]
-    if config.get("model_type") is None:
-        raise OSError("there is no config.json that says what model it is")
+    _check_adapter(name, source)
+    config = _read_config(name, source)
     _check_config(name, config)
-    model, report = quiet_from_pretrained(
-        getattr(transformers, FAMILIES[config["model_type"]].model_class),
-        name,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        **source,
-    )
-    return model, AutoTokenizer.from_pretrained(name, **source), report, _weight_files(name, source)
+    with _explained(name, CONFIG_NAME):
+        quiet_from_pretrained(AutoConfig, name, **source)
+    files = _weight_files(name, source)
+    _check_headers(name, config, files)
+    with _explained(name, CONFIG_NAME):
+        model, report = quiet_from_pretrained(
+            getattr(transformers, FAMILIES[config["model_type"]].model_class),
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            adapter_kwargs={"subfolder": "none"},  # where `transformers` then looks for adapters
+            **source,
+        )
+    return model, _read_tokenizer(name, source), report, files
 
 
 def _on_hub(name: str) -> bool:
@@ -265,4 +452,6 @@ def read_checkpoint(
     except RuntimeError as error:  # what `transformers` raises for tensors of another shape
         raise BackboneError(f"the weights in {name!r} do not have the shapes that its config.json says") from error
     _check_tokenizer(name, model.config, tokenizer)
-    return Checkpoint(model.eval(), tokenizer, _check_weights(name, model, report), _fingerprint(files))
+    has_head = _check_weights(name, model, report)
+    _check_numbers(name, model)
+    return Checkpoint(model.eval(), tokenizer, has_head, _fingerprint(files))

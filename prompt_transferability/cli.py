@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -19,12 +20,14 @@ from tempfile import TemporaryFile
 import pandas as pd
 from tqdm.auto import tqdm
 
+from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
+from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
-from .prompts import UNTRAINED, PromptError, SoftPrompt, written_whole
+from .prompts import UNTRAINED, PromptError, SoftPrompt
 from .recomputed import write_tables
 from prompt_transferability.release import (
     Release,
@@ -58,12 +61,14 @@ def _writable(path: str, *others: str | None) -> Path:
 
     It is tried before hours of work and not after them; nothing of the trial stays.
     """
-    file = Path(path)
-    if file.resolve() in [Path(other).resolve() for other in others if other is not None]:
+    file, real = Path(path), Path(os.path.realpath(path))  # of a link, what it leads to
+    if str(real) in [os.path.realpath(other) for other in others if other is not None]:
         raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a file of its own")
-    if file.is_dir():
+    if real.is_dir():
         raise IsADirectoryError(f"{path!r} is a folder; name a file in it")
-    folder = next(folder for folder in file.absolute().parents if folder.exists())
+    if real.exists() and not real.is_file() and os.access(real, os.W_OK):  # a pipe, or a device
+        return file
+    folder = next(folder for folder in real.parents if folder.exists())
     try:
         with TemporaryFile(dir=folder):
             return file
@@ -114,6 +119,12 @@ def _tune(options: argparse.Namespace) -> dict:
     }
 
 # %% ../nbs/library/cli.ipynb #45bb9850
+def _check_model_name(name: str, whose: str) -> None:
+    "Raise `PromptError` where a file says more than a name: it does not choose which folder is opened."
+    if not re.fullmatch(r"(?!.*\.\.)[^./~\\][^/\\]*(/[^./\\][^/\\]*)?", name):
+        raise PromptError(f"{whose} says that its model is {name!r}, which is no name of one; name it with --backbone")
+
+
 def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Backbone:
     "The model of --backbone, else the one that all these prompts were trained for."
     layouts, names = ([*dict.fromkeys(getattr(prompt, name) for prompt in prompts)] for name in ("layout", "backbone"))
@@ -126,6 +137,8 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
             f"the prompts were trained for different models ({', '.join(names)}); name the one to put them in "
             "with --backbone"
         )
+    if options.backbone is None:
+        _check_model_name(names[0], "the prompt")
     try:
         return _model(options, options.backbone or names[0], layouts[0])
     except FileNotFoundError as error:
@@ -160,7 +173,7 @@ def _evaluate(options: argparse.Namespace) -> dict:
 
 def _prompts(paths: Sequence[str]) -> list[SoftPrompt]:
     "The prompts of these files, each of which may be given once."
-    files = [Path(path).resolve() for path in paths]
+    files = [os.path.realpath(path) for path in paths]
     again = [path for i, path in enumerate(paths) if files[i] in files[:i]]
     if again:
         raise PromptError(f"the prompt file {again[0]!r} is given twice; give every prompt once")
@@ -178,7 +191,11 @@ def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) 
     "A table for programs, where nothing stands for what is not there, or for people."
     if options.json:
         return table.astype(object).where(table.notna(), None).to_dict("index")
-    return f"\n{table.round(decimals).to_string(na_rep='–')}"
+    return _Lines(f"\n{table.round(decimals).to_string(na_rep='–')}")
+
+
+class _Lines(str):
+    "A table for people, whose line breaks are its own."
 
 
 def _write_table(table: pd.DataFrame, out: Path | None) -> None:
@@ -191,6 +208,8 @@ def _write_table(table: pd.DataFrame, out: Path | None) -> None:
 def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
+    if "random" in prompts:
+        raise PromptError("a prompt cannot be called 'random' beside the random prompts of the table; rename its file")
     datas = [_target(task, options) for task in options.tasks]
     out = _writable(options.out, *options.prompts) if options.out else None
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
@@ -324,6 +343,8 @@ def _project_carry(options: argparse.Namespace) -> dict:
         raise ProjectorError(
             f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
         )
+    if options.backbone is None:
+        _check_model_name(name, "the projector")
     backbone = _model(options, name, prompt.layout)
     out = _writable(options.out, options.prompt, options.projector)
     carried = projection.project(prompt, backbone)
@@ -402,7 +423,7 @@ def _release_list(options: argparse.Namespace) -> dict:
     if options.json:
         return {"files": json.loads(catalogue.reset_index().to_json(orient="records"))}
     counts = catalogue.groupby(["kind", catalogue["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
-    return {"files, by kind, run and model": f"\n{counts.to_string()}"}
+    return {"files, by kind, run and model": _Lines(f"\n{counts.to_string()}")}
 
 
 def _release_verify(options: argparse.Namespace) -> dict:
@@ -465,7 +486,8 @@ def _medians(table: pd.DataFrame) -> dict[str, str]:
             "MiB": table["mib"].round(),
         }
     )
-    return {model: f"\n{rows.droplevel(0).to_string(na_rep='–')}" for model, rows in shown.groupby(level=0, sort=False)}
+    by_model = shown.groupby(level=0, sort=False)
+    return {model: _Lines(f"\n{rows.droplevel(0).to_string(na_rep='–')}") for model, rows in by_model}
 
 # %% ../nbs/library/cli.ipynb #7b4519b2
 def _add_command(
@@ -712,6 +734,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
     )
+    parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (
         _add_tune,
@@ -728,23 +751,31 @@ def _parser() -> argparse.ArgumentParser:
 
 # %% ../nbs/library/cli.ipynb #e7f53632
 def _shown(answer: dict) -> str:
-    "An answer in lines for people."
-    return "\n".join(
-        f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}" for name, value in answer.items()
-    )
+    "An answer in lines for people; a name out of a file is shown, not obeyed."
+
+    def shown(value: object) -> str:
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        return printable(text, kept="\n" if isinstance(value, _Lines) else "")
+
+    return "\n".join(f"{printable(name)}: {shown(value)}" for name, value in answer.items())
+
+
+def _without_folders(word: str) -> str:
+    "A word of a command as results keep it, which others read: of a path on this machine, the name only."
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    path = os.path.expanduser(value)
+    return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
 
 
 def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, or 2 for a user's mistake
     "The command `prompt-transfer`."
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
-    # The command goes into results that others read: of a path on this machine it keeps the name only.
-    named = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
-    options.command_line = shlex.join(["prompt-transfer", *named])
+    options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
     try:
         answer = options.answer(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"prompt-transfer: {error}", file=sys.stderr)
+        print(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", file=sys.stderr)
         if options.json and isinstance(error, _AnsweredError):
             print(json.dumps(error.answer))
         return 2

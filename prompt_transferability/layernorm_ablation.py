@@ -27,7 +27,7 @@ __all__ = ['layernorm_ablation']
 def layernorm_ablation(
     target_backbone: Backbone,
     prompts: Mapping[str, SoftPrompt],  # of the source model, by the name of their task
-    datas: Sequence[TaskData],  # those tasks
+    datas: Sequence[TaskData] | Mapping[str, TaskData],  # those tasks
     runs: Sequence[TuningRun],  # of prompt tuning on the target model from random vectors, one a task
     fitted_on: Sequence[Sequence[str]],  # the tasks that projectors learn from: a projector of each kind for each group
     tuned_tasks: Sequence[str] | None = None,  # tasks to be tuned from projected prompts; None: all
@@ -45,6 +45,7 @@ def layernorm_ablation(
     Raises `ProjectorError` for a task without data, prompt or run, and what `fit_task_tuning` and `tune_prompt` raise.
     """
     fitting, tuning = dict(fitting or {}), dict(tuning or {})
+    datas = [*datas.values()] if isinstance(datas, Mapping) else datas
     by_name, baselines = {data.task.name: data for data in datas}, {run.prompt.task: run for run in runs}
     tuned_tasks = list(by_name if tuned_tasks is None else tuned_tasks)
     _check_tasks(by_name, prompts, baselines, {*tuned_tasks, *(task for group in fitted_on for task in group)})

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from itertools import accumulate
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -494,7 +495,7 @@ def generate_task(
     task, sizes = _known(MICRO_TASKS, "task", name), {"train": train, "dev": dev, "test": test}
     for split, size in sizes.items():
         low, high = SIZE_LIMITS[split]
-        if not (isinstance(size, int) and low <= size <= high):
+        if not (isinstance(size, Integral) and low <= size <= high):
             raise ValueError(f"the {split} split is to have {size!r} rows; it can have from {low} to {high:,}")
     return {split: _rows(task, split, size, seed, world) for split, size in sizes.items()}
 
@@ -1104,7 +1105,7 @@ def examine_model(
 ) -> dict:  # held_out_loss in nats a guessed token, as in training; label_word_accuracy, task -> fraction
     "What a model knows of the micro world, without any prompt."
     low, high = SIZE_LIMITS["dev"]
-    if not (type(rows) is int and low <= rows <= high):
+    if isinstance(rows, bool) or not (isinstance(rows, Integral) and low <= rows <= high):
         raise ValueError(f"a model is to be examined on {rows!r} rows; it can be from {low} to {high:,}")
     dice, generator = _Dice("examine"), torch.Generator().manual_seed(0)
     kind, label_ids = _kind_of(model, tokenizer), _word_ids(tokenizer, list(_frequencies(world)))
@@ -1132,12 +1133,16 @@ def build_model(
 ) -> dict:  # model, seed, steps, parameters, seconds, and what `examine_model` finds
     """Train a micro language model on running text and save it.
 
-    Raises `ValueError` for an unknown name, for no steps, and for a folder that holds something else.
+    Of an earlier model in its folder nothing is left; other files there stay. Raises `ValueError` for an unknown name,
+    for no steps, for a seed that no generator takes, and for a folder that holds something else.
     """
-    shape, out = _known(MICRO_MODELS, "model", name), Path(out)
+    shape, out = _known(MICRO_MODELS, "model", name), Path(os.path.realpath(out))
     steps = shape.steps if steps is None else steps
-    if not (isinstance(steps, int) and 1 <= steps <= 100_000):
+    if not (isinstance(steps, Integral) and 1 <= steps <= 100_000):
         raise ValueError(f"a micro model is to be trained for {steps!r} steps; it takes from 1 to 100,000")
+    if isinstance(seed, bool) or not (isinstance(seed, Integral) and 0 <= seed < 2**64):
+        raise ValueError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
+    seed, steps = int(seed), int(steps)  # NumPy's would not go into the report
     if out.exists() and not (out / "training.json").exists():
         raise ValueError(f"{str(out)!r} is there already and is no micro model; name a folder that does not exist")
     started = time.perf_counter()
@@ -1152,6 +1157,19 @@ def build_model(
     return report
 
 
+_MODEL_FILES = {  # what a model's folder holds, also of earlier versions of `transformers`
+    *("config.json", "generation_config.json", "model.safetensors", "training.json", "tokenizer.json", "vocab.json"),
+    *(
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+    ),
+}
+
+
 def _save(model, tokenizer, report: dict, out: Path) -> None:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -1160,8 +1178,17 @@ def _save(model, tokenizer, report: dict, out: Path) -> None:
     (part / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for file in part.iterdir():  # safetensors keeps its files from everyone else, an installed package must not
         file.chmod(0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    if out.exists():
+        before = out.with_name(f".{out.name}.{os.getpid()}.before")
+        out.rename(before)
+        part.rename(out)
+        for file in before.iterdir():
+            if file.name not in _MODEL_FILES and not (out / file.name).exists():
+                file.rename(out / file.name)
+        shutil.rmtree(before)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(out)
 
 # %% ../nbs/library/microworld.ipynb #3b43b96c
 def model_folder(

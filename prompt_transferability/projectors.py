@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone
+from .files import FLOATS, is_printable, parse_json, read_tensors, save_tensors, written_whole
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
-from .prompts import SoftPrompt, written_whole
+from .prompts import SoftPrompt
 from .tasks import TaskData, UnknownNameError
 from .training import Batches, Objective, Training, read_settings, train, whole_number
 
@@ -428,8 +427,8 @@ class _TaskTuning:
 @delegates(Training)
 def fit_task_tuning(
     target_backbone: Backbone,
-    prompts: Sequence[SoftPrompt],  # of the source model, one or more for each task
-    datas: Sequence[TaskData],  # the tasks: their train splits are learned from, their dev splits select
+    prompts: Sequence[SoftPrompt] | Mapping[str, SoftPrompt],  # of the source model, one or more for each task
+    datas: Sequence[TaskData] | Mapping[str, TaskData],  # the tasks: their train splits are learned from, dev selects
     hidden_size: int = 768,  # as in `Projector`
     activation: str = "tanh",
     layer_norm: bool = True,
@@ -454,6 +453,7 @@ def fit_task_tuning(
         raise ProjectorError(
             "prompts and datas are lists; put a single prompt, and a single task, into one: [prompt], [data]"
         )
+    prompts, datas = ([*given.values()] if isinstance(given, Mapping) else given for given in (prompts, datas))
     source, names = _of_one_kind(prompts, "source"), [data.task.name for data in datas]
     if source.layout != target_backbone.layout:
         raise ProjectorError(
@@ -679,9 +679,8 @@ def save(self: Projection, path: str | Path) -> Path:
         raise ProjectorError(
             f"the metadata cannot be written as JSON ({error}); give plain numbers and texts"
         ) from error
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
     with written_whole(path) as unfinished:
-        save_file(tensors, unfinished, metadata=header)
+        save_tensors(self.state_dict(), unfinished, header)
     return path
 
 
@@ -691,29 +690,41 @@ def load(cls: Projection, path: str | Path) -> Projection:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no projector file {path.name!r} in {str(path.parent)!r}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}
-    except SafetensorError as error:
-        raise ProjectorError(f"{path.name!r} is no safetensors file ({error})") from error
+    header, tensors = read_tensors(path, ProjectorError, FLOATS)
     kind = KINDS.get(header.get("kind"), Projection)
     if header.get("format") != FORMAT or not issubclass(kind, cls) or kind is Projection:
         raise ProjectorError(
             f"{path.name!r} is a safetensors file but no projector of the kind {cls.__name__}: its header says "
-            f"format={header.get('format')}, kind={header.get('kind')}"
+            f"format={str(header.get('format'))[:60]!r}, kind={str(header.get('kind'))[:60]!r}"
         )
     try:
+        settings, metadata = (parse_json(header[name], f"its {name}", ValueError) for name in ("settings", "metadata"))
         with torch.device("meta"):  # no weights are drawn that would be thrown away
-            projection = kind(**json.loads(header["settings"]))
-        projection.load_state_dict(tensors, assign=True)
-        projection.metadata = json.loads(header["metadata"])
-        if not isinstance(projection.metadata, dict) or list(projection.curve) != ["step", "loss", "score"]:
-            raise ValueError("its metadata is no table, or has no curve of step, loss and score")
+            projection = kind(**settings)
+        projection.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        projection.metadata = _checked_metadata(metadata)
+        if list(projection.curve) != ["step", "loss", "score"]:
+            raise ValueError("its curve has not the columns step, loss and score")
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("it holds weights that are not finite")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ProjectorError(
-            f"{path.name!r} is not as this package writes it ({type(error).__name__}: {str(error).splitlines()[0]})"
-        ) from error
+    # What making a module, filling it, and making a table of the curve raise for values of other types.
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ProjectorError(f"{path.name!r} is not as this package writes it ({reason})") from error
     return projection.requires_grad_(False)
+
+
+_NAMES = ("objective", "layout", "source_backbone", "target_backbone", "source_revision", "target_revision", "package")
+
+
+def _checked_metadata(metadata: Any) -> dict[str, Any]:
+    "The metadata of a projector; raises `ValueError` where models and tasks are not named by texts of one line."
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is no table")
+    tasks = metadata.get("tasks", [])
+    if not isinstance(tasks, list):
+        raise ValueError("its tasks are no list")
+    for name in [*(metadata.get(which) for which in _NAMES), *tasks]:
+        if name is not None and not (isinstance(name, str) and is_printable(name)):
+            raise ValueError(f"{str(name)[:60]!r} is no name")
+    return metadata

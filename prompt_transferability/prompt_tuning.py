@@ -100,6 +100,8 @@ def text_streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int)
 class TaskObjective:
     "Cross entropy of the label words on each job's texts (Eq. 1), and the accuracy on its dev split."
 
+    scores = (0.0, 1.0)  # an accuracy lies between
+
     def __init__(
         self,
         backbone: Backbone,

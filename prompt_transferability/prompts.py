@@ -5,30 +5,49 @@
 # %% ../nbs/library/prompts.ipynb #7410e83c
 from __future__ import annotations
 
+import io
 import json
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import pickletools
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .backbones import LAYOUTS, Backbone
+from prompt_transferability.files import (
+    FLOATS,
+    is_printable,
+    parse_json,
+    printable,
+    read_json,
+    read_tensors,
+    save_tensors,
+    size_limit,
+    tensor_header,
+    written_whole,
+)
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['FORMAT', 'UNTRAINED', 'PromptError', 'SoftPrompt', 'written_whole', 'random_prompt', 'vocabulary_prompt',
-           'label_word_prompt']
+__all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PromptError', 'SoftPrompt', 'random_prompt',
+           'vocabulary_prompt', 'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #38fddd00
 FORMAT = "prompt_transferability/1"
 "The header entry by which a prompt's file is known."
+
+
+LONGEST = 100_000
+"Vectors of a prompt that is drawn; no model reads more."
 
 
 UNTRAINED = ("random", "vocabulary", "label words")
@@ -52,11 +71,17 @@ class SoftPrompt:
     )  # whatever else is known: seed, steps, accuracy, label words …
 
     def __post_init__(self):
-        self.values = torch.as_tensor(self.values).detach().to("cpu", torch.float32).contiguous()
-        if self.values.ndim != 2 or not len(self.values):
-            raise PromptError(f"a prompt is a matrix [length, hidden]; got shape {list(self.values.shape)}")
+        values = torch.as_tensor(self.values).detach()
+        if values.ndim != 2 or not values.numel():
+            raise PromptError(f"a prompt is a matrix [length, hidden]; got shape {list(values.shape)}")
+        if not values.is_floating_point():
+            raise PromptError(f"a prompt is a matrix of floating-point numbers; got {values.dtype}")
+        self.values = values.to("cpu", torch.float32).contiguous()
         if not self.values.isfinite().all():
             raise PromptError(f"the prompt of task {self.task!r} holds values that are not finite")
+        for what, name in {"backbone": self.backbone, "task": self.task}.items():
+            if not isinstance(name, str) or not is_printable(name):
+                raise PromptError(f"the {what} of a prompt is named in one line of text; got {name!r}")
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
 
@@ -95,18 +120,6 @@ class SoftPrompt:
         )
 
 # %% ../nbs/library/prompts.ipynb #280faf22
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    "Where to write a file that gets its name when it is complete, or never."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 @patch
 def save(self: SoftPrompt, path: str | Path) -> Path:
     """Write the prompt to one `.safetensors` file, whole or not at all.
@@ -125,7 +138,7 @@ def save(self: SoftPrompt, path: str | Path) -> Path:
                 f"metadata entry {name!r} cannot be written as JSON ({error}); give a plain number, text, list or dict"
             ) from error
     with written_whole(path) as unfinished:
-        save_file({"soft_prompt": self.values}, unfinished, metadata=header)
+        save_tensors({"soft_prompt": self.values}, unfinished, header)
     return path
 
 
@@ -135,32 +148,54 @@ def load(cls: SoftPrompt, path: str | Path) -> SoftPrompt:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.name!r} in {str(path.parent)!r}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header, names = dict(file.metadata() or {}), list(file.keys())
-            if header.pop("format", None) != FORMAT or names != ["soft_prompt"]:
-                raise PromptError(
-                    f"{path.name!r} is a safetensors file but no soft prompt: it holds {names[:3]}, and "
-                    f"its header does not say format={FORMAT}"
-                )
-            values = file.get_tensor("soft_prompt").clone()
-    except SafetensorError as error:
+    advice = "; read the authors' pickled prompts with SoftPrompt.from_authors"
+    header, kinds = tensor_header(path, PromptError, advice)
+    if header.pop("format", None) != FORMAT or [*kinds] != ["soft_prompt"]:
         raise PromptError(
-            f"{path.name!r} is no safetensors file ({error}); read the authors' pickled prompts with "
-            "SoftPrompt.from_authors"
-        ) from error
+            f"{path.name!r} is a safetensors file but no soft prompt: it holds {[*kinds][:3]}, and its header does not "
+            f"say format={FORMAT}"
+        )
+    _, tensors = read_tensors(path, PromptError, FLOATS)
     if not {"backbone", "task", "layout"} <= header.keys():
         raise PromptError(
             f"the header of {path.name!r} does not say which backbone, task and layout the prompt belongs to"
         )
     named = {name: header.pop(name) for name in ("backbone", "task", "layout")}
-    try:
-        metadata = {name: json.loads(value) for name, value in header.items()}
-    except json.JSONDecodeError as error:
-        raise PromptError(f"the header of {path.name!r} is not as this package writes it: {error}") from error
-    return cls(values, **named, metadata=metadata)
+    metadata = {
+        name: parse_json(value, f"entry {name[:60]!r} in the header of {path.name!r}", PromptError)
+        for name, value in header.items()
+    }
+    return cls(tensors["soft_prompt"], **named, metadata=metadata)
 
 # %% ../nbs/library/prompts.ipynb #bf43ae6f
+LONGEST_PICKLE, LONGEST_NAME = 10_000, 200
+"Bytes of the pickle in an authors' file, whose numbers lie beside it, and characters of a name in it."
+
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError)
+
+
+def _checked_pickle(path: Path) -> None:
+    "Raise `PromptError` for an archive that holds or describes more than the file has room for."
+    if path.stat().st_size > size_limit():
+        raise PromptError(f"{path.name!r} has {path.stat().st_size:,} bytes, more than the prompts of any model")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            pickles = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+            if len(pickles) != 1 or size > size_limit() or pickles[0].file_size > LONGEST_PICKLE:
+                raise PromptError(f"{path.name!r} is no pickled matrix: its parts are not those of one")
+            operations = [*pickletools.genops(io.BytesIO(archive.read(pickles[0])))]
+    # What the two readers raise for damaged bytes.
+    except _DAMAGED as error:
+        if isinstance(error, PromptError):
+            raise
+        raise PromptError(f"{path.name!r} is no pickled matrix as torch writes it ({type(error).__name__})") from error
+    for _, value, _ in operations:
+        if isinstance(value, int) and abs(value) > size or isinstance(value, str | bytes) and len(value) > LONGEST_NAME:
+            raise PromptError(f"{path.name!r} is no pickled matrix: it describes more than it holds")
+
+
 @patch(cls_method=True)
 def from_authors(
     cls: SoftPrompt,
@@ -175,12 +210,21 @@ def from_authors(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.name!r} in {str(path.parent)!r}")
+    _checked_pickle(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    # What torch raises for a pickle that it does not let through, and for one that is damaged.
+    except (
+        *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, AttributeError),
+        *(OverflowError, TypeError, struct.error),
+    ) as error:
         raise PromptError(f"{path.name!r} is no pickled matrix ({type(error).__name__} on reading it)") from error
     if not isinstance(values, Tensor):
         raise PromptError(f"{path.name!r} holds a {type(values).__name__}; a prompt is a matrix")
+    if values.layout != torch.strided or values.device.type != "cpu" or values.is_quantized:
+        raise PromptError(f"{path.name!r} holds no plain matrix; a prompt is one")
+    if values.nbytes > values.untyped_storage().nbytes():  # strides of 0 make much of little
+        raise PromptError(f"{path.name!r} is no pickled matrix: it describes more than it holds")
     return cls(values, backbone, task, layout="authors")
 
 # %% ../nbs/library/prompts.ipynb #991307c3
@@ -211,7 +255,7 @@ def to_peft(self: SoftPrompt, folder: str | Path) -> Path:
         written_whole(folder / "adapter_model.safetensors") as weights_file,
     ):
         config_file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True), encoding="utf-8")
-        save_file({"prompt_embeddings": self.values}, weights_file, metadata=header)
+        save_tensors({"prompt_embeddings": self.values}, weights_file, header)
     return folder
 
 
@@ -230,21 +274,38 @@ def from_peft(
     for file in (config_file, weights_file):
         if not file.is_file():
             raise FileNotFoundError(f"{str(folder)!r} is no PEFT adapter: it has no {file.name}")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise PromptError(f"adapter_config.json in {folder.name!r} holds a {type(config).__name__}, not an object")
-        if config.get("peft_type") != "PROMPT_TUNING":
-            raise PromptError(f"the adapter in {folder.name!r} is a {config.get('peft_type')}, not a PROMPT_TUNING")
-        with safe_open(weights_file, framework="pt") as file:
-            noted = file.metadata() or {}
-            values = file.get_tensor("prompt_embeddings").clone()
-    except (json.JSONDecodeError, SafetensorError) as error:
+    config = read_json(config_file, PromptError)
+    if not isinstance(config, dict):
+        raise PromptError(f"adapter_config.json in {folder.name!r} holds a {type(config).__name__}, not an object")
+    if config.get("peft_type") != "PROMPT_TUNING":
         raise PromptError(
-            f"adapter_config.json or adapter_model.safetensors in {folder.name!r} cannot be read: {error}"
-        ) from error
+            f"the adapter in {folder.name!r} is a {printable(str(config.get('peft_type')))[:60]}, not a PROMPT_TUNING"
+        )
+    noted, tensors = read_tensors(weights_file, PromptError, FLOATS)
+    if "prompt_embeddings" not in tensors:
+        raise PromptError(f"adapter_model.safetensors in {folder.name!r} has no tensor prompt_embeddings")
+    values = tensors["prompt_embeddings"]
+    _check_adapter(folder.name, config, values)
     backbone = noted.get("backbone") or config.get("base_model_name_or_path") or ""
     return cls(values, backbone, task or noted.get("task", ""), noted.get("layout", "paper"))
+
+
+def _check_adapter(name: str, config: dict, values: Tensor) -> None:
+    "Raise `PromptError` where the configuration of an adapter does not describe its vectors."
+    base = config.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise PromptError(f"the adapter in {name!r} has base_model_name_or_path {base!r}; expected is a name")
+    # An encoder-decoder may have vectors for both of its parts.
+    parts = config.get("num_transformer_submodules")
+    parts = 1 if parts is None else parts
+    length, width = config.get("num_virtual_tokens"), config.get("token_dim")
+    counted = all(one is None or (type(one) is int and one > 0) for one in (length, width)) and parts in (1, 2)
+    wanted = (length and length * parts, width) if counted else (-1, -1)
+    if any(one not in (None, found) for one, found in zip(wanted, values.shape, strict=False)):
+        raise PromptError(
+            f"the adapter in {name!r} says num_virtual_tokens={length!r} and token_dim={width!r}, and holds vectors of "
+            f"shape {list(values.shape)}; it is not whole"
+        )
 
 # %% ../nbs/library/prompts.ipynb #5149ac7a
 def random_prompt(
@@ -266,7 +327,7 @@ def random_prompt(
         values = torch.rand(shape, generator=generator)
     else:
         raise UnknownNameError("distribution", distribution, ("normal", "uniform"))
-    return SoftPrompt(values, backbone.name, "random", backbone.layout, {"seed": seed, "init": distribution})
+    return SoftPrompt(values, backbone.name, "random", backbone.layout, {"seed": int(seed), "init": distribution})
 
 
 def vocabulary_prompt(
@@ -284,7 +345,7 @@ def vocabulary_prompt(
         backbone.name,
         "vocabulary",
         backbone.layout,
-        {"seed": seed, "init": "vocabulary"},
+        {"seed": int(seed), "init": "vocabulary"},
     )
 
 
@@ -300,7 +361,7 @@ def label_word_prompt(
     vocabulary, or a negative seed, and `BackboneError` for a label word that is not one token.
     """
     values = _sampled_tokens(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
-    return SoftPrompt(values, backbone.name, "label words", backbone.layout, {"seed": seed, "init": "label words"})
+    return SoftPrompt(values, backbone.name, "label words", backbone.layout, {"seed": int(seed), "init": "label words"})
 
 
 def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
@@ -320,8 +381,8 @@ def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[
 
 
 def _generator(length: int, seed: int) -> torch.Generator:
-    if length < 1:
-        raise PromptError(f"a prompt has at least one vector; got length {length}")
-    if seed < 0:
-        raise PromptError(f"seed is {seed}; give 0 or a positive whole number")
-    return torch.Generator().manual_seed(seed)
+    if not isinstance(length, Integral) or not 1 <= length <= LONGEST:
+        raise PromptError(f"a prompt has at least one vector, and at most {LONGEST:,}; got length {length!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise PromptError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
+    return torch.Generator().manual_seed(int(seed))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -670,9 +671,14 @@ def _section(
         "<h3>Training curves</h3>",
         figures["curves"],
         *_tpt_section(study, tables),
-        "<p>Tables: " + ", ".join(f'<a href="{prefix}{name}.csv">{name}.csv</a>' for name in tables) + "</p>",
+        "<p>Tables: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
     ]
     return "\n".join(parts)
+
+
+def _link(prefix: str, name: str, shown: str) -> str:
+    "A link to a table; a backbone's name in it is text."
+    return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
 
 
 def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -728,7 +734,7 @@ def _cross_section(
         shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
         parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
     parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
-    links = ", ".join(f'<a href="{prefix}{name}.csv">{prefix}{name}.csv</a>' for name in tables)
+    links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
     return "\n".join([*parts, f"<p>Tables: {links}</p>"])
 
 

@@ -26,6 +26,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, LAYOUTS, Backbone
+from .files import parse_yaml, read_text
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
 from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
@@ -285,10 +286,7 @@ def from_file(cls: Study, path: str | Path) -> Study:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no study file {str(path)!r}")
-    try:
-        declared = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path.name!r} is no YAML: {str(error).splitlines()[0]}") from error
+    declared = parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
     known = [f.name for f in fields(cls)]
     if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
         raise StudyError(

@@ -20,13 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 from tqdm.auto import tqdm
 
-from .prompts import written_whole
+from .files import parse_json, printable, read_tensors, save_tensors, written_whole
 from .tasks import UnknownNameError
 
 # %% auto #0
@@ -175,9 +173,8 @@ def save_checkpoint(
     facts: dict,  # JSON values
 ) -> None:
     "Write the state of a run to one safetensors file, whole or not at all."
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with written_whole(path) as unfinished:
-        save_file(plain, unfinished, metadata={"asked": json.dumps(asked), "facts": json.dumps(facts)})
+        save_tensors(tensors, unfinished, {"asked": json.dumps(asked), "facts": json.dumps(facts)})
 
 
 def load_checkpoint(
@@ -186,21 +183,24 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
     "Read what `save_checkpoint` wrote. Raises `TuningError` for another file, and for the checkpoint of another run."
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except SafetensorError as error:
+        header, tensors = read_tensors(path, TuningError)
+    except TuningError as error:
         raise TuningError(f"{str(path)!r} is no checkpoint ({error}); remove it or name another file") from error
     if not {"asked", "facts"} <= header.keys():
         raise TuningError(f"{str(path)!r} is no checkpoint of this package; remove it or name another file")
-    before = json.loads(header["asked"])
+    before, facts = (
+        parse_json(header[name], f"entry {name!r} of the checkpoint {str(path)!r}", TuningError)
+        for name in ("asked", "facts")
+    )
+    if not isinstance(before, dict) or not isinstance(facts, dict):
+        raise TuningError(f"{str(path)!r} is no checkpoint of this package; remove it or name another file")
     different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
     if different:
         raise TuningError(
-            f"the checkpoint {str(path)!r} belongs to another run: it differs in {', '.join(different)}; "
-            "remove it or name another file"
+            f"the checkpoint {str(path)!r} belongs to another run: it differs in "
+            f"{printable(', '.join(different))[:200]}; remove it or name another file"
         )
-    return tensors, json.loads(header["facts"])
+    return tensors, facts
 
 # %% ../nbs/library/training.ipynb #593da910
 class Objective(Protocol):
@@ -341,28 +341,88 @@ def save(self: Loop, path: Path, asked: dict) -> None:
         tensors |= {f"optimizer {weight} {name}": value for name, value in kept.items() if value is not None}
     save_checkpoint(path, asked, tensors, {name: getattr(self, name) for name in _FACTS})
 
+# %% ../nbs/library/training.ipynb #72fa7901
+def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
 
+
+def _is_row(row: Any, step: int, scores: tuple[float, float]) -> bool:
+    "Whether this is an evaluation after so many steps at most."
+    return (
+        isinstance(row, dict)
+        and row.keys() == {"step", "loss", "score", "seconds"}
+        and type(row["step"]) is int
+        and 0 <= row["step"] <= step
+        and (row["loss"] is None or _is_number(row["loss"]))
+        and _is_number(row["score"], *scores)
+        and _is_number(row["seconds"], 0)
+    )
+
+
+@patch
+def _are_facts(self: Loop, facts: dict) -> bool:
+    "Whether these facts are those of a run of these jobs."
+    jobs, scores = len(self.objective.weights), getattr(self.objective, "scores", (-math.inf, math.inf))
+    step, curves, sizes = (facts.get(name) for name in ("step", "curves", "sizes"))
+    if not {*_FACTS} <= facts.keys() or type(step) is not int or not 0 <= step <= self.training.steps:
+        return False
+    if type(facts["examples"]) is not int or facts["examples"] < 0 or not _is_number(facts["seconds"], 0):
+        return False
+    if not isinstance(sizes, list) or len(sizes) != jobs or not all(_is_number(size, 0) for size in sizes):
+        return False
+    if not isinstance(curves, list) or len(curves) != jobs or not all(isinstance(curve, list) for curve in curves):
+        return False
+    rows = all(_is_row(row, step, scores) for curve in curves for row in curve)
+    return rows and all(
+        curve and all(one["step"] < next_one["step"] for one, next_one in zip(curve, curve[1:], strict=False))
+        for curve in curves
+    )
+
+# %% ../nbs/library/training.ipynb #9f0ab8bb
 @patch
 @torch.no_grad()
 def load(self: Loop, path: Path, asked: dict) -> None:
     "Go on from a checkpoint. Raises `TuningError` as `load_checkpoint` does, and for a state that is not whole."
     tensors, facts = load_checkpoint(path, asked)
     try:
+        if not self._are_facts(facts) or not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("facts or numbers are not those of a run")
         vars(self).update({name: facts[name] for name in _FACTS})
         for job, weights in enumerate(self.objective.weights):
             for name, weight in weights.items():
-                weight.copy_(tensors.pop(f"{job} now {name}"))
-                self.best[job][name] = tensors.pop(f"{job} best {name}")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            _, weight, kept = name.split()
-            state.setdefault(int(weight), {})[kept] = value
+                now, best = (_like(weight, tensors.pop(f"{job} {which} {name}")) for which in ("now", "best"))
+                weight.copy_(now)
+                self.best[job][name] = best
         self.optimizer = self._make_optimizer()  # whose rates are relative to where the run began
+        state = self._optimizer_state(tensors)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
     except (KeyError, ValueError, RuntimeError) as error:
         raise TuningError(
             f"{str(path)!r} does not hold the state of a run as this version writes it; remove it or name another file"
         ) from error
+
+
+def _like(weight: Tensor, kept: Tensor) -> Tensor:
+    if kept.shape != weight.shape or kept.dtype != weight.dtype:
+        raise ValueError(f"a tensor of shape {list(kept.shape)} stands in the place of one of {list(weight.shape)}")
+    return kept
+
+
+@patch
+def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    "What the optimiser keeps of each weight, out of a checkpoint."
+    weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        _, at, kept = name.split()
+        weight = weights[int(at)] if at.isdigit() and int(at) < len(weights) else None
+        shapes = [()] if weight is None or kept == "step" else [weight.shape]
+        if weight is not None and kept in ("row_var", "col_var"):  # Adafactor's, of one column or of one row
+            shapes = [(*weight.shape[:-1], 1), (*weight.shape[:-2], 1, weight.shape[-1])]
+        if weight is None or value.shape not in shapes:
+            raise ValueError(f"there is no {name!r} of shape {list(value.shape)}")
+        state.setdefault(int(at), {})[kept] = value
+    return state
 
 # %% ../nbs/library/training.ipynb #f5a8616e
 def train(

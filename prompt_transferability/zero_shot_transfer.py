@@ -102,7 +102,7 @@ def evaluate_prompts(
 def transfer_matrix(
     backbone: Backbone,
     prompts: Mapping[str, SoftPrompt],  # by name of the source, which is a row of the matrix
-    datas: Sequence[TaskData],  # the target tasks, the columns
+    datas: Sequence[TaskData] | Mapping[str, TaskData],  # the target tasks, the columns; of a mapping, by its names
     split: str = "dev",
     random_seeds: Sequence[int] = (0, 1, 2),  # of the prompts behind the row "random"; () leaves it out
 ) -> pd.DataFrame:  # accuracies in [0, 1]
@@ -111,7 +111,8 @@ def transfer_matrix(
     The random prompts are drawn from N(0, 0.02) and as long as the longest source. Raises `PromptError` for a source
     named "random" beside them, and what `evaluate` raises.
     """
-    if random_seeds and "random" in prompts:
+    targets = datas if isinstance(datas, Mapping) else {data.task.name: data for data in datas}
+    if len(random_seeds) and "random" in prompts:
         raise PromptError(
             "a source cannot be called 'random' beside the random prompts; rename it, or pass random_seeds=()"
         )
@@ -119,10 +120,10 @@ def transfer_matrix(
     length = max((prompt.length for prompt in sources), default=100)
     randoms = [random_prompt(backbone, length, seed) for seed in random_seeds]
     columns = {}
-    for data in datas:
+    for name, data in targets.items():
         accuracies = [result.accuracy for result in evaluate_prompts(backbone, [*sources, *randoms], data, split)]
         at_random = [float(np.mean(accuracies[len(sources) :]))] if randoms else []
-        columns[data.task.name] = accuracies[: len(sources)] + at_random
+        columns[name] = accuracies[: len(sources)] + at_random
     index = pd.Index([*prompts, *(["random"] if randoms else [])], name="source")
     return pd.DataFrame(columns, index=index).rename_axis(columns="target")
 

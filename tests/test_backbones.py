@@ -188,7 +188,7 @@ def test_weights_beside_the_encoder_are_left_alone(damaged):
 def test_pickled_weights_are_refused(damaged):
     torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match="holds no whole model .*model.safetensors") as refused:
+    with pytest.raises(BackboneError, match="holds no whole model: .*model.safetensors") as refused:
         Backbone.from_pretrained(damaged, max_length=90)
     assert "\n" not in str(refused.value)
 

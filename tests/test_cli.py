@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prompt_transferability import cli
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.projectors import Projection, Projector
@@ -814,3 +815,104 @@ def test_a_gguf_file_without_the_package_that_reads_it(place, refused, tmp_path,
     monkeypatch.setitem(sys.modules, "gguf", None)
     name = (tmp_path / "tiny.gguf",) if place == "file" else ("tiny", "--models", tmp_path)
     assert "with its extra [gguf]" in refused("tune", "micro/sst2", "--out", tmp_path / "out", "--backbone", *name)
+
+
+# ---- names out of files, and paths
+
+
+def prompt_file(path, **header):
+    "A prompt's file with a header that `SoftPrompt` would not write."
+    names = {"format": "prompt_transferability/1", "backbone": "micro-bert", "task": "micro/sst2", "layout": "paper"}
+    save_file({"soft_prompt": torch.ones(3, 128)}, path, metadata=names | header)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc", "../elsewhere", "./here", "~/models/x", "a/../b", "a/b/c", "..", ".hidden", "a\\b", ""]
+)
+def test_a_prompt_does_not_choose_the_folder_that_is_opened(tmp_path, capsys, name):
+    assert main(["evaluate", prompt_file(tmp_path / "p", backbone=name), "micro/sst2"]) == 2
+    said = capsys.readouterr().err
+    assert "the prompt says that its model is" in said and "name it with --backbone" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["x\naccuracy: 1.0000", "\x1b[2J\x1b[H", "x\r", "\u202eabc", "\x9b2J"])
+def test_no_line_is_forged_in_the_terminal(tmp_path, capsys, task):
+    assert main(["evaluate", prompt_file(tmp_path / "p", task=task), "micro/sst2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.strip().isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\rb"])
+def test_file_names_are_shown_and_not_obeyed(tmp_path, capsys, name):
+    files = [prompt_file(tmp_path / f"{name}{i}.safetensors") for i in range(2)]
+    assert main(["evaluate", files[0], "micro/sst2", "--device", "cpu"]) == 0
+    assert "\x1b" not in (out := capsys.readouterr().out) and "\r" not in out and out.count("\n") < 14
+    assert main(["similarity", *files, "--metric", "cosine_average"]) == 0
+    assert "\x1b" not in (out := capsys.readouterr().out) and "\r" not in out
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("--out=/secret/place/x.json", "--out=x.json"),
+        ("/secret/place/x.json", "x.json"),
+        ("--out=~/place/x.json", "--out=x.json"),
+        ("--out=x.json", "--out=x.json"),
+        ("--models=/secret/models/", "--models=models"),
+        ("--steps=3", "--steps=3"),
+        ("micro/sst2", "micro/sst2"),
+        ("-", "-"),
+        ("a=/secret", "a=/secret"),
+    ],
+)
+def test_folders_of_this_machine_stay_out_of_what_others_read(given, kept):
+    assert cli._without_folders(given) == kept
+
+
+def test_out_may_be_a_link_or_a_pipe_and_never_a_circle(tmp_path, capsys):
+    prompts = [prompt_file(tmp_path / f"{i}.safetensors") for i in range(2)]
+    command = ["similarity", *prompts, "--metric", "cosine_average", "--out"]
+    (tmp_path / "link").symlink_to(tmp_path / "table.csv")
+    assert main([*command, str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "table.csv").read_text().count("\n") == 3
+    assert main([*command, "/dev/null"]) == 0 and Path("/dev/null").is_char_device()
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "prompt").symlink_to(prompts[0])
+    for wrong in (tmp_path / "a" / "x", tmp_path, tmp_path / "prompt", tmp_path / "table.csv" / "x"):
+        capsys.readouterr()
+        assert main([*command, str(wrong)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert main(["evaluate", str(tmp_path / "a"), "micro/sst2"]) == 2
+
+
+def test_a_prompt_called_random_gets_advice_that_can_be_followed(tmp_path, capsys):
+    assert main(["transfer", prompt_file(tmp_path / "random.safetensors"), "--tasks", "micro/sst2"]) == 2
+    said = capsys.readouterr().err
+    assert "rename its file" in said and "random_seeds" not in said
+
+
+@pytest.mark.parametrize("command", [["--version"], ["tune", "--help"]])
+def test_the_module_is_the_command(command):
+    done = subprocess.run([sys.executable, "-m", "prompt_transferability", *command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("prompt-transfer 0." if command == ["--version"] else "usage: prompt-transfer tune")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed", str(2**64)],
+        ["--seed", "-1"],
+        ["--length", str(10**12)],
+        ["--length", "0"],
+        ["--dtype", "float8_e4m3fn"],
+        ["--max-length", "0"],
+        ["--learning-rate", "nan"],
+        ["--device", "gpu"],
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(tmp_path, capsys, words):
+    assert main(["tune", "micro/sst2", "--backbone", "micro-bert", "--out", str(tmp_path / "p"), *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -277,3 +277,35 @@ def test_shipped_models_are_small_and_readable_by_all():
     paths = [path for name in MICRO_MODELS for path in model_folder(name).iterdir()]
     assert sum(path.stat().st_size for path in paths) <= 12e6
     assert all(path.stat().st_mode & stat.S_IROTH for path in paths)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_building_again_leaves_other_files_where_they_are(tmp_path, linked):
+    "Of the earlier model nothing is left; a link to the folder is written through."
+    out, link = tmp_path / "far" / "model", tmp_path / "link"
+    link.symlink_to(out)
+    model, tokenizer = _load(model_folder("micro-bert"))
+    microworld._save(model, tokenizer, {"seed": 0}, out)
+    (out / "notes.md").write_text("mine")
+    (out / "data").mkdir()
+    (out / "data" / "rows.jsonl").write_text("rows")
+    (out / "spiece.model").write_text("of an earlier tokenizer")
+    before = {path.name for path in out.iterdir()}
+    build_model("micro-bert", link if linked else out, seed=np.int64(1), steps=np.int64(1))
+    assert {path.name for path in out.iterdir()} == before - {"spiece.model"}
+    assert (out / "notes.md").read_text() == "mine" and (out / "data" / "rows.jsonl").read_text() == "rows"
+    report = json.loads((out / "training.json").read_text())
+    assert (report["seed"], report["steps"]) == (1, 1)
+    assert link.is_symlink() and [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", None, True])
+def test_seeds_that_no_generator_takes_are_refused(tmp_path, seed):
+    with pytest.raises(ValueError, match="^seed is .*; give 0 or a positive whole number below"):
+        build_model("micro-bert", tmp_path / "model", seed=seed, steps=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_and_seeds_may_be_numpys():
+    sizes = dict(train=np.int64(5), dev=np.int32(5), test=np.uint8(5))
+    assert generate_task("sst2", **sizes, seed=np.int64(3)) == generate_task("sst2", 5, 5, 5, seed=3)

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -499,7 +500,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def breaks(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prompt_transferability.projectors.save_file", breaks)
+    monkeypatch.setattr("prompt_transferability.projectors.save_tensors", breaks)
     with pytest.raises(KeyboardInterrupt):
         Projector(4, 5, 2, 3).save(tmp_path / "projector.safetensors")
     assert not list(tmp_path.iterdir())
@@ -514,3 +515,85 @@ def test_token_mapping_learns_from_every_token(target, monkeypatch):
     fit_token_mapping(target, large, hidden_size=8, steps=5, eval_every=5, batch_size=256, progress=False)
     vocabulary = len(target.tokenizer)
     assert len(seen) == 5 and sum(seen) == vocabulary  # one epoch
+
+
+# ---- files that anybody may have made
+
+
+def changed(path, **entries):
+    "The file of a projector with other header entries, or other tensors."
+    tensors = entries.pop("tensors", {})
+    with safe_open(Projector(4, 5, 2, 3).save(path), framework="pt") as file:
+        header, held = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    save_file(held | tensors, path, header | entries)
+    return path
+
+
+def metadata(**entries):
+    return {"metadata": json.dumps(entries)}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"settings": "[" * 1000},
+        {"metadata": "[" * 1000},
+        {"metadata": "9" * 4301},
+        {"settings": '{"source_size": ' + "9" * 4301 + "}"},
+        {"settings": '{"source_size": 4, "source_size": 4}'},
+        {"settings": "[]"},
+        {"settings": "5"},
+        {"settings": '{"source_size": "4", "target_size": 5, "length": 2, "hidden_size": 3}'},
+        {"settings": '{"source_size": -4, "target_size": 5, "length": 2, "hidden_size": 3}'},
+        {"settings": '{"source_size": 1e30, "target_size": 5, "length": 2, "hidden_size": 3}'},
+        {"settings": '{"source_size": ' + "9" * 30 + ', "target_size": 5, "length": 2, "hidden_size": 3}'},
+        {"settings": '{"source_size": null, "target_size": {}, "length": 2, "hidden_size": 3}'},
+        {"metadata": "5"},
+        {"metadata": "null"},
+        metadata(curve=5),
+        metadata(curve="abc"),
+        metadata(curve={"step": [1, 2], "loss": [1]}),
+        metadata(curve={"step": [0], "loss": ["x"], "score": [1]}),
+        metadata(curve=[[1, 2, 3]]),
+        metadata(target_backbone=5),
+        metadata(source_backbone=["micro-bert"]),
+        metadata(source_backbone="m\n\x1b[2J"),
+        metadata(tasks="sst2"),
+        metadata(tasks=[5]),
+        metadata(objective={}),
+        metadata(layout=1),
+    ],
+    ids=lambda entries: str(entries)[:80],
+)
+def test_headers_that_no_projector_has_are_refused(tmp_path, entries):
+    with pytest.raises(ProjectorError, match="'p' is not as this package writes it") as error:
+        Projector.load(changed(tmp_path / "p", **entries))
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64, torch.float8_e4m3fn, torch.uint8, torch.bool])
+def test_weights_of_other_types_are_refused(tmp_path, kind):
+    name = next(iter(Projector(4, 5, 2, 3).state_dict()))
+    weight = Projector(4, 5, 2, 3).state_dict()[name].to(kind)
+    with pytest.raises(ProjectorError, match="'p' holds .*; expected are numbers of type F64, F32"):
+        Projector.load(changed(tmp_path / "p", tensors={name: weight}))
+
+
+def test_equal_projectors_are_equal_files(tmp_path):
+    one, two = Projector(4, 5, 2, 3), Projector(4, 5, 2, 3)
+    two.load_state_dict(one.state_dict())
+    one.metadata, two.metadata = {"seed": 1, "objective": "x"}, {"seed": 1, "objective": "x"}
+    assert one.save(tmp_path / "1").read_bytes() == two.save(tmp_path / "2").read_bytes()
+
+
+def test_task_tuning_takes_mappings_and_seeds_of_numpy():
+    backbone, data = (
+        Backbone.from_pretrained("micro-bert", device="cpu"),
+        load_task("micro/sst2", max_train=20, max_eval=8),
+    )
+    source = SoftPrompt(random_prompt(backbone, 3, 0).values, "other", "micro/sst2")
+    settings = dict(steps=1, eval_every=1, hidden_size=4, progress=False)
+    listed = fit_task_tuning(backbone, [source], [data], seed=1, **settings)
+    named = fit_task_tuning(backbone, {"x": source}, {"x": data}, seed=np.int64(1), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(listed.parameters(), named.parameters(), strict=True))
+    assert json.dumps(named.metadata["seed"]) == "1"

@@ -1,8 +1,12 @@
 "Prompts: the header of their files, files that break off, and the files of others."
 
 import json
+import os
 import pickle
+import stat
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +76,11 @@ def test_a_write_that_breaks_off_leaves_what_was_there(prompt, tmp_path, monkeyp
         prompt.save(path)
     whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def break_off(tensors, target, metadata=None):
+    def break_off(tensors, target, texts):
         Path(target).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prompts, "save_file", break_off)
+    monkeypatch.setattr(prompts, "save_tensors", break_off)
     with pytest.raises(OSError, match="No space left"):
         SoftPrompt(prompt.values + 1, "micro-bert", "micro/imdb").save(path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
@@ -222,11 +226,11 @@ def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_p
     prompt.to_peft(tmp_path)
     whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
-    def break_off(tensors, target, metadata=None):
+    def break_off(tensors, target, texts):
         Path(target).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prompts, "save_file", break_off)
+    monkeypatch.setattr(prompts, "save_tensors", break_off)
     with pytest.raises(OSError, match="No space left"):
         SoftPrompt(prompt.values[:3], "roberta-base", "imdb").to_peft(tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
@@ -292,3 +296,277 @@ def test_starting_tokens_are_those_that_stand_for_something(tmp_path):
 def test_negative_seeds_are_refused(backbone, draw):
     with pytest.raises(PromptError, match="seed is -1; give 0"):
         draw(backbone, 3, seed=-1)
+
+
+# ---- files that anybody may have made
+
+
+def write(path, values=None, **header):
+    "A file with a prompt's header, changed."
+    names = {"format": FORMAT, "backbone": "m", "task": "t", "layout": "paper"} | header
+    save_file({"soft_prompt": torch.zeros(2, 3) if values is None else values}, path, metadata=names)
+    return path
+
+
+def refused(read, match=None):
+    with pytest.raises(PromptError, match=match) as error:
+        read()
+    assert "\n" not in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.zeros(3, 0),
+        torch.zeros(0, 3),
+        torch.zeros(2, 3, 4),
+        torch.zeros(()),
+        torch.ones(2, 3).long(),
+        torch.ones(2, 3).int(),
+        torch.ones(2, 3).bool(),
+        torch.ones(2, 3).byte(),
+        torch.ones(2, 3) + 1j,
+        torch.full((2, 3), float("nan")),
+        torch.full((2, 3), float("inf")),
+        torch.full((2, 3), 1e300, dtype=torch.float64),
+        torch.ones(2, 3).to(torch.float8_e5m2),
+    ],
+    ids=lambda values: f"{values.dtype} {list(values.shape)}",
+)
+def test_numbers_that_are_no_prompt_are_refused(tmp_path, values):
+    refused(lambda: SoftPrompt.load(write(tmp_path / "p", values)))
+    if values.dtype != torch.float8_e5m2:
+        refused(lambda: SoftPrompt(values, "m", "t"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 1000,
+        "[" * 101 + "]" * 101,
+        '{"a":' * 2000 + "1" + "}" * 2000,
+        "9" * 4301,
+        '{"a": 1, "a": 2}',
+        "",
+        "{",
+        "'x'",
+    ],
+)
+def test_entries_that_are_no_metadata_are_refused(tmp_path, value):
+    refused(lambda: SoftPrompt.load(write(tmp_path / "p", seed=value)), "entry 'seed' in the header of 'p'")
+
+
+@pytest.mark.parametrize("entry", ["task", "backbone"])
+@pytest.mark.parametrize(
+    "name", ["t\naccuracy: 1.0", "\x1b[2J", "a\rb", "\x00", "\u2028", "\u202etsr", "\x9b31m", "\x7f"]
+)
+def test_names_that_command_a_terminal_are_refused(tmp_path, entry, name):
+    refused(
+        lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt is named in one line"
+    )
+    refused(
+        lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "in one line of text"
+    )
+
+
+@pytest.mark.parametrize("name", [5, None, ["m"], b"m", True])
+def test_names_that_are_no_text_are_refused(name):
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), name, "t"), "the backbone of a prompt is named in one line of text")
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), "m", name), "the task of a prompt is named in one line of text")
+
+
+def test_pointers_of_git_lfs_and_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "p").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    refused(lambda: SoftPrompt.load(tmp_path / "p"), "'.*p' is a pointer of Git LFS")
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is no pickled matrix|pointer of Git LFS")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for read in (SoftPrompt.load, SoftPrompt.from_peft, lambda path: SoftPrompt.from_authors(path, "m", "t")):
+        with pytest.raises(FileNotFoundError, match="'a'|/a'"):
+            read(tmp_path / "a")
+
+
+def test_equal_prompts_are_equal_files(prompt, tmp_path):
+    many = {f"entry {i}": i for i in range(20)}
+    files = []
+    for i in range(5):
+        order = dict(reversed(many.items())) if i % 2 else many
+        again = SoftPrompt(prompt.values.clone(), prompt.backbone, prompt.task, metadata=order)
+        files.append(again.save(tmp_path / str(i)).read_bytes())
+    assert len({*files}) == 1
+    assert SoftPrompt.load(tmp_path / "0").save(tmp_path / "again").read_bytes() == files[0]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_prompt_files_are_as_readable_as_other_new_files(prompt, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        saved = prompt.save(tmp_path / "p")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_prompt_is_written_through_a_link(prompt, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "p")
+    prompt.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and torch.equal(
+        SoftPrompt.load(tmp_path / "far" / "p").values, prompt.values
+    )
+
+
+# ---- adapters
+
+ADAPTER = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "token_dim": 3, "base_model_name_or_path": "m"}
+
+
+def adapter(folder, values=None, text=None, **changes):
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | changes) if text is None else text)
+    save_file(
+        {"prompt_embeddings": torch.ones(4, 3) if values is None else values}, folder / "adapter_model.safetensors"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_virtual_tokens": 5},
+        {"num_virtual_tokens": "4"},
+        {"num_virtual_tokens": -4},
+        {"num_virtual_tokens": 0},
+        {"num_virtual_tokens": [4]},
+        {"num_virtual_tokens": 4.5},
+        {"token_dim": 768},
+        {"token_dim": {}},
+        {"token_dim": "3"},
+        {"num_transformer_submodules": 2},
+        {"num_transformer_submodules": "two"},
+        {"num_transformer_submodules": []},
+        {"base_model_name_or_path": 5},
+        {"base_model_name_or_path": ["m"]},
+        {"base_model_name_or_path": {}},
+        {"base_model_name_or_path": "m\n\x1b[2J"},
+        {"base_model_name_or_path": True},
+        {"peft_type": "LORA\x1b[2J\n"},
+        {"peft_type": {"PROMPT_TUNING": 1}},
+        {"peft_type": None},
+    ],
+    ids=str,
+)
+def test_adapters_that_do_not_describe_their_vectors_are_refused(tmp_path, changes):
+    assert SoftPrompt.from_peft(adapter(tmp_path / "good")).length == 4
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "adapter", **changes)))
+
+
+def test_an_adapter_of_an_encoder_decoder_has_vectors_for_both_parts(tmp_path):
+    whole = adapter(tmp_path / "a", torch.ones(8, 3), num_transformer_submodules=2)
+    assert SoftPrompt.from_peft(whole).length == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1000,
+        "9" * 4301,
+        '{"token_dim": ' + "9" * 4301 + "}",
+        '{"peft_type": "X", "peft_type": "Y"}',
+        "5",
+        "\x00",
+        "",
+    ],
+)
+def test_adapters_without_a_readable_configuration_are_refused(tmp_path, text):
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "adapter", text=text)), "adapter_config.json")
+
+
+@pytest.mark.parametrize("values", [torch.ones(4, 3).long(), torch.ones(4, 3) + 1j, torch.ones(4), torch.ones(4, 0)])
+def test_adapters_with_other_numbers_are_refused(tmp_path, values):
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "adapter", values)))
+
+
+# ---- pickles
+
+
+def archive(path, values, edit=lambda pickled: pickled):
+    "What torch writes, with its pickle changed."
+    torch.save(values, path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, edit(content) if name.endswith("data.pkl") else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.zeros(1).expand(100_000, 100_000),
+        torch.zeros(1).expand(20_000, 20_000),
+        torch.zeros(4).as_strided((30, 30), (0, 0)),
+        torch.zeros(10).as_strided((9, 9), (1, 0)),
+        torch.zeros(2, 3).to_sparse(),
+        torch.zeros(2, 3, dtype=torch.int64),
+        torch.zeros(2, 0),
+        torch.zeros(3),
+        [torch.zeros(2, 3)],
+        torch.nn.Linear(2, 3).state_dict(),
+        "text",
+        2**100,
+    ],
+    ids=lambda values: f"{type(values).__name__} {list(getattr(values, 'shape', []))}",
+)
+def test_pickles_that_make_much_of_little_or_something_else_are_refused(tmp_path, values):
+    torch.save(values, tmp_path / "p")
+    started = time.monotonic()
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"))
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda pickled: pickled.replace(b"torch._utils", b"torch._utils" + b"x" * 40_000),
+        lambda pickled: pickled.replace(b"FloatStorage", b"x" * 40_000),
+        lambda pickled: pickled.replace(b"K\x02K\x03", b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7f"),
+        lambda pickled: pickled.replace(b"K\x02K\x03", b"\x8a\x80" + b"\x7f" * 128 + b"K\x03"),
+        lambda pickled: pickled[:20],
+        lambda pickled: b"",
+        lambda pickled: b"\x80\x02" + b"(" * 90_000 + b".",
+        lambda pickled: b"\x80\x02" + b"N0" * 200_000 + b"N.",
+        lambda pickled: b"cos\nsystem\n(S'true'\ntR.",
+        lambda pickled: b"I" + b"9" * 5000 + b"\n.",
+        lambda pickled: b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    ],
+)
+def test_damaged_pickles_are_refused_before_torch_sees_them(tmp_path, edit):
+    started = time.monotonic()
+    refused(
+        lambda: SoftPrompt.from_authors(archive(tmp_path / "p", torch.zeros(2, 3), edit), "m", "t"), "'p' is no pickled"
+    )
+    assert time.monotonic() - started < 2
+
+
+def test_an_archive_that_is_changed_in_nothing_is_read(tmp_path):
+    values = torch.randn(5, 7)
+    assert torch.equal(SoftPrompt.from_authors(archive(tmp_path / "p", values), "m", "t").values, values)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    torch.save(torch.zeros(100, 100), tmp_path / "p")
+    monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "10000")
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"))
+    with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/data.pkl", b"N.")
+        file.writestr("x/data/0", bytes(10**6))
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "bomb", "m", "t"), "its parts are not those of one")
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), np.int32(3)])
+def test_seeds_may_be_numpys(backbone, seed, tmp_path):
+    for draw in (random_prompt, vocabulary_prompt):
+        drawn = draw(backbone, np.int64(3), seed)
+        assert torch.equal(drawn.values, draw(backbone, 3, 3).values)
+        assert SoftPrompt.load(drawn.save(tmp_path / "p")).metadata == draw(backbone, 3, 3).metadata

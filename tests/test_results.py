@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -346,6 +347,15 @@ def test_names_are_not_taken_for_html(tmp_path):
     page = Page(write_report(write(study, tmp_path)).read_text())
     assert not {"script", "b", "study"} & set(page.tags)
     assert "<script>alert(1)</script> & more" in page.text and "prompt-transfer <study>" in page.text
+
+
+@pytest.mark.parametrize("name", ["<b>x", '"><img src=x onerror=alert(1)>', "a&b;", "x' y", "q?a=1#b"])
+def test_names_of_backbones_in_links_are_not_taken_for_html(tmp_path, name):
+    study = Study(name="two", backbones=("micro-bert", f"{name}/micro"), tasks=("sst2", "imdb"))
+    report = write_report(write(study, tmp_path))
+    page = Page(report.read_text())
+    assert not {"b", "img"} & set(page.tags) and len(page.addresses) == 8
+    assert all((report.parent / unquote(address)).is_file() for address in page.addresses)
 
 
 def test_two_backbones_have_their_own_files_and_numbers(tmp_path):

@@ -14,6 +14,8 @@ from huggingface_hub import HfApi
 
 from prompt_transferability import tasks
 from prompt_transferability.tasks import (
+    ALL_TASKS,
+    OTHER_TASKS,
     PAPER_TASKS,
     DataError,
     HubSource,
@@ -36,7 +38,12 @@ def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix in (".csv", ".tsv"):
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t" if path.suffix == ".tsv" else ",")
+            if path.suffix == ".tsv":
+                file.writelines(
+                    "\t".join(map(str, row)) + "\n" for row in [rows[0].keys(), *(r.values() for r in rows)]
+                )
+                return path
+            writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -165,17 +172,17 @@ def test_every_format_comes_back_whole(tmp_path, name):
 
 def test_texts_are_kept_as_they_are(tmp_path, csv_limit):
     texts = ["NA", "null", '  two  spaces, "a quote" and\na line', "long " * 60_000, "naïve – 数"]
-    rows = [{"text_a": text, "label": "good"} for text in texts]
     for name in ("rows.csv", "rows.tsv", "rows.jsonl"):
-        data = load(write(tmp_path / name, rows), dev=tmp_path / name)
-        assert list(data.train["text_a"]) == texts and set(data.train["text_b"]) == {None}
+        kept = texts if not name.endswith("tsv") else [text for text in texts if "\n" not in text]
+        data = load(write(tmp_path / name, [{"text_a": text, "label": "good"} for text in kept]), dev=tmp_path / name)
+        assert list(data.train["text_a"]) == kept and set(data.train["text_b"]) == {None}
     assert csv.field_size_limit() == csv_limit
 
 
 def test_byte_order_mark_blank_lines_and_empty_second_text(tmp_path):
     file = tmp_path / "rows.csv"
-    file.write_bytes(b"\xef\xbb\xbftext_a,text_b,label\r\nfine,,good\r\n\r\npoor,so so,bad\r\nfair,  ,bad\r\n")
-    assert load(file, dev=file).train[:]["text_b"] == [None, "so so", None]
+    file.write_bytes(b"\xef\xbb\xbftext_a,text_b,label\r\nfine,,good\r\n\r\npoor, ,bad\r\nfair,  ,bad\r\n")
+    assert load(file, dev=file).train[:]["text_b"] == [None, None, None]
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text_a": "fine", "label": "good"}\n\n{"text_a": "poor", "text_b": null, "label": "bad"}\n')
     assert load(file, dev=file).train[:]["text_b"] == [None, None]
@@ -214,7 +221,7 @@ def test_labels_may_be_numbers(tmp_path):
         ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
         ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
         ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
-        ("a.tsv", 'text_a\tlabel\n"open\tgood\nx\tbad\n', r"line 2: .* is a quote left open\?"),
+        ("a.csv", 'text_a,label\n"open,good\nx,bad\n', r"line 2: .* is a quote left open\?"),
         ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
         ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
         ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
@@ -225,7 +232,7 @@ def test_labels_may_be_numbers(tmp_path):
             '{"text_a": "x", "label": "good"}\n{"text_a": "x \\ud800", "label": "good"}',
             r"a\.jsonl, line 2: a text holds '\\ud800', half of a character",
         ),
-        ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this JSON is nested too deeply"),
+        ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this is nested too deeply"),
         ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),
         ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
         ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
@@ -461,7 +468,7 @@ def test_hub_with_other_columns_or_labels(monkeypatch):
     with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no column 'label'; the columns are text,"):
         load_task("imdb")
     hub(monkeypatch, {"text": ["x"], "label": [-1]})
-    with pytest.raises(DataError, match="row 1: unknown label '-1'"):
+    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no labels, only -1"):
         load_task("imdb")
 
 
@@ -499,3 +506,184 @@ def test_real_task_has_the_counted_rows(real_data, name):
     }
     shares = data.overlaps()["rows"] / data.overlaps()["of"]
     assert shares.max() < 0.01
+
+
+# What would be read as something else
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"', '"open', 'open"', 'he said "no" and left', '""', "it's"],
+)
+def test_a_quote_in_a_tsv_is_a_character(tmp_path, text):
+    file = tmp_path / "rows.tsv"
+    file.write_text(f'text_a\tlabel\n{text}\tgood\nbetween\tbad\n{text}!"\tgood\n')
+    data = load(file, dev=file)
+    assert data.train[:]["text_a"] == [text, "between", f'{text}!"'] and data.train[:]["label"] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["x.JSONL.GZ", "X.Jsonl.Gz", "x.jsonl.GZ", "x.JSONL", "x.TSV", "x.Csv"])
+def test_the_case_of_an_ending_means_nothing(tmp_path, name):
+    file = write(tmp_path / name.lower(), ROWS).rename(tmp_path / name)
+    assert load(file, dev=file).train.num_rows == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text_a": "x", "label": "bad", "label": "good"}', "line 1: this has the key 'label' twice"),
+        ("a.jsonl", '{"text_a": "x", "text_a": "y", "label": "good"}', "line 1: this has the key 'text_a' twice"),
+        ("a.jsonl", '{"text_a": "x", "label": "bad", "more": {"a": 1, "a": 1}}', "line 1: this has the key 'a' twice"),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "label": ' + "9" * 4301 + "}",
+            "line 1: this has a number of more than 4,300 digits",
+        ),
+        ("a.jsonl", '{"text_a": "x", "label": "bad", "more": ' + "[" * 200 + "]" * 200 + "}", "line 1: .* too deeply"),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "text_b": "y", "label": "bad"}\n{"text_a": "x", "text_b": "", "label": "bad"}',
+            "line 2: text_b is blank, and line 1 has one; give every row a second text, or none",
+        ),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "text_b": "y", "label": "bad"}',
+            "line 1: text_b is blank, and line 2 has one",
+        ),
+        ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, and line 2 has one"),
+        ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, and line 3 has one"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (
+            "a.jsonl",
+            '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": "bad"}',
+            "line 1: the label is -1, and line 2",
+        ),
+        ("a.jsonl", '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "label": -1}', "line 2: unknown label '-1'"),
+        ("a.jsonl", '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": -1}', "has no labels, only -1"),
+    ],
+)
+def test_what_is_there_twice_or_half_is_named_with_its_place(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        load(tmp_path / name, dev=tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_text_that_is_blank_everywhere_is_none(tmp_path):
+    for text in ("", " ", None):
+        rows = [{"text_a": f"text {i}", "text_b": text, "label": "good"} for i in range(4)]
+        file = write(tmp_path / "rows.jsonl", rows)
+        assert set(load(file, dev=file).train["text_b"]) == {None}
+
+
+@pytest.mark.parametrize("label", [-1, "-1"])
+def test_a_test_split_whose_labels_are_hidden_is_no_test_split(tmp_path, label):
+    folder = restaurant(tmp_path)
+    write(folder / "tasks" / "restaurant" / "test.jsonl", [{"text_a": "fine", "label": label}] * 3)
+    data = load_task("restaurant", folder)
+    assert data.train.num_rows == 102 and data.test is None and "test" not in data.splits()
+    with pytest.raises(DataError, match=r"test\.jsonl has no labels, only -1, which hides them; leave the split out"):
+        load_task("restaurant", folder, splits=["test"])
+    with pytest.raises(DataError, match="has no labels, only -1"):
+        task_from_files(
+            "t", "SA", WORDS, train=write(tmp_path / "a.jsonl", ROWS), test=tmp_path / "tasks/restaurant/test.jsonl"
+        )
+
+
+def test_labels_may_be_minus_one_where_the_task_has_such_a_label(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"text_a": f"text {i}", "label": [-1, 1][i % 2]} for i in range(6)])
+    data = task_from_files("t", "SA", {"-1": "bad", "1": "good"}, train=file, dev=file, test=file)
+    assert list(data.test["label"]) == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../outside",
+        "..",
+        ".",
+        "",
+        "a/../b",
+        "/etc",
+        "a//b",
+        "a/",
+        "a\\b",
+        "..\\x",
+        "a\nb",
+        "a\x1b[2J",
+        "a\x00",
+        "x" * 201,
+        5,
+        None,
+    ],
+)
+def test_a_task_is_named_by_what_stands_below_the_data_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="a task cannot be named .*; take a name such as"):
+        Task(name, "SA", ("bad", "good"), ("negative", "positive"))
+    write(tmp_path / "outside" / "train.jsonl", ROWS)
+    with pytest.raises(ValueError, match="a task cannot be named"):
+        task_from_files(name, "SA", WORDS, train=tmp_path / "outside" / "train.jsonl")
+
+
+def test_names_with_folders_stay_possible(tmp_path):
+    write(tmp_path / "tasks" / "my" / "reviews" / "train.jsonl", ROWS)
+    assert load_task(Task("my/reviews", "SA", ("bad", "good"), ("no", "yes")), tmp_path).train.num_rows == 34
+
+
+def test_a_bomb_does_not_fill_the_memory(tmp_path, monkeypatch):
+    file = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(file, "wb") as out:
+        for _ in range(300):
+            out.write(b" " * 2**20)
+    start = time.monotonic()
+    with pytest.raises(DataError, match="holds more than 268,435,456 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES"):
+        load(file)
+    assert time.monotonic() - start < 5
+    small = write(tmp_path / "rows.jsonl.gz", ROWS)
+    monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100")
+    with pytest.raises(DataError, match="holds more than 100 bytes"):
+        load(small)
+    monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100000")
+    assert load(small).train.num_rows == 34
+
+
+def test_hub_pairs_with_a_blank_half_are_left_out(monkeypatch):
+    columns = {"question1": ["a", "b", "c", " ", "e"], "question2": ["x", "", None, "y", "z"], "label": [1, 0, 1, 0, 0]}
+    hub(monkeypatch, columns)
+    data = load_task("qqp", splits=["train", "dev"])
+    assert data.train[:] == {"text_a": ["a", "e"], "text_b": ["x", "z"], "label": [0, 1]}
+
+
+def test_training_does_not_fetch_the_test_split(monkeypatch):
+    asked = hub(monkeypatch, {"text": ["x", "y"], "label": [1, 0]})
+    data = load_task("rotten_tomatoes", max_eval=1)
+    assert (data.train.num_rows, data.dev.num_rows, data.majority("dev")) == (2, 1, 1.0)
+    assert [options["split"] for _, options in asked] == ["train", "validation"]
+    assert data.test.num_rows == 1 and data.test is data.test
+    assert [options["split"] for _, options in asked] == ["train", "validation", "test"]
+    load_task("imdb", splits=["test"])
+    assert asked[-1][1]["split"] == "test"
+
+
+def test_task_data_from_the_hub_can_be_sent_to_another_process(monkeypatch):
+    hub(monkeypatch, {"text": ["x", "y"], "label": [1, 0]})
+    data = pickle.loads(pickle.dumps(load_task("rotten_tomatoes")))
+    assert data.test[:]["text_a"] == ["x", "y"] and replace(data, dev=None).test.num_rows == 2
+
+
+def test_other_tasks_are_known_by_name_and_are_not_the_papers(monkeypatch):
+    assert [*OTHER_TASKS] == ["rotten_tomatoes", "cola", "rte", "wnli"] and OTHER_TASKS.items() <= ALL_TASKS.items()
+    assert not {*OTHER_TASKS} & {*PAPER_TASKS} and len(PAPER_TASKS) == 13
+    columns = {"sentence": ["a", "b"], "sentence1": ["a", "b"], "sentence2": ["c", "d"], "text": ["a", "b"]}
+    asked = hub(monkeypatch, columns | {"label": [0, 1]})
+    said = {name: load_task(name).train for name in OTHER_TASKS}
+    labels = {name: [OTHER_TASKS[name].labels[label] for label in rows["label"]] for name, rows in said.items()}
+    assert labels == {
+        "rotten_tomatoes": ["negative", "positive"],
+        "cola": ["unacceptable", "acceptable"],
+        "rte": ["entailment", "not_entailment"],
+        "wnli": ["not_entailment", "entailment"],
+    }
+    assert said["rte"][:]["text_b"] == ["c", "d"] and said["cola"][:]["text_b"] == [None, None]
+    assert {options.get("name") for _, options in asked} == {None, "cola", "rte", "wnli"}
+    assert all(OTHER_TASKS[name].hub.test is None for name in ("cola", "rte", "wnli"))

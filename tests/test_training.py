@@ -289,3 +289,119 @@ def test_what_is_no_number_is_named():
     for what, given in {"loss": (float("nan"), 1.0), "score": (1.0, float("nan"))}.items():
         with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before anything was learned"):
             Loop(Broken(*given), Training()).evaluate()
+
+
+# ---- checkpoints that are not what a run wrote
+
+
+@pytest.fixture(scope="module")
+def state(backbone, data, tmp_path_factory):
+    "The checkpoint of a short run, its header and its tensors."
+    file = tmp_path_factory.mktemp("state") / "state"
+    tune_prompt(backbone, data, checkpoint=file, **SETTINGS | dict(steps=4, eval_every=2))
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}
+
+
+def resumed(backbone, data, file):
+    return tune_prompt(backbone, data, checkpoint=file, **SETTINGS | dict(steps=4, eval_every=2))
+
+
+def is_refused(backbone, data, state, tmp_path, tensors=None, **entries):
+    header, whole = state
+    file = tmp_path / "state"
+    save_file(
+        {name: value for name, value in (whole | (tensors or {})).items() if value is not None}, file, header | entries
+    )
+    before = file.read_bytes()
+    with pytest.raises(
+        TuningError, match="state'.*remove it or name another file|entry '.*' of the checkpoint"
+    ) as error:
+        resumed(backbone, data, file)
+    assert "\n" not in str(error.value) and file.read_bytes() == before
+
+
+def test_the_same_state_goes_on(backbone, data, state, tmp_path):
+    save_file(state[1], tmp_path / "state", state[0])
+    assert int(resumed(backbone, data, tmp_path / "state").curve.step.iloc[-1]) == 4
+
+
+ROW = {"step": 0, "loss": None, "score": 0.5, "seconds": 0.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": "2"},
+        {"step": 2.5},
+        {"step": -1},
+        {"step": 10**6},
+        {"step": None},
+        {"step": True},
+        {"seconds": "NaN"},
+        {"seconds": float("nan")},
+        {"seconds": -1.0},
+        {"seconds": float("inf")},
+        {"examples": 2.5},
+        {"examples": -3},
+        {"examples": []},
+        {"curves": None},
+        {"curves": 2},
+        {"curves": []},
+        {"curves": [[]]},
+        {"curves": [[], []]},
+        {"curves": [None]},
+        {"curves": [[5]]},
+        {"curves": [[{}]]},
+        {"curves": [[ROW | {"score": 127}]]},
+        {"curves": [[ROW | {"score": -0.1}]]},
+        {"curves": [[ROW | {"score": float("nan")}]]},
+        {"curves": [[ROW | {"score": "0.5"}]]},
+        {"curves": [[ROW | {"score": None}]]},
+        {"curves": [[ROW | {"loss": float("nan")}]]},
+        {"curves": [[ROW | {"step": 99}]]},
+        {"curves": [[ROW, ROW]]},
+        {"curves": [[ROW | {"more": 1}]]},
+        {"sizes": None},
+        {"sizes": ["1"]},
+        {"sizes": []},
+        {"sizes": [1.0, 1.0]},
+        {"sizes": [float("nan")]},
+    ],
+    ids=str,
+)
+def test_facts_that_no_run_has_are_refused(backbone, data, state, tmp_path, changes):
+    facts = json.loads(state[0]["facts"])
+    is_refused(backbone, data, state, tmp_path, facts=json.dumps(facts | changes))
+
+
+@pytest.mark.parametrize("entry", ["facts", "asked"])
+@pytest.mark.parametrize("text", ["2", "[]", "null", "", "{", "[" * 1000, "9" * 4301, '{"step": 1, "step": 2}', "NaN"])
+def test_entries_that_are_no_tables_are_refused(backbone, data, state, tmp_path, entry, text):
+    is_refused(backbone, data, state, tmp_path, **{entry: text})
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"0 best prompt": torch.zeros(128, 6)},
+        {"0 best prompt": torch.zeros(5, 128)},
+        {"0 best prompt": torch.zeros(6, 128).half()},
+        {"0 best prompt": torch.full((6, 128), float("nan"))},
+        {"0 best prompt": None},
+        {"0 now prompt": torch.zeros(1, 128)},
+        {"0 now prompt": torch.full((6, 128), float("inf"))},
+        {"0 now prompt": None},
+        {"optimizer 0 exp_avg": torch.full((6, 128), float("nan"))},
+        {"optimizer 0 exp_avg": torch.zeros(128)},
+        {"optimizer 0 step": torch.zeros(6)},
+        {"optimizer 7 exp_avg": torch.zeros(6, 128)},
+        {"optimizer -1 exp_avg": torch.zeros(6, 128)},
+        {"something else": torch.zeros(2)},
+        {"more": torch.zeros(2)},
+        {"0 now other": torch.zeros(2)},
+    ],
+    ids=lambda tensors: " ".join(tensors),
+)
+def test_tensors_that_are_not_those_of_the_run_are_refused(backbone, data, state, tmp_path, tensors):
+    is_refused(backbone, data, state, tmp_path, tensors)

@@ -101,3 +101,17 @@ def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
         recovered_by_kind(matrix, {name: kind for name, kind in types.items() if name != "micro/sst2"})
     with pytest.raises(ValueError, match="do not tell micro/imdb from other columns"):
         recovered_by_kind(matrix.assign(**{"other/imdb": 0.5}), types | {"other/imdb": "SA"})
+
+
+def test_tasks_may_come_as_a_mapping_and_seeds_as_numpys():
+    backbone = Backbone.from_pretrained("micro-bert", device="cpu")
+    datas = {name: load_task(f"micro/{name}", splits=["dev"], max_eval=20) for name in ("sst2", "mnli")}
+    prompts = {"a": random_prompt(backbone, 5, 3)}
+    listed = transfer_matrix(backbone, prompts, [*datas.values()], random_seeds=[0, 1])
+    named = transfer_matrix(backbone, prompts, datas, random_seeds=np.arange(2))
+    assert [*named.columns] == ["sst2", "mnli"] and [*listed.columns] == ["micro/sst2", "micro/mnli"]
+    assert (named.to_numpy() == listed.to_numpy()).all()
+    alone = transfer_matrix(backbone, prompts, datas, random_seeds=())
+    assert alone.equals(named.loc[["a"]]) and transfer_matrix(
+        backbone, prompts, datas, random_seeds=np.array([], int)
+    ).equals(alone)
