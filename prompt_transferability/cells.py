@@ -53,7 +53,7 @@ class Cell:
         question = json.dumps([self.kind, self.version, self.asked], sort_keys=True)
         return hashlib.sha256(question.encode()).hexdigest()[:16]
 
-# %% ../nbs/library/cells.ipynb #287ce055
+# %% ../nbs/library/cells.ipynb #dea183d9
 class StoreError(ValueError):
     "A folder whose answers cannot be read, or that another process works on."
 
@@ -84,6 +84,23 @@ class Store:
             return {}
         check_manifest(self.folder)
         return {row["key"]: row for row in pq.read_table(table).to_pylist()}
+
+    @cached_property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
+        if not (self.folder / TENSORS).is_file():
+            return {}
+        with safe_open(self.folder / TENSORS, "pt") as file:
+            return json.loads((file.metadata() or {}).get("files", "{}"))
+
+    @cached_property
+    def packed_files(self) -> dict[str, list[str]]:
+        "The names of the packed files of tensors, by the key of their cell."
+        found = defaultdict(list)
+        for name in self.headers:
+            _, key, rest = name.split("/", 2)
+            found[key].append(rest)
+        return found
 
     def __contains__(self, cell: Cell) -> bool:
         return self.place(cell).is_dir() or cell.key in self.packed
@@ -149,7 +166,7 @@ def writing(self: Store, cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
-# %% ../nbs/library/cells.ipynb #828fdc39
+# %% ../nbs/library/cells.ipynb #f81aca3b
 @patch
 def tensors(
     self: Store,
@@ -164,26 +181,19 @@ def tensors(
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if cell.key in self.packed and prefix in self.headers:
             with safe_open(self.folder / TENSORS, "pt") as file:
-                header = json.loads(self.headers[prefix])
-                return {key: file.get_tensor(f"{prefix}#{key}") for key in header["tensors"]}, header["header"]
+                noted = self.headers[prefix]
+                return {key: file.get_tensor(f"{prefix}#{key}") for key in noted["tensors"]}, noted["header"]
     except SafetensorError as error:
         raise StoreError(f"{name!r} of the {cell.kind!r} cell {cell.key} is damaged ({error})") from error
     raise StoreError(f"{self.folder.name!r} has no file {name!r} of the {cell.kind!r} cell {cell.key}")
 
-
-@patch(as_prop=True)
-def headers(self: Store) -> dict[str, str]:
-    "What the packed file says of each file in it, as JSON: its header and the names of its tensors."
-    with safe_open(self.folder / TENSORS, "pt") as file:
-        return file.metadata() or {}
-
-# %% ../nbs/library/cells.ipynb #8a7ef0af
+# %% ../nbs/library/cells.ipynb #62ac3661
 def pack(
     folder: str | Path,  # of a study, loose, packed or both
     into: str | Path,  # where the packed files go; the same folder is allowed
     cells: Sequence[Cell],  # what is packed, where it is answered
     keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
-) -> Path:  # `into`
+) -> int:  # answers that were packed
     "Pack the answers of a study. Raises `StoreError` for an answer that cannot be read."
     store, into = Store(folder), Path(into)
     answered = sorted((cell for cell in cells if cell in store), key=lambda cell: (cell.kind, cell.key))
@@ -196,18 +206,19 @@ def pack(
             tensors, header = store.tensors(cell, name)
             prefix = f"{cell.kind}/{cell.key}/{name}"
             kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
-            headers[prefix] = json.dumps({"header": header, "tensors": sorted(tensors)}, sort_keys=True)
+            headers[prefix] = {"header": header, "tensors": sorted(tensors)}
     into.mkdir(parents=True, exist_ok=True)
     names = ("kind", "key", "cell", "result", "provenance")
     table = pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in names})
     with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
         pq.write_table(table, table_file, compression="zstd", compression_level=19)
-        save_file(kept, tensor_file, metadata=dict(sorted(headers.items())))
+        # One entry: the order of several is left to chance, and the same answers shall give the same bytes.
+        save_file(kept, tensor_file, metadata={"files": json.dumps(headers, sort_keys=True)})
         shutil.copyfile(store.folder / "study.yaml", declaration)
     if into.resolve() == store.folder.resolve():
         for cell in answered:
             shutil.rmtree(store.place(cell), ignore_errors=True)
-    return into
+    return len(answered)
 
 
 @contextmanager
@@ -233,8 +244,7 @@ def files(self: Store, cell: Cell) -> list[str]:
     place = self.place(cell)
     if place.is_dir():
         return sorted(path.relative_to(place).as_posix() for path in place.rglob("*.safetensors"))
-    start = f"{cell.kind}/{cell.key}/"
-    return sorted(name.removeprefix(start) for name in self.headers if name.startswith(start))
+    return sorted(self.packed_files.get(cell.key, ()))
 
 # %% ../nbs/library/cells.ipynb #ef14c789
 ALIVE, SILENT = 5.0, 60.0
