@@ -26,7 +26,7 @@ from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
 from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
 from .prompt_tuning import TuningRun, tune_prompt
-from .prompts import SoftPrompt, random_prompt, written_whole
+from .prompts import SoftPrompt, random_prompt, vocabulary_prompt, written_whole
 from .provenance import surroundings
 from .similarity import METRICS
 from prompt_transferability.tasks import (
@@ -48,11 +48,12 @@ from prompt_transferability.tpt_task import (
     train_probe,
     tune_from_tasks,
 )
+from .training import SCHEDULES
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'ENGINES', 'StudyError',
-           'CrossModel', 'Study', 'cell_label', 'Sources', 'stored_prompt', 'carried_file', 'answer',
+__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'INITS', 'ANSWERS', 'ENGINES',
+           'StudyError', 'CrossModel', 'Study', 'cell_label', 'Sources', 'stored_prompt', 'carried_file', 'answer',
            'CellsFailedError']
 
 # %% ../nbs/library/study.ipynb #52707375
@@ -198,6 +199,10 @@ class Study:
     max_length: int = 128  # tokens of a text
     steps: int = 30_000
     learning_rate: float = 1e-3
+    relative: bool = False  # learning_rate is relative to the size of the vectors that a prompt begins with
+    schedule: str = "constant"  # of the learning rate, one of `SCHEDULES`
+    warmup: int = 0  # steps in which the learning rate rises
+    init: str = "random"  # what a prompt begins with: "random" or "vocabulary"
     batch_size: int = 16  # texts in a step
     eval_every: int = 500  # steps between two evaluations on dev
     patience: int | None = None  # evaluations without a new best before training ends; None: never
@@ -238,7 +243,12 @@ class Study:
             )
         rates = tuple(_positive("fine_tuning_rates", rate) for rate in rates)
         object.__setattr__(self, "fine_tuning_rates", rates)
-        for name in ("unified_label_words", "cross_task"):
+        if type(self.warmup) is not int or self.warmup < 0:
+            raise StudyError(f"warmup of study {self.name!r} must be a whole number of at least 0; got {self.warmup!r}")
+        for name, known in {"schedule": SCHEDULES, "init": INITS}.items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, str(getattr(self, name)), known)
+        for name in ("unified_label_words", "cross_task", "relative"):
             if type(getattr(self, name)) is not bool:
                 raise StudyError(f"{name} of study {self.name!r} must be true or false; got {getattr(self, name)!r}")
         if isinstance(self.cross_model, Mapping):
@@ -262,6 +272,10 @@ class Study:
             for choice in getattr(self, name):
                 if choice not in known:
                     raise UnknownNameError(f"choice in {name}", choice, known)
+        if self.probe_steps and (self.relative or self.init != "random"):
+            raise StudyError(
+                f"probes of study {self.name!r} begin at random and at an absolute rate; drop them"
+            )
         if "weighted" in self.tpt_mixes and self.probe_steps is None:
             raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
         if (self.tpt or self.tpt_mixes) and not self.cross_task:
@@ -420,7 +434,7 @@ def cell_label(cell: Cell) -> str:
 def cells(self: Study) -> list[Cell]:
     "All cells of the study, each after those that it needs."
     datas = [_cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
-    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self)
+    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self, (*_READING, *_LEARNING))
     tuned = [
         _cell("tune", trained_with | {"backbone": backbone, "task": task, "seed": seed})
         for backbone in self.backbones
@@ -446,9 +460,12 @@ def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(study, name) for name in names}
 
 
-def _unusual(study: Study) -> dict[str, Any]:
+_READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
+
+
+def _unusual(study: Study, names: Sequence[str] = _READING) -> dict[str, Any]:
     # Left out where they are the default, so that a study without them keeps the keys that it always had.
-    optional = [f for f in fields(Study) if f.name in ("unified_label_words", "dtype")]
+    optional = [f for f in fields(Study) if f.name in names]
     return {f.name: value for f in optional if (value := getattr(study, f.name)) != f.default}
 
 
@@ -522,7 +539,8 @@ def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cel
 # %% ../nbs/library/study.ipynb #9f1d4c25
 def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
     "What is asked of a model that is fine-tuned is what was asked of the prompt, but for the prompt's own settings."
-    shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate", "dtype")}
+    of_prompts = ("length", "learning_rate", "dtype", "relative", "init")
+    shared = {name: value for name, value in tuned.asked.items() if name not in of_prompts}
     return [_cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
 
 # %% ../nbs/library/study.ipynb #df71fe6f
@@ -646,14 +664,22 @@ def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
 def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     "What a cell says of a training, be it of a prompt or of a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
+    names += tuple(name for name in ("relative", "schedule", "warmup") if name in cell.asked)
     checkpoint = store.beside(cell, "checkpoint")
     return {name: cell.asked[name] for name in names} | {"checkpoint": checkpoint, "progress": False}
 
 
 def _tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train a prompt from random vectors."
+    "Train a prompt."
     backbone, data = _target(cell, sources)
-    return _trained(tune_prompt(backbone, data, length=cell.asked["length"], **_settings(cell, store)), data, folder)
+    length, seed = cell.asked["length"], cell.asked["seed"]
+    begin = INITS[cell.asked.get("init", Study.init)]
+    init = None if begin is None else begin(backbone, length, seed)
+    return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
+
+
+INITS = {"random": None, "vocabulary": vocabulary_prompt}
+"What a prompt begins with, by name; None: what `tune_prompt` begins with."
 
 
 def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:

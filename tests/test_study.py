@@ -17,7 +17,8 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.cells import Store
 from prompt_transferability.cli import main
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
-from prompt_transferability.prompts import SoftPrompt, random_prompt
+from prompt_transferability.prompt_tuning import tune_prompt
+from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
     ANSWERS,
@@ -884,3 +885,36 @@ def test_keys_depend_on_what_a_way_depends_on():
     ours, theirs = ([cell for cell in s.cells() if cell.kind == "projected"] for s in (CROSS, slower))
     changed = {one.asked["method"] for one, other in zip(ours, theirs, strict=True) if one.key != other.key}
     assert changed == {"token mapping", "prompt mapping"}
+
+
+# ---- how a prompt begins, and how its rate is set
+
+
+def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(one_thread, tmp_path):
+    settings = dict(init="vocabulary", relative=True, schedule="linear", warmup=5, learning_rate=0.1)
+    study = replace(TINY, name="begun", tasks=("micro/sst2",), **settings)
+    study.run(tmp_path, workers=1, progress=False)
+    (cell,) = [cell for cell in study.cells() if cell.kind == "tune"]
+    backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=120, max_eval=40)
+    training = {name: getattr(study, name) for name in ("steps", "eval_every", *settings) if name != "init"}
+    run = tune_prompt(backbone, data, vocabulary_prompt(backbone, study.length, 0), progress=False, **training)
+    kept = SoftPrompt.load(Store(tmp_path).place(cell) / "prompt.safetensors")
+    assert torch.equal(kept.values, run.prompt.values)
+    assert {name: cell.asked[name] for name in settings} == settings
+    plain = {name for other in TINY.cells() for name in other.asked}
+    assert not plain & {"init", "relative", "schedule", "warmup"}  # the keys of other studies stay
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"init": "zeros"}, "unknown init 'zeros'"),
+        ({"schedule": "linaer"}, "did you mean 'linear'"),
+        ({"warmup": -1}, "warmup of study 'tiny' must be a whole number of at least 0"),
+        ({"relative": "yes"}, "relative of study 'tiny' must be true or false"),
+        ({"relative": True, "probe_steps": 5}, "probes of study 'tiny' begin at random"),
+    ],
+)
+def test_a_beginning_that_there_is_not_is_rejected(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(TINY, **settings)
