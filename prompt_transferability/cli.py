@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
+from .cells import pack
 from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
@@ -48,7 +49,7 @@ from prompt_transferability.similarity import (
     pair_means,
     similarity_matrix,
 )
-from .study import PRESETS, Sources, Study
+from .study import PRESETS, CellsFailedError, Sources, Study, cell_label
 from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
@@ -371,9 +372,23 @@ def _study_run(options: argparse.Namespace) -> dict:
         device=options.device,
         workers=options.workers,
         progress=not options.json,
+        shard=options.shard,
+        retry_failed=options.retry_failed,
+        fail_fast=options.fail_fast,
         command=options.command_line,
     )
     return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
+
+
+def _study_pack(options: argparse.Namespace) -> dict:
+    into = options.into or options.out
+    answered = pack(options.out, into, Study.from_file(Path(options.out) / "study.yaml").cells())
+    return {"out": str(into), "cells": answered}
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    return int(number), int(count)
 
 
 def _study_status(options: argparse.Namespace) -> dict:
@@ -709,6 +724,11 @@ def _add_study(commands) -> None:
     run.add_argument(
         "--workers", type=int, help="processes (default: one for every core up to four, or one with an accelerator)"
     )
+    run.add_argument(
+        "--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"
+    )
+    run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     _add_computing(run, "the study's, which is float32 unless it says otherwise")
     _add_places(run)
     for name, answer, text in (
@@ -716,6 +736,9 @@ def _add_study(commands) -> None:
         ("report", _study_report, "write the report of a study"),
     ):
         _add_command(actions, name, answer, text).add_argument("out", help="folder of the results")
+    packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
+    packing.add_argument("out", help="folder of the results")
+    packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")
 
 
 def _add_microworld(commands) -> None:
@@ -767,13 +790,29 @@ def _without_folders(word: str) -> str:
     return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, or 2 for a user's mistake
+def _failures(error: CellsFailedError) -> str:
+    "What a user is told of cells without an answer: a line each."
+    report = error.report
+    lines = [f"failed: {failure.kind} {failure.key}: {failure.error}" for failure in report.failed]
+    lines += [f"waits: {cell_label(cell)}" for cell in report.held_up]
+    rest = "the others are answered; tracebacks lie beside their cells; --retry-failed tries again what failed"
+    return "\n".join(
+        [*lines, f"prompt-transfer: {len(report.failed)} cells failed, {len(report.held_up)} wait; {rest}"]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 where cells failed, 2 for a user's mistake
     "The command `prompt-transfer`."
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
     try:
         answer = options.answer(options)
+    except CellsFailedError as error:
+        print(_failures(error), file=sys.stderr)
+        if options.json:
+            print(json.dumps({"failed": [asdict(failure) for failure in error.report.failed]}))
+        return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", file=sys.stderr)
         if options.json and isinstance(error, _AnsweredError):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,20 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
+from .cells import Cell, Store
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS
-from .study import METHODS, TPT_SOURCES, Cell, Study, StudyError
+from prompt_transferability.study import (
+    METHODS,
+    TPT_SOURCES,
+    Study,
+    StudyError,
+    carried_file,
+    cell_label,
+    stored_prompt,
+)
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means
@@ -39,17 +47,13 @@ class Results:
     "The answers of a study, or of as much of it as is there."
 
     def __init__(self, out: str | Path):  # the study's folder; `FileNotFoundError` where it holds no study
-        self.out = Path(out)
+        self.out, self.store = Path(out), Store(out)
         self.study = Study.from_file(self.out / "study.yaml")
 
     @cached_property
     def answered(self) -> list[tuple[Cell, dict[str, Any]]]:
         "The cells that are there, with their results, in the order of the study."
-        return [
-            (cell, json.loads((folder / "result.json").read_text()))
-            for cell in self.study.cells()
-            if (folder := cell.folder(self.out)).is_dir()
-        ]
+        return [(cell, self.store.read(cell)) for cell in self.study.cells() if cell in self.store]
 
     def check_backbone(self, name: str | None) -> str:
         "The backbone of that name, or the study's first; raises `UnknownNameError`."
@@ -130,15 +134,14 @@ def prompts(
     "The trained prompts of one seed, by task."
     seed = self.study.seeds[0] if seed is None else seed
     tuned = [cell for cell, _ in self.cells("tune", backbone) if cell.asked["seed"] == seed]
-    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in tuned}
+    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in tuned}
 
 
 @patch
 def provenance(self: Results) -> pd.DataFrame:  # one row a cell
     "Where each cell came from: command, commit, versions, hardware, time."
     return pd.DataFrame(
-        {"kind": cell.kind, "cell": cell.key, "asked": cell.label}
-        | json.loads((cell.folder(self.out) / "provenance.json").read_text())
+        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | self.store.read(cell, "provenance")
         for cell, _ in self.answered
     )
 
@@ -276,8 +279,7 @@ def carried_prompts(
     """
     cells = self._of_way(source, target, way)
     _check_seed(seed, cells, way)
-    folder = cells[seed].folder(self.out)
-    return {task: SoftPrompt.load(folder / "prompts" / str(seed) / f"{task}.safetensors") for task in self.study.tasks}
+    return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
 
 
 @patch
@@ -372,7 +374,7 @@ def tpt_model_prompts(
     cells = [cell for cell, _ in self._tpt_model(source, target, way)]
     _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
     own = [cell for cell in cells if cell.asked["seed"] == seed]
-    return {cell.asked["task"]: SoftPrompt.load(cell.folder(self.out) / "prompt.safetensors") for cell in own}
+    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
 
 # %% ../nbs/library/results.ipynb #c7e20002
 @patch
@@ -420,7 +422,7 @@ def finished_seeds(
     backbone: str | None = None,  # None: the study's first
 ) -> list[int]:
     "The seeds of which every run of `tpt_asked` is there."
-    missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone) if not cell.folder(self.out).is_dir()}
+    missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone) if cell not in self.store}
     return [seed for seed in self.study.seeds if seed not in missing]
 
 

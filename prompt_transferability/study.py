@@ -5,16 +5,11 @@
 # %% ../nbs/library/study.ipynb #1c5b485d
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +21,13 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, LAYOUTS, Backbone
+from .cells import Cell, Report, Store, run_cells
 from .files import parse_yaml, read_text
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
 from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
 from .prompt_tuning import TuningRun, tune_prompt
-from .prompts import SoftPrompt, random_prompt, written_whole
+from .prompts import SoftPrompt, random_prompt, vocabulary_prompt, written_whole
 from .provenance import surroundings
 from .similarity import METRICS
 from prompt_transferability.tasks import (
@@ -53,11 +49,13 @@ from prompt_transferability.tpt_task import (
     train_probe,
     tune_from_tasks,
 )
+from .training import SCHEDULES
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'ENGINES', 'StudyError',
-           'CrossModel', 'Study', 'Cell', 'Sources', 'answer']
+__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'INITS', 'ANSWERS', 'ENGINES',
+           'StudyError', 'CrossModel', 'Study', 'cell_label', 'Sources', 'stored_prompt', 'carried_file', 'answer',
+           'CellsFailedError']
 
 # %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
@@ -202,6 +200,10 @@ class Study:
     max_length: int = 128  # tokens of a text
     steps: int = 30_000
     learning_rate: float = 1e-3
+    relative: bool = False  # learning_rate is relative to the size of the vectors that a prompt begins with
+    schedule: str = "constant"  # of the learning rate, one of `SCHEDULES`
+    warmup: int = 0  # steps in which the learning rate rises
+    init: str = "random"  # what a prompt begins with: "random" or "vocabulary"
     batch_size: int = 16  # texts in a step
     eval_every: int = 500  # steps between two evaluations on dev
     patience: int | None = None  # evaluations without a new best before training ends; None: never
@@ -242,7 +244,12 @@ class Study:
             )
         rates = tuple(_positive("fine_tuning_rates", rate) for rate in rates)
         object.__setattr__(self, "fine_tuning_rates", rates)
-        for name in ("unified_label_words", "cross_task"):
+        if type(self.warmup) is not int or self.warmup < 0:
+            raise StudyError(f"warmup of study {self.name!r} must be a whole number of at least 0; got {self.warmup!r}")
+        for name, known in {"schedule": SCHEDULES, "init": INITS}.items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, str(getattr(self, name)), known)
+        for name in ("unified_label_words", "cross_task", "relative"):
             if type(getattr(self, name)) is not bool:
                 raise StudyError(f"{name} of study {self.name!r} must be true or false; got {getattr(self, name)!r}")
         if isinstance(self.cross_model, Mapping):
@@ -266,6 +273,8 @@ class Study:
             for choice in getattr(self, name):
                 if choice not in known:
                     raise UnknownNameError(f"choice in {name}", choice, known)
+        if self.probe_steps and (self.relative or self.init != "random"):
+            raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
         if "weighted" in self.tpt_mixes and self.probe_steps is None:
             raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
         if (self.tpt or self.tpt_mixes) and not self.cross_task:
@@ -391,62 +400,39 @@ CODE_VERSIONS = {
 "Raised when a kind of cell would answer the same question differently; part of the cell's key."
 
 
-@dataclass(frozen=True)
-class Cell:
-    "One computation of a study."
+def _cell(kind: str, asked: Mapping[str, Any], needs: tuple[Cell, ...] = ()) -> Cell:
+    return Cell(kind, asked, needs, CODE_VERSIONS[kind])
 
-    kind: str
-    asked: Mapping[str, Any]  # JSON values
-    needs: tuple[Cell, ...] = ()  # cells whose answers it reads
 
-    @property
-    def key(self) -> str:
-        "Hash of the question; the name of the cell's folder."
-        question = json.dumps([self.kind, CODE_VERSIONS[self.kind], self.asked], sort_keys=True)
-        return hashlib.sha256(question.encode()).hexdigest()[:16]
-
-    @property
-    def label(self) -> str:
-        "A short description for people."
-        asked = self.asked
-        if self.kind == "data":
-            return f"data {asked['task']}"
-        if self.kind == "projected":
-            learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
-            return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
-        if self.kind == "tpt_model":
-            return f"{self.kind} {asked['task']} after {self.needs[0].label}"
-        about, detail = asked["task"] if "task" in asked else asked["source"], ""
-        if self.kind == "transfer":
-            detail = f" → {len(asked['targets'])} × {asked['split']}"
-        if self.kind == "fine_tune":
-            detail = f" at {asked['learning_rate']:g}"
-        if self.kind == "tpt":
-            (first, *others) = asked["sources"]
-            detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
-            detail += f", {asked['mix']}" if "mix" in asked else ""
-        return f"{self.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
-
-    def folder(self, out: Path) -> Path:
-        "Where its answer lies."
-        return out / "cells" / self.kind / self.key
-
-    def unfinished(self, out: Path) -> Path:
-        "Where its files are written until all are there."
-        return out / "cells" / self.kind / f".{self.key}.part"
-
-    def checkpoint(self, out: Path) -> Path:
-        "What keeps its state while it is computed."
-        return out / "cells" / self.kind / f".{self.key}.checkpoint"
+def cell_label(cell: Cell) -> str:
+    "A short description of a cell for people."
+    asked = cell.asked
+    if cell.kind == "data":
+        return f"data {asked['task']}"
+    if cell.kind == "projected":
+        learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
+        return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
+    if cell.kind == "tpt_model":
+        return f"{cell.kind} {asked['task']} after {cell_label(cell.needs[0])}"
+    about, detail = asked["task"] if "task" in asked else asked["source"], ""
+    if cell.kind == "transfer":
+        detail = f" → {len(asked['targets'])} × {asked['split']}"
+    if cell.kind == "fine_tune":
+        detail = f" at {asked['learning_rate']:g}"
+    if cell.kind == "tpt":
+        (first, *others) = asked["sources"]
+        detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
+        detail += f", {asked['mix']}" if "mix" in asked else ""
+    return f"{cell.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
 
 # %% ../nbs/library/study.ipynb #37d32f1a
 @patch
 def cells(self: Study) -> list[Cell]:
     "All cells of the study, each after those that it needs."
-    datas = [Cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
-    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self)
+    datas = [_cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
+    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self, (*_READING, *_LEARNING))
     tuned = [
-        Cell("tune", trained_with | {"backbone": backbone, "task": task, "seed": seed})
+        _cell("tune", trained_with | {"backbone": backbone, "task": task, "seed": seed})
         for backbone in self.backbones
         for seed in self.seeds
         for task in self.tasks
@@ -470,9 +456,12 @@ def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(study, name) for name in names}
 
 
-def _unusual(study: Study) -> dict[str, Any]:
+_READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
+
+
+def _unusual(study: Study, names: Sequence[str] = _READING) -> dict[str, Any]:
     # Left out where they are the default, so that a study without them keeps the keys that it always had.
-    optional = [f for f in fields(Study) if f.name in ("unified_label_words", "dtype")]
+    optional = [f for f in fields(Study) if f.name in names]
     return {f.name: value for f in optional if (value := getattr(study, f.name)) != f.default}
 
 
@@ -502,7 +491,7 @@ def _transfer(
     "A row of the transfer matrix: the prompt of `tuned`, or a random one."
     asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
     asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _unusual(study) | {"prompt": tuned.key if tuned else None}
-    return Cell("transfer", asked, (tuned,) if tuned else ())
+    return _cell("transfer", asked, (tuned,) if tuned else ())
 
 # %% ../nbs/library/study.ipynb #b7a10c02
 def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
@@ -541,13 +530,14 @@ def _others(cell: Cell, tuned: Sequence[Cell]) -> dict[str, Cell]:
 def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell] = (), **asked: Any) -> Cell:
     "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
     sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
-    return Cell(kind, dict(tuned.asked) | asked | {"sources": sources}, (*prompts, *scores))
+    return _cell(kind, dict(tuned.asked) | asked | {"sources": sources}, (*prompts, *scores))
 
 # %% ../nbs/library/study.ipynb #9f1d4c25
 def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
     "What is asked of a model that is fine-tuned is what was asked of the prompt, but for the prompt's own settings."
-    shared = {name: value for name, value in tuned.asked.items() if name not in ("length", "learning_rate", "dtype")}
-    return [Cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
+    of_prompts = ("length", "learning_rate", "dtype", "relative", "init")
+    shared = {name: value for name, value in tuned.asked.items() if name not in of_prompts}
+    return [_cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
 
 # %% ../nbs/library/study.ipynb #df71fe6f
 def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
@@ -564,7 +554,7 @@ def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
                     if _tuned_further(method) and seed in study.cross_model.tpt_seeds:
                         own = [cell for cell in tuned if (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)]
                         cells += [
-                            Cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
+                            _cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
                         ]
     return cells
 
@@ -588,7 +578,7 @@ def _projected(
     if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
         asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
-    return Cell("projected", asked, (*prompts, *wanted))
+    return _cell("projected", asked, (*prompts, *wanted))
 
 # %% ../nbs/library/study.ipynb #526d492b
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -644,7 +634,12 @@ def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -
     return _backbone(sources, asked[name], asked["layout"], asked["max_length"], asked.get("dtype", Study.dtype))
 
 
-def _data_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") -> SoftPrompt:
+    "A prompt that the answer of a cell holds."
+    return SoftPrompt.load(store.place(cell) / name)
+
+
+def _data_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Count the rows of a task."
     data = _task(sources, cell.asked["task"], cell.asked["max_train"], cell.asked["max_eval"])
     shared = data.overlaps().reset_index()
@@ -662,16 +657,25 @@ def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
     return _model(asked, sources), _in_words(data, asked.get("unified_label_words", False))
 
 
-def _settings(cell: Cell, out: Path) -> dict[str, Any]:
+def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     "What a cell says of a training, be it of a prompt or of a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
-    return {name: cell.asked[name] for name in names} | {"checkpoint": cell.checkpoint(out), "progress": False}
+    names += tuple(name for name in ("relative", "schedule", "warmup") if name in cell.asked)
+    checkpoint = store.beside(cell, "checkpoint")
+    return {name: cell.asked[name] for name in names} | {"checkpoint": checkpoint, "progress": False}
 
 
-def _tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
-    "Train a prompt from random vectors."
+def _tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
+    "Train a prompt."
     backbone, data = _target(cell, sources)
-    return _trained(tune_prompt(backbone, data, length=cell.asked["length"], **_settings(cell, out)), data, folder)
+    length, seed = cell.asked["length"], cell.asked["seed"]
+    begin = INITS[cell.asked.get("init", Study.init)]
+    init = None if begin is None else begin(backbone, length, seed)
+    return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
+
+
+INITS = {"random": None, "vocabulary": vocabulary_prompt}
+"What a prompt begins with, by name; None: what `tune_prompt` begins with."
 
 
 def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
@@ -680,10 +684,10 @@ def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
     return _outcome(run, data)
 
 
-def _fine_tune_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _fine_tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Train the whole model, and return what is to be known of it."
     backbone, data = _target(cell, sources)
-    run = fine_tune(backbone, data, **_settings(cell, out))
+    run = fine_tune(backbone, data, **_settings(cell, store))
     tested = evaluate(run.backbone, None, data, "test").as_dict() if "test" in data.splits() else None
     return _outcome(run, data) | {"test": tested}
 
@@ -725,20 +729,20 @@ def _projection(
     return WAYS[kind](source, target, **settings)
 
 
-def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _projected_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Carry prompts to another model, and evaluate each on its task."
     asked = cell.asked
     source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
     prompts, wanted = (
         {
-            (need.asked["task"], need.asked["seed"]): SoftPrompt.load(need.folder(out) / "prompt.safetensors")
+            (need.asked["task"], need.asked["seed"]): stored_prompt(store, need)
             for need in cell.needs
             if need.key in asked[name]
         }
         for name in ("prompts", "wanted")
     )
     try:
-        projection = _projection(asked, prompts, wanted, sources, cell.checkpoint(out))
+        projection = _projection(asked, prompts, wanted, sources, store.beside(cell, "checkpoint"))
     except MisfitError as error:
         return {"impossible": str(error), "rows": []}
     projection.save(folder / "projector.safetensors")
@@ -760,32 +764,30 @@ def _projected_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> di
     kept = [asked["seed"]] if METHODS[asked["method"]] else seeds
     for (task, seed), prompt in carried.items():
         if task != "random" and seed in kept:
-            prompt.save(_carried_file(folder, task, seed))
+            prompt.save(folder / carried_file(task, seed))
     return {"impossible": None, "rows": rows, "fit": projection.metadata, "examples": sum(row["n"] for row in rows)}
 
 
-def _carried_file(folder: Path, task: str, seed: int) -> Path:
-    "Where a cell keeps a prompt that it carried over."
-    return folder / "prompts" / str(seed) / f"{task}.safetensors"
+def carried_file(task: str, seed: int) -> str:
+    "Where a cell keeps a prompt that it carried over, in its folder."
+    return f"prompts/{seed}/{task}.safetensors"
 
 
-def _tpt_model_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _tpt_model_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Train a prompt from one that was carried over."
     backbone, data = _target(cell, sources)
-    start = SoftPrompt.load(_carried_file(cell.needs[0].folder(out), cell.asked["task"], cell.asked["seed"]))
-    run = tune_from_carried(backbone, data, start, **_settings(cell, out))
+    start = stored_prompt(store, cell.needs[0], carried_file(cell.asked["task"], cell.asked["seed"]))
+    run = tune_from_carried(backbone, data, start, **_settings(cell, store))
     tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
     return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
 
 # %% ../nbs/library/study.ipynb #57d10004
-def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _transfer_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Evaluate a prompt on the targets; a target without that split is passed over, and said to have none."
     asked = cell.asked
     backbone = _model(asked, sources)
     prompt = (
-        SoftPrompt.load(cell.needs[0].folder(out) / "prompt.safetensors")
-        if cell.needs
-        else random_prompt(backbone, asked["length"], asked["seed"])
+        stored_prompt(store, cell.needs[0]) if cell.needs else random_prompt(backbone, asked["length"], asked["seed"])
     )
     targets = {}
     for name in asked["targets"]:
@@ -799,37 +801,37 @@ def _transfer_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dic
     return {"targets": targets, "examples": examples}
 
 # %% ../nbs/library/study.ipynb #b7a10c04
-def _probe_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _probe_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Train a prompt of the target for a few steps, and compare the prompts of other tasks with it."
     backbone, data = _target(cell, sources)
     settings = {name: cell.asked[name] for name in ("length", "steps", "learning_rate", "batch_size", "seed")}
     probe = train_probe(backbone, data, **settings, progress=False)
     probe.save(folder / "prompt.safetensors")
-    prompts = _prompts(cell, out)
+    prompts = _prompts(cell, store)
     similarities = {metric: source_similarities(backbone, probe, prompts, metric) for metric in METRICS}
     return {"accuracy": probe.metadata["accuracy"], "similarities": similarities}
 
 
-def _tpt_cell(cell: Cell, sources: Sources, out: Path, folder: Path) -> dict:
+def _tpt_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     "Train a prompt from the candidate that scores highest, or from several."
     backbone, data = _target(cell, sources)
-    prompts, choose = _prompts(cell, out), _choice(cell, out)
+    prompts, choose = _prompts(cell, store), _choice(cell, store)
     mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
-    run = tune_from_tasks(backbone, data, prompts, choose, **mixing, **_settings(cell, out))
+    run = tune_from_tasks(backbone, data, prompts, choose, **mixing, **_settings(cell, store))
     tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
     return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
 
 
-def _prompts(cell: Cell, out: Path) -> dict[str, SoftPrompt]:
+def _prompts(cell: Cell, store: Store) -> dict[str, SoftPrompt]:
     "The prompts that a cell builds on, by task."
     tuned = [need for need in cell.needs if need.kind == "tune"]
-    return {need.asked["task"]: SoftPrompt.load(need.folder(out) / "prompt.safetensors") for need in tuned}
+    return {need.asked["task"]: stored_prompt(store, need) for need in tuned}
 
 
-def _choice(cell: Cell, out: Path) -> str | Callable:
+def _choice(cell: Cell, store: Store) -> str | Callable:
     "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
     others = [need for need in cell.needs if need.kind != "tune"]
-    found = [json.loads((need.folder(out) / "result.json").read_text()) for need in others]
+    found = [*map(store.read, others)]
     if not found:
         return next(iter(cell.asked["sources"]))
     if others[0].kind == "probe":
@@ -842,7 +844,7 @@ def _choice(cell: Cell, out: Path) -> str | Callable:
     return lambda *_: SourceScores(way, pd.Series(values), *cost)
 
 
-ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
+ANSWERS: dict[str, Callable[[Cell, Sources, Store, Path], dict]] = {
     "data": _data_cell,
     "tune": _tune_cell,
     "fine_tune": _fine_tune_cell,
@@ -852,36 +854,30 @@ ANSWERS: dict[str, Callable[[Cell, Sources, Path, Path], dict]] = {
     "projected": _projected_cell,
     "tpt_model": _tpt_model_cell,
 }
-"The function that answers each kind of cell: (cell, sources, study folder, folder for its files) -> result."
+"The function that answers each kind of cell: (cell, sources, store, folder for its files) -> result."
 
 # %% ../nbs/library/study.ipynb #57d10006
-def answer(cell: Cell, sources: Sources, out: Path, command: str | None = None) -> Path:
-    "Compute a cell and put its folder in place, whole."
-    place, started, origin = cell.folder(out), time.time(), surroundings()
-    unfinished = cell.unfinished(out)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        result = ANSWERS[cell.kind](cell, sources, out, unfinished)
-        backbone = _model(cell.asked, sources) if "backbone" in cell.asked else None
-        provenance = origin | {
-            "command": command,
-            "threads": torch.get_num_threads(),
-            "device": None if backbone is None else str(backbone.device),
-            "dtype": None if backbone is None else str(backbone.dtype).removeprefix("torch."),
-            "seed": cell.asked.get("seed"),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.time() - started, 2),
-            "examples": result.get("examples"),
-        }
-        question = {"kind": cell.kind, "code_version": CODE_VERSIONS[cell.kind], "asked": dict(cell.asked)}
-        for name, content in (("cell", question), ("result", result), ("provenance", provenance)):
-            (unfinished / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        unfinished.rename(place)
-        cell.checkpoint(out).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return place
+def answer(
+    cell: Cell,
+    store: Store,
+    folder: Path,  # for its files
+    sources: Sources,
+    command: str | None = None,  # noted in the provenance
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    "Compute a cell: its result, and where that comes from."
+    started, origin = time.time(), surroundings()
+    result = ANSWERS[cell.kind](cell, sources, store, folder)
+    backbone = _model(cell.asked, sources) if "backbone" in cell.asked else None
+    return result, origin | {
+        "command": command,
+        "threads": torch.get_num_threads(),
+        "device": None if backbone is None else str(backbone.device),
+        "dtype": None if backbone is None else str(backbone.dtype).removeprefix("torch."),
+        "seed": cell.asked.get("seed"),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "examples": result.get("examples"),
+    }
 
 # %% ../nbs/library/study.ipynb #4f9a25b0
 @patch
@@ -895,37 +891,54 @@ def run(
     engine: str = "local",  # one of `ENGINES`
     workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
     progress: bool = True,  # show a progress bar with the time left
+    shard: tuple[int, int] = (1, 1),  # compute this part of the cells only: the second of four is (2, 4)
+    retry_failed: bool = False,  # try again what failed in an earlier run
+    fail_fast: bool = False,  # stop at the first failure
     command: str | None = None,  # noted in the provenance
 ) -> Path:  # `out`
     """Compute every cell that is missing.
 
     A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
-    `out` holds the cells of another study, `UnknownNameError` for a task that nobody has, and `FileNotFoundError` or
-    `BackboneError` for a model or a device that cannot be used, all before anything is computed.
+    `out` holds the cells of another study, `StoreError` where another process works on it, `UnknownNameError` for an
+    unknown task, and `FileNotFoundError` or `BackboneError` for a model or a device that cannot be used, all before
+    anything is computed; and `CellsFailedError` at the end where cells have no answer.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
     if workers is not None and workers < 1:
         raise StudyError(f"workers must be at least 1; got {workers}")
-    out = Path(out)
+    if not 1 <= shard[0] <= shard[1]:
+        raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
+    store = Store(out)
     _backbone.cache_clear()  # files may have changed since the last run in this process
     _task.cache_clear()
     sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)), str(device))
     _check_names(self, sources)
-    _claim(self, out)
-    missing = [cell for cell in self.cells() if not cell.folder(out).is_dir()]
+    _claim(self, store.folder)
+    cells = self.cells()
+    missing = [cell for cell in cells if cell not in store]
     if workers is None:
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
         workers = 1 if there and device != "cpu" else min(4, os.cpu_count() or 1)
-    with _Progress(missing, len(self.cells()), progress) as bar:
-        if workers == 1:
-            for cell in missing:
-                started = time.monotonic()
-                answer(cell, sources, out, command)
-                bar.done(cell, time.monotonic() - started)
-        elif missing:
-            _run_parallel(missing, sources, out, command, workers, bar)
-    return out
+    answering = partial(answer, sources=sources, command=command)
+    threads = partial(torch.set_num_threads, max(1, (os.cpu_count() or 1) // workers))
+    with _Progress(missing, len(cells), progress) as bar:
+        how = dict(shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
+        report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
+    if not report.whole:
+        raise CellsFailedError(self.name, report)
+    return store.folder
+
+
+class CellsFailedError(StudyError):
+    "Some cells of a study have no answer; `report` says which, and why."
+
+    def __init__(self, study: str, report: Report):
+        self.report = report
+        said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} wait"
+        if report.failed:
+            said += f"; the first failed with {report.failed[0].error!r}; when that is mended, use retry_failed"
+        super().__init__(said)
 
 
 ENGINES = ("local",)
@@ -985,7 +998,7 @@ class _Progress:
         self.left.remove(cell.kind)
         self.seconds.setdefault(cell.kind, []).append(seconds)
         self.spent += seconds
-        took = f"{cell.label} took {seconds:.0f} s"
+        took = f"{cell_label(cell)} took {seconds:.0f} s"
         if self.seconds.keys() - {"data"}:  # data cells are too quick to say anything
             typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
             at_once = self.spent / (time.monotonic() - self.started)
@@ -994,44 +1007,11 @@ class _Progress:
         self.bar.set_postfix_str(took, refresh=False)
         self.bar.update()
 
-# %% ../nbs/library/study.ipynb #57d10009
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-
-
-def _run_parallel(
-    missing: Sequence[Cell], sources: Sources, out: Path, command: str | None, workers: int, bar: _Progress
-) -> None:
-    "Answer cells in several processes, each as soon as what it needs is there."
-    waiting, running, others = list(missing), {}, set(multiprocessing.active_children())
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (threads,))
-    try:
-        while waiting or running:
-            absent = {cell.key for cell in waiting} | {cell.key for cell, _ in running.values()}
-            ready = [cell for cell in waiting if not any(need.key in absent for need in cell.needs)]
-            for cell in ready[: workers - len(running)]:
-                waiting.remove(cell)
-                running[pool.submit(answer, cell, sources, out, command)] = (cell, time.monotonic())
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, started = running.pop(future)
-                future.result()
-                bar.done(cell, time.monotonic() - started)
-    except BaseException:
-        # What runs is not waited for: its checkpoint lets it go on another time.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-            process.join()
-        for cell, _ in running.values():
-            shutil.rmtree(cell.unfinished(out), ignore_errors=True)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
 # %% ../nbs/library/study.ipynb #dc69249c
 @patch
 def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row a kind of cell: done, missing
     "How much of the study a folder holds."
-    rows = [(cell.kind, cell.folder(Path(out)).is_dir()) for cell in self.cells()]
+    store = Store(out)
+    rows = [(cell.kind, cell in store) for cell in self.cells()]
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from prompt_transferability.cells import Store
 from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.results import FIGURES, Results, write_report
@@ -119,7 +120,7 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
             "seed": asked.get("seed"),
             "seconds": 36.0,
         }
-        folder = cell.folder(out)
+        folder = Store(out).place(cell)
         folder.mkdir(parents=True)
         for name, content in (("cell", dict(asked)), ("result", result), ("provenance", provenance)):
             (folder / f"{name}.json").write_text(json.dumps(content))
@@ -260,7 +261,7 @@ def test_what_is_not_done_is_no_answer(tmp_path):
     "A folder of a cell in the making stands beside those that are whole."
     results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune")
     cell = STUDY.cells()[-1]
-    cell.folder(tmp_path).with_name(f".{cell.key}.1234").mkdir(parents=True)
+    Store(tmp_path).place(cell).with_name(f".{cell.key}.1234").mkdir(parents=True)
     assert len(results.answered) == 6
     assert len(results.curves()) == 18
     with pytest.raises(StudyError, match="has no 'transfer' cell of 'micro-bert' yet; run it first"):
@@ -430,7 +431,7 @@ def test_prompts_of_every_seed_are_found_where_a_way_has_not_learned(tmp_path):
         for task in CROSS.tasks:
             for seed in CROSS.seeds if cell.asked["method"] == "directly reused" else [cell.asked["seed"]]:
                 values = torch.full((2, 3), float(seed))
-                path = cell.folder(tmp_path) / "prompts" / str(seed) / f"{task}.safetensors"
+                path = Store(tmp_path).place(cell) / "prompts" / str(seed) / f"{task}.safetensors"
                 SoftPrompt(values, MODELS[1], task).save(path)
     for way in ("directly reused", "task tuning (sst2)"):
         for seed in CROSS.seeds:

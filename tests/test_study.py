@@ -14,21 +14,25 @@ import torch
 
 from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
+from prompt_transferability.cells import Store
 from prompt_transferability.cli import main
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
-from prompt_transferability.prompts import SoftPrompt, random_prompt
+from prompt_transferability.prompt_tuning import tune_prompt
+from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
     ANSWERS,
     CODE_VERSIONS,
     METHODS,
     PRESETS,
+    CellsFailedError,
     CrossModel,
     Sources,
     Study,
     StudyError,
+    cell_label,
 )
-from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
+from prompt_transferability.tasks import ALL_TASKS, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +55,9 @@ def answers(study, out):
     "What every cell found, without the time it took."
     found = {}
     for cell in study.cells():
-        result = json.loads((cell.folder(out) / "result.json").read_text())
+        result = json.loads((Store(out).place(cell) / "result.json").read_text())
         result.get("curve", {}).pop("seconds", None)
-        found[cell.label] = {name: value for name, value in result.items() if name not in TIMINGS}
+        found[cell_label(cell)] = {name: value for name, value in result.items() if name not in TIMINGS}
     return found
 
 
@@ -99,14 +103,19 @@ def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp
         return transfer(cell, sources, out, folder)
 
     monkeypatch.setitem(study_module.ANSWERS, "transfer", raise_once)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(CellsFailedError, match="RuntimeError: out of memory") as raised:
         TINY.run(tmp_path, workers=1, progress=False)
-    done = [cell for cell in TINY.cells() if cell.folder(tmp_path).exists()]
+    assert [failure.key for failure in raised.value.report.failed] == [bad.key]
+    assert "raise RuntimeError" in Store(tmp_path).failure(bad).traceback
+    done = [cell for cell in TINY.cells() if Store(tmp_path).place(cell).exists()]
     assert bad not in done and [cell.kind for cell in done].count("tune") == 2 and len(done) > 2
-    assert halves(tmp_path) == []
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(done) == len(TINY.cells()) - 1 and halves(tmp_path) == [f".{bad.key}.failed.json"]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("[!.]*") if path.is_file()}
     monkeypatch.undo()
-    TINY.run(tmp_path, workers=1, progress=False)
+    with pytest.raises(CellsFailedError, match="out of memory"):  # it is not tried again unasked
+        TINY.run(tmp_path, workers=1, progress=False)
+    TINY.run(tmp_path, workers=1, progress=False, retry_failed=True)
+    assert halves(tmp_path) == []
     assert written.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}.items()
     assert answers(TINY, tmp_path) == answers(TINY, whole)
 
@@ -124,9 +133,9 @@ def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = [cell for cell in TINY.cells() if cell.folder(out).exists()]
+    done = [cell for cell in TINY.cells() if Store(out).place(cell).exists()]
     assert 0 < len(done) < len(TINY.cells())
-    before = {path: path.stat().st_mtime_ns for cell in done for path in cell.folder(out).iterdir()}
+    before = {path: path.stat().st_mtime_ns for cell in done for path in Store(out).place(cell).iterdir()}
     TINY.run(out, workers=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert answers(TINY, out) == answers(TINY, whole)
@@ -147,7 +156,7 @@ def test_a_declaration_that_breaks_off_does_not_lock_the_folder(tmp_path, monkey
     with pytest.raises(OSError):
         TINY.run(tmp_path, workers=1, progress=False)
     monkeypatch.undo()
-    monkeypatch.setattr(study_module, "answer", lambda *_: None)
+    monkeypatch.setattr(study_module, "answer", lambda *_, **__: ({}, {}))
     TINY.run(tmp_path, workers=1, progress=False)
     assert Study.from_file(tmp_path / "study.yaml") == TINY
 
@@ -185,14 +194,14 @@ def test_two_processes_find_the_same_and_keep_what_is_done_when_one_fails(local,
     good = dev.read_text()
     try:
         dev.write_text(good.replace('"positive"', '"postive"'))
-        with pytest.raises(DataError, match="dev.jsonl, line .*did you mean 'positive'"):
+        with pytest.raises(CellsFailedError, match="DataError: .*dev.jsonl, line .*did you mean 'positive'"):
             study.run(tmp_path, data=local_data, workers=2, progress=False)
     finally:
         dev.write_text(good)
     tune = [cell for cell in study.cells() if cell.kind in ("data", "tune")]
-    assert "sst2" not in [cell.asked["task"] for cell in tune if cell.folder(tmp_path).exists()]
-    assert halves(tmp_path) == []
-    study.run(tmp_path, data=local_data, workers=2, progress=False)
+    assert "sst2" not in [cell.asked["task"] for cell in tune if Store(tmp_path).place(cell).exists()]
+    assert all(name.endswith(".failed.json") for name in halves(tmp_path))
+    study.run(tmp_path, data=local_data, workers=2, progress=False, retry_failed=True)
     assert halves(tmp_path) == [] and study.status(tmp_path)["missing"].sum() == 0
     for (label, ours), theirs in zip(answers(study, tmp_path).items(), answers(study, alone).values(), strict=True):
         if label.startswith("data"):
@@ -217,14 +226,14 @@ def test_a_fine_tuned_model_is_evaluated_and_not_kept(one_thread, tmp_path):
     study = replace(TINY, tasks=("micro/sst2",), steps=20, fine_tuning_rates=(3e-4, 1e-12), random_seeds=())
     study.run(tmp_path, workers=1, progress=False)
     cells = [cell for cell in study.cells() if cell.kind == "fine_tune"]
-    assert [cell.label for cell in cells] == [
+    assert [cell_label(cell) for cell in cells] == [
         f"fine_tune micro/sst2/0 at {rate} on micro-bert" for rate in ("0.0003", "1e-12")
     ]
-    moved, stood = (json.loads((cell.folder(tmp_path) / "result.json").read_text()) for cell in cells)
+    moved, stood = (json.loads((Store(tmp_path).place(cell) / "result.json").read_text()) for cell in cells)
     assert moved["curve"]["step"] == [0, 10, 20] and moved["curve"]["seconds"] == sorted(moved["curve"]["seconds"])
     assert stood["step"] == 0 and moved["curve"]["accuracy"][0] == stood["accuracy"] != moved["accuracy"]
     assert moved["test"]["n"] == 40 and moved["test"]["accuracy"] > stood["test"]["accuracy"]
-    assert {path.name for path in cells[0].folder(tmp_path).iterdir()} == {
+    assert {path.name for path in Store(tmp_path).place(cells[0]).iterdir()} == {
         "cell.json",
         "result.json",
         "provenance.json",
@@ -250,7 +259,7 @@ def test_a_whole_model_is_asked_nothing_about_prompts():
 def test_a_target_without_the_split_is_said_to_have_none(local):
     study, out = local
     tested = {
-        cell.asked["source"]: json.loads((cell.folder(out) / "result.json").read_text())["targets"]
+        cell.asked["source"]: json.loads((Store(out).place(cell) / "result.json").read_text())["targets"]
         for cell in study.cells()
         if cell.kind == "transfer" and cell.asked["split"] == "test"
     }
@@ -261,7 +270,7 @@ def test_a_target_without_the_split_is_said_to_have_none(local):
 def test_splits_are_capped_and_always_by_the_same_rows(whole):
     tuned = {}
     for cell in TINY.cells():
-        result = json.loads((cell.folder(whole) / "result.json").read_text())
+        result = json.loads((Store(whole).place(cell) / "result.json").read_text())
         if cell.kind == "tune":
             assert result["rows"] == {"train": 120, "dev": 40, "test": 40}
             tuned[cell.asked["task"]] = result["accuracy"]
@@ -287,7 +296,7 @@ def test_splits_are_capped_and_always_by_the_same_rows(whole):
 
 
 def keys(study, kind):
-    return {cell.label: cell.key for cell in study.cells() if cell.kind == kind}
+    return {cell_label(cell): cell.key for cell in study.cells() if cell.kind == kind}
 
 
 @pytest.mark.parametrize(
@@ -329,7 +338,7 @@ def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
         assert not torch.equal(ours.values, theirs.values)
     for study, out in ((TINY, whole), (other, tmp_path)):
         for cell in study.cells():
-            written = json.loads((cell.folder(out) / "provenance.json").read_text())
+            written = json.loads((Store(out).place(cell) / "provenance.json").read_text())
             said = (None, None) if cell.kind == "data" else ("cpu", study.dtype)
             assert (written["device"], written["dtype"]) == said
     assert Study.from_file(tmp_path / "study.yaml") == other
@@ -337,7 +346,7 @@ def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
 
 def test_the_device_is_no_part_of_the_question(whole, tmp_path, monkeypatch):
     (tmp_path / "cells").symlink_to(whole / "cells")
-    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell.label} was computed again"))
+    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell_label(cell)} was computed again"))
     TINY.run(tmp_path, device="cpu", workers=1, progress=False)
     with pytest.raises(ValueError, match="unknown study setting 'device'"):
         (tmp_path / "device.yaml").write_text(TINY.to_yaml() + "device: cpu\n")
@@ -380,7 +389,7 @@ def tpt_runs(out):
     found = {}
     for cell in STARTS.cells():
         if cell.kind == "tpt":
-            result = json.loads((cell.folder(out) / "result.json").read_text())
+            result = json.loads((Store(out).place(cell) / "result.json").read_text())
             found[cell.asked["task"], tuple(cell.asked["sources"]), cell.asked.get("mix")] = (cell, result)
     return found
 
@@ -405,7 +414,7 @@ def test_the_best_of_several_candidates_is_the_one_that_transfers_best(started):
     accuracy = {}
     for cell in STARTS.cells():
         if cell.kind == "transfer" and cell.asked["split"] == "dev":
-            targets = json.loads((cell.folder(started) / "result.json").read_text())["targets"]
+            targets = json.loads((Store(started).place(cell) / "result.json").read_text())["targets"]
             accuracy |= {(cell.asked["source"], target): found["accuracy"] for target, found in targets.items()}
     runs = tpt_runs(started)
     assert len(runs) == 3 + 6 + 9  # what has one candidate only, of a type or not, is one of "every"
@@ -422,9 +431,11 @@ def test_the_best_of_several_candidates_is_the_one_that_transfers_best(started):
 def test_the_weights_of_a_mix_are_similarities_to_the_probe(started):
     (cell, result) = next(run for (_, _, mix), run in tpt_runs(started).items() if mix == "weighted")
     (probe,) = [need for need in cell.needs if need.kind == "probe"]
-    similarities = json.loads((probe.folder(started) / "result.json").read_text())["similarities"]["neuron_overlap"]
+    similarities = json.loads((Store(started).place(probe) / "result.json").read_text())["similarities"][
+        "neuron_overlap"
+    ]
     assert {source["name"]: source["score"] for source in result["init"]["sources"]} == similarities
-    assert SoftPrompt.load(probe.folder(started) / "prompt.safetensors").metadata["steps"] == 10
+    assert SoftPrompt.load(Store(started).place(probe) / "prompt.safetensors").metadata["steps"] == 10
 
 
 def test_a_run_says_what_its_choice_cost_elsewhere(started):
@@ -446,7 +457,7 @@ def test_a_mix_has_two_sources_or_more():
 
 def test_a_prompt_says_what_it_started_from_and_its_test_accuracy_is_kept(started):
     for (target, _, _), (cell, result) in tpt_runs(started).items():
-        prompt = SoftPrompt.load(cell.folder(started) / "prompt.safetensors")
+        prompt = SoftPrompt.load(Store(started).place(cell) / "prompt.safetensors")
         assert prompt.task == target and prompt.metadata["init"] == result["init"]
         assert result["test"]["n"] == 40
 
@@ -493,7 +504,7 @@ def test_keys_do_not_depend_on_names_and_places(whole, tmp_path, monkeypatch):
     renamed = replace(TINY, name="other", random_seeds=(0,))
     assert [cell.key for cell in renamed.cells()] == [cell.key for cell in TINY.cells()]
     (tmp_path / "cells").symlink_to(whole / "cells")
-    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell.label} was computed again"))
+    monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell_label(cell)} was computed again"))
     renamed.run(tmp_path, data=tmp_path / "elsewhere", models=tmp_path / "models", workers=1, progress=False)
 
 
@@ -515,7 +526,7 @@ def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
 
 def test_provenance_says_where_a_cell_came_from(whole):
     for cell in TINY.cells():
-        written = json.loads((cell.folder(whole) / "provenance.json").read_text())
+        written = json.loads((Store(whole).place(cell) / "provenance.json").read_text())
         assert written["libraries"].keys() == set(LIBRARIES) and written["libraries"]["torch"] == torch.__version__
         assert written["package"] and written["python"].startswith("3.")
         commit, changed = written["commit"], written["changed_since"]
@@ -524,7 +535,7 @@ def test_provenance_says_where_a_cell_came_from(whole):
         assert written["seed"] == cell.asked.get("seed") and written["seconds"] >= 0 and written["threads"] >= 1
         assert written["processor"] and written["cores"] >= 1 and "accelerator" in written
         assert time.strptime(written["started"], "%Y-%m-%dT%H:%M:%SZ")
-        asked = json.loads((cell.folder(whole) / "cell.json").read_text())
+        asked = json.loads((Store(whole).place(cell) / "cell.json").read_text())
         assert asked == {"kind": cell.kind, "code_version": CODE_VERSIONS[cell.kind], "asked": dict(cell.asked)}
 
 
@@ -661,7 +672,7 @@ def carried(out, method, direction=0, seed=0):
         and (cell.asked["method"], cell.asked["seed"]) == (method, seed)
     ]
     (cell,) = found
-    return cell, json.loads((cell.folder(out) / "result.json").read_text())
+    return cell, json.loads((Store(out).place(cell) / "result.json").read_text())
 
 
 def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
@@ -684,7 +695,7 @@ def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch
 
     monkeypatch.setitem(WAYS, "linear map", breaks)
     with pytest.raises(ProjectorError, match="a mistake"):
-        ANSWERS["projected"](cell, Sources(), crossed, crossed / "nowhere")
+        ANSWERS["projected"](cell, Sources(), Store(crossed), crossed / "nowhere")
 
 
 @pytest.mark.parametrize("method", ["directly reused", "linear map", "prompt mapping", "task tuning"])
@@ -697,24 +708,24 @@ def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(c
     assert rows.keys() == {
         (s, n, t, split) for t in CROSS.tasks for s in (t, "random") for n in (0, 1) for split in splits
     }
-    prompt = SoftPrompt.load(cell.folder(crossed) / "prompts" / "0" / "micro" / "imdb.safetensors")
+    prompt = SoftPrompt.load(Store(crossed).place(cell) / "prompts" / "0" / "micro" / "imdb.safetensors")
     assert (prompt.backbone, prompt.task, prompt.length) == ("micro-roberta", "micro/imdb", 6)
     assert prompt.metadata["projected_from"]["backbone"] == "micro-bert"
     backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/imdb", max_eval=CROSS.max_eval)
     for split in splits:
         assert rows["micro/imdb", 0, "micro/imdb", split] == evaluate(backbone, prompt, data, split).accuracy
     # A way that learned from the prompts of one seed keeps those; one that learned from none keeps all.
-    kept = {path.name for path in (cell.folder(crossed) / "prompts").iterdir()}
+    kept = {path.name for path in (Store(crossed).place(cell) / "prompts").iterdir()}
     assert kept == ({"0"} if METHODS[method] else {"0", "1"})
 
 
 def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed):
     cell, result = carried(crossed, "task tuning", seed=1)
-    projector = Projector.load(cell.folder(crossed) / "projector.safetensors")
+    projector = Projector.load(Store(crossed).place(cell) / "projector.safetensors")
     assert projector.metadata == result["fit"] and projector.metadata["seed"] == 1
     (own,) = [need for need in cell.needs if (need.asked["task"], need.asked["seed"]) == ("micro/imdb", 1)]
-    prompt = SoftPrompt.load(own.folder(crossed) / "prompt.safetensors")
-    kept = SoftPrompt.load(cell.folder(crossed) / "prompts" / "1" / "micro" / "imdb.safetensors")
+    prompt = SoftPrompt.load(Store(crossed).place(own) / "prompt.safetensors")
+    kept = SoftPrompt.load(Store(crossed).place(cell) / "prompts" / "1" / "micro" / "imdb.safetensors")
     assert torch.equal(projector.project(prompt, Backbone.from_pretrained("micro-roberta")).values, kept.values)
 
 
@@ -722,8 +733,8 @@ def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
     cells = [cell for cell in CROSS.cells() if cell.kind == "tpt_model"]
     assert len(cells) == 2 * 2 * 2  # directions, with and without LayerNorm, tasks; of seed 0 alone
     for cell in cells:
-        result = json.loads((cell.folder(crossed) / "result.json").read_text())
-        start = json.loads((cell.needs[0].folder(crossed) / "result.json").read_text())
+        result = json.loads((Store(crossed).place(cell) / "result.json").read_text())
+        start = json.loads((Store(crossed).place(cell.needs[0]) / "result.json").read_text())
         task = cell.asked["task"]
         (first,) = [
             row["accuracy"]
@@ -817,7 +828,7 @@ def test_a_study_leaves_the_table_that_it_is_given_alone():
 def test_two_kinds_of_projectors_are_trained(crossed):
     for method, layer_norm in (("task tuning", True), ("task tuning without LayerNorm", False)):
         cell, _ = carried(crossed, method)
-        assert Projector.load(cell.folder(crossed) / "projector.safetensors").layer_norm is layer_norm
+        assert Projector.load(Store(crossed).place(cell) / "projector.safetensors").layer_norm is layer_norm
 
 
 def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_the_study(one_thread, tmp_path):
@@ -836,9 +847,9 @@ def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_t
     )
     study.run(tmp_path, workers=1, progress=False)
     (cell,) = [cell for cell in study.cells() if cell.kind == "projected"]
-    projector = Projector.load(cell.folder(tmp_path) / "projector.safetensors")
+    projector = Projector.load(Store(tmp_path).place(cell) / "projector.safetensors")
     assert projector.metadata["label_words"] == [["1", "2"]]
-    result = json.loads((cell.folder(tmp_path) / "result.json").read_text())
+    result = json.loads((Store(tmp_path).place(cell) / "result.json").read_text())
     accuracies = {(row["source"], row["seed"]): row["accuracy"] for row in result["rows"] if row["split"] == "dev"}
     assert accuracies.keys() == {("micro/sst2", 0), ("random", 4), ("random", 5)}
     backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/sst2", max_eval=CROSS.max_eval)
@@ -858,7 +869,7 @@ def test_the_seeds_of_untrained_vectors_are_in_the_keys_of_what_was_carried():
 
 @pytest.mark.parametrize("name", [*PRESETS, "cross"])
 def test_no_two_cells_have_one_label(name):
-    labels = [cell.label for cell in (CROSS if name == "cross" else Study.from_preset(name)).cells()]
+    labels = [cell_label(cell) for cell in (CROSS if name == "cross" else Study.from_preset(name)).cells()]
     assert len(set(labels)) == len(labels)
 
 
@@ -874,3 +885,36 @@ def test_keys_depend_on_what_a_way_depends_on():
     ours, theirs = ([cell for cell in s.cells() if cell.kind == "projected"] for s in (CROSS, slower))
     changed = {one.asked["method"] for one, other in zip(ours, theirs, strict=True) if one.key != other.key}
     assert changed == {"token mapping", "prompt mapping"}
+
+
+# ---- how a prompt begins, and how its rate is set
+
+
+def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(one_thread, tmp_path):
+    settings = dict(init="vocabulary", relative=True, schedule="linear", warmup=5, learning_rate=0.1)
+    study = replace(TINY, name="begun", tasks=("micro/sst2",), **settings)
+    study.run(tmp_path, workers=1, progress=False)
+    (cell,) = [cell for cell in study.cells() if cell.kind == "tune"]
+    backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=120, max_eval=40)
+    training = {name: getattr(study, name) for name in ("steps", "eval_every", *settings) if name != "init"}
+    run = tune_prompt(backbone, data, vocabulary_prompt(backbone, study.length, 0), progress=False, **training)
+    kept = SoftPrompt.load(Store(tmp_path).place(cell) / "prompt.safetensors")
+    assert torch.equal(kept.values, run.prompt.values)
+    assert {name: cell.asked[name] for name in settings} == settings
+    plain = {name for other in TINY.cells() for name in other.asked}
+    assert not plain & {"init", "relative", "schedule", "warmup"}  # the keys of other studies stay
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"init": "zeros"}, "unknown init 'zeros'"),
+        ({"schedule": "linaer"}, "did you mean 'linear'"),
+        ({"warmup": -1}, "warmup of study 'tiny' must be a whole number of at least 0"),
+        ({"relative": "yes"}, "relative of study 'tiny' must be true or false"),
+        ({"relative": True, "probe_steps": 5}, "probes of study 'tiny' begin at random"),
+    ],
+)
+def test_a_beginning_that_there_is_not_is_rejected(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(TINY, **settings)

@@ -1,0 +1,294 @@
+"""Computations that are done once: whatever happens to a process, every answer is whole and the end is the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from prompt_transferability.cells import (
+    MANIFEST,
+    TABLE,
+    Cell,
+    Schedule,
+    Store,
+    StoreError,
+    pack,
+    run_cells,
+    shard_of,
+)
+
+ROOT = Path(__file__).parents[1]
+FIRST = [Cell("first", {"number": number}) for number in range(12)]
+SECOND = [Cell("second", {"of": [a.key, b.key]}, (a, b)) for a, b in zip(FIRST, FIRST[1:], strict=False)]
+CELLS = [*FIRST, *SECOND]
+
+
+def answer(cell, store, folder, seconds=0.0):
+    "A number, or the sum of two; a file of tensors beside it."
+    time.sleep(seconds)
+    value = cell.asked["number"] if cell.kind == "first" else sum(store.read(need)["value"] for need in cell.needs)
+    save_file({"vectors": torch.full((2, 3), float(value))}, folder / "prompt.safetensors", metadata={"task": "sum"})
+    return {"value": value}, {"seed": None}
+
+
+def kills_once(cell, store, folder):
+    "A worker that is killed while it answers one cell, the first time."
+    killed = store.folder / "killed"
+    if cell.asked.get("number") == 3 and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer(cell, store, folder)
+
+
+def always_killed(cell, store, folder):
+    if cell.asked.get("number") == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer(cell, store, folder)
+
+
+def fails(cell, store, folder):
+    if cell.asked.get("number") == 3:
+        raise ZeroDivisionError("three")
+    return answer(cell, store, folder)
+
+
+def contents(folder):
+    "Every file of the answers, byte for byte."
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("cells/*/[!.]*/*")}
+
+
+def hidden(folder):
+    return [path.name for path in folder.glob("cells/*/.*")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "What a run gives that nothing disturbed."
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_cells(CELLS, Store(folder), answer).whole
+    return contents(folder)
+
+
+# ---- what is computed, and when
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_cell_is_answered_once(whole, tmp_path, workers):
+    store, told = Store(tmp_path), []
+    report = run_cells(CELLS, store, answer, workers=workers, done=lambda cell, seconds: told.append(cell.key))
+    assert report.whole and report.answered == len(CELLS) == len(set(told))
+    assert contents(tmp_path) == whole and hidden(tmp_path) == []
+    assert run_cells(CELLS, store, answer, workers=workers).answered == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_fails_holds_up_what_needs_it_and_nothing_else(tmp_path, workers):
+    store = Store(tmp_path)
+    report = run_cells(CELLS, store, fails, workers=workers)
+    assert [failure.error for failure in report.failed] == ["ZeroDivisionError: three"]
+    assert "in fails" in store.failure(FIRST[3]).traceback
+    assert {cell.key for cell in report.held_up} == {SECOND[2].key, SECOND[3].key}
+    assert report.answered == len(CELLS) - 3
+    again = run_cells(CELLS, store, answer, workers=workers)
+    assert again.answered == 0 and again.failed == report.failed and len(again.held_up) == 2
+    mended = run_cells(CELLS, store, answer, workers=workers, retry_failed=True)
+    assert mended.whole and mended.answered == 3 and hidden(tmp_path) == []
+
+
+def test_what_a_failed_cell_holds_up_may_be_far_away(tmp_path):
+    chain = [FIRST[3]]
+    for number in range(3):
+        chain.append(Cell("second", {"of": [chain[-1].key], "number": -number - 1}, (chain[-1],)))
+    report = run_cells(chain, Store(tmp_path), fails)
+    assert len(report.failed) == 1 and {cell.key for cell in report.held_up} == {cell.key for cell in chain[1:]}
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path):
+    report = run_cells(CELLS, Store(tmp_path), fails, fail_fast=True)
+    assert report.answered == 3 and len(report.failed) == 1
+    assert len(report.held_up) == len(CELLS) - 4
+
+
+def test_a_worker_that_is_killed_is_named_and_its_cell_tried_again(whole, tmp_path):
+    assert run_cells(CELLS, Store(tmp_path), kills_once, workers=2).whole
+    assert contents(tmp_path) == whole and hidden(tmp_path) == []
+
+
+def test_a_cell_that_kills_every_worker_fails(tmp_path):
+    report = run_cells(CELLS, Store(tmp_path), always_killed, workers=2)
+    assert "killed (SIGKILL), as happens where memory runs out" in report.failed[0].error
+    assert report.answered == len(CELLS) - 3 and len(report.held_up) == 2
+
+
+def test_shards_share_the_cells_and_together_give_all(whole, tmp_path):
+    store = Store(tmp_path)
+    answered = [run_cells(FIRST, store, answer, shard=(i, 3)).answered for i in (1, 2, 3)]
+    assert answered == [sum(shard_of(cell, 3) == i for cell in FIRST) for i in (1, 2, 3)] and sum(answered) == 12
+    for i in (1, 2, 3):
+        run_cells(CELLS, store, answer, shard=(i, 3))
+    assert contents(tmp_path) == whole
+
+
+def test_ten_thousand_cells_are_scheduled_in_a_moment():
+    firsts = [Cell("first", {"number": number}) for number in range(5_000)]
+    cells = [*firsts, *(Cell("second", {"of": cell.key}, (cell,)) for cell in firsts)]
+    started = time.perf_counter()
+    schedule, order = Schedule(cells, lambda cell: False), []
+    while schedule.ready:
+        order.append(schedule.ready.popleft())
+        schedule.answered(order[-1])
+    assert len(order) == 10_000 and time.perf_counter() - started < 10
+
+
+# ---- signals, and others on the same folder
+
+RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from functools import partial
+from test_cells import CELLS, answer
+from prompt_transferability.cells import Store, run_cells
+if __name__ == "__main__":
+    run_cells(CELLS, Store({folder!r}), partial(answer, seconds={seconds}), workers=2)
+"""
+
+
+def started(folder, seconds=0.05):
+    "A run of two workers in a process of its own."
+    program = folder.parent / f"{folder.name}.py"
+    program.write_text(RUN.format(tests=str(ROOT / "tests"), folder=str(folder), seconds=seconds))
+    return subprocess.Popen([sys.executable, program], stderr=subprocess.PIPE, text=True)
+
+
+def children(process):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("moment", range(3))
+def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(whole, tmp_path, number, moment):
+    folder = tmp_path / "out"
+    run = started(folder)
+    random_moment = random.Random(f"{number} {moment}").uniform(0, 1.0)
+    while not list(folder.glob("cells/first/[!.]*")) and run.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random_moment)
+    workers = children(run.pid)
+    run.send_signal(number)
+    run.wait(10)
+    assert run.returncode in (-number, 128 + signal.SIGTERM, 0)
+    waited = time.monotonic()
+    while any(map(alive, workers)) and time.monotonic() - waited < 10:
+        time.sleep(0.1)
+    assert not any(map(alive, workers)), "a worker outlived its run"
+    there = contents(folder)
+    assert there.items() <= whole.items()
+    assert run_cells(CELLS, Store(folder), answer).whole
+    assert contents(folder) == whole and hidden(folder) == []
+
+
+def test_of_two_runs_on_one_folder_one_says_who_works_there(whole, tmp_path):
+    folder = tmp_path / "out"
+    first = started(folder, seconds=0.3)
+    while not list(folder.glob("cells/first/[!.]*")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(StoreError, match=f"process {first.pid} on .* has worked on 'out' since .*Z; wait for its end"):
+        run_cells(CELLS, Store(folder), answer)
+    assert first.wait(60) == 0 and contents(folder) == whole
+    assert run_cells(CELLS, Store(folder), answer).answered == 0
+
+
+def test_a_dead_owner_is_taken_over_here_at_once_and_elsewhere_after_a_silence(tmp_path):
+    dead = {"host": os.uname().nodename, "process": 2**22 + 1, "started": "1", "since": "long ago", "token": "x"}
+    owner = tmp_path / ".owner-1-of-1.json"
+    owner.write_text(json.dumps(dead))
+    assert run_cells(FIRST[:1], Store(tmp_path), answer).whole and not owner.exists()
+    owner.write_text(json.dumps(dead | {"host": "another"}))
+    with pytest.raises(StoreError, match="on another has worked"):
+        run_cells(FIRST, Store(tmp_path), answer)
+    os.utime(owner, (time.time() - 3600,) * 2)
+    assert run_cells(FIRST, Store(tmp_path), answer).whole
+
+
+# ---- packed
+
+
+@pytest.fixture
+def packed(tmp_path):
+    "A packed folder, and the store that it was made of."
+    loose, into = tmp_path / "loose", tmp_path / "packed"
+    run_cells(CELLS, Store(loose), answer)
+    (loose / "study.yaml").write_text("name: sums\n")
+    assert pack(loose, into, CELLS) == len(CELLS)
+    return into, Store(loose)
+
+
+def test_a_packed_store_gives_what_the_loose_one_gives(packed):
+    into, loose = packed
+    store = Store(into)
+    assert sorted(path.name for path in into.iterdir()) == [MANIFEST, TABLE, "prompts.safetensors", "study.yaml"]
+    for cell in CELLS:
+        assert cell in store and store.files(cell) == ["prompt.safetensors"]
+        for part in ("result", "provenance"):
+            assert store.read(cell, part) == loose.read(cell, part)
+        (tensors, header), (expected, noted) = (of.tensors(cell, "prompt.safetensors") for of in (store, loose))
+        assert torch.equal(tensors["vectors"], expected["vectors"]) and header == noted
+    assert run_cells(CELLS, store, fails).answered == 0
+
+
+def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path):
+    into, _ = packed
+    before = {path.name: path.read_bytes() for path in into.iterdir()}
+    pack(into, into, CELLS)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == before
+    more = [*CELLS, Cell("first", {"number": 99})]
+    assert run_cells(more, Store(into), answer).answered == 1
+    assert pack(into, into, more) == len(more) and not list(into.glob("cells/*/*"))
+    assert Store(into).read(more[-1]) == {"value": 99}
+
+
+@pytest.mark.parametrize("name", [TABLE, "prompts.safetensors", "study.yaml"])
+def test_a_packed_file_that_was_cut_is_named(packed, name):
+    into, _ = packed
+    (into / name).write_bytes((into / name).read_bytes()[:-5])
+    with pytest.raises(StoreError, match=f"'{name}' in .* is missing or not as MANIFEST says"):
+        Store(into).read(CELLS[0])
+
+
+def test_an_answer_that_was_cut_is_named(tmp_path):
+    store = Store(tmp_path)
+    run_cells(FIRST[:1], store, answer)
+    (store.place(FIRST[0]) / "result.json").write_text('{"val')
+    with pytest.raises(StoreError, match="result.json' cannot be read .*; remove its folder to compute it again"):
+        store.read(FIRST[0])
+
+
+def test_a_hundred_thousand_cells_are_packed_and_read_in_seconds(tmp_path):
+    cells = [Cell("first", {"number": number}) for number in range(100_000)]
+    for cell in cells[:1000]:
+        with Store(tmp_path).writing(cell) as (_, parts):
+            parts |= {"result": {"value": 1}, "provenance": {}}
+    started = time.perf_counter()
+    (tmp_path / "study.yaml").write_text("name: many\n")
+    assert pack(tmp_path, tmp_path, cells) == 1000
+    store = Store(tmp_path)
+    assert sum(cell in store for cell in cells) == 1000
+    assert time.perf_counter() - started < 30
