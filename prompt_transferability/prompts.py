@@ -12,7 +12,7 @@ import pickletools
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -149,23 +149,37 @@ def load(cls: SoftPrompt, path: str | Path) -> SoftPrompt:
     if not path.is_file():
         raise FileNotFoundError(f"there is no prompt file {path.name!r} in {str(path.parent)!r}")
     advice = "; read the authors' pickled prompts with SoftPrompt.from_authors"
-    header, kinds = tensor_header(path, PromptError, advice)
-    if header.pop("format", None) != FORMAT or [*kinds] != ["soft_prompt"]:
+    _check_prompt_file(*tensor_header(path, PromptError, advice), path.name)
+    return cls.from_tensors(*read_tensors(path, PromptError, FLOATS), path.name)
+
+
+def _check_prompt_file(header: Mapping[str, str], tensors: Mapping[str, object], name: str) -> None:
+    "Raise `PromptError` where a safetensors file holds no prompt."
+    if header.get("format") != FORMAT or [*tensors] != ["soft_prompt"]:
         raise PromptError(
-            f"{path.name!r} is a safetensors file but no soft prompt: it holds {[*kinds][:3]}, and its header does not "
+            f"{name!r} is a safetensors file but no soft prompt: it holds {[*tensors][:3]}, and its header does not "
             f"say format={FORMAT}"
         )
-    _, tensors = read_tensors(path, PromptError, FLOATS)
     if not {"backbone", "task", "layout"} <= header.keys():
-        raise PromptError(
-            f"the header of {path.name!r} does not say which backbone, task and layout the prompt belongs to"
-        )
-    named = {name: header.pop(name) for name in ("backbone", "task", "layout")}
+        raise PromptError(f"the header of {name!r} does not say which backbone, task and layout the prompt belongs to")
+
+
+@patch(cls_method=True)
+def from_tensors(
+    cls: SoftPrompt,
+    header: Mapping[str, str],  # of the safetensors file
+    tensors: Mapping[str, Tensor],  # that it holds
+    name: str,  # of the file, for messages
+) -> SoftPrompt:
+    "A prompt that `save` wrote, from what its file holds. Raises `PromptError` for a file that is no prompt."
+    _check_prompt_file(header, tensors, name)
+    known = ("format", "backbone", "task", "layout")
     metadata = {
-        name: parse_json(value, f"entry {name[:60]!r} in the header of {path.name!r}", PromptError)
-        for name, value in header.items()
+        entry: parse_json(value, f"entry {entry[:60]!r} in the header of {name!r}", PromptError)
+        for entry, value in header.items()
+        if entry not in known
     }
-    return cls(tensors["soft_prompt"], **named, metadata=metadata)
+    return cls(tensors["soft_prompt"], **{entry: header[entry] for entry in known[1:]}, metadata=metadata)
 
 # %% ../nbs/library/prompts.ipynb #bf43ae6f
 LONGEST_PICKLE, LONGEST_NAME = 10_000, 200

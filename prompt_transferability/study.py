@@ -636,7 +636,7 @@ def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -
 
 def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") -> SoftPrompt:
     "A prompt that the answer of a cell holds."
-    return SoftPrompt.load(store.place(cell) / name)
+    return SoftPrompt.from_tensors(*store.tensors(cell, name), name)
 
 
 def _data_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
