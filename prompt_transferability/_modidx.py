@@ -567,6 +567,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'prompt_transferability/files.py'),
                                               'prompt_transferability.files._checked_nodes': ( 'nbs/library/files.html#_checked_nodes',
                                                                                                'prompt_transferability/files.py'),
+                                              'prompt_transferability.files._in_a_line': ( 'nbs/library/files.html#_in_a_line',
+                                                                                           'prompt_transferability/files.py'),
                                               'prompt_transferability.files._is_shown': ( 'nbs/library/files.html#_is_shown',
                                                                                           'prompt_transferability/files.py'),
                                               'prompt_transferability.files._once': ( 'nbs/library/files.html#_once',

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'check_fetched',
-           'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml', 'tensor_header', 'read_tensors',
-           'written_whole', 'save_tensors', 'is_printable', 'printable']
+__all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
+           'printable', 'check_fetched', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
+           'tensor_header', 'read_tensors', 'written_whole', 'save_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -39,6 +39,28 @@ def size_limit() -> int:
     if not (given.isascii() and given.isdigit() and 0 < len(given) < 19 and int(given) > 0):
         raise ValueError(f"PROMPT_TRANSFERABILITY_MAX_BYTES is {given[:30]!r}; give a whole number of bytes above 0")
     return int(given)
+
+# %% ../nbs/library/files.ipynb #a2fec972
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
+
+
+def _is_shown(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in _TURNS
+
+
+def is_printable(text: str) -> bool:
+    "Whether a text is one line that shows what it holds."
+    return all(map(_is_shown, text))
+
+
+def printable(
+    text: str,
+    kept: str = "",  # characters to leave as they are, such as line breaks
+) -> str:
+    "The text with an escape in the place of what would break the line or command a terminal."
+    return "".join(
+        one if one in kept or _is_shown(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text
+    )
 
 # %% ../nbs/library/files.ipynb #e9c653bf
 class _Counted(io.RawIOBase):
@@ -182,6 +204,10 @@ def _checked_nodes(root: yaml.Node, what: str, error: type[ValueError]) -> None:
         todo += [(one, False) for one in below if sizes.get(id(one), 0) == 0]
 
 # %% ../nbs/library/files.ipynb #ee4bbf85
+def _in_a_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:150]}"
+
+
 def parse_yaml(
     text: str,
     what: str,  # what the text is, as the subject of a sentence
@@ -193,21 +219,23 @@ def parse_yaml(
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        if root is None:
-            return None
-        _checked_nodes(root, what, error)
+    except yaml.YAMLError as problem:
+        raise error(f"{what} is no YAML: {_in_a_line(problem)}") from None
+    except RecursionError:
+        raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
+    if root is None:
+        return None
+    _checked_nodes(root, what, error)
+    try:
         value = loader.construct_document(root)
     except yaml.YAMLError as problem:
-        raise error(f"{what} is no YAML: {' '.join(str(problem).split())[:200]}") from None
+        raise error(f"{what} is no YAML: {_in_a_line(problem)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
     # What PyYAML raises where a value is not of the type that its tag or its form promises.
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as problem:
-        if isinstance(problem, error):
-            raise
         raise error(
-            f"{what} has a value that is not of its type ({type(problem).__name__}: {str(problem)[:100]}); put texts "
-            "into quotes"
+            f"{what} has a value that is not of its type ({_in_a_line(problem)}); put texts into quotes"
         ) from None
     if isinstance(value, dict | list):
         _checked_depth(value, what, error)
@@ -306,25 +334,3 @@ def save_tensors(
         file.write(len(described).to_bytes(8, "little") + described)
         for name in order:
             file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
-
-# %% ../nbs/library/files.ipynb #a2fec972
-_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
-
-
-def _is_shown(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in _TURNS
-
-
-def is_printable(text: str) -> bool:
-    "Whether a text is one line that shows what it holds."
-    return all(map(_is_shown, text))
-
-
-def printable(
-    text: str,
-    kept: str = "",  # characters to leave as they are, such as line breaks
-) -> str:
-    "The text with an escape in the place of what would break the line or command a terminal."
-    return "".join(
-        one if one in kept or _is_shown(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text
-    )

@@ -149,6 +149,8 @@ def aliases(levels):
 def test_yaml_that_is_refused(text, message):
     started = time.monotonic()
     refused(parse_yaml, text, "study.yaml", WrongError, match=f"^study.yaml .*({message})")
+    with pytest.raises(ValueError, match=f"^study.yaml .*({message})"):
+        parse_yaml(text, "study.yaml", ValueError)
     assert time.monotonic() - started < 5
 
 
