@@ -402,6 +402,13 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         ) from error
 
 
+_KEPT: dict[str, list[set[str]]] = {  # what each optimiser keeps of a weight; nothing, before its first step
+    "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
+    "adafactor": [{"step", "row_var", "col_var"}, {"step", "variance"}],
+    "sgd": [],
+}
+
+
 def _like(weight: Tensor, kept: Tensor) -> Tensor:
     if kept.shape != weight.shape or kept.dtype != weight.dtype:
         raise ValueError(f"a tensor of shape {list(kept.shape)} stands in the place of one of {list(weight.shape)}")
@@ -422,6 +429,9 @@ def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dic
         if weight is None or value.shape not in shapes:
             raise ValueError(f"there is no {name!r} of shape {list(value.shape)}")
         state.setdefault(int(at), {})[kept] = value
+    for at, found in state.items():
+        if found.keys() not in _KEPT[self.training.optimizer]:
+            raise ValueError(f"of weight {at} the optimiser keeps other tensors than {', '.join(found)}")
     return state
 
 # %% ../nbs/library/training.ipynb #f5a8616e
