@@ -153,7 +153,7 @@ def _check_numbers(name: str, model: nn.Module) -> None:
     if embeddings is not None and vars(embeddings).get("padding_idx", 0) is None:
         raise BackboneError(
             f"{name!r} has pad_token_id=null in its configuration, behind which the positions of its type begin; set "
-            "it to the number that the model was trained with, 1 for RoBERTa"
+            "it to the number that the model was trained with"
         )
 
 # %% ../nbs/library/checkpoints.ipynb #2dd86031

@@ -900,8 +900,8 @@ def run(
 
     A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
     `out` holds the cells of another study, `StoreError` where another process works on it, `UnknownNameError` for an
-    unknown task, and `FileNotFoundError` or `BackboneError` for a model or a device that cannot be used, all before
-    anything is computed; and `CellsFailedError` at the end where cells have no answer.
+    unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a device that cannot be used,
+    all before anything is computed; and `CellsFailedError` at the end where cells have no answer.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
@@ -950,6 +950,7 @@ def _check_names(study: Study, sources: Sources) -> None:
     for name in study.tasks:
         if name not in ALL_TASKS:
             raise UnknownNameError("task", name, ALL_TASKS)
+        _task(sources, name, study.max_train, study.max_eval)
     tasks = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS
     for name in reversed(study.backbones):  # the first one stays in the cache
         backbone = _backbone(sources, name, study.layout, study.max_length, study.dtype)

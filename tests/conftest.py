@@ -6,6 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+LONGEST = ("test_tutorials", "test_study", "test_site", "test_browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "The longest files come first, so that no process is left with one of them in the end."
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 REAL = "PROMPT_TRANSFERABILITY_DATA"
 
 

@@ -32,7 +32,7 @@ from prompt_transferability.study import (
     StudyError,
     cell_label,
 )
-from prompt_transferability.tasks import ALL_TASKS, load_task, unify_label_words
+from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -188,20 +188,22 @@ def local(local_data, one_thread, tmp_path_factory):
     return study, study.run(tmp_path_factory.mktemp("local"), data=local_data, workers=1, progress=False)
 
 
-def test_two_processes_find_the_same_and_keep_what_is_done_when_one_fails(local, local_data, tmp_path):
-    study, alone = local
+def test_bad_data_is_known_before_anything_is_computed(local, local_data, tmp_path):
+    study, _ = local
     dev = local_data / "tasks" / "sst2" / "dev.jsonl"
     good = dev.read_text()
     try:
         dev.write_text(good.replace('"positive"', '"postive"'))
-        with pytest.raises(CellsFailedError, match="DataError: .*dev.jsonl, line .*did you mean 'positive'"):
+        with pytest.raises(DataError, match="dev.jsonl, line .*did you mean 'positive'"):
             study.run(tmp_path, data=local_data, workers=2, progress=False)
     finally:
         dev.write_text(good)
-    tune = [cell for cell in study.cells() if cell.kind in ("data", "tune")]
-    assert "sst2" not in [cell.asked["task"] for cell in tune if Store(tmp_path).place(cell).exists()]
-    assert all(name.endswith(".failed.json") for name in halves(tmp_path))
-    study.run(tmp_path, data=local_data, workers=2, progress=False, retry_failed=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_find_the_same(local, local_data, tmp_path):
+    study, alone = local
+    study.run(tmp_path, data=local_data, workers=2, progress=False)
     assert halves(tmp_path) == [] and study.status(tmp_path)["missing"].sum() == 0
     for (label, ours), theirs in zip(answers(study, tmp_path).items(), answers(study, alone).values(), strict=True):
         if label.startswith("data"):
