@@ -53,7 +53,7 @@ from .training import SCHEDULES
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'METHODS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'INITS', 'ANSWERS', 'ENGINES',
+__all__ = ['TPT_SOURCES', 'METHODS', 'INITS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'ENGINES',
            'StudyError', 'CrossModel', 'Study', 'cell_label', 'Sources', 'stored_prompt', 'carried_file', 'answer',
            'CellsFailedError']
 
@@ -182,6 +182,10 @@ def _declared(kind: type, settings: Mapping[str, Any]):
     return kind(**settings)
 
 # %% ../nbs/library/study.ipynb #73423e99
+INITS = {"random": None, "vocabulary": vocabulary_prompt}
+"What a prompt begins with, by name; None: what `tune_prompt` begins with."
+
+
 @dataclass(frozen=True)
 class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
@@ -672,10 +676,6 @@ def _tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict
     begin = INITS[cell.asked.get("init", Study.init)]
     init = None if begin is None else begin(backbone, length, seed)
     return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
-
-
-INITS = {"random": None, "vocabulary": vocabulary_prompt}
-"What a prompt begins with, by name; None: what `tune_prompt` begins with."
 
 
 def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
