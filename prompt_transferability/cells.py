@@ -503,11 +503,12 @@ def _work(pipe: Connection, folder: Path, answer: Answer, start: Callable[[], ob
     store = Store(folder)
     with suppress(EOFError, BrokenPipeError):  # the run has ended
         while (cell := pipe.recv()) is not None:
+            outcome = None
             try:
                 compute(cell, store, answer)
-                pipe.send(None)
             except Exception as error:  # as in `_run_here`
-                pipe.send(store.note_failure(cell, error))
+                outcome = store.note_failure(cell, error)
+            pipe.send(outcome)
 
 
 def _end_with(parent: int) -> None:
