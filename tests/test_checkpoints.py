@@ -303,6 +303,17 @@ def test_a_tokenizer_that_is_none_is_refused(model, text):
     refused(model, "tokenizer")
 
 
+def is_refused_or_the_same(model, file, changes):
+    whole = logits(Backbone.from_pretrained(model, device="cpu"))
+    change(model / file, **changes)
+    try:
+        found = logits(Backbone.from_pretrained(model, device="cpu"))
+    except BackboneError:
+        refused(model, "tokenizer")
+    else:
+        assert torch.equal(found, whole)
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -326,14 +337,7 @@ def test_a_tokenizer_that_is_none_is_refused(model, text):
 )
 def test_a_tokenizer_with_a_broken_part_is_refused_or_made_anew(model, part):
     "Some parts `transformers` makes by itself, by the model's type: then they are as they were."
-    whole = logits(Backbone.from_pretrained(model, device="cpu"))
-    change(model / "tokenizer.json", **part)
-    try:
-        found = logits(Backbone.from_pretrained(model, device="cpu"))
-    except BackboneError:
-        refused(model, "tokenizer")
-    else:
-        assert torch.equal(found, whole)
+    is_refused_or_the_same(model, "tokenizer.json", part)
 
 
 @pytest.mark.parametrize(
@@ -349,14 +353,7 @@ def test_a_tokenizer_with_a_broken_part_is_refused_or_made_anew(model, part):
     ],
 )
 def test_a_tokenizer_config_of_the_wrong_kind_is_refused_or_means_nothing(model, settings):
-    whole = logits(Backbone.from_pretrained(model, device="cpu"))
-    change(model / "tokenizer_config.json", **settings)
-    try:
-        found = logits(Backbone.from_pretrained(model, device="cpu"))
-    except BackboneError:
-        refused(model, "tokenizer")
-    else:
-        assert torch.equal(found, whole)
+    is_refused_or_the_same(model, "tokenizer_config.json", settings)
 
 
 @pytest.mark.parametrize(
