@@ -31,7 +31,7 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from torch import Tensor
 
-from .files import read_json, read_tensors, save_tensors
+from .files import read_json, read_tensors, save_tensors, written_whole
 
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'Store', 'hash_of',
@@ -105,6 +105,11 @@ class Store:
 
     def __contains__(self, cell: Cell) -> bool:
         return self.place(cell).is_dir() or cell.key in self.packed
+
+    def keys(self) -> set[str]:
+        "The keys of all answers, whoever asked."
+        loose = {path.name for path in self.folder.glob("cells/*/[!.]*") if path.is_dir()}
+        return loose | self.packed.keys()
 
     def read(
         self,
@@ -223,6 +228,19 @@ def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]
     finally:
         for path in (*unfinished, folder / f".{MANIFEST}.part"):
             path.unlink(missing_ok=True)
+
+
+@patch
+def declare(self: Store, text: str) -> None:
+    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
+    with written_whole(self.folder / "study.yaml") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    if (self.folder / MANIFEST).is_file():
+        lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.endswith("  study.yaml")]
+        with written_whole(self.folder / MANIFEST) as unfinished:
+            lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
+            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 @patch
@@ -422,6 +440,7 @@ def run_cells(
     *,
     workers: int = 1,  # processes; 1: this one
     start: Callable[[], object] | None = None,  # what each worker does first
+    first: Callable[[], object] = lambda: None,  # is called when the folder is owned, before anything is computed
     shard: tuple[int, int] = (1, 1),  # compute only this part of the cells: the second of four is (2, 4)
     retry_failed: bool = False,  # try again what failed in an earlier run
     fail_fast: bool = False,  # stop at the first failure
@@ -433,6 +452,7 @@ def run_cells(
     """
     report = Report()
     with store.owned(shard), _without_leftovers(store), _ends_on_sigterm():
+        first()
         missing = [cell for cell in cells if cell not in store]
         own = [cell for cell in missing if shard_of(cell, shard[1]) == shard[0]]
         schedule = Schedule(own, store.__contains__)

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from inspect import signature
@@ -24,6 +25,7 @@ from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .cells import pack
+from .experiments import Sources, cell_label
 from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
@@ -49,7 +51,7 @@ from prompt_transferability.similarity import (
     pair_means,
     similarity_matrix,
 )
-from .study import PRESETS, CellsFailedError, Sources, Study, cell_label
+from .study import PRESETS, CellsFailedError, Study
 from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
@@ -169,6 +171,7 @@ def _evaluate(options: argparse.Namespace) -> dict:
         "task": options.task,
         "split": options.split,
         **_computing(backbone),
+        "trained_for_this_model": prompt.belongs_to(backbone),
     } | result.as_dict()
 
 
@@ -382,7 +385,7 @@ def _study_run(options: argparse.Namespace) -> dict:
 
 def _study_pack(options: argparse.Namespace) -> dict:
     into = options.into or options.out
-    answered = pack(options.out, into, Study.from_file(Path(options.out) / "study.yaml").cells())
+    answered = pack(options.out, into, Results(options.out).planned)
     return {"out": str(into), "cells": answered}
 
 
@@ -806,6 +809,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 wher
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
+    warnings.showwarning = lambda message, *_: print(f"prompt-transfer: {printable(str(message))}", file=sys.stderr)
     try:
         answer = options.answer(options)
     except CellsFailedError as error:

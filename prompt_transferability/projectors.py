@@ -84,21 +84,31 @@ def project(
     """
     self._check_fit(prompt, backbone)
     device = next((tensor.device for tensor in self.state_dict().values()), None)
-    known = ("backbone_revision", "seed", "steps", "accuracy")
+    known = ("backbone_revision", "backbone_fingerprint", "seed", "steps", "accuracy")
     origin = {"backbone": prompt.backbone} | {name: prompt.metadata[name] for name in known if name in prompt.metadata}
     fitted = {name: self.metadata[name] for name in ("objective", "tasks", "seed") if name in self.metadata}
     fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
-    metadata = {"backbone_revision": backbone.revision, "projected_from": origin, "projection": fitted}
+    metadata = {f"backbone_{mark}": value for mark, value in _marks(backbone).items()}
+    metadata |= {"projected_from": origin, "projection": fitted}
     metadata |= {name: prompt.metadata[name] for name in ("label_words",) if name in prompt.metadata}
     return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
+
+
+_MARKS = ("revision", "fingerprint")
+"What tells two models of one name apart, where it is known."
+
+
+def _marks(one: SoftPrompt | Backbone) -> dict[str, str | None]:
+    "Those of the model that a prompt is of, or of this model."
+    if isinstance(one, SoftPrompt):
+        return {mark: one.metadata.get(f"backbone_{mark}") for mark in _MARKS}
+    return {mark: getattr(one, mark) for mark in _MARKS}
 
 
 @patch
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
     "Raise `ProjectorError` where prompt or model are not what this carries from and to."
     models = {name: self.metadata.get(f"{name}_backbone") for name in ("source", "target")}
-    revisions = {name: self.metadata.get(f"{name}_revision") for name in ("source", "target")}
-    given = {"source": prompt.metadata.get("backbone_revision"), "target": backbone.revision}
     layout = self.metadata.get("layout", prompt.layout)  # not that of ways that know words only, which stand in none
     whose = f"the prompt of task {prompt.task!r} on {prompt.backbone!r}"
     if models["source"] not in (None, prompt.backbone):
@@ -115,12 +125,14 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
         raise ProjectorError(
             f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector gives {self.target_size}"
         )
-    for name, revision in revisions.items():
-        if None not in (revision, given[name]) and revision != given[name]:
-            raise ProjectorError(
-                f"the projector was fitted for revision {revision!r} of {models[name]!r}, the {name} model; got "
-                f"revision {given[name]!r}"
-            )
+    for whose_model, given in {"source": prompt, "target": backbone}.items():
+        for mark, found in _marks(given).items():
+            noted = self.metadata.get(f"{whose_model}_{mark}")
+            if None not in (noted, found) and noted != found:
+                raise ProjectorError(
+                    f"the projector was fitted for {mark} {noted!r} of {models[whose_model]!r}, the {whose_model} "
+                    f"model; got {mark} {found!r}"
+                )
     if layout != prompt.layout:
         raise ProjectorError(f"{whose} stands in layout {prompt.layout!r}; the projector learned from {layout!r}")
     if backbone.layout != prompt.layout:
@@ -221,16 +233,17 @@ class _Mapping:
 
 # %% ../nbs/library/projectors.ipynb #37e5e10c
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
-    """One of several prompts, which says its model's revision where any does.
+    """One of several prompts, that which says most of its model.
 
     Raises `ProjectorError` where there is none, or where they are not of one kind.
     """
     if not prompts:
         raise ProjectorError(f"there is no prompt of the {whose} model to learn from; give at least one")
-    known = [prompt for prompt in prompts if _model(prompt)[1] is not None] or prompts
     traits = ("backbone", "hidden_size", "length", "layout")
     kinds = {name: [(prompt.task, getattr(prompt, name)) for prompt in prompts] for name in traits}
-    kinds["revision"] = [(prompt.task, _model(prompt)[1]) for prompt in known]
+    for mark in _MARKS:
+        said = [(prompt.task, value) for prompt in prompts if (value := _marks(prompt)[mark]) is not None]
+        kinds |= {mark: said} if said else {}
     for name, ((task, value), *others) in kinds.items():
         for other, another in others:
             if another != value:
@@ -238,26 +251,19 @@ def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
                     f"the prompts of the {whose} model must be alike: {name.replace('_', ' ')} is {value!r} for task "
                     f"{task!r} and {another!r} for task {other!r}"
                 )
-    return known[0]
-
-
-def _model(one: SoftPrompt | Backbone) -> tuple[str, str | None]:
-    "The name and the revision of the model that a prompt is of, or of this model; None: not known."
-    if isinstance(one, SoftPrompt):
-        return one.backbone, one.metadata.get("backbone_revision")
-    return one.name, one.revision
+    return max(prompts, key=lambda prompt: sum(value is not None for value in _marks(prompt).values()))
 
 
 def _between(source: SoftPrompt | Backbone, target: SoftPrompt | Backbone) -> dict[str, str | None]:
     "The two models, for a projector's file; raises `ProjectorError` where they are one."
-    (name, revision), (other, another) = _model(source), _model(target)
-    if name == other and (revision == another or None in (revision, another)):
-        raise ProjectorError(f"prompts are carried between two models; got {name!r} twice")
-    return {
-        "source_backbone": name,
-        "source_revision": revision,
-        "target_backbone": other,
-        "target_revision": another,
+    models = {"source": source, "target": target}
+    names = {whose: one.backbone if isinstance(one, SoftPrompt) else one.name for whose, one in models.items()}
+    marks = {whose: _marks(one) for whose, one in models.items()}
+    pairs = [(marks["source"][mark], marks["target"][mark]) for mark in _MARKS]
+    if names["source"] == names["target"] and all(one == other or None in (one, other) for one, other in pairs):
+        raise ProjectorError(f"prompts are carried between two models; got {names['source']!r} twice")
+    return {f"{whose}_backbone": name for whose, name in names.items()} | {
+        f"{whose}_{mark}": value for whose, known in marks.items() for mark, value in known.items()
     }
 
 
@@ -714,7 +720,8 @@ def load(cls: Projection, path: str | Path) -> Projection:
     return projection.requires_grad_(False)
 
 
-_NAMES = ("objective", "layout", "source_backbone", "target_backbone", "source_revision", "target_revision", "package")
+_NAMES = ("objective", "layout", "package")
+_NAMES += tuple(f"{whose}_{what}" for whose in ("source", "target") for what in ("backbone", *_MARKS))
 
 
 def _checked_metadata(metadata: Any) -> dict[str, Any]:

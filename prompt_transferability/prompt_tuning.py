@@ -148,6 +148,7 @@ def run_identity(backbone: Backbone, streams: Sequence[TextStream], **settings) 
         "backbone": backbone.name,
         "layout": backbone.layout,
         "revision": backbone.revision,
+        "fingerprint": backbone.fingerprint,
         "dtype": str(backbone.dtype),
         "tasks": [stream.job.data.task.name for stream in streams],
         "label words": [list(stream.job.data.task.label_words) for stream in streams],
@@ -172,6 +173,7 @@ def _tuned(loop: Loop, job: int) -> TuningRun:
     task, start = stream.job.data.task, stream.job.init
     about: dict[str, Any] = {
         "backbone_revision": backbone.revision,
+        "backbone_fingerprint": backbone.fingerprint,
         "label_words": list(task.label_words),
         "seed": stream.job.seed,
     }

@@ -113,6 +113,14 @@ class SoftPrompt:
             )
         return self.values
 
+    def belongs_to(self, backbone: Backbone) -> bool | None:
+        "Whether this is the very model that it was trained for; None: not known, or it was never trained."
+        noted = self.metadata.get("backbone_fingerprint")
+        if noted is not None:
+            return noted == backbone.fingerprint
+        alike = self.backbone.rpartition("/")[2] == backbone.name.rpartition("/")[2]
+        return None if alike or self.task in UNTRAINED else False
+
     def __repr__(self) -> str:
         return (
             f"SoftPrompt({self.task!r} on {self.backbone!r}, {self.length} × {self.hidden_size}, "
@@ -264,6 +272,7 @@ def to_peft(self: SoftPrompt, folder: str | Path) -> Path:
         base_model_name_or_path=self.backbone,
     )
     header = {"format": "pt", "backbone": self.backbone, "task": self.task, "layout": self.layout}
+    header |= {name: self.metadata[name] for name in ("backbone_fingerprint",) if name in self.metadata}
     with (
         written_whole(folder / "adapter_config.json") as config_file,
         written_whole(folder / "adapter_model.safetensors") as weights_file,
@@ -301,7 +310,8 @@ def from_peft(
     values = tensors["prompt_embeddings"]
     _check_adapter(folder.name, config, values)
     backbone = noted.get("backbone") or config.get("base_model_name_or_path") or ""
-    return cls(values, backbone, task or noted.get("task", ""), noted.get("layout", "paper"))
+    known = {name: noted[name] for name in ("backbone_fingerprint",) if name in noted}
+    return cls(values, backbone, task or noted.get("task", ""), noted.get("layout", "paper"), known)
 
 
 def _check_adapter(name: str, config: dict, values: Tensor) -> None:
@@ -359,7 +369,7 @@ def vocabulary_prompt(
         backbone.name,
         "vocabulary",
         backbone.layout,
-        {"seed": int(seed), "init": "vocabulary"},
+        {"seed": int(seed), "init": "vocabulary", "backbone_fingerprint": backbone.fingerprint},
     )
 
 
@@ -375,7 +385,8 @@ def label_word_prompt(
     vocabulary, or a negative seed, and `BackboneError` for a label word that is not one token.
     """
     values = _sampled_tokens(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
-    return SoftPrompt(values, backbone.name, "label words", backbone.layout, {"seed": int(seed), "init": "label words"})
+    about = {"seed": int(seed), "init": "label words", "backbone_fingerprint": backbone.fingerprint}
+    return SoftPrompt(values, backbone.name, "label words", backbone.layout, about)
 
 
 def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:

@@ -18,19 +18,12 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 
 from .cells import Cell, Store
+from .experiments import KINDS, METHODS, TPT_SOURCES, carried_file, cell_label, stored_prompt
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS
-from prompt_transferability.study import (
-    METHODS,
-    TPT_SOURCES,
-    Study,
-    StudyError,
-    carried_file,
-    cell_label,
-    stored_prompt,
-)
+from .study import Study, StudyError, noted_fingerprints
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means
@@ -49,11 +42,12 @@ class Results:
     def __init__(self, out: str | Path):  # the study's folder; `FileNotFoundError` where it holds no study
         self.out, self.store = Path(out), Store(out)
         self.study = Study.from_file(self.out / "study.yaml")
+        self.planned = self.study.cells(noted_fingerprints(self.out))  # every cell of the study, answered or not
 
     @cached_property
     def answered(self) -> list[tuple[Cell, dict[str, Any]]]:
         "The cells that are there, with their results, in the order of the study."
-        return [(cell, self.store.read(cell)) for cell in self.study.cells() if cell in self.store]
+        return [(cell, self.store.read(cell)) for cell in self.planned if cell in self.store]
 
     def check_backbone(self, name: str | None) -> str:
         "The backbone of that name, or the study's first; raises `UnknownNameError`."
@@ -64,25 +58,31 @@ class Results:
     def cells(self, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
         "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
         backbone = self.check_backbone(backbone)
-        found = [(c, result) for c, result in self.answered if (c.kind, c.asked.get("backbone")) == (kind, backbone)]
+        alike = [(c, result) for c, result in self.answered if c.kind == kind]
+        found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
         if not found:
             raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
         return found
 
 # %% ../nbs/library/results.ipynb #7f841dfb
 @patch
+def table(
+    self: Results,
+    kind: str,  # of cells, one of `KINDS`
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # a row an evaluation, a step of a curve, or whatever a kind counts, with the key of its cell
+    "All that the answered cells of a kind say. Raises `StudyError` where there is none yet."
+    cells = self.cells(kind, backbone)
+    return pd.DataFrame({"cell": cell.key} | row for cell, found in cells for row in KINDS[kind].rows(cell, found))
+
+
+@patch
 def evaluations(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns source, seed, target, split, accuracy, low, high, n, f1
     "Every evaluation of a prompt on a task, one row each."
-    return pd.DataFrame(
-        {"source": cell.asked["source"], "seed": cell.asked["seed"], "target": target, "split": cell.asked["split"]}
-        | {name: value for name, value in found.items() if name != "predictions"}
-        for cell, result in self.cells("transfer", backbone)
-        for target, found in result["targets"].items()
-        if found is not None
-    )
+    return self.table("transfer", backbone).drop(columns=["cell", "backbone"])
 
 
 @patch
@@ -155,7 +155,7 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     "The provenance of all cells together: what was different from cell to cell is listed."
     came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
     libraries = pd.DataFrame(came_from.libraries.tolist())
-    facts = {"cells": f"{len(self.answered)} of {len(self.study.cells())}"}
+    facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
     came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
     facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
     facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
@@ -185,17 +185,8 @@ def carried(
 
     Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
     """
-    rows = [
-        {
-            "way": _way(cell),
-            "method": cell.asked["method"],
-            "fitted_on": ", ".join(cell.asked["fitted_on"]),
-            "fit_seed": cell.asked["seed"],
-        }
-        | row
-        for cell, result in self._projected(source, target)
-        for row in result["rows"]
-    ]
+    cells, rows_of = self._projected(source, target), KINDS["projected"].rows
+    rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
     return pd.DataFrame(rows, columns=[*CARRIED])
 
 
@@ -387,7 +378,7 @@ def tpt_asked(
     known, backbone = (*self.study.tpt, *self.study.tpt_mixes), self.check_backbone(backbone)
     if choice not in known:
         raise UnknownNameError("start of this study", choice, known)
-    runs = [cell for cell in self.study.cells() if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
+    runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
     return [cell for cell in runs if self._started(cell, choice)]
 
 
@@ -529,10 +520,7 @@ def trainings(
 @patch
 def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
     "The rows of each split, and those that two splits share."
-    counts = {
-        cell.asked["task"]: result["rows"] | result["overlaps"] for cell, result in self.answered if cell.kind == "data"
-    }
-    return pd.DataFrame.from_dict(counts, orient="index").astype("Int64").rename_axis("task")
+    return self.table("data").drop(columns="cell").set_index("task").astype("Int64")
 
 # %% ../nbs/library/results.ipynb #f632f1d1
 @patch

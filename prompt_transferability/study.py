@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +20,34 @@ import yaml
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .backbones import DTYPES, LAYOUTS, Backbone
+from .backbones import DTYPES, LAYOUTS
 from .cells import Cell, Report, Store, run_cells
+from prompt_transferability.experiments import (
+    FROM_TASKS,
+    INITS,
+    METHODS,
+    PAPERS_METRICS,
+    TPT_SOURCES,
+    UNKNOWN,
+    Fingerprints,
+    Plan,
+    Sources,
+    answer,
+    backbone_of,
+    cell_label,
+    forget,
+    rows_of,
+    tuned_further,
+)
 from .files import parse_yaml, read_text
-from .fine_tuning import FineTuningRun, fine_tune
-from .microworld import MICRO_MODELS
-from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
-from .prompt_tuning import TuningRun, tune_prompt
-from .prompts import SoftPrompt, random_prompt, vocabulary_prompt, written_whole
-from .provenance import surroundings
 from .similarity import METRICS
-from prompt_transferability.tasks import (
-    ALL_TASKS,
-    MICRO_NAMES,
-    PAPER_TASKS,
-    SPLITS,
-    TaskData,
-    UnknownNameError,
-    load_task,
-    unify_label_words,
-)
-from .tpt_model import tune_from_carried
-from prompt_transferability.tpt_task import (
-    MIXES,
-    SourceScores,
-    choice_cost,
-    source_similarities,
-    train_probe,
-    tune_from_tasks,
-)
+from .tasks import ALL_TASKS, MICRO_NAMES, PAPER_TASKS, UnknownNameError, unify_label_words
+from .tpt_task import MIXES
 from .training import SCHEDULES
-from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['TPT_SOURCES', 'METHODS', 'INITS', 'PRESETS', 'CODE_VERSIONS', 'MIXED', 'HUB_NAMES', 'ANSWERS', 'ENGINES',
-           'StudyError', 'CrossModel', 'Study', 'cell_label', 'Sources', 'stored_prompt', 'carried_file', 'answer',
-           'CellsFailedError']
+__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'Study', 'noted_fingerprints', 'CellsFailedError',
+           'take_fingerprints']
 
 # %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
@@ -72,30 +64,10 @@ def _positive(name: str, value: Any) -> float:
         raise StudyError(f"{name} must be a number above 0; got {value!r}")
     return number
 
-# %% ../nbs/library/study.ipynb #b7a10c06
-TPT_SOURCES: dict[str, Callable[[str, Sequence[str]], list[list[str]]]] = {
-    "best": lambda target, others: [[*others]],
-    "same type": lambda target, others: [[name for name in others if _type(name) == _type(target)]],
-    "other types": lambda target, others: [[name for name in others if _type(name) != _type(target)]],
-    "every": lambda target, others: [[name] for name in others],
-}
-"Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, or each one alone."
-
-
-def _type(task: str) -> str:
-    return ALL_TASKS[task].task_type
-
 # %% ../nbs/library/study.ipynb #a2aac62e
-_MAPPING = ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every")
-_TUNING = ("hidden_size", "steps", "learning_rate", "eval_every")
-METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
-    "token mapping": _MAPPING,
-    "prompt mapping": _MAPPING,
-    "task tuning": _TUNING,
-    "task tuning without LayerNorm": _TUNING,
-}
-"How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
-_FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
+PAPERS_METHODS = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
+PAPERS_METHODS += ("task tuning", "task tuning without LayerNorm")
+"How a study carries prompts where it does not say: whatever is added to `METHODS`, it enters no study by itself."
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ class CrossModel:
 
     directions: tuple[tuple[str, str], ...]  # from one backbone of the study to another
     fitted_on: tuple[tuple[str, ...], ...]  # groups of tasks: a projector learns from one of them
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = PAPERS_METHODS  # of `METHODS`
     hidden_size: int = 768  # of the projectors
     steps: int = 3000  # of task tuning
     learning_rate: float = 5e-3
@@ -144,13 +116,13 @@ class CrossModel:
             )
         if not found["methods"]:
             raise StudyError(f"cross_model.methods of study {study!r} must name a way; there are {', '.join(METHODS)}")
-        learned = [method for method in found["methods"] if method in _FROM_TASKS]
+        learned = [method for method in found["methods"] if method in FROM_TASKS]
         if learned and not found["fitted_on"]:
             raise StudyError(
                 f"cross_model.fitted_on of study {study!r} has no tasks that {', '.join(learned)} could learn from; "
                 "name some, or leave those methods out"
             )
-        if found["tpt_seeds"] and not any(map(_tuned_further, found["methods"])):
+        if found["tpt_seeds"] and not any(map(tuned_further, found["methods"])):
             raise StudyError(
                 f"cross_model.tpt_seeds of study {study!r} asks for prompts that task tuning carried over, and "
                 f"its methods are {', '.join(found['methods'])}"
@@ -166,10 +138,6 @@ class CrossModel:
         return replace(self, **found)
 
 
-def _tuned_further(method: str) -> bool:
-    return method.startswith("task tuning")
-
-
 def _declared(kind: type, settings: Mapping[str, Any]):
     "A declaration's part, as it was read; raises `UnknownNameError` for a setting that there is not."
     known = [f.name for f in fields(kind)]
@@ -182,10 +150,6 @@ def _declared(kind: type, settings: Mapping[str, Any]):
     return kind(**settings)
 
 # %% ../nbs/library/study.ipynb #73423e99
-INITS = {"random": None, "vocabulary": vocabulary_prompt}
-"What a prompt begins with, by name; None: what `tune_prompt` begins with."
-
-
 @dataclass(frozen=True)
 class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
@@ -218,11 +182,13 @@ class Study:
     tpt_mixes: tuple[str, ...] = ()  # how it starts from several at once, of `MIXES`
     tpt_steps: int | None = None  # steps of such a run; None: as many as `steps`
     probe_steps: int | None = None  # of the target's prompts that sources are compared with; None: no such prompts
+    metrics: tuple[str, ...] = PAPERS_METRICS  # by which they are compared, of `METRICS`
 
     def __post_init__(self):
         if not (isinstance(self.name, str) and self.name):
             raise StudyError(f"the name of a study must be a word; got {self.name!r}")
         lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str, "tpt_mixes": str}
+        lists |= {"metrics": str}
         for name, kind in lists.items():
             values = getattr(self, name)
             listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
@@ -273,7 +239,7 @@ class Study:
         for task in self.tasks:
             if task not in ALL_TASKS:
                 raise UnknownNameError("task", task, ALL_TASKS)
-        for name, known in {"tpt": TPT_SOURCES, "tpt_mixes": MIXES}.items():
+        for name, known in {"tpt": TPT_SOURCES, "tpt_mixes": MIXES, "metrics": METRICS}.items():
             for choice in getattr(self, name):
                 if choice not in known:
                     raise UnknownNameError(f"choice in {name}", choice, known)
@@ -295,27 +261,59 @@ def from_preset(cls: Study, name: str) -> Study:
 
 @patch(cls_method=True)
 def from_file(cls: Study, path: str | Path) -> Study:
-    "A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for what is no study."
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no study file {str(path)!r}")
-    declared = parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
-    known = [f.name for f in fields(cls)]
+    """A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for what is no study.
+
+    What a run noted beside the declaration is read by `noted_fingerprints`.
+    """
+    declared, path, known = _read_yaml(path), Path(path), [f.name for f in fields(cls)]
     if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
         raise StudyError(
             f"{path.name!r} declares no study; it needs a name and backbones, and may have {', '.join(known)}"
         )
+    declared.pop("fingerprints", None)
     for key in declared:
         if key not in known:
             raise UnknownNameError("study setting", key, known)
     return cls(**declared)
 
 
+def _read_yaml(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no study file {str(path)!r}")
+    return parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
+
+
 @patch
-def to_yaml(self: Study) -> str:
-    "The declaration, as `from_file` reads it."
+def to_yaml(self: Study, fingerprints: Fingerprints = UNKNOWN) -> str:
+    "The declaration, as `from_file` reads it, and what stands behind its names, where that is known."
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(
+        plain | ({"fingerprints": asdict(fingerprints)} if fingerprints.rows else {}), sort_keys=False
+    )
+
+
+def noted_fingerprints(
+    out: str | Path,  # the study's folder
+) -> Fingerprints:
+    "What a run found behind the names of its study; of a folder of an earlier version nothing is known."
+    declared = _read_yaml(Path(out) / "study.yaml")
+    noted = declared.get("fingerprints", {}) if isinstance(declared, dict) else {}
+    known = {"models": str, "rows": dict}
+    whole = isinstance(noted, dict) and (not noted or noted.keys() == known.keys())
+    if not whole or any(not _maps(noted[name], kind) for name, kind in known.items() if noted):
+        raise StudyError(
+            f"the fingerprints in study.yaml of {Path(out).name!r} are not as a run notes them; get it again"
+        )
+    return Fingerprints(**noted)
+
+
+def _maps(table: Any, kind: type) -> bool:
+    "Whether it maps names to texts, or to such tables."
+    return isinstance(table, dict) and all(
+        isinstance(name, str) and isinstance(value, kind) and (kind is str or _maps(value, str))
+        for name, value in table.items()
+    )
 
 # %% ../nbs/library/study.ipynb #af668384
 _MICRO: dict[str, Any] = dict(
@@ -373,7 +371,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
     "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta", tpt_seeds=(0, 1, 2), **_MICRO_CROSSING),
     "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", tpt_seeds=(0,), **_MICRO_CROSSING),
-    "small": _SMALL | dict(tpt=("best",), tpt_steps=400),
+    "small": _SMALL | dict(seeds=(0, 1, 2), tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
     "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
     "paper": dict(
@@ -390,494 +388,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 "The settings of the studies that ship with the package."
 
-# %% ../nbs/library/study.ipynb #7a234180
-CODE_VERSIONS = {
-    "data": 1,
-    "tune": 1,
-    "fine_tune": 1,
-    "transfer": 1,
-    "probe": 1,
-    "tpt": 1,
-    "projected": 1,
-    "tpt_model": 1,
-}
-"Raised when a kind of cell would answer the same question differently; part of the cell's key."
-
-
-def _cell(kind: str, asked: Mapping[str, Any], needs: tuple[Cell, ...] = ()) -> Cell:
-    return Cell(kind, asked, needs, CODE_VERSIONS[kind])
-
-
-def cell_label(cell: Cell) -> str:
-    "A short description of a cell for people."
-    asked = cell.asked
-    if cell.kind == "data":
-        return f"data {asked['task']}"
-    if cell.kind == "projected":
-        learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
-        return f"{asked['method']}{learned}/{asked['seed']}, {asked['source_backbone']} → {asked['backbone']}"
-    if cell.kind == "tpt_model":
-        return f"{cell.kind} {asked['task']} after {cell_label(cell.needs[0])}"
-    about, detail = asked["task"] if "task" in asked else asked["source"], ""
-    if cell.kind == "transfer":
-        detail = f" → {len(asked['targets'])} × {asked['split']}"
-    if cell.kind == "fine_tune":
-        detail = f" at {asked['learning_rate']:g}"
-    if cell.kind == "tpt":
-        (first, *others) = asked["sources"]
-        detail = f" from the best of {len(asked['sources'])}" if others else f" from {first}"
-        detail += f", {asked['mix']}" if "mix" in asked else ""
-    return f"{cell.kind} {about}/{asked['seed']}{detail} on {asked['backbone']}"
-
 # %% ../nbs/library/study.ipynb #37d32f1a
 @patch
-def cells(self: Study) -> list[Cell]:
+def cells(
+    self: Study,
+    fingerprints: Fingerprints = UNKNOWN,  # of what stands behind its names, where that is known
+) -> list[Cell]:
     "All cells of the study, each after those that it needs."
-    datas = [_cell("data", _asked(self, _ROWS) | {"task": task}) for task in self.tasks]
-    trained_with = _asked(self, _FRAME + _TRAINING) | _unusual(self, (*_READING, *_LEARNING))
-    tuned = [
-        _cell("tune", trained_with | {"backbone": backbone, "task": task, "seed": seed})
-        for backbone in self.backbones
-        for seed in self.seeds
-        for task in self.tasks
-    ]
-    trained = [cell for prompt in tuned for cell in (prompt, *_models_beside(self, prompt))]
-    rows = [row for cell in tuned for row in _rows_of(self, cell)]
-    rows += [
-        _transfer(self, backbone, "random", seed, self.tasks, split)
-        for backbone in self.backbones
-        for seed in self.random_seeds
-        for split in ("dev", "test")
-    ]
-    return datas + trained + rows + _tpt_cells(self, tuned, rows) + _cross_model_cells(self, tuned)
-
-
-_FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
-_TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
-
-
-def _asked(study: Study, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(study, name) for name in names}
-
-
-_READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
-
-
-def _unusual(study: Study, names: Sequence[str] = _READING) -> dict[str, Any]:
-    # Left out where they are the default, so that a study without them keeps the keys that it always had.
-    optional = [f for f in fields(Study) if f.name in names]
-    return {f.name: value for f in optional if (value := getattr(study, f.name)) != f.default}
-
-
-def _rows_of(study: Study, tuned: Cell) -> list[Cell]:
-    "A trained prompt on the dev splits of all tasks, or of its own alone, and on the test split of its own."
-    backbone, task, seed = (tuned.asked[name] for name in ("backbone", "task", "seed"))
-    everywhere = study.cross_task or _beside_projectors(study, backbone, task)
-    return [
-        _transfer(study, backbone, task, seed, study.tasks if everywhere else [task], "dev", tuned),
-        _transfer(study, backbone, task, seed, [task], "test", tuned),
-    ]
-
-
-def _beside_projectors(study: Study, backbone: str, task: str) -> bool:
-    "Whether a projector to this model learns from the task: what its own prompt is worth elsewhere has to be beaten."
-    crossing = study.cross_model
-    return (
-        crossing is not None
-        and any(backbone == target for _, target in crossing.directions)
-        and any(task in group for group in crossing.fitted_on)
-    )
-
-
-def _transfer(
-    study: Study, backbone: str, source: str, seed: int, targets: Sequence[str], split: str, tuned: Cell | None = None
-) -> Cell:
-    "A row of the transfer matrix: the prompt of `tuned`, or a random one."
-    asked = {"backbone": backbone, "source": source, "seed": seed, "targets": list(targets), "split": split}
-    asked |= _asked(study, (*_FRAME, "length", "max_eval")) | _unusual(study) | {"prompt": tuned.key if tuned else None}
-    return _cell("transfer", asked, (tuned,) if tuned else ())
-
-# %% ../nbs/library/study.ipynb #b7a10c02
-def _tpt_cells(study: Study, tuned: Sequence[Cell], rows: Sequence[Cell]) -> list[Cell]:
-    "Every run that starts from other tasks' prompts, and the probes that these are compared with; each once."
-    row_of = {cell.asked["prompt"]: cell for cell in rows if cell.asked["split"] == "dev"}
-    begun_from = {"steps": study.tpt_steps or study.steps}
-    others = {cell.key: _others(cell, tuned) for cell in tuned}
-    probes, found = {}, []
-    if study.probe_steps:
-        short = {"steps": study.probe_steps, "eval_every": study.probe_steps, "patience": None}
-        probes = {cell.key: _about("probe", cell, [*others[cell.key].values()], **short) for cell in tuned}
-    for choice in study.tpt:
-        for cell in tuned:
-            for names in TPT_SOURCES[choice](cell.asked["task"], [*others[cell.key]]):
-                prompts = [others[cell.key][name] for name in names]
-                measured = [row_of[prompt.key] for prompt in prompts] if len(prompts) > 1 else []
-                found += [_about("tpt", cell, prompts, measured, **begun_from)] if prompts else []
-    for mix in study.tpt_mixes:
-        for cell in tuned:
-            prompts = [*others[cell.key].values()]
-            scores = [probes[cell.key]] if mix == "weighted" else [row_of[prompt.key] for prompt in prompts]
-            found += [_about("tpt", cell, prompts, scores, mix=mix, k=MIXED, **begun_from)] if len(prompts) > 1 else []
-    return [*probes.values(), *{cell.key: cell for cell in found}.values()]
-
-
-MIXED = 3
-"How many sources a study mixes."
-
-
-def _others(cell: Cell, tuned: Sequence[Cell]) -> dict[str, Cell]:
-    "The prompts of other tasks, of the same model and seed."
-    alike = [other for other in tuned if all(other.asked[name] == cell.asked[name] for name in ("backbone", "seed"))]
-    return {other.asked["task"]: other for other in alike if other is not cell}
-
-
-def _about(kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell] = (), **asked: Any) -> Cell:
-    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
-    sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
-    return _cell(kind, dict(tuned.asked) | asked | {"sources": sources}, (*prompts, *scores))
-
-# %% ../nbs/library/study.ipynb #9f1d4c25
-def _models_beside(study: Study, tuned: Cell) -> list[Cell]:
-    "What is asked of a model that is fine-tuned is what was asked of the prompt, but for the prompt's own settings."
-    of_prompts = ("length", "learning_rate", "dtype", "relative", "init")
-    shared = {name: value for name, value in tuned.asked.items() if name not in of_prompts}
-    return [_cell("fine_tune", shared | {"learning_rate": rate}) for rate in study.fine_tuning_rates]
-
-# %% ../nbs/library/study.ipynb #df71fe6f
-def _cross_model_cells(study: Study, tuned: Sequence[Cell]) -> list[Cell]:
-    "Prompts that change models, and those that are tuned further; none where the study does not ask for any."
-    cells = []
-    for source, target in study.cross_model.directions if study.cross_model else ():
-        for method in study.cross_model.methods:
-            groups = study.cross_model.fitted_on if method in _FROM_TASKS else ((),)
-            seeds = study.seeds if METHODS[method] else study.seeds[:1]
-            for seed in seeds:
-                for group in groups:
-                    carried = _projected(study, tuned, source, target, method, group, seed)
-                    cells.append(carried)
-                    if _tuned_further(method) and seed in study.cross_model.tpt_seeds:
-                        own = [cell for cell in tuned if (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)]
-                        cells += [
-                            _cell("tpt_model", dict(cell.asked) | {"prompt": carried.key}, (carried,)) for cell in own
-                        ]
-    return cells
-
-
-def _projected(
-    study: Study, tuned: Sequence[Cell], source: str, target: str, method: str, group: Sequence[str], seed: int
-) -> Cell:
-    "Prompts of `source`, carried to `target`."
-    prompts = [cell for cell in tuned if cell.asked["backbone"] == source]
-    wanted = [
-        cell
-        for cell in tuned
-        if method == "prompt mapping"
-        and (cell.asked["backbone"], cell.asked["seed"]) == (target, seed)
-        and cell.asked["task"] in group
-    ]
-    asked = {"backbone": target, "source_backbone": source, "method": method, "fitted_on": list(group), "seed": seed}
-    asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
-    asked |= _asked(study, (*_FRAME, "length", *_ROWS)) | _unusual(study) | {"tasks": list(study.tasks)}
-    asked |= {"batch_size": study.batch_size} if _tuned_further(method) else {}
-    if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
-        asked |= {"untrained_seeds": list(study.random_seeds)}
-    asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
-    return _cell("projected", asked, (*prompts, *wanted))
-
-# %% ../nbs/library/study.ipynb #526d492b
-HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
-"What the Hub calls a model that a study names by its folder."
-
-
-@dataclass(frozen=True)
-class Sources:
-    "Where a study finds its models and its data, and where the models compute."
-
-    data: str | None = None  # a folder with `tasks/` below it; None: as `load_task` does without one
-    models: str | None = None  # a folder of model folders and .gguf files; a name that is not in it is asked of the Hub
-    device: str = "auto"  # as in `Backbone.from_pretrained`
-
-    def backbone(self, name: str, layout: str, max_length: int, dtype: str = "auto") -> Backbone:
-        "The frozen model of that name."
-        settings = dict(layout=layout, max_length=max_length, dtype=dtype, device=self.device)
-        on_hub = HUB_NAMES.get(name, name)
-        if self.models is None or name in MICRO_MODELS:
-            return Backbone.from_pretrained(on_hub, **settings)
-        folder = Path(self.models)
-        there = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
-        there |= {path.stem: path for path in sorted(folder.glob("*.gguf"))}
-        if name in there:
-            return Backbone.from_pretrained(there[name], **settings)
-        try:
-            return Backbone.from_pretrained(on_hub, **settings)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. In the models folder: {', '.join(there) or 'none'}") from error
-
-    def task(self, name: str, max_train: int | None, max_eval: int | None, splits: Sequence[str] = SPLITS) -> TaskData:
-        "The task's rows, capped."
-        return load_task(name, self.data, splits, max_train=max_train, max_eval=max_eval)
-
-
-@lru_cache(maxsize=2)  # a source model and a target model
-def _backbone(sources: Sources, *question) -> Backbone:
-    return sources.backbone(*question)
-
-
-@lru_cache(maxsize=32)
-def _task(sources: Sources, *question) -> TaskData:
-    return sources.task(*question)
-
-# %% ../nbs/library/study.ipynb #684d82c5
-def _in_words(data: TaskData, unified: bool) -> TaskData:
-    "The same rows, with the label words 1, 2, 3, ... where these are asked for."
-    return replace(data, task=unify_label_words([data.task])[data.task.name]) if unified else data
-
-
-def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -> Backbone:
-    "The model that a question names, computing in the number type that it asks for."
-    return _backbone(sources, asked[name], asked["layout"], asked["max_length"], asked.get("dtype", Study.dtype))
-
-
-def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") -> SoftPrompt:
-    "A prompt that the answer of a cell holds."
-    return SoftPrompt.from_tensors(*store.tensors(cell, name), name)
-
-
-def _data_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Count the rows of a task."
-    data = _task(sources, cell.asked["task"], cell.asked["max_train"], cell.asked["max_eval"])
-    shared = data.overlaps().reset_index()
-    return {
-        "rows": {name: len(rows) for name, rows in data.splits().items()},
-        "majority": {name: data.majority(name) for name in data.splits()},
-        "overlaps": {f"{row[1]} in {row[0]}": row.rows for row in shared.itertuples(index=False)},
-    }
-
-
-def _target(cell: Cell, sources: Sources) -> tuple[Backbone, TaskData]:
-    "The model and the rows that a prompt is trained with."
-    asked = cell.asked
-    data = _task(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    return _model(asked, sources), _in_words(data, asked.get("unified_label_words", False))
-
-
-def _settings(cell: Cell, store: Store) -> dict[str, Any]:
-    "What a cell says of a training, be it of a prompt or of a model."
-    names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
-    names += tuple(name for name in ("relative", "schedule", "warmup") if name in cell.asked)
-    checkpoint = store.beside(cell, "checkpoint")
-    return {name: cell.asked[name] for name in names} | {"checkpoint": checkpoint, "progress": False}
-
-
-def _tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train a prompt."
-    backbone, data = _target(cell, sources)
-    length, seed = cell.asked["length"], cell.asked["seed"]
-    begin = INITS[cell.asked.get("init", Study.init)]
-    init = None if begin is None else begin(backbone, length, seed)
-    return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
-
-
-def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
-    "Write the prompt, and return what is to be known of it."
-    run.prompt.save(folder / "prompt.safetensors")
-    return _outcome(run, data)
-
-
-def _fine_tune_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train the whole model, and return what is to be known of it."
-    backbone, data = _target(cell, sources)
-    run = fine_tune(backbone, data, **_settings(cell, store))
-    tested = evaluate(run.backbone, None, data, "test").as_dict() if "test" in data.splits() else None
-    return _outcome(run, data) | {"test": tested}
-
-
-def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
-    "What came of a training, ready for JSON."
-    return {
-        "accuracy": run.best_accuracy,
-        "step": run.best_step,
-        "curve": run.curve.astype(object).where(run.curve.notna(), None).to_dict("list"),
-        "seconds": run.seconds,
-        "examples_per_second": run.examples_per_second,
-        "examples": run.examples,
-        "rows": {name: len(rows) for name, rows in data.splits().items()},
-        "majority": {name: data.majority(name) for name in data.splits()},
-    }
-
-# %% ../nbs/library/study.ipynb #92d79adc
-def _projection(
-    asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
-) -> Projection:
-    "What carries the prompts; `prompts` and `wanted` are those of the source and of the target, by task and seed."
-    source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
-    kind, settings = asked["method"].removesuffix(" without LayerNorm"), {}
-    if METHODS[kind]:
-        prefix = "mapping_" if "mapping" in kind else ""
-        settings = {name: asked[name] for name in ("hidden_size", "seed", "eval_every")}
-        settings |= {name: asked[prefix + name] for name in ("steps", "learning_rate")}
-        settings |= {"checkpoint": checkpoint, "progress": False}
-    names = [(task, asked["seed"]) for task in asked["fitted_on"]]
-    if kind == "prompt mapping":
-        pairs = [(prompts[name], wanted[name]) for name in names]
-        return fit_prompt_mapping(pairs, device=target.device, **settings)
-    if kind == "task tuning":
-        datas = [_task(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
-        datas = [_in_words(data, asked.get("unified_label_words", False)) for data in datas]
-        settings |= {"layer_norm": kind == asked["method"], "batch_size": asked["batch_size"]}
-        return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
-    return WAYS[kind](source, target, **settings)
-
-
-def _projected_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Carry prompts to another model, and evaluate each on its task."
-    asked = cell.asked
-    source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
-    prompts, wanted = (
-        {
-            (need.asked["task"], need.asked["seed"]): stored_prompt(store, need)
-            for need in cell.needs
-            if need.key in asked[name]
-        }
-        for name in ("prompts", "wanted")
-    )
-    try:
-        projection = _projection(asked, prompts, wanted, sources, store.beside(cell, "checkpoint"))
-    except MisfitError as error:
-        return {"impossible": str(error), "rows": []}
-    projection.save(folder / "projector.safetensors")
-    seeds = list(dict.fromkeys(seed for _, seed in prompts))
-    unlearned = asked.get("untrained_seeds", seeds)
-    untrained = {("random", seed): random_prompt(source, asked["length"], seed) for seed in unlearned}
-    carried = {name: projection.project(prompt, target) for name, prompt in (prompts | untrained).items()}
-    rows = []
-    for task in asked["tasks"]:
-        data = _task(sources, task, None, asked["max_eval"], ("dev", "test"))
-        data = _in_words(data, asked.get("unified_label_words", False))
-        names = [name for name in carried if name[0] in (task, "random")]
-        for split in data.splits():
-            found = evaluate_prompts(target, [carried[name] for name in names], data, split)
-            rows += [
-                {"source": kind, "seed": seed, "target": task, "split": split} | result.as_dict()
-                for (kind, seed), result in zip(names, found, strict=True)
-            ]
-    kept = [asked["seed"]] if METHODS[asked["method"]] else seeds
-    for (task, seed), prompt in carried.items():
-        if task != "random" and seed in kept:
-            prompt.save(folder / carried_file(task, seed))
-    return {"impossible": None, "rows": rows, "fit": projection.metadata, "examples": sum(row["n"] for row in rows)}
-
-
-def carried_file(task: str, seed: int) -> str:
-    "Where a cell keeps a prompt that it carried over, in its folder."
-    return f"prompts/{seed}/{task}.safetensors"
-
-
-def _tpt_model_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train a prompt from one that was carried over."
-    backbone, data = _target(cell, sources)
-    start = stored_prompt(store, cell.needs[0], carried_file(cell.asked["task"], cell.asked["seed"]))
-    run = tune_from_carried(backbone, data, start, **_settings(cell, store))
-    tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
-    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
-
-# %% ../nbs/library/study.ipynb #57d10004
-def _transfer_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Evaluate a prompt on the targets; a target without that split is passed over, and said to have none."
-    asked = cell.asked
-    backbone = _model(asked, sources)
-    prompt = (
-        stored_prompt(store, cell.needs[0]) if cell.needs else random_prompt(backbone, asked["length"], asked["seed"])
-    )
-    targets = {}
-    for name in asked["targets"]:
-        data = _task(sources, name, None, asked["max_eval"], (asked["split"],))
-        if asked["split"] not in data.splits():
-            targets[name] = None
-            continue
-        result = evaluate(backbone, prompt, _in_words(data, asked.get("unified_label_words", False)), asked["split"])
-        targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
-    examples = sum(found["n"] for found in targets.values() if found is not None)
-    return {"targets": targets, "examples": examples}
-
-# %% ../nbs/library/study.ipynb #b7a10c04
-def _probe_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train a prompt of the target for a few steps, and compare the prompts of other tasks with it."
-    backbone, data = _target(cell, sources)
-    settings = {name: cell.asked[name] for name in ("length", "steps", "learning_rate", "batch_size", "seed")}
-    probe = train_probe(backbone, data, **settings, progress=False)
-    probe.save(folder / "prompt.safetensors")
-    prompts = _prompts(cell, store)
-    similarities = {metric: source_similarities(backbone, probe, prompts, metric) for metric in METRICS}
-    return {"accuracy": probe.metadata["accuracy"], "similarities": similarities}
-
-
-def _tpt_cell(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    "Train a prompt from the candidate that scores highest, or from several."
-    backbone, data = _target(cell, sources)
-    prompts, choose = _prompts(cell, store), _choice(cell, store)
-    mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
-    run = tune_from_tasks(backbone, data, prompts, choose, **mixing, **_settings(cell, store))
-    tested = evaluate(backbone, run.prompt, data, "test").as_dict() if data.test is not None else None
-    return _trained(run, data, folder) | {"init": run.prompt.metadata["init"], "test": tested}
-
-
-def _prompts(cell: Cell, store: Store) -> dict[str, SoftPrompt]:
-    "The prompts that a cell builds on, by task."
-    tuned = [need for need in cell.needs if need.kind == "tune"]
-    return {need.asked["task"]: stored_prompt(store, need) for need in tuned}
-
-
-def _choice(cell: Cell, store: Store) -> str | Callable:
-    "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
-    others = [need for need in cell.needs if need.kind != "tune"]
-    found = [*map(store.read, others)]
-    if not found:
-        return next(iter(cell.asked["sources"]))
-    if others[0].kind == "probe":
-        way, values = "neuron_overlap", found[0]["similarities"]["neuron_overlap"]
-    else:
-        way, rows = "transfer", zip(others, found, strict=True)
-        values = {need.asked["source"]: row["targets"][cell.asked["task"]]["accuracy"] for need, row in rows}
-    cost = choice_cost(way, len(values), probe_steps=others[0].asked.get("steps"))
-    # The seconds are among those of the other cells, which did more than this.
-    return lambda *_: SourceScores(way, pd.Series(values), *cost)
-
-
-ANSWERS: dict[str, Callable[[Cell, Sources, Store, Path], dict]] = {
-    "data": _data_cell,
-    "tune": _tune_cell,
-    "fine_tune": _fine_tune_cell,
-    "transfer": _transfer_cell,
-    "probe": _probe_cell,
-    "tpt": _tpt_cell,
-    "projected": _projected_cell,
-    "tpt_model": _tpt_model_cell,
-}
-"The function that answers each kind of cell: (cell, sources, store, folder for its files) -> result."
-
-# %% ../nbs/library/study.ipynb #57d10006
-def answer(
-    cell: Cell,
-    store: Store,
-    folder: Path,  # for its files
-    sources: Sources,
-    command: str | None = None,  # noted in the provenance
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    "Compute a cell: its result, and where that comes from."
-    started, origin = time.time(), surroundings()
-    result = ANSWERS[cell.kind](cell, sources, store, folder)
-    backbone = _model(cell.asked, sources) if "backbone" in cell.asked else None
-    return result, origin | {
-        "command": command,
-        "threads": torch.get_num_threads(),
-        "device": None if backbone is None else str(backbone.device),
-        "dtype": None if backbone is None else str(backbone.dtype).removeprefix("torch."),
-        "seed": cell.asked.get("seed"),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 2),
-        "examples": result.get("examples"),
-    }
+    return [cell for planned in Plan(self, fingerprints).values() for cell in planned]
 
 # %% ../nbs/library/study.ipynb #4f9a25b0
 @patch
@@ -899,9 +417,10 @@ def run(
     """Compute every cell that is missing.
 
     A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
-    `out` holds the cells of another study, `StoreError` where another process works on it, `UnknownNameError` for an
-    unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a device that cannot be used,
-    all before anything is computed; and `CellsFailedError` at the end where cells have no answer.
+    `out` holds answers that this study does not ask for, `StoreError` where another process works on it,
+    `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a
+    device that cannot be used, all before anything is computed; and `CellsFailedError` at the end where cells have no
+    answer.
     """
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
@@ -910,12 +429,10 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
     store = Store(out)
-    _backbone.cache_clear()  # files may have changed since the last run in this process
-    _task.cache_clear()
+    forget()
     sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)), str(device))
-    _check_names(self, sources)
-    _claim(self, store.folder)
-    cells = self.cells()
+    found = take_fingerprints(self, sources)
+    cells = self.cells(found)
     missing = [cell for cell in cells if cell not in store]
     if workers is None:
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -923,7 +440,8 @@ def run(
     answering = partial(answer, sources=sources, command=command)
     threads = partial(torch.set_num_threads, max(1, (os.cpu_count() or 1) // workers))
     with _Progress(missing, len(cells), progress) as bar:
-        how = dict(shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
+        claim = partial(_claim, self, found, store, cells)
+        how = dict(first=claim, shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
         report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
     if not report.whole:
         raise CellsFailedError(self.name, report)
@@ -945,33 +463,46 @@ ENGINES = ("local",)
 "What runs the cells: the processes of this machine."
 
 
-def _check_names(study: Study, sources: Sources) -> None:
-    "Every task and model is there, and every label word is one token: to be known before hours of work."
-    for name in study.tasks:
-        if name not in ALL_TASKS:
-            raise UnknownNameError("task", name, ALL_TASKS)
-        _task(sources, name, study.max_train, study.max_eval)
-    tasks = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS
+def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
+    """What stands behind the names of a study.
+
+    Every task and model is looked at, and that every label word is one token: to be known before hours of work. Raises
+    what `run` raises before anything is computed.
+    """
+    rows = {task: rows_of(sources, task, study.max_train, study.max_eval) for task in study.tasks}
+    tasks, models = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS, {}
     for name in reversed(study.backbones):  # the first one stays in the cache
-        backbone = _backbone(sources, name, study.layout, study.max_length, study.dtype)
+        backbone = backbone_of(sources, name, study.layout, study.max_length, study.dtype)
+        models[name] = backbone.fingerprint
         for task in study.tasks:
             backbone.label_token_ids(tasks[task])
+    return Fingerprints({name: models[name] for name in study.backbones}, rows)
 
 
-def _claim(study: Study, out: Path) -> None:
-    "Write the declaration to the folder, unless cells of another study are there."
-    declaration = out / "study.yaml"
-    if declaration.is_file() and any(out.glob("cells/*/[!.]*")):
-        there = Study.from_file(declaration)
-        different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name)]
-        if different:
-            raise StudyError(
-                f"the folder {out.name!r} holds study {there.name!r}, which differs in {', '.join(different)}; "
-                "choose another folder"
-            )
-        return
-    with written_whole(declaration) as unfinished:
-        unfinished.write_text(study.to_yaml(), encoding="utf-8")
+def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell]) -> None:
+    "Write the declaration to the folder, unless it holds answers that this study does not ask for."
+    declaration = store.folder / "study.yaml"
+    if declaration.is_file():
+        there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
+        if store.keys() - {cell.key for cell in cells}:
+            raise StudyError(f"the folder {store.folder.name!r} {_otherwise(study, found, there, noted)}")
+        if (there, noted) == (study, found):
+            return
+    store.declare(study.to_yaml(found))
+
+
+def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
+    "How what a folder holds differs from a study that is to be run there, and what to do."
+    different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name)]
+    changed = noted.differences(found)
+    if different:
+        return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
+    if changed:
+        return (
+            f"was computed with others: {', '.join(changed)} changed since then; choose another folder, or bring back "
+            "what was there"
+        )
+    return "was computed by an earlier version, which noted less of what it had computed with; choose another folder"
 
 # %% ../nbs/library/study.ipynb #5b3ab44d
 class _Progress:
@@ -1013,6 +544,7 @@ class _Progress:
 def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row a kind of cell: done, missing
     "How much of the study a folder holds."
     store = Store(out)
-    rows = [(cell.kind, cell in store) for cell in self.cells()]
+    noted = noted_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
+    rows = [(cell.kind, cell in store) for cell in self.cells(noted)]
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})

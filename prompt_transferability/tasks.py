@@ -9,6 +9,8 @@ __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS
 
 # %% ../nbs/library/tasks.ipynb #e56f42a6
 import csv
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -386,6 +388,16 @@ class TaskData:
         sizes = [len(keys[second]) for _, second in pairs]
         index = pd.MultiIndex.from_tuples(pairs, names=["texts of", "found in"])
         return pd.DataFrame({"rows": shared, "of": sizes}, index=index)
+
+    def fingerprint(
+        self,
+        split: str,  # "train", "dev" or "test"
+    ) -> str:  # 64 hexadecimal digits
+        "A hash of a split's rows in their order, and of the labels and label words that they are read with."
+        digest = hashlib.sha256(json.dumps([self.task.labels, self.task.words]).encode())
+        for batch in self.split(split).iter(10_000):
+            digest.update(json.dumps(batch, sort_keys=True).encode())
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {rows.num_rows:,}" for name, rows in self.splits().items())

@@ -52,8 +52,10 @@ def test_the_header_after_tuning_is_the_documented_one(backbone, tmp_path):
     run = tune_prompt(backbone, data, length=4, steps=4, eval_every=2, seed=5, learning_rate=1e-2, progress=False)
     header, tensors = header_of(run.prompt.save(tmp_path / "prompt.safetensors"))
     assert header.keys() == {
-        *("format", "backbone", "backbone_revision", "task", "label_words", "layout", "seed", "steps", "accuracy")
+        *("format", "backbone", "backbone_revision", "backbone_fingerprint", "task", "label_words", "layout"),
+        *("seed", "steps", "accuracy"),
     }
+    assert json.loads(header["backbone_fingerprint"]) == backbone.fingerprint
     assert all(isinstance(value, str) for value in header.values())
     assert {name: header[name] for name in ("format", "backbone", "task", "layout")} == {
         "format": "prompt_transferability/1",

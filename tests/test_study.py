@@ -2,35 +2,37 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from prompt_transferability import experiments
 from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cells import Store
 from prompt_transferability.cli import main
+from prompt_transferability.experiments import KINDS, METHODS, Sources, cell_label
+from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
 from prompt_transferability.study import (
-    ANSWERS,
-    CODE_VERSIONS,
-    METHODS,
     PRESETS,
     CellsFailedError,
     CrossModel,
-    Sources,
     Study,
     StudyError,
-    cell_label,
+    noted_fingerprints,
 )
 from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
@@ -51,10 +53,15 @@ TINY = Study(
 )
 
 
+def cells_in(study, out):
+    "The cells of a study as they were asked in its folder."
+    return study.cells(noted_fingerprints(out))
+
+
 def answers(study, out):
     "What every cell found, without the time it took."
     found = {}
-    for cell in study.cells():
+    for cell in cells_in(study, out):
         result = json.loads((Store(out).place(cell) / "result.json").read_text())
         result.get("curve", {}).pop("seconds", None)
         found[cell_label(cell)] = {name: value for name, value in result.items() if name not in TIMINGS}
@@ -92,22 +99,24 @@ def whole(one_thread, tmp_path_factory):
 
 
 def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp_path, monkeypatch):
-    transfer = study_module.ANSWERS["transfer"]
-    bad = next(cell for cell in TINY.cells() if cell.kind == "transfer" and cell.asked["source"] == "micro/mrpc")
+    transfer = KINDS["transfer"]
+    bad = next(
+        cell for cell in cells_in(TINY, whole) if cell.kind == "transfer" and cell.asked["source"] == "micro/mrpc"
+    )
 
     def raise_once(cell, sources, out, folder):
         (folder / "half.json").write_text("{")
         if cell.key == bad.key:
             raise RuntimeError("out of memory")
         (folder / "half.json").unlink()
-        return transfer(cell, sources, out, folder)
+        return transfer.answer(cell, sources, out, folder)
 
-    monkeypatch.setitem(study_module.ANSWERS, "transfer", raise_once)
+    monkeypatch.setitem(KINDS, "transfer", replace(transfer, answer=raise_once))
     with pytest.raises(CellsFailedError, match="RuntimeError: out of memory") as raised:
         TINY.run(tmp_path, workers=1, progress=False)
     assert [failure.key for failure in raised.value.report.failed] == [bad.key]
     assert "raise RuntimeError" in Store(tmp_path).failure(bad).traceback
-    done = [cell for cell in TINY.cells() if Store(tmp_path).place(cell).exists()]
+    done = [cell for cell in cells_in(TINY, tmp_path) if Store(tmp_path).place(cell).exists()]
     assert bad not in done and [cell.kind for cell in done].count("tune") == 2 and len(done) > 2
     assert len(done) == len(TINY.cells()) - 1 and halves(tmp_path) == [f".{bad.key}.failed.json"]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("[!.]*") if path.is_file()}
@@ -133,7 +142,7 @@ def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = [cell for cell in TINY.cells() if Store(out).place(cell).exists()]
+    done = [cell for cell in cells_in(TINY, out) if Store(out).place(cell).exists()]
     assert 0 < len(done) < len(TINY.cells())
     before = {path: path.stat().st_mtime_ns for cell in done for path in Store(out).place(cell).iterdir()}
     TINY.run(out, workers=1, progress=False)
@@ -227,7 +236,7 @@ def test_two_processes_find_the_same(local, local_data, tmp_path):
 def test_a_fine_tuned_model_is_evaluated_and_not_kept(one_thread, tmp_path):
     study = replace(TINY, tasks=("micro/sst2",), steps=20, fine_tuning_rates=(3e-4, 1e-12), random_seeds=())
     study.run(tmp_path, workers=1, progress=False)
-    cells = [cell for cell in study.cells() if cell.kind == "fine_tune"]
+    cells = [cell for cell in cells_in(study, tmp_path) if cell.kind == "fine_tune"]
     assert [cell_label(cell) for cell in cells] == [
         f"fine_tune micro/sst2/0 at {rate} on micro-bert" for rate in ("0.0003", "1e-12")
     ]
@@ -262,7 +271,7 @@ def test_a_target_without_the_split_is_said_to_have_none(local):
     study, out = local
     tested = {
         cell.asked["source"]: json.loads((Store(out).place(cell) / "result.json").read_text())["targets"]
-        for cell in study.cells()
+        for cell in cells_in(study, out)
         if cell.kind == "transfer" and cell.asked["split"] == "test"
     }
     assert tested["mrpc"] == {"mrpc": None}
@@ -271,7 +280,7 @@ def test_a_target_without_the_split_is_said_to_have_none(local):
 
 def test_splits_are_capped_and_always_by_the_same_rows(whole):
     tuned = {}
-    for cell in TINY.cells():
+    for cell in cells_in(TINY, whole):
         result = json.loads((Store(whole).place(cell) / "result.json").read_text())
         if cell.kind == "tune":
             assert result["rows"] == {"train": 120, "dev": 40, "test": 40}
@@ -339,7 +348,7 @@ def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
     for ours, theirs in zip(prompts(other, tmp_path), prompts(TINY, whole), strict=True):
         assert not torch.equal(ours.values, theirs.values)
     for study, out in ((TINY, whole), (other, tmp_path)):
-        for cell in study.cells():
+        for cell in cells_in(study, out):
             written = json.loads((Store(out).place(cell) / "provenance.json").read_text())
             said = (None, None) if cell.kind == "data" else ("cpu", study.dtype)
             assert (written["device"], written["dtype"]) == said
@@ -356,9 +365,9 @@ def test_the_device_is_no_part_of_the_question(whole, tmp_path, monkeypatch):
 
 
 def test_unified_label_words_are_trained_and_evaluated(monkeypatch, tmp_path):
-    evaluated, evaluate = [], study_module.evaluate
+    evaluated, evaluate = [], experiments.evaluate
     monkeypatch.setattr(
-        study_module, "evaluate", lambda *asked: evaluated.append(asked[2].task.label_words) or evaluate(*asked)
+        experiments, "evaluate", lambda *asked: evaluated.append(asked[2].task.label_words) or evaluate(*asked)
     )
     unified = replace(TINY, steps=2, eval_every=2, unified_label_words=True)
     unified.run(tmp_path, workers=1, progress=False)
@@ -389,7 +398,7 @@ def started(one_thread, tmp_path_factory):
 def tpt_runs(out):
     "Target, candidates, mix, and what the result says, of each run from other tasks."
     found = {}
-    for cell in STARTS.cells():
+    for cell in cells_in(STARTS, out):
         if cell.kind == "tpt":
             result = json.loads((Store(out).place(cell) / "result.json").read_text())
             found[cell.asked["task"], tuple(cell.asked["sources"]), cell.asked.get("mix")] = (cell, result)
@@ -414,7 +423,7 @@ def test_the_key_of_such_a_run_changes_with_it_and_with_its_sources(change):
 
 def test_the_best_of_several_candidates_is_the_one_that_transfers_best(started):
     accuracy = {}
-    for cell in STARTS.cells():
+    for cell in cells_in(STARTS, started):
         if cell.kind == "transfer" and cell.asked["split"] == "dev":
             targets = json.loads((Store(started).place(cell) / "result.json").read_text())["targets"]
             accuracy |= {(cell.asked["source"], target): found["accuracy"] for target, found in targets.items()}
@@ -482,11 +491,11 @@ def test_starts_that_cannot_be_are_refused(change, sentence):
 
 def test_keys_change_with_the_code_version(monkeypatch):
     tune, transfer = keys(TINY, "tune"), keys(TINY, "transfer")
-    monkeypatch.setitem(CODE_VERSIONS, "transfer", CODE_VERSIONS["transfer"] + 1)
+    monkeypatch.setitem(KINDS, "transfer", replace(KINDS["transfer"], version=2))
     assert keys(TINY, "tune") == tune and not set(keys(TINY, "transfer").values()) & set(transfer.values())
     monkeypatch.undo()
     # A prompt that would be trained otherwise is another prompt, wherever it is evaluated.
-    monkeypatch.setitem(CODE_VERSIONS, "tune", CODE_VERSIONS["tune"] + 1)
+    monkeypatch.setitem(KINDS, "tune", replace(KINDS["tune"], version=2))
     assert not set(keys(TINY, "tune").values()) & set(tune.values())
     changed = {label for label, key in keys(TINY, "transfer").items() if key != transfer[label]}
     assert changed == {label for label in transfer if "random" not in label}
@@ -517,7 +526,7 @@ def test_studies_share_cells():
 
 def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    for change in (dict(steps=41), dict(name="other"), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
+    for change in (dict(steps=41), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
         with pytest.raises(StudyError, match=f"holds study 'tiny', which differs in {next(iter(change))}"):
             replace(TINY, **change).run(whole, workers=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
@@ -527,7 +536,7 @@ def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
 
 
 def test_provenance_says_where_a_cell_came_from(whole):
-    for cell in TINY.cells():
+    for cell in cells_in(TINY, whole):
         written = json.loads((Store(whole).place(cell) / "provenance.json").read_text())
         assert written["libraries"].keys() == set(LIBRARIES) and written["libraries"]["torch"] == torch.__version__
         assert written["package"] and written["python"].startswith("3.")
@@ -538,7 +547,7 @@ def test_provenance_says_where_a_cell_came_from(whole):
         assert written["processor"] and written["cores"] >= 1 and "accelerator" in written
         assert time.strptime(written["started"], "%Y-%m-%dT%H:%M:%SZ")
         asked = json.loads((Store(whole).place(cell) / "cell.json").read_text())
-        assert asked == {"kind": cell.kind, "code_version": CODE_VERSIONS[cell.kind], "asked": dict(cell.asked)}
+        assert asked == {"kind": cell.kind, "code_version": KINDS[cell.kind].version, "asked": dict(cell.asked)}
 
 
 def mentions(folder, word):
@@ -668,7 +677,7 @@ def carried(out, method, direction=0, seed=0):
     source, target = CROSS.cross_model.directions[direction]
     found = [
         cell
-        for cell in CROSS.cells()
+        for cell in cells_in(CROSS, out)
         if cell.kind == "projected"
         and (cell.asked["source_backbone"], cell.asked["backbone"]) == (source, target)
         and (cell.asked["method"], cell.asked["seed"]) == (method, seed)
@@ -697,7 +706,7 @@ def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch
 
     monkeypatch.setitem(WAYS, "linear map", breaks)
     with pytest.raises(ProjectorError, match="a mistake"):
-        ANSWERS["projected"](cell, Sources(), Store(crossed), crossed / "nowhere")
+        KINDS["projected"].answer(cell, Sources(), Store(crossed), crossed / "nowhere")
 
 
 @pytest.mark.parametrize("method", ["directly reused", "linear map", "prompt mapping", "task tuning"])
@@ -732,7 +741,7 @@ def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed)
 
 
 def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
-    cells = [cell for cell in CROSS.cells() if cell.kind == "tpt_model"]
+    cells = [cell for cell in cells_in(CROSS, crossed) if cell.kind == "tpt_model"]
     assert len(cells) == 2 * 2 * 2  # directions, with and without LayerNorm, tasks; of seed 0 alone
     for cell in cells:
         result = json.loads((Store(crossed).place(cell) / "result.json").read_text())
@@ -848,7 +857,7 @@ def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_t
         cross_model=replace(crossing, tpt_seeds=()),
     )
     study.run(tmp_path, workers=1, progress=False)
-    (cell,) = [cell for cell in study.cells() if cell.kind == "projected"]
+    (cell,) = [cell for cell in cells_in(study, tmp_path) if cell.kind == "projected"]
     projector = Projector.load(Store(tmp_path).place(cell) / "projector.safetensors")
     assert projector.metadata["label_words"] == [["1", "2"]]
     result = json.loads((Store(tmp_path).place(cell) / "result.json").read_text())
@@ -896,7 +905,7 @@ def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(on
     settings = dict(init="vocabulary", relative=True, schedule="linear", warmup=5, learning_rate=0.1)
     study = replace(TINY, name="begun", tasks=("micro/sst2",), **settings)
     study.run(tmp_path, workers=1, progress=False)
-    (cell,) = [cell for cell in study.cells() if cell.kind == "tune"]
+    (cell,) = [cell for cell in cells_in(study, tmp_path) if cell.kind == "tune"]
     backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=120, max_eval=40)
     training = {name: getattr(study, name) for name in ("steps", "eval_every", *settings) if name != "init"}
     run = tune_prompt(backbone, data, vocabulary_prompt(backbone, study.length, 0), progress=False, **training)
@@ -920,3 +929,147 @@ def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(on
 def test_a_beginning_that_there_is_not_is_rejected(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(TINY, **settings)
+
+
+# ---- what stands behind a name
+
+
+@pytest.fixture
+def two_tasks(local_data, tmp_path):
+    "A copy of that data folder, to be changed."
+    shutil.copytree(local_data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+SHORT = replace(TINY, name="short", tasks=("mrpc", "sst2"), steps=2, eval_every=2, random_seeds=())
+
+
+def test_rows_that_changed_under_a_name_are_recognised_before_anything_is_computed(two_tasks, tmp_path, one_thread):
+    out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
+    dev.write_text(dev.read_text().replace("the", "a"))
+    more = replace(SHORT, seeds=(0, 1))
+    for study in (SHORT, more):
+        with pytest.raises(StudyError, match="the dev rows of 'sst2' changed since then|differs in seeds"):
+            study.run(out, data=two_tasks, workers=1, progress=False)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_label_words_are_part_of_the_rows(monkeypatch):
+    data = load_task("micro/mrpc", max_eval=10)
+    other = replace(data, task=replace(data.task, label_words=("yes", "no")))
+    assert data.fingerprint("dev") != other.fingerprint("dev")
+    assert data.fingerprint("dev") == load_task("micro/mrpc", max_eval=10).fingerprint("dev")
+    assert data.fingerprint("dev") != load_task("micro/mrpc", max_eval=9).fingerprint("dev")
+
+
+@pytest.fixture
+def two_models(tmp_path):
+    "Two folders of one name with different weights, each in a models folder of its own."
+    places = []
+    for place, micro in (("a", "micro-bert"), ("b", "micro-bert")):
+        shutil.copytree(model_folder(micro), tmp_path / place / "checkpoint-500")
+        places.append(tmp_path / place)
+    file = places[1] / "checkpoint-500" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    return places
+
+
+def test_weights_that_changed_under_a_name_are_recognised(two_models, tmp_path, one_thread):
+    study = replace(TINY, backbones=("checkpoint-500",), tasks=("micro/sst2",), steps=2, eval_every=2, random_seeds=())
+    out = study.run(tmp_path / "out", models=two_models[0], workers=1, progress=False)
+    study.run(out, models=two_models[0], workers=1, progress=False)
+    with pytest.raises(StudyError, match="the weights of 'checkpoint-500' changed since then"):
+        study.run(out, models=two_models[1], workers=1, progress=False)
+
+
+def test_a_checkpoint_of_another_model_of_the_same_name_is_refused(two_models, tmp_path):
+    one, other = (Backbone.from_pretrained(place / "checkpoint-500") for place in two_models)
+    data, settings = load_task("micro/sst2", max_train=60, max_eval=20), dict(steps=2, eval_every=2, progress=False)
+    run = tune_prompt(one, data, length=4, checkpoint=tmp_path / "checkpoint", **settings)
+    with pytest.raises(ValueError, match="belongs to another run: it differs in fingerprint"):
+        tune_prompt(other, data, length=4, checkpoint=tmp_path / "checkpoint", **settings)
+    assert (run.prompt.belongs_to(one), run.prompt.belongs_to(other)) == (True, False)
+    saved = SoftPrompt.load(run.prompt.save(tmp_path / "prompt.safetensors"))
+    assert (saved.belongs_to(one), saved.belongs_to(other)) == (True, False)
+    with pytest.warns(UserWarning, match="trained for another model than this 'checkpoint-500'"):
+        evaluate(other, saved, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(one, saved, data)
+
+
+def test_the_command_says_whether_a_prompt_is_this_models(two_models, tmp_path, capsys):
+    one, data = Backbone.from_pretrained(two_models[0] / "checkpoint-500"), load_task("micro/sst2", max_train=60)
+    run = tune_prompt(one, data, length=4, steps=1, eval_every=1, progress=False)
+    file = run.prompt.save(tmp_path / "prompt.safetensors")
+    for place, belongs in zip(two_models, (True, False), strict=True):
+        assert main(["evaluate", str(file), "micro/sst2", "--backbone", str(place / "checkpoint-500"), "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["trained_for_this_model"] is belongs
+        assert ("were trained for another model" in said.err) == (not belongs)
+
+
+def test_rows_that_change_while_a_study_runs_are_not_mixed_with_the_others(two_tasks, tmp_path, monkeypatch):
+    dev, tune = two_tasks / "tasks" / "sst2" / "dev.jsonl", KINDS["tune"]
+
+    def change_then_tune(*asked):
+        dev.write_text(dev.read_text().replace("the", "a"))
+        experiments.forget()  # as in another process
+        return tune.answer(*asked)
+
+    monkeypatch.setitem(KINDS, "tune", replace(tune, answer=change_then_tune))
+    with pytest.raises(CellsFailedError, match="the dev rows of 'sst2' changed while the study ran"):
+        SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+
+
+def test_a_study_may_grow_and_change_what_does_not_matter(two_tasks, tmp_path, one_thread):
+    out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    written = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/[!.]*/*")}
+    for grown in (replace(SHORT, tpt_steps=1), replace(SHORT, name="grown", random_seeds=(0,))):
+        grown.run(out, data=two_tasks, workers=1, progress=False)
+        assert written.items() <= {path: path.stat().st_mtime_ns for path in out.glob("cells/*/[!.]*/*")}.items()
+        assert Study.from_file(out / "study.yaml") == grown and grown.status(out)["missing"].sum() == 0
+    with pytest.raises(StudyError, match="which differs in name, random_seeds"):
+        SHORT.run(out, data=two_tasks, workers=1, progress=False)
+
+
+def test_a_packed_study_may_grow_too(two_tasks, tmp_path, one_thread):
+    out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    assert main(["study", "pack", str(out), "--json"]) == 0
+    grown = replace(SHORT, random_seeds=(0,))
+    grown.run(out, data=two_tasks, workers=1, progress=False)
+    assert len(Store(out).keys()) == len(grown.cells()) and grown.status(out)["missing"].sum() == 0
+
+
+def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_tasks, tmp_path, one_thread):
+    "Its questions had no fingerprints."
+    out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    known = cells_in(SHORT, out)
+    for cell, old in zip(known, SHORT.cells(), strict=True):
+        Store(out).place(cell).rename(Store(out).place(old))
+    (out / "study.yaml").write_text(SHORT.to_yaml())
+    assert SHORT.status(out)["missing"].sum() == 0
+    with pytest.raises(StudyError, match="computed by an earlier version"):
+        SHORT.run(out, data=two_tasks, workers=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    ["3", "[]", "{models: {}}", "{models: {a: 1}, rows: {}}", "{models: {}, rows: {a: b}}", "{rows: 3, models: 3}"],
+)
+def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
+    (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
+    with pytest.raises(StudyError, match="are not as a run notes them"):
+        noted_fingerprints(tmp_path)
+
+
+def test_a_new_metric_or_way_enters_no_study_by_itself(monkeypatch):
+    before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
+    monkeypatch.setitem(METHODS, "a new way", ())
+    monkeypatch.setattr(study_module, "METRICS", (*study_module.METRICS, "a new metric"))
+    assert [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS] == before
+    asked = [cell.asked for cell in replace(STARTS, metrics=("a new metric",)).cells() if cell.kind == "probe"]
+    assert asked and all(one["metrics"] == ["a new metric"] for one in asked)
