@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
-from .cells import pack
+from .cells import Store, pack
 from .experiments import Sources, cell_label
-from .files import printable, written_whole
+from .files import printable, read_text, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
@@ -51,7 +51,7 @@ from prompt_transferability.similarity import (
     pair_means,
     similarity_matrix,
 )
-from .study import PRESETS, CellsFailedError, Study
+from .study import PRESETS, CellsFailedError, Study, StudyError
 from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
@@ -375,6 +375,7 @@ def _study_run(options: argparse.Namespace) -> dict:
         device=options.device,
         workers=options.workers,
         progress=not options.json,
+        reuse=options.reuse,
         shard=options.shard,
         retry_failed=options.retry_failed,
         fail_fast=options.fail_fast,
@@ -387,6 +388,17 @@ def _study_pack(options: argparse.Namespace) -> dict:
     into = options.into or options.out
     answered = pack(options.out, into, Results(options.out).planned)
     return {"out": str(into), "cells": answered}
+
+
+def _study_merge(options: argparse.Namespace) -> dict:
+    out, folders = Path(options.out), [*map(Path, options.folders)]
+    if not (out / "study.yaml").is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        Store(out).declare(read_text(folders[0] / "study.yaml", StudyError))
+    planned = Results(out).planned
+    with Store(out).owned():
+        taken = Store(out).take(planned, [*map(Store, folders)])
+    return {"out": str(out), "taken": taken, "missing": sum(cell not in Store(out) for cell in planned)}
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -730,6 +742,9 @@ def _add_study(commands) -> None:
     run.add_argument(
         "--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"
     )
+    run.add_argument(
+        "--reuse", nargs="+", default=(), help="folders of other studies: answers that they have are not computed again"
+    )
     run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     _add_computing(run, "the study's, which is float32 unless it says otherwise")
@@ -739,6 +754,9 @@ def _add_study(commands) -> None:
         ("report", _study_report, "write the report of a study"),
     ):
         _add_command(actions, name, answer, text).add_argument("out", help="folder of the results")
+    merging = _add_command(actions, "merge", _study_merge, "gather the answers of parts of a study in one folder")
+    merging.add_argument("out", help="folder that gets them: of a study, or a new one, of the study of the first part")
+    merging.add_argument("folders", nargs="+", help="folders of the parts")
     packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
     packing.add_argument("out", help="folder of the results")
     packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")

@@ -409,6 +409,7 @@ def run(
     engine: str = "local",  # one of `ENGINES`
     workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
     progress: bool = True,  # show a progress bar with the time left
+    reuse: Sequence[str | Path] = (),  # folders of other studies: answers that they have are copied, not computed
     shard: tuple[int, int] = (1, 1),  # compute this part of the cells only: the second of four is (2, 4)
     retry_failed: bool = False,  # try again what failed in an earlier run
     fail_fast: bool = False,  # stop at the first failure
@@ -433,14 +434,15 @@ def run(
     sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)), str(device))
     found = take_fingerprints(self, sources)
     cells = self.cells(found)
-    missing = [cell for cell in cells if cell not in store]
+    others = [*map(Store, reuse)]
+    missing = [cell for cell in cells if not any(cell in there for there in (store, *others))]
     if workers is None:
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
         workers = 1 if there and device != "cpu" else min(4, os.cpu_count() or 1)
     answering = partial(answer, sources=sources, command=command)
     threads = partial(torch.set_num_threads, max(1, (os.cpu_count() or 1) // workers))
     with _Progress(missing, len(cells), progress) as bar:
-        claim = partial(_claim, self, found, store, cells)
+        claim = partial(_claim, self, found, store, cells, others)
         how = dict(first=claim, shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
         report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
     if not report.whole:
@@ -479,16 +481,16 @@ def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     return Fingerprints({name: models[name] for name in study.backbones}, rows)
 
 
-def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell]) -> None:
-    "Write the declaration to the folder, unless it holds answers that this study does not ask for."
+def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell], others: Sequence[Store]) -> None:
+    "Write the declaration to the folder, unless it holds answers that this study does not ask for; take others over."
     declaration = store.folder / "study.yaml"
     if declaration.is_file():
         there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
         if store.keys() - {cell.key for cell in cells}:
             raise StudyError(f"the folder {store.folder.name!r} {_otherwise(study, found, there, noted)}")
-        if (there, noted) == (study, found):
-            return
-    store.declare(study.to_yaml(found))
+    if not declaration.is_file() or (there, noted) != (study, found):
+        store.declare(study.to_yaml(found))
+    store.take(cells, others)
 
 
 def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from prompt_transferability import experiments
 from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
-from prompt_transferability.cells import Store
+from prompt_transferability.cells import Store, pack
 from prompt_transferability.cli import main
-from prompt_transferability.experiments import KINDS, METHODS, Sources, cell_label
+from prompt_transferability.experiments import KINDS, METHODS, Sources, answer, cell_label
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
@@ -1073,3 +1074,36 @@ def test_a_new_metric_or_way_enters_no_study_by_itself(monkeypatch):
     assert [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS] == before
     asked = [cell.asked for cell in replace(STARTS, metrics=("a new metric",)).cells() if cell.kind == "probe"]
     assert asked and all(one["metrics"] == ["a new metric"] for one in asked)
+
+
+# ---- answers of other folders
+
+
+def test_what_another_study_has_is_copied_and_not_computed(two_tasks, tmp_path, one_thread, monkeypatch):
+    out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    pack(out, tmp_path / "packed", cells_in(SHORT, out))
+    more = replace(SHORT, name="more", random_seeds=(0,))
+    computed = []
+    monkeypatch.setattr(
+        study_module, "answer", lambda cell, *args, **given: computed.append(cell.kind) or answer(cell, *args, **given)
+    )
+    for source in (out, tmp_path / "packed"):
+        again = more.run(tmp_path / f"from-{source.name}", data=two_tasks, reuse=[source], workers=1, progress=False)
+        assert computed == ["transfer", "transfer"] and more.status(again)["missing"].sum() == 0
+        computed.clear()
+        for cell in cells_in(SHORT, out):
+            for file in Store(out).place(cell).iterdir():
+                assert (Store(again).place(cell) / file.name).read_bytes() == file.read_bytes()
+
+
+def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys):
+    whole = SHORT.run(tmp_path / "whole", data=two_tasks, workers=1, progress=False)
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for number, part in enumerate(parts, 1):
+        with suppress(CellsFailedError):  # what needs the other part's prompts waits
+            SHORT.run(part, data=two_tasks, workers=1, progress=False, shard=(number, 2))
+    assert main(["study", "merge", str(tmp_path / "all"), *map(str, parts), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["taken"] + said["missing"] == len(SHORT.cells())
+    SHORT.run(tmp_path / "all", data=two_tasks, workers=1, progress=False)
+    assert answers(SHORT, tmp_path / "all") == answers(SHORT, whole)
