@@ -13,13 +13,14 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -31,7 +32,15 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from torch import Tensor
 
-from .files import read_json, read_tensors, save_tensors, written_whole
+from prompt_transferability.files import (
+    parse_json,
+    read_json,
+    read_tensors,
+    read_text,
+    save_tensors,
+    tensor_header,
+    written_whole,
+)
 
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'Store', 'hash_of',
@@ -61,6 +70,7 @@ class StoreError(ValueError):
 
 MANIFEST, TABLE, TENSORS = "MANIFEST", "cells.parquet", "prompts.safetensors"
 "The files of a packed store: the hashes of the others, the cells, and the tensors."
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "key", "cell", "result", "provenance")])
 
 
 class Store:
@@ -84,15 +94,35 @@ class Store:
         if not table.is_file():
             return {}
         check_manifest(self.folder)
-        return {row["key"]: row for row in pq.read_table(table).to_pylist()}
+        try:
+            found = pq.read_table(table, schema=_SCHEMA).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{TABLE} in {self.folder.name!r} is no table of answers; get it again") from error
+        if any(None in row.values() for row in found):
+            raise StoreError(f"{TABLE} in {self.folder.name!r} has a row with a gap; get it again")
+        return {row["key"]: row for row in found}
 
     @cached_property
     def headers(self) -> dict[str, dict[str, Any]]:
         "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
         if not (self.folder / TENSORS).is_file():
             return {}
-        with safe_open(self.folder / TENSORS, "pt") as file:
-            return json.loads((file.metadata() or {}).get("files", "{}"))
+        header, there = tensor_header(self.folder / TENSORS, StoreError, "; get it again")
+        found = parse_json(header.get("files", "{}"), f"the header of {TENSORS} in {self.folder.name!r}", StoreError)
+        whole = isinstance(found, dict) and all(
+            name.count("/") >= 2
+            and isinstance(of, dict)
+            and isinstance(of.get("header"), dict)
+            and all(isinstance(value, str) for value in of["header"].values())
+            and isinstance(of.get("tensors"), list)
+            and all(isinstance(key, str) and f"{name}#{key}" in there for key in of["tensors"])
+            for name, of in found.items()
+        )
+        if not whole:
+            raise StoreError(
+                f"the header of {TENSORS} in {self.folder.name!r} does not say what it holds; get it again"
+            )
+        return found
 
     @cached_property
     def packed_files(self) -> dict[str, list[str]]:
@@ -121,7 +151,7 @@ class Store:
             return read_json(self.place(cell) / f"{part}.json", StoreError)
         if cell.key not in self.packed:
             raise StoreError(f"{self.folder.name!r} has no answer of the {cell.kind!r} cell {cell.key} yet")
-        return json.loads(self.packed[cell.key][part])
+        return parse_json(self.packed[cell.key][part], f"the {part} of cell {cell.key} in {TABLE}", StoreError)
 
 # %% ../nbs/library/cells.ipynb #1f8d7013
 def hash_of(path: Path) -> str:
@@ -134,7 +164,7 @@ def check_manifest(folder: Path) -> None:
     "Raise `StoreError` where a file of a packed store is missing, or not as it was written."
     if not (folder / MANIFEST).is_file():
         raise StoreError(f"{str(folder)!r} has {TABLE} but no {MANIFEST}, so it is not whole; pack it again")
-    for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines():
+    for line in read_text(folder / MANIFEST, StoreError).splitlines():
         expected, _, name = line.partition("  ")
         if not (folder / name).is_file() or hash_of(folder / name) != expected:
             raise StoreError(f"{name!r} in {str(folder)!r} is missing or not as {MANIFEST} says; get it again")
@@ -201,8 +231,7 @@ def pack(
             kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
             headers[prefix] = {"header": header, "tensors": sorted(tensors)}
     into.mkdir(parents=True, exist_ok=True)
-    names = ("kind", "key", "cell", "result", "provenance")
-    table = pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in names})
+    table = pa.Table.from_pylist(rows, _SCHEMA)
     with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
         pq.write_table(table, table_file, compression="zstd", compression_level=19)
         save_tensors(kept, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
@@ -233,12 +262,12 @@ def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]
 @patch
 def declare(self: Store, text: str) -> None:
     "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
-    with written_whole(self.folder / "study.yaml") as unfinished:
+    with written_whole(self.folder / "study.yaml", through_links=False) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     if (self.folder / MANIFEST).is_file():
         lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.endswith("  study.yaml")]
-        with written_whole(self.folder / MANIFEST) as unfinished:
+        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
             lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
             unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -284,6 +313,8 @@ def owned(
     shard: tuple[int, int] = (1, 1),  # the first of one, say
 ) -> Iterator[None]:
     "Within it this process owns the folder. Raises `StoreError` where another one does."
+    if self.folder.exists() and not self.folder.is_dir():
+        raise StoreError(f"{str(self.folder)!r} is no folder; name one for the answers")
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
     mine = {"host": _HOST, "process": os.getpid(), "started": _started(os.getpid())}
@@ -315,9 +346,10 @@ def _signs_of_life(path: Path, over: threading.Event) -> None:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):  # it has gone, or is being written
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):  # it has gone, or is being written
         return {}
+    return found if isinstance(found, dict) and type(found.get("process")) is int else {}
 
 
 def _remove_dead_owner(path: Path) -> None:
@@ -383,7 +415,10 @@ class Report:
 def failure(self: Store, cell: Cell) -> Failure | None:
     "How the last attempt at a cell failed."
     path = self.beside(cell, "failed.json")
-    return Failure(**read_json(path, StoreError)) if path.is_file() else None
+    found = read_json(path, StoreError) if path.is_file() else None
+    names = {f.name for f in fields(Failure)}
+    whole = isinstance(found, dict) and found.keys() == names and all(isinstance(text, str) for text in found.values())
+    return Failure(**found) if whole else None  # what is not whole says nothing, and the cell is tried again
 
 
 @patch
@@ -395,10 +430,11 @@ def note_failure(self: Store, cell: Cell, error: BaseException | str) -> Failure
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a message'}"
         found = Failure(cell.kind, cell.key, line, "".join(traceback.format_exception(error)))
     path = self.beside(cell, "failed.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with suppress(OSError):  # where the disk is full, say, which may be why the cell failed: the report says it too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
     return found
 
 # %% ../nbs/library/cells.ipynb #ae4c62ed
@@ -562,6 +598,12 @@ class _Workers:
     "Processes that answer cells."
 
     def __init__(self, store: Store, answer: Answer, start: Callable[[], object] | None):
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        if script is not None and not Path(script).exists():
+            raise StoreError(
+                f"a script that was read from {script} cannot be started again in other processes; save it in a file, "
+                "or use one worker"
+            )
         self.made_with = (store.folder, answer, start, os.getpid())
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[tuple[multiprocessing.Process, Connection]] = []

@@ -830,11 +830,16 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 wher
     warnings.showwarning = lambda message, *_: print(f"prompt-transfer: {printable(str(message))}", file=sys.stderr)
     try:
         answer = options.answer(options)
+        print(json.dumps(answer) if options.json else _shown(answer), flush=True)
+        return 0
     except CellsFailedError as error:
         print(_failures(error), file=sys.stderr)
         if options.json:
             print(json.dumps({"failed": [asdict(failure) for failure in error.report.failed]}))
         return 1
+    except BrokenPipeError:  # who read the answer has gone, as `head` does; Python need not say so at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", file=sys.stderr)
         if options.json and isinstance(error, _AnsweredError):
@@ -845,5 +850,3 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 wher
         rest = "; the same command goes on from what is there" if resumable else ""
         print(f"prompt-transfer: interrupted{rest}", file=sys.stderr)
         return 130
-    print(json.dumps(answer) if options.json else _shown(answer))
-    return 0

@@ -294,11 +294,14 @@ def read_tensors(
 
 # %% ../nbs/library/files.ipynb #e3f413ef
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(
+    path: str | Path,
+    through_links: bool = True,  # of a link, write what it leads to; False: put the file in its place
+) -> Iterator[Path]:
     "Where to write a file that gets its name when it is complete, or never."
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(path) if through_links else path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if through_links and path.exists() and not (path.is_file() or path.is_dir()):
         with TemporaryDirectory() as folder:
             yield Path(folder) / path.name
             with open(path, "wb") as file:

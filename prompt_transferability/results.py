@@ -18,7 +18,18 @@ from fastcore.basics import patch
 from matplotlib.figure import Figure
 
 from .cells import Cell, Store
-from .experiments import KINDS, METHODS, TPT_SOURCES, carried_file, cell_label, stored_prompt
+from prompt_transferability.experiments import (
+    KINDS,
+    METHODS,
+    TPT_SOURCES,
+    Origin,
+    carried_file,
+    cell_label,
+    check_answer,
+    check_result,
+    stored_prompt,
+)
+from .files import written_whole
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .projectors import named_way
 from .prompts import SoftPrompt
@@ -46,8 +57,14 @@ class Results:
 
     @cached_property
     def answered(self) -> list[tuple[Cell, dict[str, Any]]]:
-        "The cells that are there, with their results, in the order of the study."
-        return [(cell, self.store.read(cell)) for cell in self.planned if cell in self.store]
+        """The cells that are there, with their results, in the order of the study.
+
+        Raises `StoreError` or `AnswerError` for an answer that is not as a run writes it.
+        """
+        found = [(cell, self.store.read(cell)) for cell in self.planned if cell in self.store]
+        for cell, result in found:
+            check_result(cell, result)
+        return found
 
     def check_backbone(self, name: str | None) -> str:
         "The backbone of that name, or the study's first; raises `UnknownNameError`."
@@ -140,9 +157,11 @@ def prompts(
 @patch
 def provenance(self: Results) -> pd.DataFrame:  # one row a cell
     "Where each cell came from: command, commit, versions, hardware, time."
+    found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
+    for cell, origin in found:
+        check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
     return pd.DataFrame(
-        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | self.store.read(cell, "provenance")
-        for cell, _ in self.answered
+        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | origin for cell, origin in found
     )
 
 
@@ -340,10 +359,11 @@ def tpt_model_by_kind(
         [on_test[run]["accuracy"] - tested.accuracy[run] for run in there], [task for task, _ in there], float
     )
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
-    types, curves = {TYPES[task] for task in fitted}, _curves_of(runs)
+    types, curves = self.study.types(), _curves_of(runs)
     beside = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # of an interrupted study not every run has one yet
     curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(beside)]
-    own, alike = curves["task"].isin(fitted), curves["task"].map(TYPES).isin(types)
+    own = curves["task"].isin(fitted)
+    alike = curves["task"].map(types).isin([types[task] for task in fitted])
     for kind, chosen in {"fitted on": own, "same type": alike & ~own, "other types": ~alike}.items():
         if chosen.any():
             part = curves[chosen]
@@ -389,7 +409,7 @@ def _started(self: Results, cell: Cell, choice: str) -> bool:
         return cell.asked.get("mix") == choice
     target = cell.asked["task"]
     others = [task for task in self.study.tasks if task != target]
-    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others)
+    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others, self.study.types())
 
 
 @patch
@@ -538,6 +558,9 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
         rows = evaluations[evaluations.split == split]
         own = rows[rows.source == rows.target].groupby("target")
         means = own.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
+        unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
+        if unknown:
+            raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
         means["majority"] = [tuned[task]["majority"][split] for task in means.index]
         at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
         means["random"] = at_random.reindex(means.index).astype(float)
@@ -562,16 +585,20 @@ def figure(
 
 
 def _curves_figure(results: Results, backbone: str) -> Figure:
-    return plot_curves(results.curves(backbone), TYPES, results.summary(backbone)["majority"].to_dict())
+    return plot_curves(results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict())
+
+
+def _transfer_figure(results: Results, backbone: str, scale: str) -> Figure:
+    return plot_transfer(results.transfer(backbone), results.study.types(), scale=scale)
 
 
 MEASURES = ("accuracy", "low", "high", "random", "majority")
 "The columns of the summary that its figure shows."
 FIGURES = {
-    "transfer": lambda results, backbone: plot_transfer(results.transfer(backbone), TYPES),
-    "recovered": lambda results, backbone: plot_transfer(results.transfer(backbone), TYPES, scale="recovered"),
+    "transfer": lambda results, backbone: _transfer_figure(results, backbone, "accuracy"),
+    "recovered": lambda results, backbone: _transfer_figure(results, backbone, "recovered"),
     "curves": _curves_figure,
-    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], TYPES),
+    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
 }
 "The figures of a study by name."
 
@@ -581,10 +608,12 @@ def write_report(
 ) -> Path:  # the page, <study>/report/index.html
     "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
     folder, sections = results.out / "report", []
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StudyError(f"{str(folder)!r} is no folder of this study, so no report is written there; remove it")
     for backbone in results.study.backbones:
         tables = {
             "transfer": results.transfer(backbone),
-            "type_means": type_means(results.transfer(backbone), TYPES),
+            "type_means": type_means(results.transfer(backbone), results.study.types()),
             "summary": results.summary(backbone),
             "curves": results.curves(backbone),
         }
@@ -598,12 +627,11 @@ def write_report(
                 tables["tpt_" + choice.replace(" ", "_")] = compared
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
         figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
-        folder.mkdir(exist_ok=True)
         prefix = "" if len(results.study.backbones) == 1 else backbone.replace("/", "_") + "_"
         for name, table in tables.items():
-            table.to_csv(folder / f"{prefix}{name}.csv", index=name not in ("curves", "trainings"))
+            _write(folder / f"{prefix}{name}.csv", table.to_csv(index=name not in ("curves", "trainings")))
         for name, picture in figures.items():
-            (folder / f"{prefix}{name}.svg").write_text(picture, encoding="utf-8")
+            _write(folder / f"{prefix}{name}.svg", picture)
         sections.append(_section(results.study, backbone, tables, figures, prefix))
     for source, target in results.study.cross_model.directions if results.study.cross_model else ():
         tables = {"prompts": results.cross_model(source, target)}
@@ -617,12 +645,17 @@ def write_report(
             tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
         prefix = f"{source}_to_{target}_".replace("/", "_")
         for name, table in tables.items():
-            table.to_csv(folder / f"{prefix}{name}.csv")
+            _write(folder / f"{prefix}{name}.csv", table.to_csv())
         sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
-    results.rows().to_csv(folder / "rows.csv")
-    page = folder / "index.html"
-    page.write_text(_page(results, sections), encoding="utf-8")
-    return page
+    _write(folder / "rows.csv", results.rows().to_csv())
+    return _write(folder / "index.html", _page(results, sections))
+
+
+def _write(path: Path, text: str) -> Path:
+    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
+    with written_whole(path, through_links=False) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return path
 
 
 def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 import yaml
 from fastcore.basics import patch
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, LAYOUTS
@@ -41,214 +43,250 @@ from prompt_transferability.experiments import (
 )
 from .files import parse_yaml, read_text
 from .similarity import METRICS
-from .tasks import ALL_TASKS, MICRO_NAMES, PAPER_TASKS, UnknownNameError, unify_label_words
+from prompt_transferability.tasks import (
+    ALL_TASKS,
+    MICRO_NAMES,
+    PAPER_TASKS,
+    TASK_TYPES,
+    Task,
+    UnknownNameError,
+    unify_label_words,
+)
 from .tpt_task import MIXES
 from .training import SCHEDULES
 
 # %% auto #0
-__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'Study', 'noted_fingerprints', 'CellsFailedError',
-           'take_fingerprints']
+__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'noted_fingerprints',
+           'CellsFailedError', 'take_fingerprints']
 
 # %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
-    "A study that cannot be, or a folder that holds another one."
-
-
-def _positive(name: str, value: Any) -> float:
-    "A number above 0; YAML gives `1e-2` as text."
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise StudyError(f"{name} must be a number above 0; got {value!r}")
-    return number
+    "An invalid study, or a folder that holds another one."
 
 # %% ../nbs/library/study.ipynb #a2aac62e
+def _once_each(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        raise ValueError("without repetition")
+    return values
+
+
+def _known(kind: str, known: Collection[str]) -> AfterValidator:
+    "A name, or each of several, is one of those."
+
+    def check(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (value,) if isinstance(value, str) else value:
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+        return value
+
+    return AfterValidator(check)
+
+
+_Word = Annotated[str, Field(strict=True, min_length=1, description="a word")]
+_Flag = Annotated[bool, Field(strict=True, description="true or false")]
+_Count = Annotated[int, Field(strict=True, ge=1, description="a whole number of at least 1")]
+_Limit = Annotated[_Count | None, Field(description="a whole number of at least 1, or null")]
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+_Names = Annotated[
+    tuple[_Word, ...], AfterValidator(_once_each), Field(description="a list of names without repetition")
+]
+_Seed = Annotated[int, Field(strict=True, ge=0)]
+_Seeds = Annotated[
+    tuple[_Seed, ...],
+    AfterValidator(_once_each),
+    Field(description="a list of whole numbers of at least 0 without repetition"),
+]
+_SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one name or more without repetition")]
+_SomeSeeds = Annotated[
+    _Seeds, Field(min_length=1, description="a list of one whole number of at least 0 or more, without repetition")
+]
+_Rates = Annotated[
+    tuple[_Rate, ...], AfterValidator(_once_each), Field(description="a list of numbers above 0 without repetition")
+]
+_Groups = Annotated[
+    tuple[_SomeNames, ...],
+    AfterValidator(lambda groups: _once_each(tuple(map(frozenset, groups))) and groups),
+    Field(description="a list of lists of tasks, of which none is empty and none there twice"),
+]
+_Pairs = Annotated[
+    tuple[Annotated[_Names, Field(min_length=2, max_length=2)], ...],
+    AfterValidator(_once_each),  # a way back is another direction
+    Field(min_length=1, description="a list of pairs of two models, source and target, of which none is there twice"),
+]
+
+# %% ../nbs/library/study.ipynb #10dfa41c
+def _sentence(kind: type, error: ValidationError, given: Mapping[str, Any]) -> Exception:
+    "The first thing that is wrong with a declaration, as an error of ours."
+    found = error.errors()[0]
+    own, (path, *inner), value = found.get("ctx", {}).get("error"), found["loc"] or ("",), found["input"]
+    if isinstance(own, StudyError | UnknownNameError):
+        return own
+    described = kind.__pydantic_fields__.get(path)
+    tables = [one for one in get_args(described.annotation) if is_dataclass(one)] if described and inner else []
+    if tables:  # a table in the table, or one of several by name
+        named = [step for step in inner if isinstance(step, str)]
+        kind, path = tables[0], ".".join([path, *named])
+        described = kind.__pydantic_fields__.get(named[-1]) if named else described
+    elif path in given:
+        value = given[path]
+    if found["type"] == "unexpected_keyword_argument":
+        return UnknownNameError("study setting", path.rpartition(".")[2], [f.name for f in fields(kind)])
+    if found["type"] == "missing":
+        return StudyError(f"the table of a study's {kind.__name__} has no {path.rpartition('.')[2]}; it needs that")
+    study = f"study {given['name']!r}" if path != "name" and isinstance(given.get("name"), str) else "a study"
+    return StudyError(f"{path} of {study} must be {described.description}; got {value!r}")
+
+
+def _declared(cls: type) -> type:
+    "A frozen dataclass whose settings are checked when it is made."
+    made = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    checked = made.__init__
+
+    @wraps(checked)
+    def init(self, *args: Any, **given: Any) -> None:
+        try:
+            checked(self, *args, **given)
+        except ValidationError as error:
+            raise _sentence(made, error, given) from None
+
+    made.__init__ = init
+    return made
+
+# %% ../nbs/library/study.ipynb #180bf6bd
 PAPERS_METHODS = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
 PAPERS_METHODS += ("task tuning", "task tuning without LayerNorm")
 "How a study carries prompts where it does not say: whatever is added to `METHODS`, it enters no study by itself."
 
 
-@dataclass(frozen=True)
+@_declared
 class CrossModel:
     "Which prompts change models, and how they are carried over (§5)."
 
-    directions: tuple[tuple[str, str], ...]  # from one backbone of the study to another
-    fitted_on: tuple[tuple[str, ...], ...]  # groups of tasks: a projector learns from one of them
-    methods: tuple[str, ...] = PAPERS_METHODS  # of `METHODS`
-    hidden_size: int = 768  # of the projectors
-    steps: int = 3000  # of task tuning
-    learning_rate: float = 5e-3
-    mapping_steps: int = 3000  # of prompt and of token mapping
-    mapping_learning_rate: float = 1e-4
-    eval_every: int = 100
-    tpt_seeds: tuple[int, ...] = ()  # the prompts of these seeds that task tuning carried over are tuned further
+    directions: _Pairs  # from one backbone of the study to another
+    fitted_on: _Groups  # groups of tasks: a projector learns from one of them
+    methods: Annotated[_SomeNames, _known("entry of cross_model.methods", METHODS)] = PAPERS_METHODS
+    hidden_size: _Count = 768  # of the projectors
+    steps: _Count = 3000  # of task tuning
+    learning_rate: _Rate = 5e-3
+    mapping_steps: _Count = 3000  # of prompt and of token mapping
+    mapping_learning_rate: _Rate = 1e-4
+    eval_every: _Count = 100
+    tpt_seeds: _Seeds = ()  # the prompts of these seeds that task tuning carried over are tuned further
 
-    def checked(self, study: str, backbones: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]) -> CrossModel:
-        "The same in tuples and numbers; raises `StudyError` or `UnknownNameError` for what the study does not have."
-
-        def listed(name: str, values: Any, known: Sequence) -> tuple:
-            if not isinstance(values, list | tuple) or any(value in values[:i] for i, value in enumerate(values)):
-                raise StudyError(f"{name} of study {study!r} must be a list without repetition; got {values!r}")
-            for value in values:
-                if value not in known:
-                    raise UnknownNameError(f"entry of {name}", str(value), [*map(str, known)])
-            return tuple(values)
-
-        lists = {"methods": [*METHODS], "tpt_seeds": seeds}
-        found = {name: listed(f"cross_model.{name}", getattr(self, name), known) for name, known in lists.items()}
-        for name, known in {"directions": backbones, "fitted_on": tasks}.items():
-            groups = getattr(self, name)
-            if not isinstance(groups, list | tuple) or not all(isinstance(group, list | tuple) for group in groups):
-                raise StudyError(f"cross_model.{name} of study {study!r} must be a list of lists; got {groups!r}")
-            groups = [listed(f"a part of cross_model.{name}", group, known) for group in groups]
-            alike = frozenset if name == "fitted_on" else tuple  # a way back is another direction
-            if not all(groups) or len({alike(group) for group in groups}) < len(groups):
-                raise StudyError(
-                    f"cross_model.{name} of study {study!r} must have no empty list and none twice; got {groups!r}"
-                )
-            found[name] = tuple(groups)
-        if not found["directions"] or any(len(pair) != 2 for pair in found["directions"]):
+    def __post_init__(self):
+        learned = [method for method in self.methods if method in FROM_TASKS]
+        if learned and not self.fitted_on:
             raise StudyError(
-                f"cross_model.directions of study {study!r} must be pairs of two models, source and target; got "
-                f"{self.directions!r}"
+                f"cross_model.fitted_on of a study has no tasks that {', '.join(learned)} could learn from; name "
+                "some, or leave those methods out"
             )
-        if not found["methods"]:
-            raise StudyError(f"cross_model.methods of study {study!r} must name a way; there are {', '.join(METHODS)}")
-        learned = [method for method in found["methods"] if method in FROM_TASKS]
-        if learned and not found["fitted_on"]:
+        if self.tpt_seeds and not any(map(tuned_further, self.methods)):
             raise StudyError(
-                f"cross_model.fitted_on of study {study!r} has no tasks that {', '.join(learned)} could learn from; "
-                "name some, or leave those methods out"
+                "cross_model.tpt_seeds of a study asks for prompts that task tuning carried over, and its methods are "
+                f"{', '.join(self.methods)}"
             )
-        if found["tpt_seeds"] and not any(map(tuned_further, found["methods"])):
-            raise StudyError(
-                f"cross_model.tpt_seeds of study {study!r} asks for prompts that task tuning carried over, and "
-                f"its methods are {', '.join(found['methods'])}"
-            )
-        for name in ("hidden_size", "steps", "mapping_steps", "eval_every"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise StudyError(
-                    f"cross_model.{name} of study {study!r} must be a whole number of at least 1; got {value!r}"
-                )
-        for name in ("learning_rate", "mapping_learning_rate"):
-            found[name] = _positive(f"cross_model.{name}", getattr(self, name))
-        return replace(self, **found)
 
+    def check_names(self, study: Study) -> None:
+        "Raise `UnknownNameError` for what the study does not have."
+        known = {"directions": study.backbones, "fitted_on": study.tasks}
+        named = [(name, word) for name in known for group in getattr(self, name) for word in group]
+        named += [("tpt_seeds", seed) for seed in self.tpt_seeds]
+        known["tpt_seeds"] = study.seeds
+        for name, word in named:
+            if word not in known[name]:
+                raise UnknownNameError(f"entry of cross_model.{name}", str(word), [*map(str, known[name])])
 
-def _declared(kind: type, settings: Mapping[str, Any]):
-    "A declaration's part, as it was read; raises `UnknownNameError` for a setting that there is not."
-    known = [f.name for f in fields(kind)]
-    for key in settings:
-        if key not in known:
-            raise UnknownNameError("study setting", key, known)
-    lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in settings]
-    if lacking:
-        raise StudyError(f"the table of a study's {kind.__name__} has no {' and no '.join(lacking)}; it needs that")
-    return kind(**settings)
+# %% ../nbs/library/study.ipynb #e8a97b0c
+@_declared
+class OwnTask:
+    "A task that is not known by name."
+
+    task_type: Annotated[_Word, _known("task type", TASK_TYPES)]
+    label_words: Annotated[
+        dict[str, _Word | tuple[_Word, ...]], Field(description="a table from labels to words, or to lists of words")
+    ]
+
+    def named(self, name: str) -> Task:
+        "The task. Raises `ValueError` for labels, words or a name that a task cannot have."
+        return Task(name, self.task_type, tuple(self.label_words), tuple(self.label_words.values()))
 
 # %% ../nbs/library/study.ipynb #73423e99
-@dataclass(frozen=True)
+@_declared
 class Study:
     "Which prompts are trained, on which models, and where they are evaluated."
 
-    name: str
-    backbones: tuple[str, ...]  # Hub names, or names of folders and .gguf files in the models folder
-    tasks: tuple[str, ...] = tuple(PAPER_TASKS)  # sources and targets
-    seeds: tuple[int, ...] = (0,)  # of the trained prompts, one prompt a task and seed
-    random_seeds: tuple[int, ...] = (0, 1, 2)  # of the random prompts
-    layout: str = "paper"
-    dtype: str = "float32"  # number type that models compute in, one of `DTYPES`
-    cross_task: bool = True  # every prompt is evaluated on the dev splits of all tasks, not of its own alone
-    cross_model: CrossModel | None = None  # which prompts change models; None: none do
-    unified_label_words: bool = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
-    length: int = 100  # vectors of a prompt
-    max_length: int = 128  # tokens of a text
-    steps: int = 30_000
-    learning_rate: float = 1e-3
-    relative: bool = False  # learning_rate is relative to the size of the vectors that a prompt begins with
-    schedule: str = "constant"  # of the learning rate, one of `SCHEDULES`
-    warmup: int = 0  # steps in which the learning rate rises
-    init: str = "random"  # what a prompt begins with: "random" or "vocabulary"
-    batch_size: int = 16  # texts in a step
-    eval_every: int = 500  # steps between two evaluations on dev
-    patience: int | None = None  # evaluations without a new best before training ends; None: never
-    max_train: int | None = None  # rows of a train split, drawn with seed 0; None: all
-    max_eval: int | None = None  # rows of a dev or test split, drawn with seed 0; None: all
-    fine_tuning_rates: tuple[float, ...] = ()  # learning rates at which the whole model is trained too (Figure 2)
-    tpt: tuple[str, ...] = ()  # which prompts of other tasks transferable prompt tuning starts from, of `TPT_SOURCES`
-    tpt_mixes: tuple[str, ...] = ()  # how it starts from several at once, of `MIXES`
-    tpt_steps: int | None = None  # steps of such a run; None: as many as `steps`
-    probe_steps: int | None = None  # of the target's prompts that sources are compared with; None: no such prompts
-    metrics: tuple[str, ...] = PAPERS_METRICS  # by which they are compared, of `METRICS`
+    name: _Word
+    backbones: _SomeNames  # Hub names, or folders and .gguf files in the models folder
+    tasks: _SomeNames = tuple(PAPER_TASKS)  # sources and targets
+    own_tasks: Annotated[dict[str, OwnTask], Field(description="a table from names to tasks")] = Field(
+        default_factory=dict
+    )  # those of them that are not in `ALL_TASKS`
+    seeds: _SomeSeeds = (0,)  # of the trained prompts, one prompt a task and seed
+    random_seeds: _Seeds = (0, 1, 2)  # of the random prompts
+    layout: Annotated[_Word, _known("layout", LAYOUTS)] = "paper"
+    dtype: Annotated[_Word, _known("dtype", ["auto", *DTYPES])] = "float32"  # that models compute in
+    cross_task: _Flag = True  # every prompt is evaluated on the dev splits of all tasks, not of its own alone
+    cross_model: CrossModel | None = Field(default=None, description="a table of settings, or null")  # None: none does
+    unified_label_words: _Flag = False  # every task answers with 1, 2, 3, ... (Figure 3 (b)), not with its own words
+    length: _Count = 100  # vectors of a prompt
+    max_length: _Count = 128  # tokens of a text
+    steps: _Count = 30_000
+    learning_rate: _Rate = 1e-3
+    relative: _Flag = False  # learning_rate is relative to the size of the vectors that a prompt begins with
+    schedule: Annotated[_Word, _known("schedule", SCHEDULES)] = "constant"  # of the learning rate
+    warmup: Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")] = 0  # steps of rise
+    init: Annotated[_Word, _known("init", INITS)] = "random"  # what a prompt begins with
+    batch_size: _Count = 16  # texts in a step
+    eval_every: _Count = 500  # steps between two evaluations on dev
+    patience: _Limit = None  # evaluations without a new best before training ends; None: never
+    max_train: _Limit = None  # rows of a train split, drawn with seed 0; None: all
+    max_eval: _Limit = None  # rows of a dev or test split, drawn with seed 0; None: all
+    fine_tuning_rates: _Rates = ()  # learning rates at which the whole model is trained too (Figure 2)
+    tpt: Annotated[
+        _Names, _known("choice in tpt", TPT_SOURCES)
+    ] = ()  # sources that transferable prompt tuning starts from
+    tpt_mixes: Annotated[_Names, _known("choice in tpt_mixes", MIXES)] = ()  # how it starts from several at once
+    tpt_steps: _Limit = None  # steps of such a run; None: as many as `steps`
+    probe_steps: _Limit = None  # of the target's prompts that sources are compared with; None: no such prompts
+    metrics: Annotated[_Names, _known("choice in metrics", METRICS)] = PAPERS_METRICS  # by which they are compared
 
     def __post_init__(self):
-        if not (isinstance(self.name, str) and self.name):
-            raise StudyError(f"the name of a study must be a word; got {self.name!r}")
-        lists = {"backbones": str, "tasks": str, "seeds": int, "random_seeds": int, "tpt": str, "tpt_mixes": str}
-        lists |= {"metrics": str}
-        for name, kind in lists.items():
-            values = getattr(self, name)
-            listed = isinstance(values, list | tuple) and all(type(value) is kind for value in values)
-            optional = name in ("random_seeds", "tpt", "tpt_mixes")
-            if not listed or len(set(values)) < len(values) or not (values or optional):
-                what = "names" if kind is str else "whole numbers"
-                raise StudyError(
-                    f"{name} of study {self.name!r} must be a list of {what} without repetition; got {values!r}"
-                )
-            if kind is int and min(values, default=0) < 0:
-                raise StudyError(f"{name} of study {self.name!r} must not be negative; got {values!r}")
-            object.__setattr__(self, name, tuple(values))
-        optionals = ("patience", "max_train", "max_eval", "tpt_steps", "probe_steps")
-        for name in ("length", "max_length", "steps", "batch_size", "eval_every", *optionals):
-            value, optional = getattr(self, name), name in optionals
-            if not (optional and value is None) and not (type(value) is int and value >= 1):
-                raise StudyError(f"{name} of study {self.name!r} must be a whole number of at least 1; got {value!r}")
-        object.__setattr__(self, "learning_rate", _positive("learning_rate", self.learning_rate))
-        rates = self.fine_tuning_rates
-        if not isinstance(rates, list | tuple) or len(set(rates)) < len(rates):
-            raise StudyError(
-                f"fine_tuning_rates of study {self.name!r} must be a list of numbers without repetition; got {rates!r}"
-            )
-        rates = tuple(_positive("fine_tuning_rates", rate) for rate in rates)
-        object.__setattr__(self, "fine_tuning_rates", rates)
-        if type(self.warmup) is not int or self.warmup < 0:
-            raise StudyError(f"warmup of study {self.name!r} must be a whole number of at least 0; got {self.warmup!r}")
-        for name, known in {"schedule": SCHEDULES, "init": INITS}.items():
-            if getattr(self, name) not in known:
-                raise UnknownNameError(name, str(getattr(self, name)), known)
-        for name in ("unified_label_words", "cross_task", "relative"):
-            if type(getattr(self, name)) is not bool:
-                raise StudyError(f"{name} of study {self.name!r} must be true or false; got {getattr(self, name)!r}")
-        if isinstance(self.cross_model, Mapping):
-            object.__setattr__(self, "cross_model", _declared(CrossModel, self.cross_model))
-        if not isinstance(self.cross_model, CrossModel | None):
-            raise StudyError(
-                f"cross_model of study {self.name!r} must be a table of settings; got {self.cross_model!r}"
-            )
-        if self.cross_model is not None:
-            crossing = self.cross_model.checked(self.name, self.backbones, self.tasks, self.seeds)
-            object.__setattr__(self, "cross_model", crossing)
-        if self.layout not in LAYOUTS:
-            raise UnknownNameError("layout", self.layout, LAYOUTS)
-        object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
-        if self.dtype not in [*DTYPES]:
-            raise UnknownNameError("dtype", self.dtype, DTYPES)
-        for task in self.tasks:
-            if task not in ALL_TASKS:
-                raise UnknownNameError("task", task, ALL_TASKS)
-        for name, known in {"tpt": TPT_SOURCES, "tpt_mixes": MIXES, "metrics": METRICS}.items():
-            for choice in getattr(self, name):
-                if choice not in known:
-                    raise UnknownNameError(f"choice in {name}", choice, known)
-        if self.probe_steps and (self.relative or self.init != "random"):
-            raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
-        if "weighted" in self.tpt_mixes and self.probe_steps is None:
-            raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
-        if (self.tpt or self.tpt_mixes) and not self.cross_task:
-            raise StudyError(f"tpt of study {self.name!r} chooses sources by their transfer; it needs cross_task")
+        _check_together(self)
+
+# %% ../nbs/library/study.ipynb #90abaa8c
+def _check_together(self: Study) -> None:
+    "Raise `UnknownNameError` for an unknown task or entry, `StudyError` for settings that exclude each other."
+    object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
+    for name, own in self.own_tasks.items():
+        if name in ALL_TASKS:
+            raise StudyError(f"own_tasks of study {self.name!r} names {name!r}, which is known; take another name")
+        own.named(name)
+    for task in self.tasks:
+        self.task(task)
+    if self.cross_model is not None:
+        self.cross_model.check_names(self)
+    if self.probe_steps and (self.relative or self.init != "random"):
+        raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
+    if "weighted" in self.tpt_mixes and self.probe_steps is None:
+        raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
+    if (self.tpt or self.tpt_mixes) and not self.cross_task:
+        raise StudyError(f"tpt of study {self.name!r} chooses sources by their transfer; it needs cross_task")
+
+
+@patch
+def task(self: Study, name: str) -> Task:
+    "A task of the study, known by name or its own. Raises `UnknownNameError`."
+    if name in self.own_tasks:
+        return self.own_tasks[name].named(name)
+    if name not in ALL_TASKS:
+        raise UnknownNameError("task", name, [*ALL_TASKS, *self.own_tasks])
+    return ALL_TASKS[name]
+
+
+@patch
+def types(self: Study) -> dict[str, str]:
+    "The type of each task."
+    return {name: self.task(name).task_type for name in self.tasks}
 
 # %% ../nbs/library/study.ipynb #57d10002
 @patch(cls_method=True)
@@ -431,7 +469,8 @@ def run(
         raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
     store = Store(out)
     forget()
-    sources = Sources(*(None if folder is None else str(folder) for folder in (data, models)), str(device))
+    places = (None if folder is None else str(folder) for folder in (data, models))
+    sources = Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
     found = take_fingerprints(self, sources)
     cells = self.cells(found)
     others = [*map(Store, reuse)]
@@ -442,7 +481,11 @@ def run(
     answering = partial(answer, sources=sources, command=command)
     threads = partial(torch.set_num_threads, max(1, (os.cpu_count() or 1) // workers))
     with _Progress(missing, len(cells), progress) as bar:
-        claim = partial(_claim, self, found, store, cells, others)
+
+        def claim() -> None:
+            _claim(self, found, store, cells, others)
+            bar.begin()
+
         how = dict(first=claim, shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
         report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
     if not report.whole:
@@ -472,7 +515,8 @@ def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     what `run` raises before anything is computed.
     """
     rows = {task: rows_of(sources, task, study.max_train, study.max_eval) for task in study.tasks}
-    tasks, models = unify_label_words(study.tasks) if study.unified_label_words else ALL_TASKS, {}
+    models, tasks = {}, {name: study.task(name) for name in study.tasks}
+    tasks = unify_label_words(tasks.values()) if study.unified_label_words else tasks
     for name in reversed(study.backbones):  # the first one stays in the cache
         backbone = backbone_of(sources, name, study.layout, study.max_length, study.dtype)
         models[name] = backbone.fingerprint
@@ -513,11 +557,15 @@ class _Progress:
     def __init__(self, missing: Sequence[Cell], total: int, shown: bool):
         self.left = [cell.kind for cell in missing]
         self.seconds: dict[str, list[float]] = {}
-        self.started, self.spent = time.monotonic(), 0.0
+        self.started, self.spent, self.total, self.shown = time.monotonic(), 0.0, total, shown
+        self.bar: tqdm | None = None
+
+    def begin(self) -> None:
+        "Show it; until then nothing has been computed."
         self.bar = tqdm(
-            total=total,
-            initial=total - len(missing),
-            disable=not shown,
+            total=self.total,
+            initial=self.total - len(self.left),
+            disable=not self.shown,
             unit="cell",
             bar_format="{n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}, {postfix}",
         )
@@ -526,7 +574,8 @@ class _Progress:
         return self
 
     def __exit__(self, *error):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def done(self, cell: Cell, seconds: float) -> None:
         self.left.remove(cell.kind)

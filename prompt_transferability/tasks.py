@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
            'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files',
-           'ask_hub', 'load_task', 'unify_label_words']
+           'ask_hub', 'load_task', 'read_task', 'unify_label_words']
 
 # %% ../nbs/library/tasks.ipynb #e56f42a6
 import csv
@@ -25,7 +25,7 @@ from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from .files import is_printable, open_text, parse_json, printable
+from .files import is_printable, open_text, parse_json, parse_yaml, printable, read_text
 from .microworld import MICRO_TASKS, generate_task
 
 # %% ../nbs/library/tasks.ipynb #e9e6f2fc
@@ -575,20 +575,19 @@ def task_from_files(
     return TaskData(task, **rows)
 
 # %% ../nbs/library/tasks.ipynb #cebd0879
-def _local_files(task: Task, data_dir: Path) -> dict[str, Path]:
-    "The files of a task's splits below `data_dir`; raises `FileNotFoundError` if there are none."
-    folder = data_dir / "tasks" / task.name
+def _local_files(task: Task, folder: Path) -> dict[str, Path]:
+    "The files of a task's splits in its folder; raises `FileNotFoundError` if there are none."
     files = {
         split: path
         for split in SPLITS
-        for ending in (".jsonl.gz", ".jsonl")
+        for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv")
         if (path := folder / f"{split}{ending}").is_file()
     }
     if not files:
-        there = sorted(path.name for path in (data_dir / "tasks").glob("*") if path.is_dir())
+        there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
         raise FileNotFoundError(
-            f"no rows of task {task.name!r}: expected {folder}{os.sep}train.jsonl.gz or .jsonl; "
-            f"tasks in that folder: {', '.join(there) or 'none'}."
+            f"no rows of task {task.name!r}: expected {folder}{os.sep}train.jsonl.gz, .jsonl, .csv or .tsv; "
+            f"tasks in {str(folder.parent)!r}: {', '.join(there) or 'none'}."
         )
     return files
 
@@ -644,7 +643,7 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
 
 # %% ../nbs/library/tasks.ipynb #6a241a09
 def load_task(
-    name_or_task: str | Task,  # a name in `ALL_TASKS`, or a task of your own
+    name_or_task: str | os.PathLike | Task,  # a name in `ALL_TASKS`, a task of your own, or a folder with task.yaml
     data_dir: str | os.PathLike | None = None,  # has tasks/<name>/; None: $PROMPT_TRANSFERABILITY_DATA, else the Hub
     splits: Iterable[str] | None = None,  # the splits to load; the others are None; None: all that there are
     max_train: int | None = None,  # at most so many train rows, drawn with `seed`
@@ -657,7 +656,9 @@ def load_task(
     hidden (-1, as in GLUE) is None. Raises `UnknownNameError` for a task or split that nobody knows, `DataError` for
     rows that do not fit, `ValueError` for a limit below 1, and `FileNotFoundError` where there is no copy to be had.
     """
-    task, named = _as_task(name_or_task), splits is not None
+    own = not isinstance(name_or_task, Task) and (Path(name_or_task) / "task.yaml").is_file()
+    folder = Path(name_or_task) if own else None
+    task, named = read_task(folder) if own else _as_task(name_or_task), splits is not None
     splits = list(splits) if named else [*SPLITS]
     for split in splits:
         if split not in SPLITS:
@@ -666,7 +667,7 @@ def load_task(
     for name, limit in {"max_train": max_train, "max_eval": max_eval}.items():
         if limit is not None and limit < 1:
             raise ValueError(f"{name} is {limit}; give 1 or more, or None for all rows.")
-    sources, read, far = _sources(task, data_dir)
+    sources, read, far = _sources(task, data_dir, folder)
     if "train" in splits and "train" not in sources:
         raise FileNotFoundError(
             f"task {task.name!r} has no train split, only {', '.join(sources)}; name these in splits."
@@ -683,6 +684,29 @@ def load_task(
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #4e12f3ed
+def read_task(
+    folder: str | os.PathLike,  # with task.yaml in it
+) -> Task:
+    """The task that a folder of your own declares, as `{task_type: SA, label_words: {bad: terrible, good: great}}`.
+
+    It is called by its `name` there, or else by that of the folder. Raises `DataError` for a file that declares none.
+    """
+    file, known = Path(folder, "task.yaml"), {"task_type", "label_words", "name", "title"}
+    declared = parse_yaml(read_text(file, DataError), repr(str(file)), DataError)
+    words = declared.get("label_words") if isinstance(declared, dict) else None
+    if not isinstance(words, dict) or not {"task_type"} <= declared.keys() <= known:
+        raise DataError(
+            f"{str(file)!r} declares no task; it needs task_type, one of {', '.join(TASK_TYPES)}, and label_words, a "
+            "table from labels to words, and may have name and title"
+        )
+    texts = {name: value for name, value in declared.items() if name != "label_words"}
+    said = [*texts.values(), *(word for of in words.values() for word in (of if isinstance(of, list) else [of]))]
+    if not all(isinstance(text, str) for text in said):
+        raise DataError(f"{str(file)!r} must have text wherever a task has a name or a word; put it in quotes")
+    labels = {"labels": tuple(map(str, words)), "label_words": tuple(words.values())}
+    return Task(**{"name": Path(folder).resolve().name} | texts, **labels)
+
+
 def _as_task(name_or_task: str | Task) -> Task:
     if isinstance(name_or_task, Task):
         return name_or_task
@@ -691,8 +715,12 @@ def _as_task(name_or_task: str | Task) -> Task:
     return ALL_TASKS[name_or_task]
 
 
-def _sources(task: Task, data_dir: str | os.PathLike | None) -> tuple[dict, Callable[..., Dataset], bool]:
+def _sources(
+    task: Task, data_dir: str | os.PathLike | None, folder: Path | None
+) -> tuple[dict, Callable[..., Dataset], bool]:
     "Where each split of a task lies, the function that reads one, and whether it has to be fetched."
+    if folder is not None:
+        return _local_files(task, folder), lambda path: _read_split(path, task), False
     if task.name in MICRO_NAMES:
         rows = generate_task(MICRO_NAMES[task.name])
         return (
@@ -702,7 +730,7 @@ def _sources(task: Task, data_dir: str | os.PathLike | None) -> tuple[dict, Call
         )
     data_dir = data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA")
     if data_dir:
-        return _local_files(task, Path(data_dir)), lambda path: _read_split(path, task), False
+        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task), False
     if task.hub is None:
         raise FileNotFoundError(
             f"task {task.name!r} has no source on the Hub; give data_dir, or set PROMPT_TRANSFERABILITY_DATA."

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from prompt_transferability import experiments
@@ -21,12 +25,13 @@ from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cells import Store, pack
 from prompt_transferability.cli import main
-from prompt_transferability.experiments import KINDS, METHODS, Sources, answer, cell_label
+from prompt_transferability.experiments import KINDS, METHODS, PAPERS_METRICS, Sources, answer, cell_label
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
+from prompt_transferability.results import Results, write_report
 from prompt_transferability.study import (
     PRESETS,
     CellsFailedError,
@@ -641,7 +646,7 @@ def test_a_study_has_a_name(name):
 
 
 def test_seeds_are_not_negative():
-    with pytest.raises(StudyError, match="seeds of study 'tiny' must not be negative"):
+    with pytest.raises(StudyError, match="seeds of study 'tiny' must be a list of one whole number of at least 0"):
         replace(TINY, seeds=(-1,))
 
 
@@ -774,24 +779,24 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (dict(directions=[["micro-bert", "roberta"]]), "unknown entry of a part of cross_model.directions"),
-        (dict(directions=[["micro-bert", "micro-bert"]]), "without repetition"),
-        (dict(directions=[["micro-bert", "micro-roberta", "micro-bert"]]), "without repetition"),
+        (dict(directions=[["micro-bert", "roberta"]]), "unknown entry of cross_model.directions"),
+        (dict(directions=[["micro-bert", "micro-bert"]]), "must be a list of pairs of two models"),
+        (dict(directions=[["micro-bert", "micro-roberta", "micro-bert"]]), "must be a list of pairs"),
         (dict(directions=[["micro-bert", "micro-roberta", "micro-roberta-large"]]), "pairs of two models"),
-        (dict(directions=[["micro-bert", "micro-roberta"]] * 2), "none twice"),
+        (dict(directions=[["micro-bert", "micro-roberta"]] * 2), "none is there twice"),
         (dict(directions=[]), "pairs of two models"),
         (dict(fitted_on=["micro/sst2"]), "must be a list of lists"),
-        (dict(fitted_on=[["micro/mnli"]]), "unknown entry of a part of cross_model.fitted_on"),
-        (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "without repetition"),
-        (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none twice"),
-        (dict(fitted_on=[[]]), "no empty list"),
-        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "none twice"),
+        (dict(fitted_on=[["micro/mnli"]]), "unknown entry of cross_model.fitted_on"),
+        (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "must be a list of lists"),
+        (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none there twice"),
+        (dict(fitted_on=[[]]), "none is empty"),
+        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "none there twice"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
-        (dict(methods=[]), "cross_model.methods of study 'cross' must name a way"),
+        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
-        (dict(methods=[["linear map"]]), "unknown entry of cross_model.methods"),
+        (dict(methods=[["linear map"]]), "cross_model.methods of study 'cross' must be a list of one name"),
         (dict(methods=["linear map", "linear map"]), "without repetition"),
         (dict(tpt_seeds=[2]), "unknown entry of cross_model.tpt_seeds"),
         (dict(tpt_seeds=0), "cross_model.tpt_seeds of study 'cross' must be a list"),
@@ -1070,10 +1075,10 @@ def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
 def test_a_new_metric_or_way_enters_no_study_by_itself(monkeypatch):
     before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
     monkeypatch.setitem(METHODS, "a new way", ())
-    monkeypatch.setattr(study_module, "METRICS", (*study_module.METRICS, "a new metric"))
+    assert CrossModel.methods == study_module.PAPERS_METHODS and Study.metrics == PAPERS_METRICS  # by name, not all
     assert [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS] == before
-    asked = [cell.asked for cell in replace(STARTS, metrics=("a new metric",)).cells() if cell.kind == "probe"]
-    assert asked and all(one["metrics"] == ["a new metric"] for one in asked)
+    asked = [cell.asked for cell in replace(STARTS, metrics=("cosine_concat",)).cells() if cell.kind == "probe"]
+    assert asked and all(one["metrics"] == ["cosine_concat"] for one in asked)
 
 
 # ---- answers of other folders
@@ -1107,3 +1112,194 @@ def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys):
     assert said["taken"] + said["missing"] == len(SHORT.cells())
     SHORT.run(tmp_path / "all", data=two_tasks, workers=1, progress=False)
     assert answers(SHORT, tmp_path / "all") == answers(SHORT, whole)
+
+
+# ---- tasks that are not known by name
+
+REVIEWS = {"reviews": {"task_type": "SA", "label_words": {"negative": "bad", "positive": ["good", "great"]}}}
+
+
+@pytest.fixture
+def reviews(local_data, tmp_path):
+    "A data folder with a task that only its study, or its own file, says something of."
+    folder = tmp_path / "data" / "tasks" / "reviews"
+    folder.mkdir(parents=True)
+    for split in ("train", "dev"):
+        shutil.copy(local_data / "tasks" / "sst2" / f"{split}.jsonl", folder)
+    shutil.copytree(local_data / "tasks" / "mrpc", folder.parent / "mrpc")
+    (folder / "task.yaml").write_text(yaml.safe_dump(REVIEWS["reviews"]))
+    return folder.parents[1]
+
+
+def test_a_study_has_tasks_of_its_own(reviews, tmp_path, one_thread):
+    study = replace(SHORT, tasks=("reviews", "mrpc"), own_tasks=REVIEWS, tpt=("other types",), tpt_steps=1)
+    (tmp_path / "own.yaml").write_text(study.to_yaml())
+    assert Study.from_file(tmp_path / "own.yaml") == study
+    out = study.run(tmp_path / "out", data=reviews, workers=2, progress=False)
+    assert study.status(out)["missing"].sum() == 0
+    (prompt,) = (prompt for prompt in prompts(study, out) if prompt.task == "reviews")
+    assert prompt.metadata["label_words"] == ["bad", ["good", "great"]]
+    assert (write_report(Results(out)).parent / "transfer.csv").is_file()
+
+
+def test_a_folder_that_says_what_it_is_is_a_task_of_the_command_line(reviews, tmp_path, capsys):
+    folder, file = str(reviews / "tasks" / "reviews"), str(tmp_path / "prompt.safetensors")
+    assert (
+        main(
+            [
+                "tune",
+                folder,
+                "--backbone",
+                "micro-bert",
+                "--length",
+                "4",
+                "--steps",
+                "2",
+                "--eval-every",
+                "1",
+                "--out",
+                file,
+            ]
+        )
+        == 0
+    )
+    assert SoftPrompt.load(file).task == "reviews"
+    capsys.readouterr()
+    assert main(["evaluate", file, folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == len(load_task(folder).dev) == 150
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        *(("3", "declares no task"), ("task_type: SA", "declares no task"), ("task_type: [", "no YAML")),
+        ("task_type: SA\nlabel_words: {a: b, c: d}\nlabels: 3", "declares no task"),
+        ("task_type: SB\nlabel_words: {a: b, c: d}", "unknown task type 'SB'"),
+        ("task_type: SA\nlabel_words: {a: 1, c: d}", "must have text wherever"),
+        ("task_type: SA\nlabel_words: {a: [x, true], c: d}", "must have text wherever"),
+        ("task_type: SA\nlabel_words: {a: b}", "needs two labels"),
+        ("task_type: SA\nname: ../x\nlabel_words: {a: b, c: d}", "a task cannot be named '../x'"),
+    ],
+)
+def test_what_declares_no_task_is_one_sentence(text, sentence, tmp_path):
+    (tmp_path / "task.yaml").write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        load_task(tmp_path)
+
+
+# ---- what the world does to a study
+
+
+def command(*words, **given):
+    given = {"capture_output": True, "text": True, "env": os.environ | {"OMP_NUM_THREADS": "1"}} | given
+    return subprocess.run([COMMAND, *map(str, words)], **given)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_a_failure_of_cells_and_nothing_is_half_there(tmp_path, workers):
+    (tmp_path / "short.yaml").write_text(replace(SHORT, tasks=("micro/mrpc", "micro/sst2")).to_yaml())
+    words = ["study", "run", tmp_path / "short.yaml", "--out", tmp_path / "out", "--workers", workers]
+    full = command(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    assert full.returncode == 1 and "File too large" in full.stderr and "Traceback" not in full.stderr
+    study = Study.from_file(tmp_path / "out" / "study.yaml")
+    assert study.status(tmp_path / "out").loc["tune", "done"] == 0
+    assert not list((tmp_path / "out").glob("cells/*/*.part"))
+    assert command(*words, "--retry-failed").returncode == 0
+    assert study.status(tmp_path / "out")["missing"].sum() == 0
+
+
+@pytest.mark.parametrize("place", ["a file", "/dev/null"])
+def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path):
+    (tmp_path / "a file").touch()
+    said = command("study", "run", "micro", "--out", place if place[0] == "/" else tmp_path / place)
+    assert said.returncode == 2 and "is no folder" in said.stderr and said.stderr.count("\n") == 1
+
+
+def test_who_reads_an_answer_may_go(tmp_path):
+    for words in (["release", "list"], ["release", "list", "--json"]):
+        said = subprocess.run(
+            f"{shlex.join([str(COMMAND), *words])} | true", shell=True, capture_output=True, text=True
+        )
+        assert said.stderr == ""
+
+
+def test_a_script_from_standard_input_cannot_have_workers(tmp_path):
+    script = (
+        f"from prompt_transferability.study import Study\nStudy.from_preset('micro').run({str(tmp_path)!r}, workers=2)"
+    )
+    said = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
+    assert "StoreError: a script that was read from <stdin> cannot be started again" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (TINY.to_yaml().encode() + "# é".encode("latin-1"), "UTF-8"),
+        (TINY.to_yaml().encode() + b"fine_tuning_rates: [[1e-4]]", "a key twice|fine_tuning_rates"),
+        (TINY.to_yaml().replace("fine_tuning_rates: []", "fine_tuning_rates: [[1e-4]]").encode(), "fine_tuning_rates"),
+        (b"", "declares no study"),
+        (TINY.to_yaml().encode()[:40], "declares no study|no YAML"),
+    ],
+)
+def test_study_files_that_cannot_be_read_are_one_sentence(content, sentence, tmp_path):
+    (tmp_path / "study.yaml").write_bytes(content)
+    with pytest.raises(StudyError, match=sentence) as refused:
+        Study.from_file(tmp_path / "study.yaml")
+    assert "\n" not in str(refused.value)
+
+
+def damaged(out, kind):
+    "A copy of the answer of a cell of that kind, to be damaged."
+    cell = next(cell for cell in cells_in(SHORT, out) if cell.kind == kind)
+    return Store(out).place(cell)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "change"),
+    [
+        *((kind, "result.json", lambda text: "") for kind in ("data", "tune", "transfer")),
+        *((kind, "result.json", lambda text: text[: len(text) // 2]) for kind in ("data", "tune", "transfer")),
+        *((kind, "result.json", lambda text: "{}") for kind in ("data", "tune", "transfer")),
+        *((kind, "result.json", lambda text: "3") for kind in ("data", "tune", "transfer")),
+        ("tune", "result.json", lambda text: text.replace('"majority"', '"minority"')),
+        ("tune", "result.json", lambda text: text.replace('"step": [\n   0,', '"step": [')),
+        ("tune", "result.json", lambda text: re.sub(r'"accuracy": 0\.\d+', '"accuracy": 127', text, count=1)),
+        ("transfer", "result.json", lambda text: re.sub(r'"accuracy": [\d.]+', '"accuracy": 255', text)),
+        ("transfer", "result.json", lambda text: re.sub(r'"accuracy": [\d.]+', '"accuracy": NaN', text)),
+        ("transfer", "result.json", lambda text: text.replace('"mrpc"', '"mrcp"').replace('"sst2"', '"sts2"')),
+        *((kind, "provenance.json", lambda text: "{}") for kind in ("data", "tune")),
+        ("tune", "provenance.json", lambda text: text.replace('"seconds": ', '"seconds": -')),
+        ("tune", "provenance.json", lambda text: text.replace('"libraries": {', '"libraries": 3, "x": {')),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_named(kind, file, change, two_tasks, tmp_path, short, capsys):
+    shutil.copytree(short, tmp_path / "out")
+    path = damaged(tmp_path / "out", kind) / file
+    path.write_text(change(before := path.read_text()))
+    assert path.read_text() != before
+    assert main(["study", "report", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and (path.parent.name in said or path.name in said)
+
+
+@pytest.fixture(scope="module")
+def short(local_data, one_thread, tmp_path_factory):
+    return SHORT.run(tmp_path_factory.mktemp("short"), data=local_data, workers=1, progress=False)
+
+
+def test_links_in_a_report_are_replaced_and_not_followed(short, tmp_path):
+    shutil.copytree(short, tmp_path / "out")
+    report, outside = tmp_path / "out" / "report", tmp_path / "outside"
+    report.mkdir()
+    outside.write_text("mine")
+    for name in ("index.html", "summary.csv", "transfer.svg"):
+        (report / name).symlink_to(outside)
+    (tmp_path / "out" / ".study.yaml.part").symlink_to(outside)
+    write_report(Results(tmp_path / "out"))
+    assert outside.read_text() == "mine" and not (report / "index.html").is_symlink()
+    shutil.rmtree(report)
+    (tmp_path / "elsewhere").mkdir()
+    report.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match="is no folder of this study"):
+        write_report(Results(tmp_path / "out"))
+    assert not list((tmp_path / "elsewhere").iterdir())

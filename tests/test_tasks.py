@@ -371,7 +371,7 @@ def test_unknown_task_split_and_size(tmp_path):
 
 
 def test_folder_without_the_task_lists_what_it_has(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no rows of task 'imdb'.*tasks in that folder: restaurant"):
+    with pytest.raises(FileNotFoundError, match="no rows of task 'imdb'.*tasks in '.*tasks': restaurant"):
         load_task("imdb", restaurant(tmp_path))
     with pytest.raises(FileNotFoundError, match="tasks in that folder: none"):
         load_task("imdb", tmp_path / "nowhere")

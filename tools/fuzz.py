@@ -32,16 +32,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from prompt_transferability.backbones import Backbone
+from prompt_transferability.cells import MANIFEST, TABLE, TENSORS, hash_of, pack
 from prompt_transferability.cli import main as prompt_transfer
-from prompt_transferability.files import is_printable, parse_yaml, save_tensors
+from prompt_transferability.files import is_printable, save_tensors
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import SoftPrompt
 from prompt_transferability.provenance import surroundings
-from prompt_transferability.study import PRESETS, Study
+from prompt_transferability.results import Results
+from prompt_transferability.study import CrossModel, Study
 from prompt_transferability.tasks import task_from_files
 from prompt_transferability.training import Loop, Training
 
@@ -344,8 +348,101 @@ def models(folder: Path) -> Callable[[random.Random], None]:
     return case
 
 
+SMALLEST = Study(
+    name="smallest",
+    backbones=("micro-bert", "micro-roberta"),
+    tasks=("micro/sst2", "micro/mrpc"),
+    length=3,
+    steps=2,
+    eval_every=1,
+    max_train=20,
+    max_eval=10,
+    random_seeds=(1,),
+    fine_tuning_rates=(1e-4,),
+    tpt=("best", "every"),
+    probe_steps=1,
+    cross_model=CrossModel(
+        directions=(("micro-bert", "micro-roberta"),),
+        fitted_on=(("micro/sst2",),),
+        methods=("directly reused", "task tuning"),
+        hidden_size=4,
+        steps=2,
+        eval_every=1,
+        tpt_seeds=(0,),
+    ),
+)
+"A study that has cells of every kind."
+
+
+def read_study(folder: Path) -> None:
+    "All that is asked of a study's folder, figures apart."
+    results = Results(folder)
+    for backbone in results.study.backbones:
+        for ask in (results.transfer, results.transfers, results.curves, results.summary, results.trainings):
+            ask(backbone)
+        results.tpt_runs("every", backbone), results.probed("cosine_concat", 0, backbone)
+        results.prompts(backbone)
+    source, target = results.study.backbones
+    results.cross_model(source, target), results.impossible(source, target)
+    results.carried_prompts(source, target, "task tuning (sst2)", 0)
+    results.tpt_model_by_kind(source, target, "task tuning (sst2)")
+    results.rows(), results.origin(), results.study.status(folder)
+
+
+def loose_studies(folder: Path) -> Callable[[random.Random], None]:
+    SMALLEST.run(folder / "study", workers=1, progress=False)
+    files = sorted(path for path in (folder / "study").rglob("*") if path.is_file())
+
+    def case(chance: random.Random) -> None:
+        file = chance.choice(files)
+        whole = file.read_bytes()
+        changed = changed_tensors if file.suffix == ".safetensors" else changed_bytes
+        if file.suffix == ".json":
+            content = changed_text(chance, whole.decode())
+        else:
+            content = changed(chance, whole)
+        try:
+            file.unlink() if chance.random() < 0.05 else file.write_bytes(content)
+            read_study(folder / "study")
+        finally:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(whole)
+
+    return case
+
+
+def packed_studies(folder: Path) -> Callable[[random.Random], None]:
+    loose, packed = folder / "loose", folder / "study"
+    SMALLEST.run(loose, workers=1, progress=False)
+    pack(loose, packed, Results(loose).planned)
+    wholes = {name: (packed / name).read_bytes() for name in (TABLE, TENSORS, MANIFEST, "study.yaml")}
+    rows = pq.read_table(packed / TABLE).to_pylist()
+
+    def case(chance: random.Random) -> None:
+        name = chance.choices([*wholes], (6, 3, 1, 1))[0]
+        if name == TABLE and chance.random() < 0.8:  # a whole table that says something else
+            at, part = chance.randrange(len(rows)), chance.choice(("key", "result", "provenance"))
+            text = changed_text(chance, json.dumps(rows[at][part]) if part == "key" else rows[at][part])
+            changed = [*rows[:at], rows[at] | {part: text.decode("utf-8", "replace")}, *rows[at + 1 :]]
+            pq.write_table(pa.Table.from_pylist(changed), packed / name)
+        else:
+            changed = changed_tensors if name == TENSORS else changed_bytes
+            (packed / name).write_bytes(changed(chance, wholes[name]))
+        try:
+            if name != MANIFEST and chance.random() < 0.9:  # else the change is recognised at once
+                others = [each for each in wholes if each != MANIFEST]
+                lines = [f"{hash_of(packed / each)}  {each}\n" for each in others]
+                (packed / MANIFEST).write_text("".join(lines))
+            read_study(packed)
+        finally:
+            for each, content in wholes.items():
+                (packed / each).write_bytes(content)
+
+    return case
+
+
 def declarations(folder: Path) -> Callable[[random.Random], None]:
-    text = Study.from_preset("smoke" if "smoke" in PRESETS else [*PRESETS][0]).to_yaml()
+    text = SMALLEST.to_yaml()
     lines = text.splitlines(keepends=True)
 
     def case(chance: random.Random) -> None:
@@ -356,10 +453,8 @@ def declarations(folder: Path) -> Callable[[random.Random], None]:
             changed = "".join([*lines[:at], f"{key}: {odd}\n", *lines[at + 1 :]]).encode("utf-8", "surrogatepass")
         else:
             changed = changed_bytes(chance, text.encode())
-        try:
-            parse_yaml(changed.decode(), "study.yaml", ValueError)
-        except UnicodeDecodeError:
-            pass
+        (folder / "study.yaml").write_bytes(changed)
+        Study.from_file(folder / "study.yaml").cells()
 
     return case
 
@@ -408,11 +503,18 @@ KINDS = {
     "checkpoints": checkpoints,
     "adapters": adapters,
     "authors' pickles": pickles,
-    "YAML": declarations,
+    "study files": declarations,
+    "study folders": loose_studies,
+    "packed studies": packed_studies,
     "model folders": models,
     "command lines": commands,
 }
-SLOW = {"model folders": 0.005, "command lines": 0.02}  # their share of the cases; the others have the rest
+SLOW = {
+    "model folders": 0.005,
+    "command lines": 0.02,
+    "study folders": 0.03,
+    "packed studies": 0.03,
+}  # their share of the cases; the others have the rest
 
 # ---------------------------------------------------------------- counting
 
