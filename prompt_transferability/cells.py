@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -184,8 +185,9 @@ def writing(self: Store, cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
     try:
         yield unfinished, parts
         for name, content in parts.items():
-            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-            (unfinished / f"{name}.json").write_text(text, encoding="utf-8")
+            if not (unfinished / f"{name}.json").exists():
+                text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+                (unfinished / f"{name}.json").write_text(text, encoding="utf-8")
         with suppress(OSError):  # somebody else has answered it meanwhile
             unfinished.rename(self.place(cell))
         if not self.place(cell).is_dir():
@@ -352,6 +354,24 @@ def _owner(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and type(found.get("process")) is int else {}
 
 
+def _lives(owner: Mapping[str, Any], silent: float) -> bool:
+    "Whether an owner that gave its last sign of life so many seconds ago is still there."
+    if owner.get("host") == _HOST:
+        return _started(owner.get("process")) == owner.get("started") is not None
+    return silent < SILENT
+
+
+@patch
+def company(self: Store, shard: tuple[int, int]) -> bool:
+    "Whether somebody works on another part of the answers."
+    own = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
+    for path in self.folder.glob(f".owner-*-of-{shard[1]}.json"):
+        with suppress(FileNotFoundError):
+            if path != own and _lives(_owner(path), time.time() - path.stat().st_mtime):
+                return True
+    return False
+
+
 def _remove_dead_owner(path: Path) -> None:
     "Remove the file of an owner that has died; raises `StoreError` where it lives."
     owner = _owner(path)
@@ -359,9 +379,7 @@ def _remove_dead_owner(path: Path) -> None:
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return
-    here = owner.get("host") == _HOST
-    lives = _started(owner.get("process")) == owner.get("started") is not None if here else silent < SILENT
-    if lives:
+    if _lives(owner, silent):
         raise StoreError(
             f"process {owner.get('process')} on {owner.get('host')} has worked on {path.parent.name!r} since "
             f"{owner.get('since')}; wait for its end, or choose another folder"
@@ -422,9 +440,11 @@ def failure(self: Store, cell: Cell) -> Failure | None:
 
 
 @patch
-def note_failure(self: Store, cell: Cell, error: BaseException | str) -> Failure:
+def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) -> Failure:
     "Keep why a cell failed, beside its place."
-    if isinstance(error, str):
+    if isinstance(error, Failure):
+        found = error
+    elif isinstance(error, str):
         found = Failure(cell.kind, cell.key, error)
     else:
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a message'}"
@@ -460,8 +480,10 @@ class Schedule:
         self.cells = {cell.key: cell for cell in missing}
         self.after: dict[str, list[Cell]] = defaultdict(list)
         self.lost: dict[str, Cell] = {}
+        self.elsewhere: dict[str, Cell] = {}  # needs that somebody else has to answer
         for cell in self.cells.values():
             absent = {need.key: need for need in cell.needs if need.key in self.cells or not there(need)}
+            self.elsewhere |= {key: need for key, need in absent.items() if key not in self.cells}
             self.waiting[cell.key] = len(absent)
             for key in absent:
                 self.after[key].append(cell)
@@ -470,11 +492,19 @@ class Schedule:
 
     def answered(self, cell: Cell) -> None:
         "Cells that needed only this one are ready now."
-        del self.cells[cell.key]
+        self.cells.pop(cell.key, None)
         for later in self.after.pop(cell.key, ()):
             self.waiting[later.key] -= 1
             if not self.waiting[later.key] and later.key in self.cells:
                 self.ready.append(later)
+
+    def look(self, there: Callable[[Cell], bool]) -> bool:
+        "Take notice of what others have answered; whether there was anything."
+        found = [need for need in self.elsewhere.values() if there(need)]
+        for need in found:
+            del self.elsewhere[need.key]
+            self.answered(need)
+        return bool(found)
 
     def failed(self, cell: Cell) -> None:
         "Whatever needs this cell, directly or not, is held up."
@@ -495,7 +525,10 @@ def run_cells(
     store: Store,
     answer: Answer,  # of a module, where there are several workers
     *,
-    workers: int = 1,  # processes; 1: this one
+    engine: str = "local",  # "local": processes of this machine; "ray": a Ray cluster
+    workers: int = 1,  # processes; 1: this one; of a cluster: cells that are under way at one time
+    address: str | None = None,  # of the cluster; None: the one that this process is in, or a new one
+    gpu: bool = False,  # of a cluster that has any: a cell gets one
     start: Callable[[], object] | None = None,  # what each worker does first
     first: Callable[[], object] = lambda: None,  # is called when the folder is owned, before anything is computed
     shard: tuple[int, int] = (1, 1),  # compute only this part of the cells: the second of four is (2, 4)
@@ -518,8 +551,18 @@ def run_cells(
                 report.failed.append(found)
                 schedule.failed(cell)
         schedule.ready = deque(cell for cell in schedule.ready if cell.key in schedule.cells)
-        run = _run_here if workers == 1 else _run_in_workers
-        run(schedule, store, answer, report, fail_fast, done, *(() if workers == 1 else (workers, start)))
+        if engine == "ray":
+            run, more = _run_on_ray, (workers, start, address, gpu)
+        else:
+            run, more = (_run_here, ()) if workers == 1 else (_run_in_workers, (workers, start))
+        while True:
+            run(schedule, store, answer, report, fail_fast, done, *more)
+            if shard[1] == 1 or not schedule.cells or (fail_fast and report.failed):
+                break
+            if not schedule.look(store.__contains__):  # wait for what other shards are still computing
+                if not store.company(shard):
+                    break
+                time.sleep(ALIVE)
         report.held_up = [*schedule.lost.values(), *schedule.cells.values()]
     return report
 
@@ -670,3 +713,76 @@ def _run_in_workers(schedule, store, answer, report, fail_fast, done, count, sta
                     schedule.failed(cell)
     finally:
         workers.end()
+
+# %% ../nbs/library/cells.ipynb #ebef739f
+def _files_of(store: Store, cell: Cell) -> dict[str, bytes]:
+    "The files of an answer, by name."
+    place = store.place(cell)
+    if place.is_dir():
+        return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with TemporaryDirectory() as folder:  # it is packed
+        Store(folder).take([cell], [store])
+        return _files_of(Store(folder), cell)
+
+
+def _answer_elsewhere(
+    cell: Cell, needed: list[tuple[Cell, dict[str, bytes]]], answer: Answer, start: Callable[[], object] | None
+) -> dict[str, bytes] | Failure:
+    "On a machine of the cluster: the files of an answer, or why there are none."
+    if start is not None:
+        start()
+    with TemporaryDirectory() as folder:
+        store = Store(folder)
+        for need, files in needed:
+            _put(store.place(need), files)
+        try:
+            compute(cell, store, answer)
+        except Exception as error:  # as in `_run_here`
+            return store.note_failure(cell, error)
+        return _files_of(store, cell)
+
+
+def _put(place: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+
+
+def _run_on_ray(schedule, store, answer, report, fail_fast, done, count, start, address, gpu) -> None:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("to run cells on a cluster, install this package with its extra [ray]") from error
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(address=address, log_to_driver=False)
+    gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
+    remote = ray.remote(_answer_elsewhere).options(num_cpus=1, num_gpus=gpus, max_retries=3)
+    running = {}
+    try:
+        while not (fail_fast and report.failed):
+            while schedule.ready and len(running) < count:
+                cell = schedule.ready.popleft()
+                needed = [(need, _files_of(store, need)) for need in cell.needs]
+                running[remote.remote(cell, needed, answer, start)] = (cell, time.monotonic())
+            if not running:
+                return
+            for reference in ray.wait([*running])[0]:
+                cell, started = running.pop(reference)
+                try:
+                    outcome = ray.get(reference)
+                except ray.exceptions.RayError as error:  # its machine was lost more often than it was tried again
+                    outcome = f"the cluster could not compute it ({type(error).__name__})"
+                if isinstance(outcome, dict):
+                    with store.writing(cell) as (folder, _):
+                        _put(folder, outcome)
+                    report.answered += 1
+                    schedule.answered(cell)
+                    done(cell, time.monotonic() - started)
+                else:
+                    report.failed.append(store.note_failure(cell, outcome))
+                    schedule.failed(cell)
+    finally:
+        if own:
+            ray.shutdown()

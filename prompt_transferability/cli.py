@@ -51,7 +51,7 @@ from prompt_transferability.similarity import (
     pair_means,
     similarity_matrix,
 )
-from .study import PRESETS, CellsFailedError, Study, StudyError
+from .study import ENGINES, PRESETS, CellsFailedError, Study, StudyError
 from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
@@ -376,6 +376,8 @@ def _study_run(options: argparse.Namespace) -> dict:
         workers=options.workers,
         progress=not options.json,
         reuse=options.reuse,
+        engine=options.engine,
+        address=options.address,
         shard=options.shard,
         retry_failed=options.retry_failed,
         fail_fast=options.fail_fast,
@@ -745,6 +747,10 @@ def _add_study(commands) -> None:
     run.add_argument(
         "--reuse", nargs="+", default=(), help="folders of other studies: answers that they have are not computed again"
     )
+    run.add_argument(
+        "--engine", choices=ENGINES, default="local", help="local: processes of this machine; ray: a cluster"
+    )
+    run.add_argument("--address", help="of the Ray cluster (default: the one that this machine is in, or a new one)")
     run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     _add_computing(run, "the study's, which is float32 unless it says otherwise")

@@ -445,6 +445,7 @@ def run(
     models: str | Path | None = None,  # folder of model folders and .gguf files
     device: str = "auto",  # where models compute; "auto": on an accelerator where there is one
     engine: str = "local",  # one of `ENGINES`
+    address: str | None = None,  # of a Ray cluster; None: the one that this machine is in, or a new one of its own
     workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
     progress: bool = True,  # show a progress bar with the time left
     reuse: Sequence[str | Path] = (),  # folders of other studies: answers that they have are copied, not computed
@@ -479,7 +480,8 @@ def run(
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
         workers = 1 if there and device != "cpu" else min(4, os.cpu_count() or 1)
     answering = partial(answer, sources=sources, command=command)
-    threads = partial(torch.set_num_threads, max(1, (os.cpu_count() or 1) // workers))
+    alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell of a cluster has one core
+    threads = partial(torch.set_num_threads, alone)
     with _Progress(missing, len(cells), progress) as bar:
 
         def claim() -> None:
@@ -487,6 +489,7 @@ def run(
             bar.begin()
 
         how = dict(first=claim, shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
+        how |= dict(engine=engine, address=address, gpu=device != "cpu")
         report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
     if not report.whole:
         raise CellsFailedError(self.name, report)
@@ -504,8 +507,8 @@ class CellsFailedError(StudyError):
         super().__init__(said)
 
 
-ENGINES = ("local",)
-"What runs the cells: the processes of this machine."
+ENGINES = ("local", "ray")
+"What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
 
 
 def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
