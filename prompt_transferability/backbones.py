@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints import BackboneError, read_checkpoint
+from .checkpoints import BackboneError, read_checkpoint, tokenizer_facts
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
 from .tasks import Task, UnknownNameError
 
@@ -558,14 +559,18 @@ def encode(
 # %% ../nbs/library/backbones.ipynb #71392c10
 @patch(as_prop=True)
 def fingerprint(self: Backbone) -> str:
-    "A hash of the weights: of the files that they come from, or of the numbers as they are where there is no file."
+    """Which model this is: that of the checkpoint, or, where there is none, a hash of what it is in memory.
+
+    The latter begins with "memory-"; the two kinds cannot be compared.
+    """
     if self._fingerprint is not None:
         return self._fingerprint
     digest = hashlib.sha256()
     for name, tensor in sorted(self.model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    digest.update(json.dumps([self.model.config.to_diff_dict(), tokenizer_facts(self.tokenizer)], default=str).encode())
+    return f"memory-{digest.hexdigest()}"
 
 # %% ../nbs/library/backbones.ipynb #d46f0c16
 @patch

@@ -167,6 +167,8 @@ def check_manifest(folder: Path) -> None:
         raise StoreError(f"{str(folder)!r} has {TABLE} but no {MANIFEST}, so it is not whole; pack it again")
     for line in read_text(folder / MANIFEST, StoreError).splitlines():
         expected, _, name = line.partition("  ")
+        if name == "study.yaml":  # the declaration may have grown since; what answers it has, their keys say
+            continue
         if not (folder / name).is_file() or hash_of(folder / name) != expected:
             raise StoreError(f"{name!r} in {str(folder)!r} is missing or not as {MANIFEST} says; get it again")
 
@@ -212,97 +214,6 @@ def tensors(
     with safe_open(self.folder / TENSORS, "pt") as file:
         return noted["header"], {key: file.get_tensor(f"{prefix}#{key}").clone() for key in noted["tensors"]}
 
-# %% ../nbs/library/cells.ipynb #dbf1e36b
-def pack(
-    folder: str | Path,  # of a study, loose, packed or both
-    into: str | Path,  # where the packed files go; the same folder is allowed
-    cells: Sequence[Cell],  # what is packed, where it is answered
-    keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
-) -> int:  # answers that were packed
-    "Pack the answers of a study. Raises `StoreError` for an answer that cannot be read."
-    store, into = Store(folder), Path(into)
-    answered = sorted((cell for cell in cells if cell in store), key=lambda cell: (cell.kind, cell.key))
-    rows, kept, headers = [], {}, {}
-    for cell in answered:
-        asked = {"version": cell.version, "asked": dict(cell.asked)}
-        parts = {"cell": asked, "result": store.read(cell), "provenance": store.read(cell, "provenance")}
-        rows.append({"kind": cell.kind, "key": cell.key} | {name: json.dumps(part) for name, part in parts.items()})
-        for name in filter(keep, store.files(cell)):
-            header, tensors = store.tensors(cell, name)
-            prefix = f"{cell.kind}/{cell.key}/{name}"
-            kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
-            headers[prefix] = {"header": header, "tensors": sorted(tensors)}
-    into.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(rows, _SCHEMA)
-    with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
-        pq.write_table(table, table_file, compression="zstd", compression_level=19)
-        save_tensors(kept, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
-        shutil.copyfile(store.folder / "study.yaml", declaration)
-    if into.resolve() == store.folder.resolve():
-        for cell in answered:
-            shutil.rmtree(store.place(cell), ignore_errors=True)
-    return len(answered)
-
-
-@contextmanager
-def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
-    "Where to write some files, which get their names when all are complete, and a manifest of their hashes."
-    unfinished = [folder / f".{name}.part" for name in names]
-    try:
-        yield unfinished
-        lines = [f"{hash_of(path)}  {name}\n" for path, name in zip(unfinished, names, strict=True)]
-        (folder / f".{MANIFEST}.part").write_text("".join(lines), encoding="utf-8")
-        (folder / MANIFEST).unlink(missing_ok=True)  # while files of two packings are there, it is not whole
-        for path, name in zip(unfinished, names, strict=True):
-            path.replace(folder / name)
-        (folder / f".{MANIFEST}.part").replace(folder / MANIFEST)
-    finally:
-        for path in (*unfinished, folder / f".{MANIFEST}.part"):
-            path.unlink(missing_ok=True)
-
-
-@patch
-def declare(self: Store, text: str) -> None:
-    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
-    with written_whole(self.folder / "study.yaml", through_links=False) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-    if (self.folder / MANIFEST).is_file():
-        lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if not line.endswith("  study.yaml")]
-        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
-            lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
-            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-@patch
-def files(self: Store, cell: Cell) -> list[str]:
-    "The names of the files of tensors in an answer."
-    place = self.place(cell)
-    if place.is_dir():
-        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*.safetensors"))
-    return sorted(self.packed_files.get(cell.key, ()))
-
-
-@patch
-def take(
-    self: Store,
-    cells: Sequence[Cell],
-    others: Sequence[Store],  # where their answers may lie
-) -> int:  # answers that were taken over
-    "Copy the answers that are not here yet from other stores, whole, with where they came from."
-    taken = 0
-    for cell in cells:
-        source = None if cell in self else next((other for other in others if cell in other), None)
-        if source is not None:
-            with self.writing(cell) as (folder, parts):
-                parts |= {part: source.read(cell, part) for part in ("result", "provenance")}
-                for name in source.files(cell):
-                    header, tensors = source.tensors(cell, name)
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    save_tensors(tensors, folder / name, header)
-            taken += 1
-    return taken
-
 # %% ../nbs/library/cells.ipynb #ef14c789
 ALIVE, SILENT = 5.0, 60.0
 "Seconds between two signs of life, and seconds without one after which an owner on another machine counts as dead."
@@ -328,6 +239,13 @@ def owned(
             break
         except FileExistsError:
             _remove_dead_owner(path)
+    try:
+        for other in self.folder.glob(".owner-*.json"):
+            if not other.name.endswith(f"-of-{shard[1]}.json"):  # a whole run beside shards, or shards of other numbers
+                _remove_dead_owner(other)
+    except StoreError:
+        path.unlink(missing_ok=True)
+        raise
     over = threading.Event()
     sign = threading.Thread(target=_signs_of_life, args=(path, over), daemon=True)
     sign.start()
@@ -402,6 +320,108 @@ def _started(process: int | None) -> str | None:
             return "unknown"
     return None
 
+# %% ../nbs/library/cells.ipynb #dbf1e36b
+def pack(
+    folder: str | Path,  # of a study, loose, packed or both
+    into: str | Path,  # where the packed files go; the same folder is allowed
+    cells: Sequence[Cell],  # what is packed, where it is answered
+    keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
+) -> int:  # answers that were packed
+    """Pack the answers of a study.
+
+    Raises `StoreError` for an answer that cannot be read, and where somebody works on the folder.
+    """
+    with Store(folder).owned():
+        return _pack(Store(folder), Path(into), cells, keep)
+
+
+def _pack(store: Store, into: Path, cells: Sequence[Cell], keep: Callable[[str], bool]) -> int:
+    answered = sorted((cell for cell in cells if cell in store), key=lambda cell: (cell.kind, cell.key))
+    rows, kept, headers = [], {}, {}
+    for cell in answered:
+        asked = {"version": cell.version, "asked": dict(cell.asked)}
+        parts = {"cell": asked, "result": store.read(cell), "provenance": store.read(cell, "provenance")}
+        rows.append({"kind": cell.kind, "key": cell.key} | {name: json.dumps(part) for name, part in parts.items()})
+        for name in filter(keep, store.files(cell)):
+            header, tensors = store.tensors(cell, name)
+            prefix = f"{cell.kind}/{cell.key}/{name}"
+            kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
+            headers[prefix] = {"header": header, "tensors": sorted(tensors)}
+    into.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(rows, _SCHEMA)
+    with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
+        pq.write_table(table, table_file, compression="zstd", compression_level=19)
+        save_tensors(kept, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
+        shutil.copyfile(store.folder / "study.yaml", declaration)
+    if into.resolve() == store.folder.resolve():
+        for cell in answered:
+            shutil.rmtree(store.place(cell), ignore_errors=True)
+    return len(answered)
+
+
+@contextmanager
+def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+    "Where to write some files, which get their names when all are complete, and a manifest of their hashes."
+    unfinished = [folder / f".{name}.part" for name in names]
+    try:
+        yield unfinished
+        lines = [f"{hash_of(path)}  {name}\n" for path, name in zip(unfinished, names, strict=True)]
+        (folder / f".{MANIFEST}.part").write_text("".join(lines), encoding="utf-8")
+        (folder / MANIFEST).unlink(missing_ok=True)  # while files of two packings are there, it is not whole
+        for path, name in zip(unfinished, names, strict=True):
+            path.replace(folder / name)
+        (folder / f".{MANIFEST}.part").replace(folder / MANIFEST)
+    finally:
+        for path in (*unfinished, folder / f".{MANIFEST}.part"):
+            path.unlink(missing_ok=True)
+
+
+@patch
+def declare(self: Store, text: str) -> None:
+    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
+    unfinished = self.folder / f".study.yaml.{_HOST}-{os.getpid()}.part"  # shards may write it at one time
+    unfinished.unlink(missing_ok=True)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(self.folder / "study.yaml")
+    if (self.folder / MANIFEST).is_file():
+        lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.endswith("  study.yaml")]
+        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
+            lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
+            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+@patch
+def files(self: Store, cell: Cell) -> list[str]:
+    "The names of the files of tensors in an answer."
+    place = self.place(cell)
+    if place.is_dir():
+        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*.safetensors"))
+    return sorted(self.packed_files.get(cell.key, ()))
+
+
+@patch
+def take(
+    self: Store,
+    cells: Sequence[Cell],
+    others: Sequence[Store],  # where their answers may lie
+    check: Callable[[Cell, Store], object] = lambda cell, store: None,  # raises for an answer that is not whole
+) -> int:  # answers that were taken over
+    "Copy the answers that are not here yet from other stores, whole, with where they came from."
+    taken = 0
+    for cell in cells:
+        source = None if cell in self else next((other for other in others if cell in other), None)
+        if source is not None:
+            check(cell, source)
+            with self.writing(cell) as (folder, parts):
+                parts |= {part: source.read(cell, part) for part in ("result", "provenance")}
+                for name in source.files(cell):
+                    header, tensors = source.tensors(cell, name)
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    save_tensors(tensors, folder / name, header)
+            taken += 1
+    return taken
+
 # %% ../nbs/library/cells.ipynb #d2bd1f5a
 @dataclass(frozen=True)
 class Failure:
@@ -432,8 +452,9 @@ class Report:
 @patch
 def failure(self: Store, cell: Cell) -> Failure | None:
     "How the last attempt at a cell failed."
-    path = self.beside(cell, "failed.json")
-    found = read_json(path, StoreError) if path.is_file() else None
+    path, found = self.beside(cell, "failed.json"), None
+    with suppress(StoreError):
+        found = read_json(path, StoreError) if path.is_file() else None
     names = {f.name for f in fields(Failure)}
     whole = isinstance(found, dict) and found.keys() == names and all(isinstance(text, str) for text in found.values())
     return Failure(**found) if whole else None  # what is not whole says nothing, and the cell is tried again
@@ -572,10 +593,10 @@ def _without_leftovers(store: Store) -> Iterator[None]:
     "Remove, before and after, what processes of this machine had begun that are no more."
 
     def clear() -> None:
-        for path in store.folder.glob(f"cells/*/.*.{_HOST}-*.part"):
-            process = int(path.name.removesuffix(".part").rpartition("-")[2])
-            if process == os.getpid() or _started(process) is None:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in (*store.folder.glob(f"cells/*/.*.{_HOST}-*.part"), *store.folder.glob(f".*.{_HOST}-*.part")):
+            process = path.name.removesuffix(".part").rpartition("-")[2]
+            if process.isdigit() and (int(process) == os.getpid() or _started(int(process)) is None):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     clear()
     try:
@@ -654,15 +675,18 @@ class _Workers:
 
     def give(self, cell: Cell) -> None:
         "Let an idle worker, or a new one, answer a cell."
-        if not self.idle:
-            mine, theirs = self.context.Pipe()
-            process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
-            process.start()
-            theirs.close()
-            self.idle.append((process, mine))
-        process, pipe = self.idle.pop()
-        pipe.send(cell)
-        self.busy[pipe] = (process, cell, time.monotonic())
+        while self.idle:
+            process, pipe = self.idle.pop()
+            with suppress(OSError):  # it has died while it had nothing to do
+                pipe.send(cell)
+                self.busy[pipe] = (process, cell, time.monotonic())
+                return
+        mine, theirs = self.context.Pipe()
+        process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
+        process.start()
+        theirs.close()
+        mine.send(cell)
+        self.busy[mine] = (process, cell, time.monotonic())
 
     def next(self) -> Iterator[tuple[Cell, float, Failure | str | None]]:
         "Cells that were answered or failed, with seconds; a text says how a worker ended without an answer."

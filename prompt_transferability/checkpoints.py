@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import mmap
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -32,7 +34,7 @@ from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
 
 # %% auto #0
-__all__ = ['KNOWN_MODELS', 'BackboneError', 'Checkpoint', 'quiet_from_pretrained', 'read_checkpoint']
+__all__ = ['KNOWN_MODELS', 'BackboneError', 'Checkpoint', 'tokenizer_facts', 'quiet_from_pretrained', 'read_checkpoint']
 
 # %% ../nbs/library/checkpoints.ipynb #d43e9ad9
 KNOWN_MODELS = (
@@ -226,15 +228,49 @@ class Checkpoint:
     model: nn.Module  # of `transformers`, in eval mode
     tokenizer: transformers.PreTrainedTokenizerBase
     has_head: bool  # False: a plain encoder
-    fingerprint: str  # SHA-256 of its weight files
+    fingerprint: str  # 64 hexadecimal digits
 
 
-def _fingerprint(files: Iterable[str | Path]) -> str:
-    "One hash of several files; the order counts, their names do not."
+_BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"Settings of a configuration that say nothing of what the model computes."
+
+
+def _tensor_hashes(file: str | Path) -> list[str]:
+    "A hash of each tensor of a safetensors file, with its name, type and shape, as it is stored."
+    found = []
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        with memoryview(content) as view:
+            for name, about in header.items():
+                if name != "__metadata__":
+                    digest = hashlib.sha256(json.dumps([name, about["dtype"], about["shape"]]).encode())
+                    first, last = about["data_offsets"]
+                    digest.update(view[start + first : start + last])
+                    found.append(digest.hexdigest())
+    return found
+
+
+def tokenizer_facts(tokenizer: transformers.PreTrainedTokenizerBase) -> list:  # JSON values
+    "What makes a tokenizer the one that it is: its vocabulary, its special tokens, and what it makes of some texts."
+    specials = {name: getattr(tokenizer, f"{name}_id", None) for name in ("mask_token", "pad_token", "unk_token")}
+    specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("cls_token", "sep_token")}
+    specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("bos_token", "eos_token")}
+    texts = ("It's a naïve Café, isn't it?", "two  spaces,\ta tab and\na line", "12,345.6 x_y-z ABC")
+    read = [tokenizer(text)["input_ids"] for text in texts] + [tokenizer(*texts[:2])["input_ids"]]
+    return [sorted(tokenizer.get_vocab().items()), specials, read]
+
+
+def _fingerprint(files: Sequence[str | Path], config: dict, tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    "Of a GGUF file, which holds all three, a hash of the file."
     digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if Path(files[0]).suffix == ".gguf":
+        with open(files[0], "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for one in sorted(found for file in files for found in _tensor_hashes(file)):
+        digest.update(one.encode())
+    settings = {name: value for name, value in config.items() if name not in _BOOKKEEPING}
+    digest.update(json.dumps([settings, tokenizer_facts(tokenizer)], sort_keys=True).encode())
     return digest.hexdigest()
 
 # %% ../nbs/library/checkpoints.ipynb #d724714a
@@ -268,6 +304,8 @@ def _explained(name: str, what: str) -> Iterator[None]:
         *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NotImplementedError),
         *(RecursionError, StrictDataclassError, TypeError),
     ) as error:
+        if isinstance(error, MemoryError):
+            raise BackboneError(f"{what} of {name!r} needs more memory than there is; take a smaller model") from error
         raise BackboneError(
             f"{what} of {name!r} cannot be used ({_reason(error)}); get it anew, or correct it"
         ) from error
@@ -352,7 +390,7 @@ def _read_gguf(path: Path, dtype: torch.dtype):
             **source,
         )
         tokenizer = quiet_from_pretrained(AutoTokenizer, path.parent, **source)
-    return model, tokenizer, report, [path]
+    return model, tokenizer, report, [path], config.to_dict()
 
 
 def _read_config(name: str, source: dict) -> dict:
@@ -390,7 +428,7 @@ def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
             adapter_kwargs={"subfolder": "none"},  # where `transformers` then looks for adapters
             **source,
         )
-    return model, _read_tokenizer(name, source), report, files
+    return model, _read_tokenizer(name, source), report, files, config
 
 
 def _on_hub(name: str) -> bool:
@@ -442,9 +480,9 @@ def read_checkpoint(
     path = Path(name)
     try:
         if path.is_file():
-            model, tokenizer, report, files = _read_gguf(path, dtype)
+            model, tokenizer, report, files, config = _read_gguf(path, dtype)
         else:
-            model, tokenizer, report, files = _read_safetensors(name, dtype, revision)
+            model, tokenizer, report, files, config = _read_safetensors(name, dtype, revision)
     except (BackboneError, ModuleNotFoundError):
         raise
     except (OSError, SafetensorError, ValueError) as error:
@@ -454,4 +492,4 @@ def read_checkpoint(
     _check_tokenizer(name, model.config, tokenizer)
     has_head = _check_weights(name, model, report)
     _check_numbers(name, model)
-    return Checkpoint(model.eval(), tokenizer, has_head, _fingerprint(files))
+    return Checkpoint(model.eval(), tokenizer, has_head, _fingerprint(files, config, tokenizer))

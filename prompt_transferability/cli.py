@@ -17,6 +17,7 @@ from dataclasses import asdict, fields, replace
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TextIO
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -25,8 +26,8 @@ from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .cells import Store, pack
-from .experiments import Sources, cell_label
-from .files import printable, read_text, written_whole
+from .experiments import Sources, cell_label, check_stored
+from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
@@ -51,7 +52,15 @@ from prompt_transferability.similarity import (
     pair_means,
     similarity_matrix,
 )
-from .study import ENGINES, PRESETS, CellsFailedError, Study, StudyError
+from prompt_transferability.study import (
+    ENGINES,
+    PRESETS,
+    CellsFailedError,
+    Study,
+    check_source,
+    noted_fingerprints,
+    slurm_script,
+)
 from .tasks import ALL_TASKS, TaskData, UnknownNameError, load_task
 from .zero_shot_transfer import evaluate, transfer_matrix
 
@@ -218,7 +227,9 @@ def _transfer(options: argparse.Namespace) -> dict:
     out = _writable(options.out, *options.prompts) if options.out else None
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
-    return {"split": options.split, **_computing(backbone), "matrix": _table(matrix, options)}
+    belongs = {name: prompt.belongs_to(backbone) for name, prompt in prompts.items()}
+    said = {"trained_for_this_model": belongs} if options.json else {}
+    return {"split": options.split, **_computing(backbone), **said, "matrix": _table(matrix, options)}
 
 # %% ../nbs/library/cli.ipynb #b8c8197d
 def _layers(text: str | None) -> tuple[int, int] | None:
@@ -295,7 +306,11 @@ def _project_fit(options: argparse.Namespace) -> dict:
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
     out = _writable(options.out, *read)
     if "datas" in takes:
-        datas = [load_task(name, options.data) for name in dict.fromkeys(prompt.task for prompt in prompts)]
+        names = [*dict.fromkeys(prompt.task for prompt in prompts)]
+        for name in names:  # a prompt's file does not choose which folder is opened
+            if name not in ALL_TASKS:
+                raise UnknownNameError("task", name, ALL_TASKS)
+        datas = [load_task(name, options.data) for name in names]
         target = _model(options, options.target, layout)
         projection = fit(target, prompts, datas, **own)
     elif "pairs" in takes:
@@ -393,14 +408,55 @@ def _study_pack(options: argparse.Namespace) -> dict:
 
 
 def _study_merge(options: argparse.Namespace) -> dict:
-    out, folders = Path(options.out), [*map(Path, options.folders)]
-    if not (out / "study.yaml").is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        Store(out).declare(read_text(folders[0] / "study.yaml", StudyError))
-    planned = Results(out).planned
-    with Store(out).owned():
-        taken = Store(out).take(planned, [*map(Store, folders)])
-    return {"out": str(out), "taken": taken, "missing": sum(cell not in Store(out) for cell in planned)}
+    store, parts = Store(options.out), [*map(Store, options.folders)]
+    first = store.folder if (store.folder / "study.yaml").is_file() else parts[0].folder
+    study, noted = Study.from_file(first / "study.yaml"), noted_fingerprints(first)
+    for part in parts:
+        check_source(part, noted)
+    planned, taken = study.cells(noted), {}
+    with store.owned():
+        if first != store.folder:
+            store.declare(study.to_yaml(noted))
+        for part in parts:
+            taken[str(part.folder)] = store.take(planned, [part], check_stored)
+    return {"out": str(store.folder)} | taken | {"missing": sum(cell not in store for cell in planned)}
+
+
+def _study_plan(options: argparse.Namespace) -> dict:
+    study = _study(options.study)
+    places = {name: getattr(options, name) for name in ("data", "models", "device")}
+    table = replace(study, dtype=options.dtype or study.dtype).plan(options.out, **places)
+    total = {"cells": int(table.cells.sum()), "done": int(table.done.sum()), "hours": float(table.hours.sum())}
+    table.index = [" on ".join(pair) for pair in table.index]
+    return {"study": study.name} | total | {"plan": _table(table, options, 2)}
+
+
+def _study_diff(options: argparse.Namespace) -> dict:
+    one, other = map(Results, (options.out, options.other))
+    out = _writable(options.csv) if options.csv else None
+    table = one.difference(other)
+    _write_table(table, out)
+    labels = [{cell_label(cell) for cell, _ in results.answered} for results in (one, other)]
+    cells = dict(zip(("both", "first", "second"), _shared(*labels), strict=True))
+    moved = table[table["difference"] != 0]
+    counts = {"numbers": len(table), "different": len(moved), "outside": int((table["inside"] == False).sum())}  # noqa: E712
+    largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
+    return cells | counts | {"largest": _table(largest.drop(columns=["kind", "source", "seed"]), options)}
+
+
+def _shared(one: set[str], other: set[str]) -> tuple[int, int, int]:
+    "How many are in both, and in one of two alone."
+    return len(one & other), len(one - other), len(other - one)
+
+
+def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
+    _study(options.study)  # it is one
+    words = ["prompt-transfer", "study", "run", options.study, "--out", options.out, "--workers", "1"]
+    for name in ("data", "models", "device", "dtype"):
+        value = getattr(options, name)
+        words += [f"--{name}", value] if value not in (None, "auto") else []
+    script = slurm_script(shlex.join(words), options.parts, options.hours, options.cpus, options.gpu)
+    return {"script": script} if options.json else _Lines(script)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -760,6 +816,28 @@ def _add_study(commands) -> None:
         ("report", _study_report, "write the report of a study"),
     ):
         _add_command(actions, name, answer, text).add_argument("out", help="folder of the results")
+    planning = _add_command(
+        actions, "plan", _study_plan, "say what a study has to compute, and how long that takes here"
+    )
+    planning.add_argument("study", help="a preset or a study file (.yaml)")
+    planning.add_argument("--out", help="folder of the results: what it has is done")
+    _add_computing(planning, "the study's, which is float32 unless it says otherwise")
+    _add_places(planning)
+    comparing = _add_command(
+        actions, "diff", _study_diff, "say which numbers of two runs of a study differ, and how far"
+    )
+    comparing.add_argument("out", help="folder of the one")
+    comparing.add_argument("other", help="folder of the other")
+    comparing.add_argument("--csv", help="file for all numbers")
+    array = _add_command(actions, "slurm", _study_slurm, "print a script for sbatch that computes a study in parts")
+    array.add_argument("study", help="a preset or a study file (.yaml)")
+    array.add_argument("--out", required=True, help="folder of the results, which all jobs can reach")
+    array.add_argument("--parts", type=int, default=10, help="jobs (default: %(default)s)")
+    array.add_argument("--hours", type=int, default=24, help="that each may take (default: %(default)s)")
+    array.add_argument("--cpus", type=int, default=2, help="of each (default: %(default)s)")
+    array.add_argument("--gpu", action="store_true", help="one for each")
+    _add_computing(array, "the study's, which is float32 unless it says otherwise")
+    _add_places(array)
     merging = _add_command(actions, "merge", _study_merge, "gather the answers of parts of a study in one folder")
     merging.add_argument("out", help="folder that gets them: of a study, or a new one, of the study of the first part")
     merging.add_argument("folders", nargs="+", help="folders of the parts")
@@ -820,7 +898,7 @@ def _without_folders(word: str) -> str:
 def _failures(error: CellsFailedError) -> str:
     "What a user is told of cells without an answer: a line each."
     report = error.report
-    lines = [f"failed: {failure.kind} {failure.key}: {failure.error}" for failure in report.failed]
+    lines = [printable(f"failed: {failure.kind} {failure.key}: {failure.error}") for failure in report.failed]
     lines += [f"waits: {cell_label(cell)}" for cell in report.held_up]
     rest = "the others are answered; tracebacks lie beside their cells; --retry-failed tries again what failed"
     return "\n".join(
@@ -833,26 +911,41 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 wher
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
-    warnings.showwarning = lambda message, *_: print(f"prompt-transfer: {printable(str(message))}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: _say(f"prompt-transfer: {printable(str(message))}", sys.stderr)
+        said, code = _answered(options)
+    return code if said is None or _say(said) else 141
+
+
+def _say(text: str, where: TextIO | None = None) -> bool:
+    "Print it; False where its reader has gone, as `head` does. Python need not say so once more at its end."
+    where = where or sys.stdout
+    try:
+        print(text, file=where, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), where.fileno())
+        return False
+    return True
+
+
+def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
+    "What a command prints, and its exit code."
     try:
         answer = options.answer(options)
-        print(json.dumps(answer) if options.json else _shown(answer), flush=True)
-        return 0
     except CellsFailedError as error:
-        print(_failures(error), file=sys.stderr)
-        if options.json:
-            print(json.dumps({"failed": [asdict(failure) for failure in error.report.failed]}))
-        return 1
-    except BrokenPipeError:  # who read the answer has gone, as `head` does; Python need not say so at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        _say(printable(_failures(error), kept="\n"), sys.stderr)
+        failed = [asdict(failure) for failure in error.report.failed]
+        return json.dumps({"failed": failed}) if options.json else None, 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", file=sys.stderr)
-        if options.json and isinstance(error, _AnsweredError):
-            print(json.dumps(error.answer))
-        return 2
+        _say(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", sys.stderr)
+        told = options.json and isinstance(error, _AnsweredError)
+        return json.dumps(error.answer) if told else None, 2
     except KeyboardInterrupt:
         resumable = options.answer is _study_run or getattr(options, "checkpoint", None)
         rest = "; the same command goes on from what is there" if resumable else ""
-        print(f"prompt-transfer: interrupted{rest}", file=sys.stderr)
-        return 130
+        _say(f"prompt-transfer: interrupted{rest}", sys.stderr)
+        return None, 130
+    if options.json:
+        return json.dumps(answer), 0
+    return answer if isinstance(answer, str) else _shown(answer), 0

@@ -32,13 +32,13 @@ from .tpt_task import SourceScores, choice_cost, source_similarities, train_prob
 from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'KINDS', 'Share', 'Number', 'Count', 'HUB_NAMES', 'INITS', 'PAPERS_METRICS', 'TPT_SOURCES', 'MIXED',
-           'METHODS', 'FROM_TASKS', 'Fingerprints', 'Plan', 'Kind', 'cell_label', 'AnswerError', 'check_answer',
-           'check_result', 'Sources', 'backbone_of', 'task_of', 'rows_of', 'forget', 'Sizes', 'Tested', 'Trained',
-           'Tuned', 'stored_prompt', 'Evaluated', 'Transferred', 'Probed', 'Started', 'tuned_further', 'Carried',
-           'Projected', 'carried_file', 'Origin', 'answer']
+__all__ = ['UNKNOWN', 'HUB_NAMES', 'Rows', 'KINDS', 'Share', 'Number', 'Count', 'INITS', 'PAPERS_METRICS', 'TPT_SOURCES', 'MIXED',
+           'METHODS', 'FROM_TASKS', 'Fingerprints', 'Plan', 'Sources', 'backbone_of', 'task_of', 'rows_of', 'forget',
+           'Kind', 'cell_label', 'AnswerError', 'check_answer', 'check_result', 'check_stored', 'Sizes', 'Tested',
+           'Trained', 'Tuned', 'stored_prompt', 'Evaluated', 'Transferred', 'Probed', 'Started', 'tuned_further',
+           'Carried', 'Projected', 'carried_file', 'Origin', 'answer']
 
-# %% ../nbs/library/experiments.ipynb #c144e971
+# %% ../nbs/library/experiments.ipynb #6ec1f2f3
 @dataclass(frozen=True)
 class Fingerprints:
     "What stands behind the names of a study: hashes of the weights of its models, and of the rows of its tasks."
@@ -50,8 +50,11 @@ class Fingerprints:
         "Their part in a question; nothing where they are not known."
         if not self.rows:
             return {}
-        rows = {task: {split: self.rows[task][split] for split in splits if split in self.rows[task]} for task in tasks}
-        return {"fingerprints": {"models": {name: self.models[name] for name in models}, "rows": rows}}
+        rows = {}
+        for task in tasks:  # None: it has been added to the study, and nothing was run since
+            known = self.rows.get(task)
+            rows[task] = None if known is None else {split: known[split] for split in splits if split in known}
+        return {"fingerprints": {"models": {name: self.models.get(name) for name in models}, "rows": rows}}
 
     def differences(self, other: Fingerprints) -> list[str]:
         "What has one name and is not the same, in words."
@@ -70,7 +73,7 @@ class Fingerprints:
 UNKNOWN = Fingerprints()
 "Those of a study of which nothing is known but its declaration."
 
-# %% ../nbs/library/experiments.ipynb #01c4d56f
+# %% ../nbs/library/experiments.ipynb #faf89557
 class Plan(dict[str, list[Cell]]):
     "The cells of a study, by kind."
 
@@ -88,11 +91,12 @@ class Plan(dict[str, list[Cell]]):
         kind: str,
         asked: Mapping[str, Any],
         needs: Sequence[Cell] = (),
-        models: Iterable[str] = (),  # whose weights the answer depends on
-        tasks: Iterable[str] = (),  # whose rows it depends on
+        tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: those of the `task`, if any
         splits: Iterable[str] = SPLITS,  # of these tasks
     ) -> Cell:
-        "A cell of that kind."
+        "A cell of that kind, with the fingerprints of the models that it names and of the rows that it reads."
+        models = [asked[name] for name in ("backbone", "source_backbone") if name in asked]
+        tasks = [asked["task"]] if tasks is None and "task" in asked else tasks or ()
         known = self.fingerprints.asked(models, tasks, splits)
         return Cell(kind, dict(asked) | known, tuple(needs), KINDS[kind].version)
 
@@ -105,64 +109,6 @@ class Plan(dict[str, list[Cell]]):
         "Those that are not the default, so that a study without them keeps the keys that it always had."
         defaults = {f.name: f.default for f in fields(self.study)}
         return self.settings(*(name for name in names if getattr(self.study, name) != defaults[name]))
-
-# %% ../nbs/library/experiments.ipynb #20057a22
-@dataclass(frozen=True)
-class Kind:
-    "One experiment."
-
-    plan: Callable[[Plan], Iterable[Cell]]
-    answer: Callable[[Cell, Sources, Store, Path], dict[str, Any]]  # its result; files go into the folder
-    result: type  # what a result holds at least, a `TypedDict`
-    label: Callable[[Cell], str]  # a short description for people
-    rows: Callable[[Cell, dict[str, Any]], Iterable[dict[str, Any]]]  # what a result says, for a table
-    version: int = 1
-
-
-KINDS: dict[str, Kind] = {}
-"The experiments by name, each after those that its cells need."
-
-
-def cell_label(cell: Cell) -> str:
-    "A short description of a cell for people."
-    return KINDS[cell.kind].label(cell)
-
-# %% ../nbs/library/experiments.ipynb #a4eeb117
-Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=10**12)]
-
-
-class AnswerError(ValueError):
-    "An answer that is not as a run writes it."
-
-
-@lru_cache
-def _reader(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
-
-
-def check_answer(kind: type, found: Any, what: str) -> None:
-    "Raise `AnswerError` where `found` is no such `TypedDict`."
-    try:
-        _reader(kind).validate_python(found, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = printable(" ".join(map(str, first["loc"])))[:80]
-        raise AnswerError(
-            f"{what} is not as a run writes it ({where}: {printable(first['msg'])[:80]}); remove it, and run the study "
-            "again"
-        ) from None
-
-
-def check_result(cell: Cell, found: Any) -> None:
-    "Raise `AnswerError` where this is no result of the cell."
-    check_answer(KINDS[cell.kind].result, found, f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key},")
-    if cell.kind == "transfer" and found["targets"].keys() != {*cell.asked["targets"]}:
-        raise AnswerError(
-            f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key}, is of other tasks than were asked; "
-            "remove it, and run the study again"
-        )
 
 # %% ../nbs/library/experiments.ipynb #73030ba3
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -201,7 +147,7 @@ class Sources:
         own = {task.name: task for task in self.tasks}
         return load_task(own.get(name, name), self.data, splits, max_train=max_train, max_eval=max_eval)
 
-# %% ../nbs/library/experiments.ipynb #5a5c0140
+# %% ../nbs/library/experiments.ipynb #5dbaf79f
 @lru_cache(maxsize=2)  # a source model and a target model
 def backbone_of(sources: Sources, *question) -> Backbone:
     "The answer of `Sources.backbone`, kept."
@@ -218,7 +164,7 @@ def task_of(sources: Sources, *question) -> TaskData:
 def rows_of(sources: Sources, *question) -> dict[str, str]:
     "The fingerprints of the splits in that answer, kept."
     data = task_of(sources, *question)
-    return {split: data.fingerprint(split) for split in data.splits()}
+    return {split: data.fingerprint(split)[:16] for split in data.splits()}
 
 
 def forget() -> None:
@@ -243,21 +189,106 @@ def _target(asked: Mapping[str, Any], sources: Sources) -> tuple[Backbone, TaskD
     data = task_of(sources, asked["task"], asked["max_train"], asked["max_eval"])
     return _model(asked, sources), _in_words(data, asked)
 
-# %% ../nbs/library/experiments.ipynb #b88d0c9e
+# %% ../nbs/library/experiments.ipynb #816c6178
+Rows = Mapping[str, Mapping[str, int]]
+"How many rows the splits of each task have."
+
+
+@dataclass(frozen=True)
+class Kind:
+    "One experiment."
+
+    plan: Callable[[Plan], Iterable[Cell]]
+    answer: Callable[[Cell, Sources, Store, Path], dict[str, Any]]  # its result; files go into the folder
+    result: type  # what a result holds at least, a `TypedDict`
+    label: Callable[[Cell], str]  # a short description for people
+    rows: Callable[[Cell, dict[str, Any]], Iterable[dict[str, Any]]]  # what a result says, for a table
+    files: Callable[[Cell, dict[str, Any]], Iterable[str]] = lambda cell, result: ()  # of tensors, that it has
+    texts: Callable[[Cell, Rows], tuple[int, int]] = lambda cell, rows: (0, 0)  # how many are learned from, and read
+    version: int = 1
+
+
+KINDS: dict[str, Kind] = {}
+"The experiments by name, each after those that its cells need."
+
+
+def cell_label(cell: Cell) -> str:
+    "A short description of a cell for people."
+    return KINDS[cell.kind].label(cell)
+
+# %% ../nbs/library/experiments.ipynb #2fef70cf
+Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+class AnswerError(ValueError):
+    "An answer that is not as a run writes it."
+
+
+_ADVICE = "remove its folder and run the study again, or, of a packed study, get the study again"
+
+
+@lru_cache
+def _reader(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def check_answer(kind: type, found: Any, what: str) -> None:
+    "Raise `AnswerError` where `found` is no such `TypedDict`."
+    try:
+        _reader(kind).validate_python(found, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = printable(" ".join(map(str, first["loc"])))[:80]
+        raise AnswerError(
+            f"{what} is not as a run writes it ({where}: {printable(first['msg'])[:80]}); {_ADVICE}"
+        ) from None
+
+
+def check_result(cell: Cell, found: Any) -> None:
+    "Raise `AnswerError` where this is no result of the cell."
+    what = f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key},"
+    check_answer(KINDS[cell.kind].result, found, what)
+    if cell.kind == "transfer" and found["targets"].keys() != {*cell.asked["targets"]}:
+        raise AnswerError(f"{what} is of other tasks than asked; {_ADVICE}")
+
+
+def check_stored(cell: Cell, store: Store) -> None:
+    "Raise `AnswerError` or `StoreError` where a store does not hold the whole answer of a cell."
+    check_result(cell, found := store.read(cell))
+    check_answer(Origin, store.read(cell, "provenance"), f"the provenance of cells/{cell.kind}/{cell.key}")
+    lacking = {*KINDS[cell.kind].files(cell, found)} - {*store.files(cell)}
+    if lacking:
+        raise AnswerError(f"cells/{cell.kind}/{cell.key} in {store.folder.name!r} has no {min(lacking)}; {_ADVICE}")
+
+# %% ../nbs/library/experiments.ipynb #421d2967
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
+
+
+class _Counts(TypedDict):
+    train: Count
+    dev: Count
+    test: NotRequired[Count]
+
+
+class _Shares(TypedDict):
+    train: Share
+    dev: Share
+    test: NotRequired[Share]
 
 
 class Sizes(TypedDict):
     "What the splits of a task are."
 
-    rows: dict[str, Count]
-    majority: NotRequired[dict[str, Share]]  # accuracy of the most frequent label
+    rows: _Counts
+    majority: NotRequired[_Shares]  # accuracy of the most frequent label
     overlaps: dict[str, Count]
 
 
 def _plan_data(plan: Plan) -> Iterator[Cell]:
     for task in plan.study.tasks:
-        yield plan.cell("data", plan.settings(*_ROWS) | {"task": task}, tasks=[task])
+        yield plan.cell("data", plan.settings(*_ROWS) | {"task": task})
 
 
 def _count(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
@@ -282,7 +313,7 @@ KINDS["data"] = Kind(
     rows=lambda cell, result: [{"task": cell.asked["task"]} | result["rows"] | result["overlaps"]],
 )
 
-# %% ../nbs/library/experiments.ipynb #30ff908e
+# %% ../nbs/library/experiments.ipynb #77138583
 INITS = {"random": None, "vocabulary": vocabulary_prompt}
 "What a prompt begins with, by name; None: what `tune_prompt` begins with."
 _TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
@@ -320,7 +351,7 @@ class Tuned(Trained):
     "What came of training a prompt from nothing, or a whole model."
 
     step: Count  # of the best
-    rows: dict[str, Count]
+    rows: _Counts
     majority: dict[str, Share]
 
 
@@ -330,7 +361,7 @@ def _plan_tune(plan: Plan) -> Iterator[Cell]:
         for seed in study.seeds:
             for task in study.tasks:
                 asked = settings | {"backbone": backbone, "task": task, "seed": seed}
-                yield plan.cell("tune", asked, models=[backbone], tasks=[task])
+                yield plan.cell("tune", asked)
 
 
 def _tune(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
@@ -340,7 +371,7 @@ def _tune(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     init = None if begin is None else begin(backbone, length, seed)
     return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
 
-# %% ../nbs/library/experiments.ipynb #6b16884f
+# %% ../nbs/library/experiments.ipynb #66be4d5c
 def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     "What a cell says of a training, be it of a prompt or of a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
@@ -378,14 +409,33 @@ def _curve_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     return [about | {"step": step, "loss": loss, "accuracy": accuracy} for step, loss, accuracy in points]
 
 
-KINDS["tune"] = Kind(_plan_tune, _tune, Tuned, label=_on_model, rows=_curve_rows)
+def _texts_of_training(cell: Cell, rows: Rows) -> tuple[int, int]:
+    "Every evaluation reads dev, and what a prompt is kept for reads test once; patience may end it earlier."
+    asked, own = cell.asked, rows[cell.asked["task"]]
+    evaluations = 1 + -(-asked["steps"] // asked["eval_every"])
+    return asked["steps"] * asked["batch_size"], evaluations * own["dev"] + own.get("test", 0)
+
+
+def _own_prompt(cell: Cell, result: dict[str, Any]) -> list[str]:
+    return ["prompt.safetensors"]
+
+
+KINDS["tune"] = Kind(
+    _plan_tune,
+    _tune,
+    Tuned,
+    label=_on_model,
+    rows=_curve_rows,
+    files=_own_prompt,
+    texts=_texts_of_training,
+)
 
 # %% ../nbs/library/experiments.ipynb #21eabfb9
 def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") -> SoftPrompt:
     "A prompt that the answer of a cell holds."
     return SoftPrompt.from_tensors(*store.tensors(cell, name), f"cells/{cell.kind}/{cell.key}/{name}")
 
-# %% ../nbs/library/experiments.ipynb #e3da246e
+# %% ../nbs/library/experiments.ipynb #fe3ea6c9
 _OF_PROMPTS = ("length", "learning_rate", "dtype", "relative", "init")
 
 
@@ -413,9 +463,10 @@ KINDS["fine_tune"] = Kind(
     Tuned,
     label=lambda cell: _on_model(cell, f" at {cell.asked['learning_rate']:g}"),
     rows=_curve_rows,
+    texts=_texts_of_training,
 )
 
-# %% ../nbs/library/experiments.ipynb #28357e84
+# %% ../nbs/library/experiments.ipynb #8d0cc502
 def _plan_transfer(plan: Plan) -> Iterator[Cell]:
     study = plan.study
     for tuned in plan["tune"]:
@@ -446,9 +497,9 @@ def _transfer_cell(
     asked = {"backbone": of["backbone"], "source": of["task"], "seed": of["seed"], "targets": list(targets)}
     asked |= {"split": split, "prompt": tuned.key if tuned else None}
     asked |= plan.settings(*_FRAME, "length", "max_eval") | plan.unusual(*_READING)
-    return plan.cell("transfer", asked, (tuned,) if tuned else (), [of["backbone"]], targets, [split])
+    return plan.cell("transfer", asked, (tuned,) if tuned else (), targets, [split])
 
-# %% ../nbs/library/experiments.ipynb #0e1925ce
+# %% ../nbs/library/experiments.ipynb #1be5f2ef
 class Evaluated(TypedDict):
     "As `Evaluation.as_dict` has it."
 
@@ -458,6 +509,9 @@ class Evaluated(TypedDict):
     n: Count
     f1: NotRequired[Share | None]
     predictions: NotRequired[str]
+
+
+_NUMBERS = ("accuracy", "low", "high", "n", "f1")
 
 
 class Transferred(TypedDict):
@@ -482,16 +536,15 @@ def _transfer(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
             targets[name] = None
             continue
         result = evaluate(backbone, prompt, _in_words(data, asked), asked["split"])
-        targets[name] = result.as_dict() | {"predictions": "".join(map(str, result.predictions))}
+        between = "" if len(data.task.labels) <= 10 else " "
+        targets[name] = result.as_dict() | {"predictions": between.join(map(str, result.predictions))}
     return {"targets": targets, "examples": sum(found["n"] for found in targets.values() if found is not None)}
 
 
 def _evaluation_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     about = {name: cell.asked[name] for name in ("backbone", "source", "seed")}
     return [
-        about
-        | {"target": target, "split": cell.asked["split"]}
-        | {name: found[name] for name in found if name != "predictions"}
+        {name: found.get(name) for name in _NUMBERS} | about | {"target": target, "split": cell.asked["split"]}
         for target, found in result["targets"].items()
         if found is not None
     ]
@@ -503,9 +556,10 @@ KINDS["transfer"] = Kind(
     Transferred,
     label=lambda cell: _on_model(cell, f" → {len(cell.asked['targets'])} × {cell.asked['split']}"),
     rows=_evaluation_rows,
+    texts=lambda cell, rows: (0, sum(rows[task].get(cell.asked["split"], 0) for task in cell.asked["targets"])),
 )
 
-# %% ../nbs/library/experiments.ipynb #423650ea
+# %% ../nbs/library/experiments.ipynb #3c7a708b
 PAPERS_METRICS = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
 "What probes are compared by where a study names no metrics: the paper's five, whatever is added to `METRICS`."
 
@@ -567,7 +621,15 @@ def _similarity_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]
     ]
 
 
-KINDS["probe"] = Kind(_plan_probe, _probe, Probed, label=_on_model, rows=_similarity_rows)
+KINDS["probe"] = Kind(
+    _plan_probe,
+    _probe,
+    Probed,
+    label=_on_model,
+    rows=_similarity_rows,
+    files=_own_prompt,
+    texts=_texts_of_training,
+)
 
 # %% ../nbs/library/experiments.ipynb #dde70f2a
 TPT_SOURCES: dict[str, Callable[[str, Sequence[str], Mapping[str, str]], list[list[str]]]] = {
@@ -614,7 +676,7 @@ def _plan_tpt(plan: Plan) -> Iterator[Cell]:
             scores = [own_probe] if mix == "weighted" else [row_of[prompt.key] for prompt in others.values()]
             yield _from_others(plan, "tpt", tuned, [*others.values()], scores, steps | {"mix": mix, "k": MIXED})
 
-# %% ../nbs/library/experiments.ipynb #33490375
+# %% ../nbs/library/experiments.ipynb #371faf5b
 def _tpt(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     backbone, data = _target(cell.asked, sources)
     mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
@@ -649,9 +711,17 @@ def _tpt_label(cell: Cell) -> str:
     return _on_model(cell, detail + (f", {mix}" if mix else ""))
 
 
-KINDS["tpt"] = Kind(_plan_tpt, _tpt, Started, label=_tpt_label, rows=_curve_rows)
+KINDS["tpt"] = Kind(
+    _plan_tpt,
+    _tpt,
+    Started,
+    label=_tpt_label,
+    rows=_curve_rows,
+    files=_own_prompt,
+    texts=_texts_of_training,
+)
 
-# %% ../nbs/library/experiments.ipynb #754bb20d
+# %% ../nbs/library/experiments.ipynb #87e601c1
 _MAPPING = ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every")
 _TUNING = ("hidden_size", "steps", "learning_rate", "eval_every")
 METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
@@ -693,7 +763,7 @@ def _projected_cell(plan: Plan, direction: tuple[str, str], method: str, group: 
     if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
         asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
-    return plan.cell("projected", asked, (*prompts, *wanted), [source, target], study.tasks)
+    return plan.cell("projected", asked, (*prompts, *wanted), study.tasks)
 
 # %% ../nbs/library/experiments.ipynb #53ba3d9a
 class Carried(Evaluated):
@@ -733,7 +803,7 @@ def _projection(
         return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
     return WAYS[kind](source, target, **settings)
 
-# %% ../nbs/library/experiments.ipynb #46227a52
+# %% ../nbs/library/experiments.ipynb #fd24838f
 def _project(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     asked = cell.asked
     source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
@@ -767,9 +837,9 @@ def _evaluated(
     carried: Mapping, target: Backbone, task: str, asked: Mapping[str, Any], sources: Sources
 ) -> Iterator[dict[str, Any]]:
     "What the prompts of a task and the untrained ones are worth there."
-    data = _in_words(task_of(sources, task, None, asked["max_eval"], ("dev", "test")), asked)
+    data = _in_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
     names = [name for name in carried if name[0] in (task, "random")]
-    for split in data.splits():
+    for split in (split for split in data.splits() if split != "train"):
         found = evaluate_prompts(target, [carried[name] for name in names], data, split)
         for (kind, seed), result in zip(names, found, strict=True):
             yield {"source": kind, "seed": seed, "target": task, "split": split} | result.as_dict()
@@ -790,12 +860,43 @@ def _carried_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     asked = cell.asked
     about = {"source_backbone": asked["source_backbone"], "backbone": asked["backbone"], "method": asked["method"]}
     about |= {"fitted_on": ", ".join(asked["fitted_on"]), "fit_seed": asked["seed"]}
-    return [about | row for row in result["rows"]]
+    names = ("source", "seed", "target", "split", *_NUMBERS)
+    return [{name: row.get(name) for name in names} | about for row in result["rows"]]
 
 
-KINDS["projected"] = Kind(_plan_projected, _project, Projected, label=_projected_label, rows=_carried_rows)
+def _carried_files(cell: Cell, result: dict[str, Any]) -> list[str]:
+    if result["impossible"] is not None:
+        return []
+    seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else {need.asked["seed"] for need in cell.needs}
+    kept = [carried_file(task, seed) for task in cell.asked["tasks"] for seed in seeds]
+    return ["projector.safetensors", *kept]
 
-# %% ../nbs/library/experiments.ipynb #ef130f4b
+
+def _texts_of_projection(cell: Cell, rows: Rows) -> tuple[int, int]:
+    asked = cell.asked
+    noise = len(asked.get("untrained_seeds", ())) or len({need.asked["seed"] for need in cell.needs})
+    carried = len(asked["prompts"]) + noise * len(asked["tasks"])  # on dev and test of their task
+    read = (
+        sum(rows[task]["dev"] + rows[task].get("test", 0) for task in asked["tasks"]) * carried // len(asked["tasks"])
+    )
+    if not tuned_further(asked["method"]):
+        return 0, read
+    learned = asked["steps"] * asked["batch_size"] * len(asked["fitted_on"])
+    evaluations = 1 + -(-asked["steps"] // asked["eval_every"])
+    return learned, read + evaluations * sum(rows[task]["dev"] for task in asked["fitted_on"])
+
+
+KINDS["projected"] = Kind(
+    _plan_projected,
+    _project,
+    Projected,
+    label=_projected_label,
+    rows=_carried_rows,
+    files=_carried_files,
+    texts=_texts_of_projection,
+)
+
+# %% ../nbs/library/experiments.ipynb #edece171
 def _plan_tpt_model(plan: Plan) -> Iterator[Cell]:
     for carried in plan["projected"]:
         target, seed = carried.asked["backbone"], carried.asked["seed"]
@@ -821,6 +922,8 @@ KINDS["tpt_model"] = Kind(
     Trained,
     label=lambda cell: f"{cell.kind} {cell.asked['task']} after {cell_label(cell.needs[0])}",
     rows=_curve_rows,
+    files=_own_prompt,
+    texts=_texts_of_training,
 )
 
 # %% ../nbs/library/experiments.ipynb #b0da0723

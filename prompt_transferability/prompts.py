@@ -10,6 +10,7 @@ import json
 import pickle
 import pickletools
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,9 @@ class SoftPrompt:
                 raise PromptError(f"the {what} of a prompt is named in one line of text; got {name!r}")
         if self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS)
+        noted = self.metadata.get("backbone_fingerprint", "")
+        if not isinstance(noted, str) or not is_printable(noted):
+            raise PromptError(f"the backbone_fingerprint of a prompt is one word; got {repr(noted)[:80]}")
 
     @property
     def length(self) -> int:
@@ -98,8 +102,8 @@ class SoftPrompt:
     def values_for(self, backbone: Backbone) -> Tensor:  # float32 [length, hidden]
         """The vectors, to be used in front of this model. Raises `PromptError` where width or layout do not fit.
 
-        A model of the same width that the prompt was not trained for is allowed: it is the paper's "Directly Reuse"
-        (§5, Table 4), which is about as good there as random prompts.
+        A model of the same width that the prompt was not trained for is allowed, with a warning: it is the paper's
+        "Directly Reuse" (§5, Table 4), which is about as good there as random prompts.
         """
         if self.hidden_size != backbone.embedding_size:
             raise PromptError(
@@ -111,15 +115,18 @@ class SoftPrompt:
                 f"the prompt of task {self.task!r} stands in layout {self.layout!r}, the backbone in "
                 f"{backbone.layout!r}; load the backbone with layout={self.layout!r}"
             )
+        if self.belongs_to(backbone) is False:
+            warnings.warn(f"{self!r} was trained for another model than this {backbone.name!r}", stacklevel=2)
         return self.values
 
     def belongs_to(self, backbone: Backbone) -> bool | None:
         "Whether this is the very model that it was trained for; None: not known, or it was never trained."
         noted = self.metadata.get("backbone_fingerprint")
-        if noted is not None:
+        if self.task in UNTRAINED:
+            return None
+        if noted is not None and noted.startswith("memory-") == backbone.fingerprint.startswith("memory-"):
             return noted == backbone.fingerprint
-        alike = self.backbone.rpartition("/")[2] == backbone.name.rpartition("/")[2]
-        return None if alike or self.task in UNTRAINED else False
+        return None if self.backbone.rpartition("/")[2] == backbone.name.rpartition("/")[2] else False
 
     def __repr__(self) -> str:
         return (

@@ -37,7 +37,7 @@ from .similarity import METRICS
 from .study import Study, StudyError, noted_fingerprints
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
-from .zero_shot_transfer import type_means
+from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
 __all__ = ['TYPES', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'Results', 'write_report']
@@ -88,7 +88,9 @@ def table(
     kind: str,  # of cells, one of `KINDS`
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # a row an evaluation, a step of a curve, or whatever a kind counts, with the key of its cell
-    "All that the answered cells of a kind say. Raises `StudyError` where there is none yet."
+    "All that the answered cells of a kind say. Raises `UnknownNameError`, and `StudyError` where there is none yet."
+    if kind not in KINDS:
+        raise UnknownNameError("kind of cell", kind, KINDS)
     cells = self.cells(kind, backbone)
     return pd.DataFrame({"cell": cell.key} | row for cell, found in cells for row in KINDS[kind].rows(cell, found))
 
@@ -99,7 +101,8 @@ def evaluations(
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns source, seed, target, split, accuracy, low, high, n, f1
     "Every evaluation of a prompt on a task, one row each."
-    return self.table("transfer", backbone).drop(columns=["cell", "backbone"])
+    columns = ["source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"]
+    return self.table("transfer", backbone).reindex(columns=columns)
 
 
 @patch
@@ -135,11 +138,8 @@ def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # colum
 
 
 def _curves_of(answered: Sequence[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame(result["curve"]).assign(task=cell.asked["task"], seed=cell.asked["seed"])
-        for cell, result in answered
-    ]
-    return pd.concat(frames, ignore_index=True)[["task", "seed", "step", "loss", "accuracy"]].astype({"loss": float})
+    rows = [row for cell, result in answered for row in KINDS[cell.kind].rows(cell, result)]
+    return pd.DataFrame(rows, columns=["task", "seed", "step", "loss", "accuracy"]).astype({"loss": float})
 
 
 @patch
@@ -178,7 +178,7 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
     facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
     facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
-    facts |= {name: ", ".join(libraries[name].unique()) for name in libraries}
+    facts |= {name: ", ".join(libraries[name].dropna().unique()) for name in libraries}
     facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
     return pd.Series(facts, name="")
 
@@ -527,20 +527,18 @@ def trainings(
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns method, task, seed, learning_rate, step, loss, accuracy
     "The curves of prompts and of fine-tuned models, one row an evaluation (Figure 2)."
-    about = ("task", "seed", "learning_rate")
-    frames = [
-        pd.DataFrame(result["curve"]).assign(method=method, **{name: cell.asked[name] for name in about})
-        for kind, method in (("tune", "prompt"), ("fine_tune", "whole model"))
-        for cell, result in self.cells(kind, backbone)
-    ]
-    table = pd.concat(frames, ignore_index=True)[["method", *about, "step", "loss", "accuracy"]]
-    return table.astype({"loss": float})
+    methods = {"tune": "prompt", "fine_tune": "whole model"}
+    tables = [self.table(kind, backbone).assign(method=method) for kind, method in methods.items()]
+    columns = ["method", "task", "seed", "learning_rate", "step", "loss", "accuracy"]
+    return pd.concat(tables, ignore_index=True)[columns].astype({"loss": float})
 
 # %% ../nbs/library/results.ipynb #da7a0002
 @patch
 def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
     "The rows of each split, and those that two splits share."
-    return self.table("data").drop(columns="cell").set_index("task").astype("Int64")
+    there = any(cell.kind == "data" for cell, _ in self.answered)
+    table = self.table("data").drop(columns="cell") if there else pd.DataFrame(columns=["task"])
+    return table.set_index("task").astype("Int64")
 
 # %% ../nbs/library/results.ipynb #f632f1d1
 @patch
@@ -601,6 +599,45 @@ FIGURES = {
     "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
 }
 "The figures of a study by name."
+
+# %% ../nbs/library/results.ipynb #334548b1
+@patch
+def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed, target, split; accuracy and n
+    "Every accuracy that the study has: of what was trained, its best on dev; of what was evaluated, each one."
+    rows = []
+    for cell, result in self.answered:
+        about = {"kind": cell.kind, "cell": cell_label(cell)}
+        if "curve" in result:
+            sizes = result.get("rows", {})
+            rows.append(about | {"split": "dev", "accuracy": result["accuracy"], "n": sizes.get("dev")})
+        elif cell.kind in ("transfer", "projected"):
+            rows += [about | row for row in KINDS[cell.kind].rows(cell, result)]
+    names = ["kind", "cell", "source", "seed", "target", "split"]
+    return pd.DataFrame(rows, columns=[*names, "accuracy", "n"]).set_index(names)
+
+
+@patch
+def difference(
+    self: Results,
+    other: Results,
+) -> pd.DataFrame:  # as `accuracies`: one, other, difference, low, high, inside
+    """The accuracies of two runs of a study, of what both have, in the order of this one.
+
+    `low` and `high` are Wilson's 95 % interval of this run's accuracy, and `inside` says whether the other's lies
+    there; NaN and <NA> where the number of examples is not known.
+    """
+    both = self.accuracies().join(other.accuracies()[["accuracy"]], rsuffix=" of the other", how="inner")
+    table = both.set_axis(["one", "n", "other"], axis=1)[["one", "other", "n"]]
+    table["difference"] = table["other"] - table["one"]
+    known = table["n"].notna()
+    bounds = [
+        wilson_interval(one, int(n)) if there else (np.nan, np.nan)
+        for one, n, there in zip(table["one"], table["n"], known, strict=True)
+    ]
+    table[["low", "high"]] = np.array(bounds).reshape(-1, 2)
+    inside = (table["other"] >= table["low"]) & (table["other"] <= table["high"])
+    table["inside"] = inside.astype("boolean").where(known)
+    return table.drop(columns="n")
 
 # %% ../nbs/library/results.ipynb #467c4942
 def write_report(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -18,15 +20,16 @@ import pandas as pd
 import torch
 import yaml
 from fastcore.basics import patch
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm.auto import tqdm
 
-from .backbones import DTYPES, LAYOUTS
+from .backbones import DTYPES, LAYOUTS, Backbone
 from .cells import Cell, Report, Store, run_cells
 from prompt_transferability.experiments import (
     FROM_TASKS,
     INITS,
+    KINDS,
     METHODS,
     PAPERS_METRICS,
     TPT_SOURCES,
@@ -37,11 +40,15 @@ from prompt_transferability.experiments import (
     answer,
     backbone_of,
     cell_label,
+    check_stored,
     forget,
     rows_of,
+    task_of,
     tuned_further,
 )
-from .files import parse_yaml, read_text
+from .files import LONGEST_YAML, parse_yaml, printable, read_text
+from .prompt_tuning import tune_prompt
+from .prompts import random_prompt
 from .similarity import METRICS
 from prompt_transferability.tasks import (
     ALL_TASKS,
@@ -49,15 +56,18 @@ from prompt_transferability.tasks import (
     PAPER_TASKS,
     TASK_TYPES,
     Task,
+    TaskData,
     UnknownNameError,
+    label_name,
     unify_label_words,
 )
 from .tpt_task import MIXES
 from .training import SCHEDULES
+from .zero_shot_transfer import evaluate
 
 # %% auto #0
 __all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'noted_fingerprints',
-           'CellsFailedError', 'take_fingerprints']
+           'CellsFailedError', 'check_source', 'take_fingerprints', 'slurm_script']
 
 # %% ../nbs/library/study.ipynb #52707375
 class StudyError(ValueError):
@@ -66,8 +76,26 @@ class StudyError(ValueError):
 # %% ../nbs/library/study.ipynb #a2aac62e
 def _once_each(values: tuple) -> tuple:
     if len(set(values)) < len(values):
-        raise ValueError("without repetition")
+        raise AssertionError("something is there twice")
     return values
+
+
+def _plain(value: Any) -> Any:
+    "Of a number, whether Python's, NumPy's or in words as YAML leaves `1e-2`, Python's; nothing else is a number."
+    if isinstance(value, str) and "_" not in value:
+        with suppress(ValueError):
+            return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, bool | str):
+        raise AssertionError("it is no number")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise AssertionError("it is no list")
+    return value
 
 
 def _known(kind: str, known: Collection[str]) -> AfterValidator:
@@ -84,15 +112,20 @@ def _known(kind: str, known: Collection[str]) -> AfterValidator:
 
 _Word = Annotated[str, Field(strict=True, min_length=1, description="a word")]
 _Flag = Annotated[bool, Field(strict=True, description="true or false")]
-_Count = Annotated[int, Field(strict=True, ge=1, description="a whole number of at least 1")]
+_Whole = Annotated[int, BeforeValidator(lambda value: value.item() if isinstance(value, np.generic) else value)]
+_Count = Annotated[_Whole, Field(strict=True, ge=1, le=10**12, description="a whole number of at least 1")]
 _Limit = Annotated[_Count | None, Field(description="a whole number of at least 1, or null")]
-_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+_Rate = Annotated[float, BeforeValidator(_plain), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 _Names = Annotated[
-    tuple[_Word, ...], AfterValidator(_once_each), Field(description="a list of names without repetition")
+    tuple[_Word, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_once_each),
+    Field(description="a list of names without repetition"),
 ]
-_Seed = Annotated[int, Field(strict=True, ge=0)]
+_Seed = Annotated[_Whole, Field(strict=True, ge=0, lt=2**64)]
 _Seeds = Annotated[
     tuple[_Seed, ...],
+    BeforeValidator(_listed),
     AfterValidator(_once_each),
     Field(description="a list of whole numbers of at least 0 without repetition"),
 ]
@@ -101,7 +134,10 @@ _SomeSeeds = Annotated[
     _Seeds, Field(min_length=1, description="a list of one whole number of at least 0 or more, without repetition")
 ]
 _Rates = Annotated[
-    tuple[_Rate, ...], AfterValidator(_once_each), Field(description="a list of numbers above 0 without repetition")
+    tuple[_Rate, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_once_each),
+    Field(description="a list of numbers above 0 without repetition"),
 ]
 _Groups = Annotated[
     tuple[_SomeNames, ...],
@@ -119,22 +155,33 @@ def _sentence(kind: type, error: ValidationError, given: Mapping[str, Any]) -> E
     "The first thing that is wrong with a declaration, as an error of ours."
     found = error.errors()[0]
     own, (path, *inner), value = found.get("ctx", {}).get("error"), found["loc"] or ("",), found["input"]
-    if isinstance(own, StudyError | UnknownNameError):
-        return own
-    described = kind.__pydantic_fields__.get(path)
+    if isinstance(own, ValueError):  # a sentence already, of a name or a task
+        return own if isinstance(own, StudyError | UnknownNameError) else StudyError(str(own))
+    described, path = kind.__pydantic_fields__.get(path), str(path)
     tables = [one for one in get_args(described.annotation) if is_dataclass(one)] if described and inner else []
     if tables:  # a table in the table, or one of several by name
-        named = [step for step in inner if isinstance(step, str)]
-        kind, path = tables[0], ".".join([path, *named])
-        described = kind.__pydantic_fields__.get(named[-1]) if named else described
+        kind, path = tables[0], ".".join([path, *(step for step in inner if isinstance(step, str))])
+        steps = [step for step in inner if step in kind.__pydantic_fields__]
+        described = kind.__pydantic_fields__[steps[0]] if steps else described
     elif path in given:
         value = given[path]
+    last = path.rpartition(".")[2]
     if found["type"] == "unexpected_keyword_argument":
-        return UnknownNameError("study setting", path.rpartition(".")[2], [f.name for f in fields(kind)])
+        return UnknownNameError("study setting", last, [f.name for f in fields(kind)])
     if found["type"] == "missing":
-        return StudyError(f"the table of a study's {kind.__name__} has no {path.rpartition('.')[2]}; it needs that")
+        return StudyError(f"the table of a study's {kind.__name__} has no {last}; it needs that")
     study = f"study {given['name']!r}" if path != "name" and isinstance(given.get("name"), str) else "a study"
-    return StudyError(f"{path} of {study} must be {described.description}; got {value!r}")
+    expected = (
+        described.description if described is not None and described.description else "as the page on studies says"
+    )
+    return StudyError(printable(f"{path} of {study} must be {expected}; got {_short(value)}"))
+
+
+def _short(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python writes no longer numbers
+        return "a number of more than 4,300 digits"
 
 
 def _declared(cls: type) -> type:
@@ -144,8 +191,9 @@ def _declared(cls: type) -> type:
 
     @wraps(checked)
     def init(self, *args: Any, **given: Any) -> None:
+        given = dict(zip((f.name for f in fields(made)), args, strict=False)) | given
         try:
-            checked(self, *args, **given)
+            checked(self, **given)
         except ValidationError as error:
             raise _sentence(made, error, given) from None
 
@@ -203,7 +251,8 @@ class OwnTask:
 
     task_type: Annotated[_Word, _known("task type", TASK_TYPES)]
     label_words: Annotated[
-        dict[str, _Word | tuple[_Word, ...]], Field(description="a table from labels to words, or to lists of words")
+        dict[Annotated[str, BeforeValidator(label_name)], _Word | tuple[_Word, ...]],
+        Field(description="a table from labels to words, or to lists of words"),
     ]
 
     def named(self, name: str) -> Task:
@@ -468,13 +517,15 @@ def run(
         raise StudyError(f"workers must be at least 1; got {workers}")
     if not 1 <= shard[0] <= shard[1]:
         raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
-    store = Store(out)
+    store, others = Store(out), [*map(Store, reuse)]
+    if _finished_before(self, store):
+        return store.folder
     forget()
-    places = (None if folder is None else str(folder) for folder in (data, models))
-    sources = Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
+    sources = self._sources(data, models, device)
     found = take_fingerprints(self, sources)
     cells = self.cells(found)
-    others = [*map(Store, reuse)]
+    for other in others:
+        check_source(other, found)
     missing = [cell for cell in cells if not any(cell in there for there in (store, *others))]
     if workers is None:
         there = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -511,6 +562,29 @@ ENGINES = ("local", "ray")
 "What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
 
 
+def _finished_before(study: Study, store: Store) -> bool:
+    "Whether a folder of an earlier version, which noted no fingerprints, has all that the study asks for."
+    if not (store.folder / "study.yaml").is_file() or noted_fingerprints(store.folder) != UNKNOWN:
+        return False
+    finished = all(cell in store for cell in study.cells())
+    if finished:
+        warnings.warn(
+            f"{store.folder.name!r} is finished; an earlier version computed it, so whether models and data are still "
+            "the same is not known",
+            stacklevel=3,
+        )
+    return finished
+
+
+def check_source(other: Store, found: Fingerprints) -> None:
+    "Raise `StudyError` where a folder is no study's, or was computed with other models or rows."
+    if not (other.folder / "study.yaml").is_file():
+        raise StudyError(f"{str(other.folder)!r} is no folder of a study: it has no study.yaml")
+    changed = noted_fingerprints(other.folder).differences(found)
+    if changed:
+        raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")
+
+
 def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     """What stands behind the names of a study.
 
@@ -536,13 +610,16 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
         if store.keys() - {cell.key for cell in cells}:
             raise StudyError(f"the folder {store.folder.name!r} {_otherwise(study, found, there, noted)}")
     if not declaration.is_file() or (there, noted) != (study, found):
-        store.declare(study.to_yaml(found))
-    store.take(cells, others)
+        text = study.to_yaml(found)
+        if len(text) > LONGEST_YAML:
+            raise StudyError(f"the declaration of study {study.name!r} is too long to be read again; name fewer tasks")
+        store.declare(text)
+    store.take(cells, others, check_stored)
 
 
 def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
     "How what a folder holds differs from a study that is to be run there, and what to do."
-    different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name)]
+    different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
     changed = noted.differences(found)
     if different:
         return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
@@ -581,7 +658,8 @@ class _Progress:
             self.bar.close()
 
     def done(self, cell: Cell, seconds: float) -> None:
-        self.left.remove(cell.kind)
+        if cell.kind in self.left:
+            self.left.remove(cell.kind)
         self.seconds.setdefault(cell.kind, []).append(seconds)
         self.spent += seconds
         took = f"{cell_label(cell)} took {seconds:.0f} s"
@@ -592,6 +670,82 @@ class _Progress:
             took = f"about {left / 60:.0f} min left; {took}"
         self.bar.set_postfix_str(took, refresh=False)
         self.bar.update()
+
+# %% ../nbs/library/study.ipynb #aa3c69cb
+def _trial(
+    backbone: Backbone, datas: Sequence[TaskData], length: int
+) -> tuple[dict[str, float], float, dict[str, float]]:
+    "Seconds to read a text of each task, how many times as long learning from it takes, and its positions."
+    prompt, seconds, positions = random_prompt(backbone, length, 0), {}, {}
+    few = [replace(data, dev=data.dev.select(range(min(16, len(data.dev)))), test=None) for data in datas]
+    for data in (few[0], *few):  # the first one twice: what is done once only is not measured
+        started = time.perf_counter()
+        evaluate(backbone, prompt, data)
+        seconds[data.task.name] = (time.perf_counter() - started) / len(data.dev)
+        positions[data.task.name] = length + float(backbone.encode(data.dev).lengths.mean())
+    runs = [tune_prompt(backbone, few[0], length=length, steps=n, eval_every=n, progress=False) for n in (1, 3)]
+    return seconds, runs[1].seconds / runs[1].examples / seconds[few[0].task.name], positions
+
+
+@patch
+def plan(
+    self: Study,
+    out: str | Path | None = None,  # folder of the results, where there is one: what it has is done
+    *,
+    data: str | Path | None = None,  # as in `run`
+    models: str | Path | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:  # a row a kind of cell and a model: cells, done, texts learned from and read, operations, hours
+    """What the study has to compute, and what that takes on this machine in one process; done cells cost nothing.
+
+    Errors as in `run`, before anything is computed.
+    """
+    sources, rows = self._sources(data, models, device), {}
+    cells, store = self.cells(take_fingerprints(self, sources)), Store(out) if out is not None else None
+    datas = [task_of(sources, name, self.max_train, self.max_eval) for name in self.tasks]
+    sizes = {each.task.name: {split: len(found) for split, found in each.splits().items()} for each in datas}
+    for backbone in self.backbones:
+        model = backbone_of(sources, backbone, self.layout, self.max_length, self.dtype)
+        seconds, ratio, positions = _trial(model, datas, self.length)
+        second, position = (float(np.mean([*of.values()])) for of in (seconds, positions))
+        tables = (*model.model.get_input_embeddings().parameters(),)
+        weights = sum(weight.numel() for weight in model.parameters()) - sum(table.numel() for table in tables)
+        for cell in cells:
+            if cell.asked.get("backbone", self.backbones[0]) == backbone:
+                row = rows.setdefault((cell.kind, backbone), dict.fromkeys(_COSTS, 0))
+                row["cells"] += 1
+                if store is not None and cell in store:
+                    row["done"] += 1
+                    continue
+                learned, read = KINDS[cell.kind].texts(cell, sizes)
+                task = cell.asked.get("task")
+                row["learned"], row["read"] = row["learned"] + learned, row["read"] + read
+                row["operations"] += 2 * weights * positions.get(task, position) * (2 * learned + read)
+                row["hours"] += seconds.get(task, second) * (ratio * learned + read) / 3600
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["kind", "backbone"])
+
+
+_COSTS = ("cells", "done", "learned", "read", "operations", "hours")
+
+
+@patch
+def _sources(self: Study, data: str | Path | None, models: str | Path | None, device: str) -> Sources:
+    places = (None if folder is None else str(folder) for folder in (data, models))
+    return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
+
+# %% ../nbs/library/study.ipynb #027293a1
+def slurm_script(
+    command: str,  # `prompt-transfer study run …` without `--shard`
+    parts: int,  # jobs
+    hours: int = 24,  # that each may take
+    cpus: int = 2,  # of each
+    gpu: bool = False,  # one for each
+) -> str:
+    "A script for `sbatch` that computes a study in parts."
+    lines = ["#!/bin/bash", "#SBATCH --job-name=prompt-transfer", f"#SBATCH --array=1-{parts}"]
+    lines += [f"#SBATCH --cpus-per-task={cpus}", f"#SBATCH --time={hours}:00:00", "#SBATCH --signal=B:TERM@120"]
+    lines += ["#SBATCH --gres=gpu:1"] if gpu else []
+    return "\n".join([*lines, "exec " + command + f' --shard "$SLURM_ARRAY_TASK_ID/{parts}"', ""])
 
 # %% ../nbs/library/study.ipynb #dc69249c
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
            'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files',
-           'ask_hub', 'load_task', 'read_task', 'unify_label_words']
+           'ask_hub', 'load_task', 'label_name', 'read_task', 'unify_label_words']
 
 # %% ../nbs/library/tasks.ipynb #e56f42a6
 import csv
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import combinations
@@ -577,12 +577,14 @@ def task_from_files(
 # %% ../nbs/library/tasks.ipynb #cebd0879
 def _local_files(task: Task, folder: Path) -> dict[str, Path]:
     "The files of a task's splits in its folder; raises `FileNotFoundError` if there are none."
-    files = {
-        split: path
-        for split in SPLITS
-        for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv")
-        if (path := folder / f"{split}{ending}").is_file()
-    }
+    files: dict[str, Path] = {}
+    for split in SPLITS:
+        for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv"):
+            path = folder / f"{split}{ending}"
+            if path.is_file() and split in files:
+                raise DataError(f"{str(folder)!r} has {files[split].name} and {path.name}; keep one of them")
+            if path.is_file():
+                files[split] = path
     if not files:
         there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
         raise FileNotFoundError(
@@ -656,9 +658,8 @@ def load_task(
     hidden (-1, as in GLUE) is None. Raises `UnknownNameError` for a task or split that nobody knows, `DataError` for
     rows that do not fit, `ValueError` for a limit below 1, and `FileNotFoundError` where there is no copy to be had.
     """
-    own = not isinstance(name_or_task, Task) and (Path(name_or_task) / "task.yaml").is_file()
-    folder = Path(name_or_task) if own else None
-    task, named = read_task(folder) if own else _as_task(name_or_task), splits is not None
+    folder = _own_folder(name_or_task)
+    task, named = _as_task(name_or_task) if folder is None else read_task(folder), splits is not None
     splits = list(splits) if named else [*SPLITS]
     for split in splits:
         if split not in SPLITS:
@@ -684,6 +685,23 @@ def load_task(
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #4e12f3ed
+def _own_folder(name_or_task: str | os.PathLike | Task) -> Path | None:
+    "A folder with task.yaml: a path, or words that can be no name; a known name is never looked for as a folder."
+    words = isinstance(name_or_task, str) and name_or_task not in ALL_TASKS and os.sep in name_or_task
+    if words or isinstance(name_or_task, os.PathLike):
+        with suppress(OSError):  # no file has so long a name
+            if (Path(name_or_task) / "task.yaml").is_file():
+                return Path(name_or_task)
+    return None
+
+
+def label_name(label: object) -> str:
+    "A label of a table in YAML, where `yes` without quotes is none. Raises `ValueError`."
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise ValueError(f"a label is a text or a whole number; got {label!r}, which needs quotes in YAML")
+    return str(label)
+
+
 def read_task(
     folder: str | os.PathLike,  # with task.yaml in it
 ) -> Task:
@@ -703,16 +721,20 @@ def read_task(
     said = [*texts.values(), *(word for of in words.values() for word in (of if isinstance(of, list) else [of]))]
     if not all(isinstance(text, str) for text in said):
         raise DataError(f"{str(file)!r} must have text wherever a task has a name or a word; put it in quotes")
-    labels = {"labels": tuple(map(str, words)), "label_words": tuple(words.values())}
+    try:
+        labels = {"labels": tuple(map(label_name, words)), "label_words": tuple(words.values())}
+    except ValueError as error:
+        raise DataError(f"{str(file)!r}: {error}") from None
     return Task(**{"name": Path(folder).resolve().name} | texts, **labels)
 
 
 def _as_task(name_or_task: str | Task) -> Task:
     if isinstance(name_or_task, Task):
         return name_or_task
-    if name_or_task not in ALL_TASKS:
-        raise UnknownNameError("task", name_or_task, ALL_TASKS)
-    return ALL_TASKS[name_or_task]
+    name = os.fspath(name_or_task) if isinstance(name_or_task, os.PathLike) else name_or_task
+    if not isinstance(name, str) or name not in ALL_TASKS:
+        raise UnknownNameError("task", str(name), ALL_TASKS)
+    return ALL_TASKS[name]
 
 
 def _sources(

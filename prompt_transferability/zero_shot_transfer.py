@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,14 +96,6 @@ def evaluate_prompts(
 
     A prompt that was trained for another model is evaluated too ("Directly Reuse", Table 4), with a warning.
     """
-    prompts = list(prompts)
-    strangers = [prompt for prompt in prompts if prompt is not None and prompt.belongs_to(backbone) is False]
-    if strangers:
-        warnings.warn(
-            f"{len(strangers)} of {len(prompts)} prompts, the first of them {strangers[0]!r}, were trained for another "
-            f"model than this {backbone.name!r}",
-            stacklevel=2,
-        )
     values = [backbone.no_prompt if prompt is None else prompt.values_for(backbone) for prompt in prompts]
     rows = data.split(split)
     texts, labels = backbone.encode(rows), np.array(rows["label"])

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +22,8 @@ from prompt_transferability.cells import (
     Schedule,
     Store,
     StoreError,
+    _Workers,
+    hash_of,
     pack,
     run_cells,
     shard_of,
@@ -265,7 +269,7 @@ def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path)
     assert Store(into).read(more[-1]) == {"value": 99}
 
 
-@pytest.mark.parametrize("name", [TABLE, "prompts.safetensors", "study.yaml"])
+@pytest.mark.parametrize("name", [TABLE, "prompts.safetensors"])
 def test_a_packed_file_that_was_cut_is_named(packed, name):
     into, _ = packed
     (into / name).write_bytes((into / name).read_bytes()[:-5])
@@ -292,3 +296,70 @@ def test_a_hundred_thousand_cells_are_packed_and_read_in_seconds(tmp_path):
     store = Store(tmp_path)
     assert sum(cell in store for cell in cells) == 1000
     assert time.perf_counter() - started < 30
+
+
+def test_an_idle_worker_that_was_killed_is_replaced(tmp_path):
+    workers = _Workers(Store(tmp_path), answer, None)
+    try:
+        workers.give(FIRST[0])
+        assert [outcome for _, _, outcome in workers.next()] == [None]
+        ((process, _),) = workers.idle
+        process.kill()
+        process.join()
+        workers.give(FIRST[1])
+        assert [(cell, outcome) for cell, _, outcome in workers.next()] == [(FIRST[1], None)]
+    finally:
+        workers.end()
+
+
+@pytest.mark.parametrize("noted", ["", "{", "3", "{}", '{"kind": 1, "key": "a", "error": "b", "traceback": "c"}'])
+def test_a_note_of_a_failure_that_is_not_whole_says_nothing(noted, tmp_path):
+    path = Store(tmp_path).beside(FIRST[0], "failed.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(noted)
+    assert Store(tmp_path).failure(FIRST[0]) is None
+    assert run_cells(FIRST, Store(tmp_path), answer).whole and not path.exists()
+
+
+def test_a_full_disk_hides_no_failure(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    report = run_cells(FIRST[:2], Store(tmp_path), answer)
+    assert [failure.error for failure in report.failed] == ["OSError: No space left on device"] * 2
+    assert not list(tmp_path.glob("cells/*/[!.]*"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: table.drop_columns("key"),
+        lambda table: table.set_column(1, "key", pa.array([None] * len(table), pa.string())),
+        lambda table: table.set_column(3, "result", pa.array(["{"] * len(table), pa.string())),
+    ],
+)
+def test_a_packed_table_that_is_none_is_named(damage, tmp_path):
+    run_cells(CELLS, Store(tmp_path), answer)
+    (tmp_path / "study.yaml").touch()
+    pack(tmp_path, tmp_path, CELLS)
+    pq.write_table(damage(pq.read_table(tmp_path / TABLE)), tmp_path / TABLE)
+    names = [name for name in (TABLE, "prompts.safetensors")]
+    (tmp_path / MANIFEST).write_text("".join(f"{hash_of(tmp_path / name)}  {name}\n" for name in names))
+    with pytest.raises(StoreError, match="cells.parquet"):
+        [Store(tmp_path).read(cell) for cell in CELLS]
+
+
+def test_a_shard_waits_for_what_another_is_computing(tmp_path):
+    shards = [subprocess.Popen([sys.executable, "-c", SHARD, tmp_path, str(i)], cwd=ROOT / "tests") for i in (1, 2)]
+    assert [shard.wait() for shard in shards].count(0) == 2
+    assert all(cell in Store(tmp_path) for cell in CELLS)
+
+
+SHARD = """
+import sys
+from functools import partial
+from test_cells import CELLS, Store, answer, run_cells
+report = run_cells(CELLS, Store(sys.argv[1]), partial(answer, seconds=0.05), shard=(int(sys.argv[2]), 2))
+sys.exit(not report.whole)
+"""

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_training_is_refused(backbone, data, tmp_path):
     fine_tune(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
     with pytest.raises(TuningError, match="differs in seeds;"):
         fine_tune(backbone, data, seed=1, checkpoint=tmp_path / "state", **SETTINGS)
-    with pytest.raises(TuningError, match="differs in backbone, length, trained;"):
+    with pytest.raises(TuningError, match="differs in backbone, fingerprint, length, trained;"):
         tune_prompt(backbone, data, length=4, checkpoint=tmp_path / "state", **SETTINGS)
 
 

@@ -110,7 +110,7 @@ def imported_distributions() -> set[str]:
 
 def test_requirements_are_what_the_modules_import(settings):
     required = {canonicalize_name(r.name) for r in requirements(settings, "requirements")}
-    extras = ("peft_requirements", "gguf_requirements")
+    extras = ("peft_requirements", "gguf_requirements", "ray_requirements")
     optional = {canonicalize_name(r.name) for key in extras for r in requirements(settings, key)}
     assert imported_distributions() - optional == required
 

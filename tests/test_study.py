@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import resource
 import shlex
@@ -15,6 +16,8 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -23,9 +26,18 @@ from safetensors.torch import load_file, save_file
 from prompt_transferability import experiments
 from prompt_transferability import study as study_module
 from prompt_transferability.backbones import Backbone
-from prompt_transferability.cells import Store, pack
+from prompt_transferability.cells import Store, StoreError, pack
 from prompt_transferability.cli import main
-from prompt_transferability.experiments import KINDS, METHODS, PAPERS_METRICS, Sources, answer, cell_label
+from prompt_transferability.experiments import (
+    KINDS,
+    METHODS,
+    PAPERS_METRICS,
+    AnswerError,
+    Fingerprints,
+    Sources,
+    answer,
+    cell_label,
+)
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
@@ -40,7 +52,7 @@ from prompt_transferability.study import (
     StudyError,
     noted_fingerprints,
 )
-from prompt_transferability.tasks import ALL_TASKS, DataError, load_task, unify_label_words
+from prompt_transferability.tasks import ALL_TASKS, DataError, UnknownNameError, load_task, unify_label_words
 from prompt_transferability.zero_shot_transfer import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -1000,7 +1012,7 @@ def test_a_checkpoint_of_another_model_of_the_same_name_is_refused(two_models, t
     assert (run.prompt.belongs_to(one), run.prompt.belongs_to(other)) == (True, False)
     saved = SoftPrompt.load(run.prompt.save(tmp_path / "prompt.safetensors"))
     assert (saved.belongs_to(one), saved.belongs_to(other)) == (True, False)
-    with pytest.warns(UserWarning, match="trained for another model than this 'checkpoint-500'"):
+    with pytest.warns(UserWarning, match="was trained for another model than this 'checkpoint-500'"):
         evaluate(other, saved, data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1015,7 +1027,7 @@ def test_the_command_says_whether_a_prompt_is_this_models(two_models, tmp_path, 
         assert main(["evaluate", str(file), "micro/sst2", "--backbone", str(place / "checkpoint-500"), "--json"]) == 0
         said = capsys.readouterr()
         assert json.loads(said.out)["trained_for_this_model"] is belongs
-        assert ("were trained for another model" in said.err) == (not belongs)
+        assert ("was trained for another model" in said.err) == (not belongs)
 
 
 def test_rows_that_change_while_a_study_runs_are_not_mixed_with_the_others(two_tasks, tmp_path, monkeypatch):
@@ -1038,7 +1050,7 @@ def test_a_study_may_grow_and_change_what_does_not_matter(two_tasks, tmp_path, o
         grown.run(out, data=two_tasks, workers=1, progress=False)
         assert written.items() <= {path: path.stat().st_mtime_ns for path in out.glob("cells/*/[!.]*/*")}.items()
         assert Study.from_file(out / "study.yaml") == grown and grown.status(out)["missing"].sum() == 0
-    with pytest.raises(StudyError, match="which differs in name, random_seeds"):
+    with pytest.raises(StudyError, match="which differs in random_seeds"):
         SHORT.run(out, data=two_tasks, workers=1, progress=False)
 
 
@@ -1058,8 +1070,10 @@ def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_
         Store(out).place(cell).rename(Store(out).place(old))
     (out / "study.yaml").write_text(SHORT.to_yaml())
     assert SHORT.status(out)["missing"].sum() == 0
-    with pytest.raises(StudyError, match="computed by an earlier version"):
+    with pytest.warns(UserWarning, match="an earlier version computed it"):  # it is finished, so nothing is to be done
         SHORT.run(out, data=two_tasks, workers=1, progress=False)
+    with pytest.raises(StudyError, match="which differs in random_seeds"):
+        replace(SHORT, random_seeds=(0,)).run(out, data=two_tasks, workers=1, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -1075,7 +1089,16 @@ def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
 def test_a_new_metric_or_way_enters_no_study_by_itself(monkeypatch):
     before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
     monkeypatch.setitem(METHODS, "a new way", ())
-    assert CrossModel.methods == study_module.PAPERS_METHODS and Study.metrics == PAPERS_METRICS  # by name, not all
+    named = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
+    ways = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
+    assert named == PAPERS_METRICS == Study.from_preset("micro-sources").metrics
+    tuned = ("task tuning", "task tuning without LayerNorm")
+    assert (*ways, *tuned) == study_module.PAPERS_METHODS == Study.from_preset("paper").cross_model.methods
+    source = (
+        Path(study_module.__file__).with_name("experiments.py").read_text() + Path(study_module.__file__).read_text()
+    )
+    for name in ("PAPERS_METRICS", "PAPERS_METHODS"):  # the words themselves, not whatever there is
+        assert re.search(rf'^{name} = \("', source, re.M), name
     assert [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS] == before
     asked = [cell.asked for cell in replace(STARTS, metrics=("cosine_concat",)).cells() if cell.kind == "probe"]
     assert asked and all(one["metrics"] == ["cosine_concat"] for one in asked)
@@ -1109,7 +1132,9 @@ def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys):
             SHORT.run(part, data=two_tasks, workers=1, progress=False, shard=(number, 2))
     assert main(["study", "merge", str(tmp_path / "all"), *map(str, parts), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["taken"] + said["missing"] == len(SHORT.cells())
+    taken = [said[str(part)] for part in parts]
+    assert all(taken) and sum(taken) + said["missing"] == len(SHORT.cells())
+    assert len(Store(tmp_path / "all").keys()) == sum(taken) == sum(len(Store(part).keys()) for part in parts)
     SHORT.run(tmp_path / "all", data=two_tasks, workers=1, progress=False)
     assert answers(SHORT, tmp_path / "all") == answers(SHORT, whole)
 
@@ -1235,10 +1260,13 @@ def test_a_script_from_standard_input_cannot_have_workers(tmp_path):
     ("content", "sentence"),
     [
         (TINY.to_yaml().encode() + "# é".encode("latin-1"), "UTF-8"),
-        (TINY.to_yaml().encode() + b"fine_tuning_rates: [[1e-4]]", "a key twice|fine_tuning_rates"),
+        (
+            TINY.to_yaml().encode() + b"fine_tuning_rates: [[1e-4]]",
+            "fine_tuning_rates.* twice|twice.*fine_tuning_rates",
+        ),
         (TINY.to_yaml().replace("fine_tuning_rates: []", "fine_tuning_rates: [[1e-4]]").encode(), "fine_tuning_rates"),
         (b"", "declares no study"),
-        (TINY.to_yaml().encode()[:40], "declares no study|no YAML"),
+        (TINY.to_yaml().encode()[:10], "declares no study"),
     ],
 )
 def test_study_files_that_cannot_be_read_are_one_sentence(content, sentence, tmp_path):
@@ -1303,3 +1331,310 @@ def test_links_in_a_report_are_replaced_and_not_followed(short, tmp_path):
     with pytest.raises(StudyError, match="is no folder of this study"):
         write_report(Results(tmp_path / "out"))
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# ---- what a study costs, and how two runs differ
+
+
+def test_a_plan_counts_what_is_computed(two_tasks, tmp_path, short):
+    study = replace(SHORT, random_seeds=(0,), fine_tuning_rates=(1e-4,), tpt=("other types",), tpt_steps=1)
+    table = study.plan(short, data=two_tasks)
+    assert table["cells"].sum() == len(study.cells())
+    assert table.loc[("tune", "micro-bert"), ["cells", "done", "learned", "hours"]].tolist() == [2, 2, 0, 0]
+    dev, test = {"mrpc": 40, "sst2": 40}, {"sst2": 40}
+    expected = {"fine_tune": (2 * 2 * 16, 2 * sum(dev.values()) + 40), "tpt": (2 * 16, 2 * sum(dev.values()) + 40)}
+    expected["transfer"] = (0, sum(dev.values()) + sum(test.values()))  # those of the random prompt
+    for kind, (learned, read) in expected.items():
+        row = table.loc[(kind, "micro-bert")]
+        assert (row["learned"], row["read"]) == (learned, read) and row["hours"] > 0 and row["operations"] > 0
+
+
+def test_the_command_plans_and_prints_a_script(two_tasks, tmp_path, capsys):
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    assert main(["study", "plan", str(tmp_path / "short.yaml"), "--data", str(two_tasks), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["cells"] == len(SHORT.cells()) and said["done"] == 0 and said["hours"] > 0
+    words = ["study", "slurm", str(tmp_path / "short.yaml"), "--out", "/shared/my study", "--parts", "7", "--gpu"]
+    assert main(words) == 0
+    script = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert "#SBATCH --array=1-7\n" in script and "#SBATCH --gres=gpu:1\n" in script
+    assert "--out '/shared/my study'" in script and '--shard "$SLURM_ARRAY_TASK_ID/7"' in script
+
+
+def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys):
+    shutil.copytree(short, tmp_path / "same")
+    other = replace(SHORT, steps=20, eval_every=20, learning_rate=1).run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
+    assert main(["study", "diff", str(short), str(tmp_path / "same"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["different"], said["outside"], said["first"], said["second"]) == (0, 0, 0, 0) and said["numbers"] > 5
+    assert main(["study", "diff", str(short), str(other), "--csv", str(tmp_path / "all.csv"), "--json"]) == 0
+    said, table = json.loads(capsys.readouterr().out), pd.read_csv(tmp_path / "all.csv")
+    assert said["numbers"] == len(table) and said["different"] == (table["difference"] != 0).sum() > 0
+    assert ((table["other"] - table["one"]) - table["difference"]).abs().max() < 1e-12
+    within = (table["other"] >= table["low"]) & (table["other"] <= table["high"])
+    assert (within == table["inside"]).all() and said["outside"] == (~within).sum()
+
+
+# ---- parts that need each other
+
+
+def test_parts_that_run_together_wait_for_each_other(two_tasks, tmp_path, one_thread):
+    whole = SHORT.run(tmp_path / "whole", data=two_tasks, workers=1, progress=False)
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    out, environment = tmp_path / "out", os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [COMMAND, "study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "1"]
+    parts = [subprocess.Popen([*words, "--shard", f"{i}/2"], env=environment) for i in (1, 2)]
+    codes = [part.wait() for part in parts]
+    assert 0 in codes  # the last one at least had nothing left to wait for
+    assert answers(SHORT, out) == answers(SHORT, whole)
+
+
+# ---- deaths at random moments
+
+
+@pytest.mark.parametrize("moment", range(int(os.environ.get("MOMENTS", "2"))))
+def test_a_run_that_ends_at_any_moment_loses_nothing(moment, short, two_tasks, tmp_path):
+    "Killed or asked to end, the run or one of its workers; MOMENTS=40 tries forty of them."
+    chance = random.Random(moment)
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    out, environment = tmp_path / "out", os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [COMMAND, "study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "2"]
+    run = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(chance.uniform(4, 14))
+    family = [run.pid, *descendants(run.pid)]
+    with suppress(ProcessLookupError):
+        os.kill(chance.choice(family), chance.choice((signal.SIGKILL, signal.SIGTERM)))
+    run.wait(60)
+    deadline = time.monotonic() + 10
+    while any(map(alive, family)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, family)), "a process outlived its run"
+    for place in out.glob("cells/*/[!.]*"):
+        assert {"cell.json", "result.json", "provenance.json"} <= {path.name for path in place.iterdir()}
+        assert json.loads((place / "result.json").read_text())
+    again = subprocess.run([*words, "--retry-failed"], env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert halves(out) == [] and answers(SHORT, out) == answers(SHORT, short)
+    for cell in cells_in(SHORT, short):
+        for file in Store(short).place(cell).glob("*.safetensors"):
+            assert (Store(out).place(cell) / file.name).read_bytes() == file.read_bytes()
+
+
+def descendants(process):
+    children = [
+        int(pid) for path in Path(f"/proc/{process}/task").glob("*/children") for pid in path.read_text().split()
+    ]
+    return children + [below for child in children for below in descendants(child)]
+
+
+def alive(process):
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+# ---- whose fingerprints a question has
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_every_kind_asks_with_the_fingerprints_of_what_it_reads(kind):
+    "Other weights or rows under a name are another question, of every kind that reads them."
+    study = replace(
+        CROSS,
+        cross_task=True,
+        fine_tuning_rates=(1e-4,),
+        tpt=("best", "every"),
+        tpt_mixes=("mean", "weighted"),
+        probe_steps=2,
+    )
+    rows = {task: {split: f"{task} {split}" for split in ("train", "dev", "test")} for task in study.tasks}
+    known = Fingerprints({name: name for name in study.backbones}, rows)
+    plain = {cell_label(cell): cell for cell in study.cells(known) if cell.kind == kind}
+    assert plain
+    for name in study.backbones:
+        other = study.cells(replace(known, models=known.models | {name: "others"}))
+        for cell in (cell for cell in other if cell.kind == kind):
+            before = plain[cell_label(cell)]
+            reads = name in (before.asked.get("backbone"), before.asked.get("source_backbone"))
+            assert cell.key != before.key or not reads
+    for task in study.tasks:
+        for split in ("train", "dev", "test"):
+            other = study.cells(replace(known, rows=rows | {task: rows[task] | {split: "others"}}))
+            for cell in (cell for cell in other if cell.kind == kind):
+                before, asked = plain[cell_label(cell)], cell.asked
+                if kind == "transfer":
+                    reads = task in asked["targets"] and split == asked["split"]
+                else:
+                    reads = task in asked.get("tasks", [asked.get("task")])
+                assert cell.key != before.key or not reads
+
+
+def changed_folder(folder, name, change):
+    (folder / name).write_text(json.dumps(change(json.loads((folder / name).read_text()))))
+    return Backbone.from_pretrained(folder)
+
+
+def test_settings_and_vocabulary_are_part_of_a_model(tmp_path):
+    folders = [Path(shutil.copytree(model_folder("micro-bert"), tmp_path / name / "model")) for name in "abcd"]
+    one = Backbone.from_pretrained(folders[0])
+    others = [changed_folder(folders[1], "config.json", lambda config: config | {"hidden_act": "relu"})]
+    others += [changed_folder(folders[2], "config.json", lambda config: config | {"num_attention_heads": 1})]
+
+    def swapped(tokenizer):
+        words = tokenizer["model"]["vocab"]
+        words["good"], words["bad"] = words["bad"], words["good"]
+        return tokenizer
+
+    others += [changed_folder(folders[3], "tokenizer.json", swapped)]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
+    noted = changed_folder(folders[0], "config.json", lambda config: config | {"transformers_version": "0.1"})
+    assert noted.fingerprint == one.fingerprint
+    run = tune_prompt(one, load_task("micro/sst2", max_train=32, max_eval=8), length=2, steps=1, progress=False)
+    assert [run.prompt.belongs_to(other) for other in (one, *others)] == [True, False, False, False]
+    in_memory = Backbone(one.model, one.tokenizer, one.name)
+    assert run.prompt.belongs_to(in_memory) is None  # the two kinds of fingerprints say nothing of each other
+    assert vocabulary_prompt(one, 3, 0).belongs_to(others[0]) is None
+
+
+def test_carried_prompts_are_read_on_the_rows_that_were_asked_about(two_tasks, tmp_path, monkeypatch, one_thread):
+    crossing = CrossModel(directions=(("micro-bert", "micro-roberta"),), fitted_on=(), methods=("directly reused",))
+    study = replace(SHORT, backbones=("micro-bert", "micro-roberta"), cross_task=False, cross_model=crossing)
+    dev, tune = two_tasks / "tasks" / "sst2" / "dev.jsonl", KINDS["tune"]
+
+    def tune_then_cut(*asked):
+        found = tune.answer(*asked)
+        dev.write_text("".join(dev.read_text().splitlines(keepends=True)[:7]))
+        return found
+
+    monkeypatch.setitem(KINDS, "tune", replace(tune, answer=tune_then_cut))
+    with suppress(CellsFailedError):
+        study.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    (cell,) = [cell for cell in cells_in(study, tmp_path / "out") if cell.kind == "projected"]
+    rows = Store(tmp_path / "out").read(cell)["rows"] if cell in Store(tmp_path / "out") else []
+    assert {row["n"] for row in rows if row["split"] == "dev"} <= {40}
+
+
+def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_tasks, tmp_path):
+    shutil.copytree(short, tmp_path / "out")
+    declared = yaml.safe_load((tmp_path / "out" / "study.yaml").read_text())
+    declared["tasks"].append("qqp")
+    declared["backbones"].append("micro-roberta")
+    (tmp_path / "out" / "study.yaml").write_text(yaml.safe_dump(declared))
+    extended = Study.from_file(tmp_path / "out" / "study.yaml")
+    assert extended.status(tmp_path / "out")["missing"].sum() > 0
+    assert main(["study", "status", str(tmp_path / "out")]) == 0
+
+
+# ---- what is taken over
+
+
+def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_path):
+    shutil.copytree(short, tmp_path / "part")
+    cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
+    place = Store(tmp_path / "part").place(cell)
+    for damage, sentence in (
+        (lambda: (place / "prompt.safetensors").unlink(), "has no prompt.safetensors"),
+        (lambda: (place / "result.json").write_text('{"accuracy": 255}'), "is not as a run writes it"),
+    ):
+        damage()
+        with pytest.raises(AnswerError, match=sentence):
+            SHORT.run(tmp_path / "new", data=two_tasks, reuse=[tmp_path / "part"], workers=1, progress=False)
+
+
+def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path, capsys):
+    with pytest.raises(StudyError, match="'.*nowhere' is no folder of a study"):
+        SHORT.run(tmp_path / "out", data=two_tasks, reuse=[tmp_path / "nowhere"], workers=1, progress=False)
+    assert main(["study", "merge", str(tmp_path / "all"), str(short), str(tmp_path / "nowhere")]) == 2
+    assert "is no folder of a study" in capsys.readouterr().err and not (tmp_path / "all").exists()
+    dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
+    dev.write_text(dev.read_text().replace("the", "a"))
+    other = SHORT.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
+    assert main(["study", "merge", str(tmp_path / "all"), str(short), str(other)]) == 2
+    assert "was computed with others: the dev rows of 'sst2'" in capsys.readouterr().err
+
+
+def test_nobody_packs_what_somebody_works_on(short, tmp_path):
+    shutil.copytree(short, tmp_path / "out")
+    for shard in ((1, 1), (2, 3)):
+        with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has worked on"):
+            pack(tmp_path / "out", tmp_path / "out", cells_in(SHORT, short))
+
+
+def test_a_packed_study_outlives_a_death_while_its_declaration_is_written(short, tmp_path):
+    pack(short, tmp_path / "out", cells_in(SHORT, short))
+    (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(noted_fingerprints(short)))
+    assert replace(SHORT, name="grown").status(tmp_path / "out")["missing"].sum() == 0
+
+
+def test_several_processes_declare_one_study(tmp_path):
+    script = "import sys; from prompt_transferability.cells import Store\n"
+    script += "for i in range(200): Store(sys.argv[1]).declare('x')"
+    both = [subprocess.Popen([sys.executable, "-c", script, tmp_path]) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0] and (tmp_path / "study.yaml").read_text() == "x"
+
+
+# ---- declarations that are nearly right
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        (
+            {"task_type": "SA", "label_words": {True: "good", False: "bad"}},
+            "a label is a text or a whole number; got True",
+        ),
+        ({"task_type": "SA", "label_words": {"a": True, "b": "no"}}, "own_tasks.r.label_words"),
+        ({"task_type": "SA", "label_words": {"a": "b"}}, "needs two labels"),
+        ({"task_type": "SA", "label_words": {"a": "b", "c": "b"}}, "b"),
+        ({"task_type": "SA", "label_words": {"a": [], "c": "b"}}, "without a word"),
+        (3, "own_tasks.r"),
+        (None, "own_tasks.r"),
+    ],
+)
+def test_a_task_of_ones_own_that_is_none_is_one_sentence(own, sentence):
+    with pytest.raises(ValueError, match=sentence) as refused:
+        Study("x", ("micro-bert",), tasks=("r",), own_tasks={"r": own})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(dict(own_tasks=3), dict(own_tasks={"../x": REVIEWS["reviews"]}), dict(own_tasks={3: REVIEWS["reviews"]})),
+        *(
+            dict(cross_model={None: 3}),
+            dict(cross_model={"directions": 10**5000}),
+            dict(steps=10**5000),
+            dict(steps=True),
+        ),
+        *(dict(learning_rate=True), dict(learning_rate="1_0"), dict(fine_tuning_rates=[True]), dict(seeds=[2**64])),
+        *(dict(tasks={"micro/sst2", "micro/imdb"}), dict(seeds={0: 1}), dict(name="a\nb" * 100, steps=0)),
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_what_no_declaration_may_hold_is_one_sentence(wrong):
+    with pytest.raises(ValueError) as refused:
+        Study(**{"name": "x", "backbones": ("micro-bert",), "tasks": ("micro/sst2",)} | wrong)
+    assert isinstance(refused.value, StudyError | UnknownNameError) and "\n" not in str(refused.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    study = replace(TINY, seeds=(np.int64(3),), steps=np.int32(7), learning_rate=np.float32(0.5))
+    assert (study.seeds, study.steps, study.learning_rate) == ((3,), 7, 0.5)
+    assert Study("x", ["micro-bert"]).backbones == ("micro-bert",)
+
+
+def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tmp_path):
+    shutil.copytree(short, tmp_path / "out")
+    cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "transfer")
+    shutil.rmtree(Store(tmp_path / "out").place(cell))
+    forged = {"kind": "x", "key": "y", "error": "\x1b[31mred\nprompt-transfer: all is well", "traceback": ""}
+    Store(tmp_path / "out").beside(cell, "failed.json").write_text(json.dumps(forged))
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
+    said = command(*words)
+    assert said.returncode == 1 and "\x1b" not in said.stderr and "\nprompt-transfer: all is well" not in said.stderr
+    piped = f"{shlex.join(map(str, [COMMAND, *words, '--json']))} | true"
+    said = subprocess.run(piped, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in said.stderr and "BrokenPipe" not in said.stderr

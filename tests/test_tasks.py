@@ -373,7 +373,7 @@ def test_unknown_task_split_and_size(tmp_path):
 def test_folder_without_the_task_lists_what_it_has(tmp_path):
     with pytest.raises(FileNotFoundError, match="no rows of task 'imdb'.*tasks in '.*tasks': restaurant"):
         load_task("imdb", restaurant(tmp_path))
-    with pytest.raises(FileNotFoundError, match="tasks in that folder: none"):
+    with pytest.raises(FileNotFoundError, match="tasks in '.*tasks': none"):
         load_task("imdb", tmp_path / "nowhere")
 
 
@@ -687,3 +687,27 @@ def test_other_tasks_are_known_by_name_and_are_not_the_papers(monkeypatch):
     assert said["rte"][:]["text_b"] == ["c", "d"] and said["cola"][:]["text_b"] == [None, None]
     assert {options.get("name") for _, options in asked} == {None, "cola", "rte", "wnli"}
     assert all(OTHER_TASKS[name].hub.test is None for name in ("cola", "rte", "wnli"))
+
+
+def test_two_files_of_a_split_are_refused(tmp_path):
+    folder = tmp_path / "tasks" / "sst2"
+    folder.mkdir(parents=True)
+    for name, row in (
+        ("train.jsonl", '{"text_a": "x", "label": "negative"}\n'),
+        ("train.csv", "text_a,label\nx,negative\n"),
+    ):
+        (folder / name).write_text(row * 2)
+    with pytest.raises(DataError, match="has train.jsonl and train.csv; keep one"):
+        load_task("sst2", tmp_path, ["train"])
+
+
+def test_a_known_name_is_never_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "task.yaml").write_text("task_type: SA\nlabel_words: {a: b, c: d}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROMPT_TRANSFERABILITY_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="no local copy|no rows"):
+        load_task("sst2", tmp_path / "nowhere")
+    for name in (5, "x" * 5000, "a/" * 3000, None):
+        with pytest.raises(UnknownNameError):
+            load_task(name)

@@ -199,6 +199,7 @@ def test_a_checkpoint_says_what_it_said_before_there_was_a_choice(backbone, data
         "backbone",
         "layout",
         "revision",
+        "fingerprint",
         "dtype",
         "tasks",
         "label words",

@@ -28,6 +28,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cells import MANIFEST, TABLE, TENSORS, hash_of, pack
@@ -442,11 +444,15 @@ def packed_studies(folder: Path) -> Callable[[random.Random], None]:
 
 
 def declarations(folder: Path) -> Callable[[random.Random], None]:
-    text = SMALLEST.to_yaml()
+    own = {"mine": {"task_type": "SA", "label_words": {"bad": "terrible", "good": ["great", "fine"]}}}
+    text = replace(SMALLEST, tasks=(*SMALLEST.tasks, "mine"), own_tasks=own).to_yaml()
+    declared = yaml.safe_load(text)
     lines = text.splitlines(keepends=True)
 
     def case(chance: random.Random) -> None:
-        if chance.random() < 0.5:
+        if chance.random() < 0.4:  # a value deep in it, that YAML can write
+            changed = json.dumps(changed_value(chance, declared)).encode("utf-8", "surrogatepass")
+        elif chance.random() < 0.5:
             at = chance.randrange(len(lines))
             key = lines[at].partition(":")[0]
             odd = chance.choice([*TEXTS, *(json.dumps(value) for value in ODD)])
