@@ -424,3 +424,17 @@ def test_a_weight_that_is_no_number_gives_no_accuracy(name):
         next(backbone.model.parameters()).view(-1)[:] = float("nan")
     with pytest.raises(BackboneError, match="logits that are not finite"):
         evaluate(backbone, random_prompt(backbone, 4, 0), data)
+
+
+def test_a_model_stays_the_same_in_other_pieces(tmp_path):
+    whole = shutil.copytree(model_folder("micro-bert"), tmp_path / "whole")
+    pieces = shutil.copytree(model_folder("micro-bert"), tmp_path / "pieces")
+    tensors = load_file(pieces / "model.safetensors")
+    (pieces / "model.safetensors").unlink()
+    names, places = sorted(tensors), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, pieces / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    (pieces / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert checkpoints.read_checkpoint(pieces).fingerprint == checkpoints.read_checkpoint(whole).fingerprint

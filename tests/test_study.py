@@ -1364,7 +1364,9 @@ def test_the_command_plans_and_prints_a_script(two_tasks, tmp_path, capsys):
 
 def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "same")
-    other = replace(SHORT, steps=20, eval_every=20, learning_rate=1).run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
+    other = replace(SHORT, steps=20, eval_every=20, learning_rate=1).run(
+        tmp_path / "other", data=two_tasks, workers=1, progress=False
+    )
     assert main(["study", "diff", str(short), str(tmp_path / "same"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["different"], said["outside"], said["first"], said["second"]) == (0, 0, 0, 0) and said["numbers"] > 5
