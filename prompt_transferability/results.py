@@ -462,7 +462,7 @@ def tpt_runs(
             "before": result["curve"]["accuracy"][0],
             "accuracy": result["accuracy"],
             "step": result["step"],
-            "test_accuracy": result["test"]["accuracy"] if result["test"] else np.nan,
+            "test_accuracy": result["test"]["accuracy"] if result.get("test") else np.nan,
         }
         for cell, result in self.tpt_cells(choice, backbone)
     )
