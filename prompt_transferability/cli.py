@@ -403,7 +403,10 @@ def _study_run(options: argparse.Namespace) -> dict:
 
 def _study_pack(options: argparse.Namespace) -> dict:
     into = options.into or options.out
-    answered = pack(options.out, into, Results(options.out).planned)
+    kept = (
+        (lambda name: not name.endswith("projector.safetensors")) if options.without_projectors else lambda name: True
+    )
+    answered = pack(options.out, into, Results(options.out).planned, kept)
     return {"out": str(into), "cells": answered}
 
 
@@ -843,6 +846,9 @@ def _add_study(commands) -> None:
     merging.add_argument("folders", nargs="+", help="folders of the parts")
     packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
     packing.add_argument("out", help="folder of the results")
+    packing.add_argument(
+        "--without-projectors", action="store_true", help="leave out what carried prompts to other models"
+    )
     packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")
 
 

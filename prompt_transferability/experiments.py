@@ -803,7 +803,7 @@ def _projection(
         return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
     return WAYS[kind](source, target, **settings)
 
-# %% ../nbs/library/experiments.ipynb #fd24838f
+# %% ../nbs/library/experiments.ipynb #a1eda908
 def _project(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     asked = cell.asked
     source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
@@ -869,7 +869,7 @@ def _carried_files(cell: Cell, result: dict[str, Any]) -> list[str]:
         return []
     seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else {need.asked["seed"] for need in cell.needs}
     kept = [carried_file(task, seed) for task in cell.asked["tasks"] for seed in seeds]
-    return ["projector.safetensors", *kept]
+    return kept  # what is packed need not have the projector, which nothing reads again
 
 
 def _texts_of_projection(cell: Cell, rows: Rows) -> tuple[int, int]:

@@ -642,9 +642,10 @@ def difference(
 # %% ../nbs/library/results.ipynb #467c4942
 def write_report(
     results: Results,
-) -> Path:  # the page, <study>/report/index.html
+    into: str | Path | None = None,  # the report's folder; None: report/ in the study's
+) -> Path:  # the page, index.html
     "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
-    folder, sections = results.out / "report", []
+    folder, sections = results.out / "report" if into is None else Path(into), []
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise StudyError(f"{str(folder)!r} is no folder of this study, so no report is written there; remove it")
     for backbone in results.study.backbones:

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+
+from prompt_transferability.cells import Store
+from prompt_transferability.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -47,10 +51,10 @@ def test_cells_are_those_of_the_result_files():
     held = read_script((ROOT / "nbs/explorer/data.js").read_text(encoding="utf-8"))["collections"]
     held = {collection["id"]: collection for collection in held}
     found = {}
-    for file in (ROOT / "results/micro/cells/transfer").glob("*/cell.json"):
-        asked = json.loads(file.read_text())["asked"]
-        if asked["split"] == "dev":
-            targets = json.loads((file.parent / "result.json").read_text())["targets"]
+    for row in pq.read_table(ROOT / "results/micro/cells.parquet").to_pylist():
+        asked = json.loads(row["cell"])["asked"]
+        if row["kind"] == "transfer" and asked["split"] == "dev":
+            targets = json.loads(row["result"])["targets"]
             found |= {(asked["source"], name, asked["seed"]): one for name, one in targets.items()}
     for place in range(10):
         collection = held["micro-micro-roberta"]
@@ -84,11 +88,10 @@ def test_a_study_without_a_matrix_is_passed_over_and_a_partial_one_is_shown(tmp_
     for name in ("begun", "partial"):
         (tmp_path / name).mkdir()
         shutil.copy(ROOT / "results/small/study.yaml", tmp_path / name)
-    shutil.copytree(ROOT / "results/small/cells", tmp_path / "partial/cells")
-    rows = [file for file in (tmp_path / "partial/cells/transfer").glob("*/cell.json")]
-    gone = [file.parent for file in rows if json.loads(file.read_text())["asked"]["source"] == "mnli"]
-    for folder in gone:
-        shutil.rmtree(folder)
+    cells = [cell for cell, _ in Results(ROOT / "results/small").answered]
+    gone = [cell for cell in cells if cell.kind == "transfer" and cell.asked["source"] == "mnli"]
+    kept = [cell for cell in cells if cell not in gone]
+    assert Store(tmp_path / "partial").take(kept, [Store(ROOT / "results/small")]) == len(kept)
     out = tmp_path / "data.js"
     command = [sys.executable, str(ROOT / "tools/explorer_data.py"), "--results", str(tmp_path), "--out", str(out)]
     subprocess.run(command, check=True)

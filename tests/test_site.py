@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from prompt_transferability.cells import Store, pack
+from prompt_transferability.study import Study
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -77,7 +80,7 @@ PAGE = [
     ("code", "#| include: false\nassert area(1) == 3", {"text/plain": "a hidden output"}),
     ("code", '#| include: false\nread(root / "results" / "demo")'),
 ]
-CELL = {"kind": "tune", "code_version": 1, "asked": {"backbone": "tiny", "task": "sst2", "seed": 0}}
+DEMO = Study("demo", ("tiny",), ("sst2",))
 HOME = [("markdown", "# Home\n> Where it begins."), ("markdown", "See [projectors](library/demo.ipynb#sec-details).")]
 
 QUARTO = """
@@ -99,9 +102,14 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
     (folder / "results").mkdir()
     (folder / "results/scores.csv").write_text("task,accuracy\nsst2,0.80\n")
     for name in ("demo", "other"):
-        (folder / "results" / name / "cells/tune/ab12").mkdir(parents=True)
-        (folder / "results" / name / "cells/tune/ab12/cell.json").write_text(json.dumps(CELL))
-        (folder / "results" / name / "cells/tune/ab12/result.json").write_text("{}")
+        (folder / "results" / name).mkdir()
+        (folder / "results" / name / "study.yaml").write_text(DEMO.to_yaml())
+        cell = DEMO.cells()[0]
+        with Store(folder / "results" / name).writing(cell) as (_, parts):
+            sizes = {"train": 9, "dev": 3}
+            parts["result"] = {"rows": sizes, "majority": {"train": 0.5, "dev": 0.5}, "overlaps": {"dev in train": 0}}
+            parts["provenance"] = {"started": "2026-01-01T00:00:00Z", "seconds": 3.2, "libraries": {"torch": "2"}}
+        pack(folder / "results" / name, folder / "results" / name, [cell])
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "_quarto.yml").write_text(QUARTO)
     (folder / "tiny_site/__init__.py").write_text('__version__ = "0.1.0"\n')
@@ -199,8 +207,11 @@ def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page)
     assert "assert area(1) == 3" in (site / "nbs/library/demo.ipynb").read_text(encoding="utf-8")
     assert re.findall(r'<a href="([^"]*files.html)">', page) == ["../../results/demo/files.html"]
     listed = (site / "results/demo/files.html").read_text(encoding="utf-8")
-    assert '<td>tune tiny sst2 0</td><td><a href="cells/tune/ab12/cell.json">' in listed
-    assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 4
+    key = DEMO.cells()[0].key
+    assert f'<th scope="row">data sst2</th><td><a href="cells/{key}.json">{key}</a></td>' in listed
+    answer = json.loads((site / f"results/demo/cells/{key}.json").read_text(encoding="utf-8"))
+    assert answer["asked"]["task"] == "sst2" and answer["result"]["rows"] == {"train": 9, "dev": 3}
+    assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 1 + 4
     assert "github" not in page
     assert "Its numbers" not in (site / "nbs/index.html").read_text(encoding="utf-8")
 

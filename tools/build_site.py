@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -23,6 +24,10 @@ from latex2mathml.converter import convert as latex_to_mathml
 from nbdev.processors import FilterDefaults
 from smalldocs.config import load
 from smalldocs.site import Page, Site
+
+from prompt_transferability.experiments import cell_label
+from prompt_transferability.results import Results, write_report
+from prompt_transferability.study import StudyError
 
 # What holds no page, and nothing that a page links to
 NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__")
@@ -43,14 +48,15 @@ FILES_PAGE = """<!doctype html>
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #dde3e8; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}</style>
 </head><body><main><h1>results/{folder}</h1>
-<p>What is committed there, and what the site's pages read. A cell's answer is its <code>result.json</code>; command,
-commit, versions, hardware and seed are in its <code>provenance.json</code>. <a href="../../index.html">Home</a></p>
+<p>What the site's pages read. <a href="../../index.html">Home</a></p>
 <div><table>
-<thead><tr><th scope="col">folder</th><th scope="col">what</th><th scope="col">files</th></tr></thead>
+<thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
 </tbody></table></div></main></body></html>
 """
+FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
+STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "begun", "seconds"))
 NAVIGATION = {  # how smalldocs begins each part that has no name, and what it is
     '<nav class="navbar': "Site",
     '<nav class="quarto-secondary-nav"': "Place in the site",
@@ -295,24 +301,41 @@ def result_folders(root: Path) -> list[str]:
 
 
 def list_files(folder: Path, out: Path) -> None:
-    """Copy the files of a folder of results, and write a page that leads to each."""
+    """Copy the files of a folder of results, and write a page that leads to each, or to each cell of a study."""
     shutil.copytree(folder, out, dirs_exist_ok=True)
+    study = (folder / "study.yaml").is_file()
+    head, rows = (STUDY_HEAD, study_rows(folder, out)) if study else (FOLDER_HEAD, file_rows(folder))
+    page = FILES_PAGE.format(folder=folder.name, head=head, rows="\n".join(rows))
+    (out / "files.html").write_text(page, encoding="utf-8")
+
+
+def file_rows(folder: Path) -> list[str]:
+    """A row a folder, with a link to each file."""
     rows = []
     for place, _, names in sorted(os.walk(folder)):
-        asked = Path(place) / "cell.json"
-        what = describe(json.loads(asked.read_text(encoding="utf-8"))) if asked.is_file() else ""
         links = ", ".join(f'<a href="{(Path(place) / name).relative_to(folder)}">{name}</a>' for name in sorted(names))
         where = Path(place).relative_to(folder).as_posix()
-        row = f'<tr><th scope="row">{where}</th><td>{html.escape(what)}</td><td>{links}</td></tr>'
-        rows += [row] if names else []
-    (out / "files.html").write_text(FILES_PAGE.format(folder=folder.name, rows="\n".join(rows)), encoding="utf-8")
+        rows += [f'<tr><th scope="row">{where}</th><td>{links}</td></tr>'] if names else []
+    return rows
 
 
-def describe(cell: dict) -> str:
-    """A study's cell in words: its kind, and the task and seed that it is about."""
-    asked = cell["asked"]
-    about = (asked.get(name) for name in ("backbone", "task", "source", "seed", "split"))
-    return " ".join([cell["kind"], *(str(part) for part in about if part is not None)])
+def study_rows(folder: Path, out: Path) -> list[str]:
+    """A row a cell, with a link to what was asked, what came out and where that is from; and the report, if any."""
+    results, rows = Results(folder), []
+    (out / "cells").mkdir(exist_ok=True)
+    for cell, result in results.answered:
+        origin = results.store.read(cell, "provenance")
+        whole = {"kind": cell.kind, "asked": dict(cell.asked), "result": result, "provenance": origin}
+        (out / "cells" / f"{cell.key}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
+        facts = f"<td>{html.escape(str(origin['started']))}</td><td>{origin['seconds']:.0f}</td>"
+        rows.append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
+    with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
+        write_report(results, out / "report")
+        rows.insert(
+            0, '<tr><th scope="row">report</th><td><a href="report/index.html">figures</a></td><td></td><td></td></tr>'
+        )
+    return rows
 
 
 # ---------------------------------------------------------------- the command
