@@ -1640,3 +1640,15 @@ def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tm
     piped = f"{shlex.join(map(str, [COMMAND, *words, '--json']))} | true"
     said = subprocess.run(piped, shell=True, capture_output=True, text=True)
     assert "Traceback" not in said.stderr and "BrokenPipe" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["micro", "micro-tpt", "micro-sources", "micro-unified", "micro-finetune", "micro-cross"]
+)
+def test_a_finished_folder_is_not_refused_by_its_preset(name, tmp_path):
+    out = Path(shutil.copytree(ROOT / "results" / name, tmp_path / name))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of folders that an earlier version computed
+        Study.from_preset(name).run(out, workers=1, progress=False)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -280,12 +280,17 @@ def gather(
     results: Path,  # the folder with release/ and the studies
 ) -> dict:
     """Everything that the Explorer shows."""
-    collections = list(published(results / "release"))
+    collections, shown = list(published(results / "release")), set()
     for file in sorted(results.glob("*/study.yaml")):
         study = Results(file.parent)
         for backbone in study.study.backbones if study.study.cross_task else ():  # else its matrix is a diagonal
             try:
-                collections.append(of_study(study, backbone))
+                matrix = study.transfer(backbone)
+                if not any(
+                    matrix.equals(other) for other in shown
+                ):  # a study that took over another's shows nothing new
+                    collections.append(of_study(study, backbone))
+                    shown.append(matrix)
             except StudyError:  # it has other cells, or none yet
                 continue
     return {"colors": TYPE_COLORS, "collections": collections}
