@@ -285,12 +285,10 @@ def gather(
         study = Results(file.parent)
         for backbone in study.study.backbones if study.study.cross_task else ():  # else its matrix is a diagonal
             try:
-                matrix = study.transfer(backbone)
-                if not any(
-                    matrix.equals(other) for other in shown
-                ):  # a study that took over another's shows nothing new
+                rows = {cell.key for cell, _ in study.cells("transfer", backbone)}
+                if not rows <= shown:  # a study that took another's prompts over shows nothing new
                     collections.append(of_study(study, backbone))
-                    shown.append(matrix)
+                    shown |= rows
             except StudyError:  # it has other cells, or none yet
                 continue
     return {"colors": TYPE_COLORS, "collections": collections}
