@@ -44,7 +44,7 @@ test: $(ENVIRONMENT) ## lint, run every notebook, run every test
 	$(BIN)/ruff format --check --quiet
 	OMP_NUM_THREADS=1 $(if $(PUBLISHED),PROMPT_TRANSFERABILITY_DATA='$(abspath $(DATA))') $(BIN)/nbdev-test \
 	    --n-workers $(JOBS) --skip-folder-re '^[_.]|^tutorials$$' $(if $(PUBLISHED),--flags data)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder --durations=15
 
 site: $(ENVIRONMENT) ## build the website into _docs/
 	$(BIN)/python tools/build_site.py

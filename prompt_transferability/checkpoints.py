@@ -257,7 +257,7 @@ def tokenizer_facts(tokenizer: transformers.PreTrainedTokenizerBase) -> list:  #
     specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("cls_token", "sep_token")}
     specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("bos_token", "eos_token")}
     texts = ("It's a naïve Café, isn't it?", "two  spaces,\ta tab and\na line", "12,345.6 x_y-z ABC")
-    read = [tokenizer(text)["input_ids"] for text in texts] + [tokenizer(*texts[:2])["input_ids"]]
+    read = [tokenizer(*given, verbose=False)["input_ids"] for given in (*((text,) for text in texts), texts[:2])]
     return [sorted(tokenizer.get_vocab().items()), specials, read]
 
 
