@@ -403,6 +403,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'prompt_transferability/checkpoints.py'),
                                                     'prompt_transferability.checkpoints._check_config': ( 'nbs/library/checkpoints.html#_check_config',
                                                                                                           'prompt_transferability/checkpoints.py'),
+                                                    'prompt_transferability.checkpoints._check_extra_ids': ( 'nbs/library/checkpoints.html#_check_extra_ids',
+                                                                                                             'prompt_transferability/checkpoints.py'),
                                                     'prompt_transferability.checkpoints._check_headers': ( 'nbs/library/checkpoints.html#_check_headers',
                                                                                                            'prompt_transferability/checkpoints.py'),
                                                     'prompt_transferability.checkpoints._check_numbers': ( 'nbs/library/checkpoints.html#_check_numbers',

@@ -29,7 +29,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from .families import FAMILIES, part
-from .files import FLOATS, check_fetched, parse_json, read_text, tensor_header
+from .files import FLOATS, check_fetched, parse_json, printable, read_text, tensor_header
 from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
 
@@ -190,6 +190,7 @@ def _read_tokenizer(name: str, source: dict):
     for file in _TOKENIZER_FILES:
         if Path(name, file).is_file():
             check_fetched(Path(name, file), BackboneError)
+    _check_extra_ids(name, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         tokenizer(*_PROBES, return_token_type_ids=True)
@@ -208,6 +209,16 @@ def _read_tokenizer(name: str, source: dict):
     return tokenizer
 
 
+def _check_extra_ids(name: str, source: dict) -> None:
+    "Raise `BackboneError` where T5's tokenizer would make more tokens of its own than memory holds."
+    file = cached_file(name, "tokenizer_config.json", **{"_raise_exceptions_for_missing_entries": False} | source)
+    what = f"tokenizer_config.json of {name!r}"
+    settings = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
+    extra = settings.get("extra_ids", 0) if isinstance(settings, dict) else 0
+    if isinstance(extra, int | float) and not 0 <= extra <= 10_000:
+        raise BackboneError(f"{what} has extra_ids that are not between 0 and 10,000; T5 has 100; correct it")
+
+
 def _ids_alone(name: str) -> list[list[int]] | None:
     "What tokenizer.json makes of texts by itself, where there is no other file that says how to tokenize."
     if Path(name, "tokenizer_config.json").is_file() or not Path(name, "tokenizer.json").is_file():
@@ -218,7 +229,7 @@ def _ids_alone(name: str) -> list[list[int]] | None:
 
 def _reason(error: Exception) -> str:
     "What another library said, in one line."
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 # %% ../nbs/library/checkpoints.ipynb #da70c951
 @dataclass(frozen=True, eq=False)

@@ -438,3 +438,12 @@ def test_a_model_stays_the_same_in_other_pieces(tmp_path):
         places |= dict.fromkeys(part, file)
     (pieces / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert checkpoints.read_checkpoint(pieces).fingerprint == checkpoints.read_checkpoint(whole).fingerprint
+
+
+@pytest.mark.parametrize("extra", [2**64, -1, 10**9, float("inf")])
+def test_a_tokenizer_that_asks_for_more_than_memory_holds_is_refused(extra, tmp_path):
+    folder = shutil.copytree(model_folder("micro-t5"), tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"extra_ids": extra}))
+    with pytest.raises(BackboneError, match="extra_ids"):
+        checkpoints.read_checkpoint(folder)

@@ -53,6 +53,7 @@ def test_what_is_answered_badly_is_counted(error, how):
 
 
 def test_the_counts_are_written_with_what_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz.resource, "setrlimit", lambda *_: None)  # this process has others to run
     monkeypatch.setattr(fuzz, "fuzz", lambda cases, seed: {"prompts": {"cases": cases, "traceback": 0, "examples": []}})
     assert fuzz.main(["--cases", "3", "--seed", "5", "--out", str(tmp_path / "new" / "counts.json")]) == 0
     report = json.loads((tmp_path / "new" / "counts.json").read_text())

@@ -4,7 +4,7 @@
 
 Every case is a whole file with a few bytes, values or words changed, read in this process. It is answered well when it
 is read, or refused with one line by an error that the command line shows as a sentence. Everything else is counted: a
-traceback, a message of several lines or with control characters, more than 5 s, more than 1 GB, or a file that a
+traceback, a message of several lines or with control characters, more than 5 s, 1 GB more memory, or a file that a
 malicious pickle made. The same seed gives the same cases.
 """
 
@@ -51,7 +51,7 @@ from prompt_transferability.study import CrossModel, Study
 from prompt_transferability.tasks import task_from_files
 from prompt_transferability.training import Loop, Training
 
-SLOW_SECONDS, MOST_MEMORY = 5.0, 2**30
+SLOW_SECONDS, MOST_MEMORY, LIMIT = 5.0, 2**30, 12 * 2**30
 ANSWERED = (ValueError, OSError, ModuleNotFoundError)  # what the command line answers with a sentence
 
 # ---------------------------------------------------------------- mutations
@@ -527,7 +527,7 @@ SLOW = {
 
 def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tuple[str, str]:
     "How one case was answered, and where that was wrong."
-    started = time.perf_counter()
+    started, before = time.perf_counter(), most_memory()
     try:
         case(chance)
         how, where = "read", ""
@@ -538,7 +538,9 @@ def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tup
         if isinstance(error, KeyboardInterrupt):
             raise
         how, where = "traceback", "".join(traceback.format_exception(error)[-3:])
-    if time.perf_counter() - started > SLOW_SECONDS:
+    if most_memory() - before > MOST_MEMORY:
+        how, where = "memory", f"{(most_memory() - before) // 2**20} MiB; {where}"
+    elif time.perf_counter() - started > SLOW_SECONDS:
         how, where = "slow", f"{time.perf_counter() - started:.1f} s; {where}"
     return how, where
 
@@ -567,7 +569,7 @@ def fuzz(cases: int, seed: int, shown: int = 5) -> dict[str, Any]:
                 if where and len(wrong) < shown:
                     wrong.append({"case": i, "what": where[-1500:]})
             made = sorted(path.name for path in Path(place).iterdir() if path.name == "outside")
-            names = ("read", "refused", "traceback", "not one line", "slow")
+            names = ("read", "refused", "traceback", "not one line", "slow", "memory")
             found[kind] = {"cases": count} | {name: counts[name] for name in names}
             found[kind] |= {
                 "code run": len(made),
@@ -589,6 +591,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file for the counts (.json)")
     options = parser.parse_args(arguments)
     before = most_memory()
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))  # what asks for more than that fails, and not the machine
     found = fuzz(options.cases, options.seed)
     total = Counter()
     for counts in found.values():
@@ -610,7 +613,7 @@ def main(arguments: list[str] | None = None) -> int:
         for example in counts["examples"]:
             print("   ", example["case"], example["what"].strip().replace("\n", "\n      "))
     print("memory", report["memory_mib"], "MiB")
-    good = not (total["traceback"] or total["not one line"] or total["slow"] or total["code run"])
+    good = not (total["traceback"] or total["not one line"] or total["slow"] or total["memory"] or total["code run"])
     return 0 if good and most_memory() - before < MOST_MEMORY else 1
 
 
