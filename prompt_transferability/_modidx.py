@@ -1639,6 +1639,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'prompt_transferability/study.py'),
                                               'prompt_transferability.study._short': ( 'nbs/library/study.html#_short',
                                                                                        'prompt_transferability/study.py'),
+                                              'prompt_transferability.study._shown': ( 'nbs/library/study.html#_shown',
+                                                                                       'prompt_transferability/study.py'),
                                               'prompt_transferability.study._trial': ( 'nbs/library/study.html#_trial',
                                                                                        'prompt_transferability/study.py'),
                                               'prompt_transferability.study.check_source': ( 'nbs/library/study.html#check_source',

@@ -207,7 +207,11 @@ def tensors(
     "The header and the tensors of a file. Raises `StoreError` where there is no such file, or one that is damaged."
     path, prefix = self.place(cell) / name, f"{cell.kind}/{cell.key}/{name}"
     if path.is_file():
-        return read_tensors(path, StoreError)
+        try:
+            return read_tensors(path, StoreError)
+        except StoreError as error:
+            where = f"cells/{cell.kind}/{cell.key} in {self.folder.name!r}"
+            raise StoreError(f"{where} is not whole: {error}; remove it, and run the study again") from error
     if cell.key not in self.packed or prefix not in self.headers:
         raise StoreError(f"{self.folder.name!r} has no file {name!r} of the {cell.kind!r} cell {cell.key}")
     noted = self.headers[prefix]

@@ -46,7 +46,7 @@ from prompt_transferability.experiments import (
     task_of,
     tuned_further,
 )
-from .files import LONGEST_YAML, parse_yaml, printable, read_text
+from .files import LONGEST_YAML, is_printable, parse_yaml, printable, read_text
 from .prompt_tuning import tune_prompt
 from .prompts import random_prompt
 from .similarity import METRICS
@@ -110,7 +110,13 @@ def _known(kind: str, known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-_Word = Annotated[str, Field(strict=True, min_length=1, description="a word")]
+def _shown(text: str) -> str:
+    if not is_printable(text):
+        raise AssertionError("it has characters that no page shows")
+    return text
+
+
+_Word = Annotated[str, Field(strict=True, min_length=1, description="a word"), AfterValidator(_shown)]
 _Flag = Annotated[bool, Field(strict=True, description="true or false")]
 _Whole = Annotated[int, BeforeValidator(lambda value: value.item() if isinstance(value, np.generic) else value)]
 _Count = Annotated[_Whole, Field(strict=True, ge=1, le=10**12, description="a whole number of at least 1")]

@@ -1611,6 +1611,7 @@ def test_a_task_of_ones_own_that_is_none_is_one_sentence(own, sentence):
             dict(steps=True),
         ),
         *(dict(learning_rate=True), dict(learning_rate="1_0"), dict(fine_tuning_rates=[True]), dict(seeds=[2**64])),
+        *(dict(name="\ud800"), dict(name="a\x1b[31m"), dict(backbones=["a\nb"])),
         *(dict(tasks={"micro/sst2", "micro/imdb"}), dict(seeds={0: 1}), dict(name="a\nb" * 100, steps=0)),
     ],
     ids=lambda wrong: next(iter(wrong)),
@@ -1652,3 +1653,13 @@ def test_a_finished_folder_is_not_refused_by_its_preset(name, tmp_path):
         warnings.simplefilter("ignore")  # of folders that an earlier version computed
         Study.from_preset(name).run(out, workers=1, progress=False)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff" * 100, None])
+def test_a_prompt_of_a_cell_that_was_cut_is_named(content, short, tmp_path, capsys):
+    shutil.copytree(short, tmp_path / "out")
+    cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
+    file = Store(tmp_path / "out").place(cell) / "prompt.safetensors"
+    file.write_bytes(file.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(StoreError, match=f"cells/tune/{cell.key} in 'out' is not whole: .*remove it"):
+        Results(tmp_path / "out").prompts()
