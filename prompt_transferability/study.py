@@ -677,6 +677,16 @@ class _Progress:
         self.bar.set_postfix_str(took, refresh=False)
         self.bar.update()
 
+# %% ../nbs/library/study.ipynb #dc69249c
+@patch
+def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row a kind of cell: done, missing
+    "How much of the study a folder holds."
+    store = Store(out)
+    noted = noted_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
+    rows = [(cell.kind, cell in store) for cell in self.cells(noted)]
+    table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
+    return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})
+
 # %% ../nbs/library/study.ipynb #aa3c69cb
 def _trial(
     backbone: Backbone, datas: Sequence[TaskData], length: int
@@ -752,13 +762,3 @@ def slurm_script(
     lines += [f"#SBATCH --cpus-per-task={cpus}", f"#SBATCH --time={hours}:00:00", "#SBATCH --signal=B:TERM@120"]
     lines += ["#SBATCH --gres=gpu:1"] if gpu else []
     return "\n".join([*lines, "exec " + command + f' --shard "$SLURM_ARRAY_TASK_ID/{parts}"', ""])
-
-# %% ../nbs/library/study.ipynb #dc69249c
-@patch
-def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row a kind of cell: done, missing
-    "How much of the study a folder holds."
-    store = Store(out)
-    noted = noted_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
-    rows = [(cell.kind, cell in store) for cell in self.cells(noted)]
-    table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
-    return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})

@@ -328,7 +328,8 @@ def study_rows(folder: Path, out: Path) -> list[str]:
         whole = {"kind": cell.kind, "asked": dict(cell.asked), "result": result, "provenance": origin}
         (out / "cells" / f"{cell.key}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
-        facts = f"<td>{html.escape(str(origin['started']))}</td><td>{origin['seconds']:.0f}</td>"
+        begun = html.escape(origin["started"][:16].replace("T", "\u00a0"))
+        facts = f"<td>{begun}</td><td>{origin['seconds']:.0f}</td>"
         rows.append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
     with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
         write_report(results, out / "report")
