@@ -518,8 +518,8 @@ KINDS = {
 SLOW = {
     "model folders": 0.005,
     "command lines": 0.02,
-    "study folders": 0.03,
-    "packed studies": 0.03,
+    "study folders": 0.01,
+    "packed studies": 0.01,
 }  # their share of the cases; the others have the rest
 
 # ---------------------------------------------------------------- counting
