@@ -557,6 +557,7 @@ def run_cells(
     start: Callable[[], object] | None = None,  # what each worker does first
     first: Callable[[], object] = lambda: None,  # is called when the folder is owned, before anything is computed
     shard: tuple[int, int] = (1, 1),  # compute only this part of the cells: the second of four is (2, 4)
+    patience: float = 10.0,  # seconds that a shard waits for others to begin, when it needs their answers
     retry_failed: bool = False,  # try again what failed in an earlier run
     fail_fast: bool = False,  # stop at the first failure
     done: Callable[[Cell, float], object] = lambda cell, seconds: None,  # is told of each answer
@@ -580,14 +581,17 @@ def run_cells(
             run, more = _run_on_ray, (workers, start, address, gpu)
         else:
             run, more = (_run_here, ()) if workers == 1 else (_run_in_workers, (workers, start))
+        until = time.monotonic() + patience
         while True:
             run(schedule, store, answer, report, fail_fast, done, *more)
             if shard[1] == 1 or not schedule.cells or (fail_fast and report.failed):
                 break
             if not schedule.look(store.__contains__):  # wait for what other shards are still computing
-                if not store.company(shard):
+                if store.company(shard):
+                    until = time.monotonic() + patience
+                elif time.monotonic() >= until:
                     break
-                time.sleep(ALIVE)
+                time.sleep(min(1.0, patience))
         report.held_up = [*schedule.lost.values(), *schedule.cells.values()]
     return report
 

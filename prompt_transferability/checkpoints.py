@@ -28,7 +28,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from .families import FAMILIES, part
+from .families import FAMILIES, OWN_TOKENS, part
 from .files import FLOATS, check_fetched, parse_json, printable, read_text, tensor_header
 from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
@@ -190,7 +190,7 @@ def _read_tokenizer(name: str, source: dict):
     for file in _TOKENIZER_FILES:
         if Path(name, file).is_file():
             check_fetched(Path(name, file), BackboneError)
-    _check_extra_ids(name, source)
+    _check_counts(name, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
         tokenizer(*_PROBES, return_token_type_ids=True)
@@ -209,14 +209,15 @@ def _read_tokenizer(name: str, source: dict):
     return tokenizer
 
 
-def _check_extra_ids(name: str, source: dict) -> None:
-    "Raise `BackboneError` where T5's tokenizer would make more tokens of its own than memory holds."
+def _check_counts(name: str, source: dict) -> None:
+    "Raise `BackboneError` where a tokenizer would make more tokens of its own than memory holds."
     file = cached_file(name, "tokenizer_config.json", **{"_raise_exceptions_for_missing_entries": False} | source)
     what = f"tokenizer_config.json of {name!r}"
     settings = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
-    extra = settings.get("extra_ids", 0) if isinstance(settings, dict) else 0
-    if isinstance(extra, int | float) and not 0 <= extra <= 10_000:
-        raise BackboneError(f"{what} has extra_ids that are not between 0 and 10,000; T5 has 100; correct it")
+    for setting, most in OWN_TOKENS.items():
+        count = settings.get(setting, 0) if isinstance(settings, dict) else 0
+        if isinstance(count, int | float) and not 0 <= count <= most:
+            raise BackboneError(f"{what} has {setting} that are not between 0 and {most:,}; correct it")
 
 
 def _ids_alone(name: str) -> list[list[int]] | None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 # %% auto #0
-__all__ = ['KINDS', 'FAMILIES', 'part', 'PostNormLayer', 'Family', 'neurons_of', 'head_scale', 'logit_cap']
+__all__ = ['KINDS', 'FAMILIES', 'OWN_TOKENS', 'part', 'PostNormLayer', 'Family', 'neurons_of', 'head_scale', 'logit_cap']
 
 # %% ../nbs/library/families.ipynb #b33f9edb
 KINDS = ("masked", "causal", "seq2seq")
@@ -241,6 +241,10 @@ FAMILIES: dict[str, Family] = {
     "mt5": replace(_T5, model_class="MT5ForConditionalGeneration", scaled_where=None),  # its head is always its own
 }
 "What is known of each model type: `model_type` of a configuration of `transformers` -> `Family`."
+
+
+OWN_TOKENS = {"extra_ids": 10_000}
+"Settings of tokenizers that count tokens which they make themselves, and how many there may be; T5 has 100."
 
 # %% ../nbs/library/families.ipynb #36f0309b
 def neurons_of(

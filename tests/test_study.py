@@ -14,6 +14,7 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -1124,7 +1125,8 @@ def test_what_another_study_has_is_copied_and_not_computed(two_tasks, tmp_path, 
                 assert (Store(again).place(cell) / file.name).read_bytes() == file.read_bytes()
 
 
-def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys):
+def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys, monkeypatch):
+    monkeypatch.setattr(study_module, "run_cells", partial(study_module.run_cells, patience=0))
     whole = SHORT.run(tmp_path / "whole", data=two_tasks, workers=1, progress=False)
     parts = [tmp_path / "a", tmp_path / "b"]
     for number, part in enumerate(parts, 1):
