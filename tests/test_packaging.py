@@ -229,3 +229,11 @@ def test_make_refuses_an_old_python(copy, tmp_path):
 def test_make_help_names_every_target(target):
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True)
     assert f"make {target} " in done.stdout
+
+
+def test_no_notebook_holds_a_path_of_the_machine_that_ran_it():
+    "A warning of Python begins with one."
+    for notebook in (ROOT / "nbs").rglob("*.ipynb"):
+        text = notebook.read_text(encoding="utf-8")
+        for place in (str(ROOT), str(Path.home()), "site-packages/"):
+            assert place not in text, f"{notebook.name} holds {place}"
