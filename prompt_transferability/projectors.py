@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone
-from .files import FLOATS, is_printable, parse_json, read_tensors, save_tensors, written_whole
+from .files import FLOATS, is_printable, parse_json, printable, read_tensors, save_tensors, written_whole
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import SoftPrompt
 from .tasks import TaskData, UnknownNameError
@@ -715,7 +715,7 @@ def load(cls: Projection, path: str | Path) -> Projection:
             raise ValueError("it holds weights that are not finite")
     # What making a module, filling it, and making a table of the curve raise for values of other types.
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
         raise ProjectorError(f"{path.name!r} is not as this package writes it ({reason})") from error
     return projection.requires_grad_(False)
 

@@ -548,6 +548,8 @@ def metadata(**entries):
         {"settings": '{"source_size": 1e30, "target_size": 5, "length": 2, "hidden_size": 3}'},
         {"settings": '{"source_size": ' + "9" * 30 + ', "target_size": 5, "length": 2, "hidden_size": 3}'},
         {"settings": '{"source_size": null, "target_size": {}, "length": 2, "hidden_size": 3}'},
+        {"settings": '{"source_size": 4, "target_size": 5, "length": 2, "hid\u202eden": 3}'},
+        {"settings": '{"source_size": 4, "target_size": 5, "length": 2, "h\\u001b[2J": 3}'},
         {"metadata": "5"},
         {"metadata": "null"},
         metadata(curve=5),

@@ -1530,6 +1530,35 @@ def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_ta
     assert main(["study", "status", str(tmp_path / "out")]) == 0
 
 
+# ---- results that were changed by hand
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        ("transfer", lambda result: result["targets"].pop("sst2")),
+        ("transfer", lambda result: result["targets"].update(mnli=result["targets"]["sst2"])),
+        ("probe", lambda result: result["similarities"].pop("cosine_concat")),
+        ("probe", lambda result: result["similarities"]["neuron_overlap"].clear()),
+        ("probe", lambda result: result["similarities"].update(unknown={})),
+        ("data", lambda result: result["rows"].update(more="\x1b[2J")),
+        ("data", lambda result: result["rows"].pop("train")),
+        ("tune", lambda result: result["curve"]["accuracy"].pop()),
+    ],
+)
+def test_results_that_no_run_writes_are_named(short, two_tasks, tmp_path, kind, damage):
+    study = replace(SHORT, probe_steps=2)
+    shutil.copytree(short, tmp_path / "out")
+    study.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
+    place = next((tmp_path / "out" / "cells" / kind).glob("*/result.json"))
+    result = json.loads(place.read_text())
+    damage(result)
+    place.write_text(json.dumps(result))
+    with pytest.raises(AnswerError, match=f"the result of .* cells/{kind}/.*, is not") as error:
+        Results(tmp_path / "out").rows()
+    assert str(error.value).isprintable()
+
+
 # ---- what is taken over
 
 
