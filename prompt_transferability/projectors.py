@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone
-from .files import FLOATS, is_printable, parse_json, printable, read_tensors, save_tensors, written_whole
+from prompt_transferability.files import (
+    FLOATS,
+    is_printable,
+    parse_json,
+    printable,
+    read_tensors,
+    save_tensors,
+    written_whole,
+)
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import SoftPrompt
 from .tasks import TaskData, UnknownNameError

@@ -12,20 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
 from .backbones import Backbone
 from .prompts import PromptError, SoftPrompt
+from prompt_transferability.statistics import (
+    Tested,
+    auc,
+    correlation_interval,
+    jackknife_interval,
+    permutation_test,
+    spearman,
+    weighted_spearman,
+)
 from .tasks import UnknownNameError
-from .zero_shot_transfer import percentile_interval
 
 # %% auto #0
 __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
            'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
            'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
-           'task_means', 'type_baseline', 'transferability_correlation', 'correlation_gain']
+           'task_means', 'type_baseline', 'label_baseline', 'source_ranking', 'transferability_correlation',
+           'correlation_gain']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -360,14 +368,6 @@ def independent_pairs(
     start = pd.factorize(np.array(_looked_up(_square(similarity), starts, "the start"), dtype=object))[0]
     return similarity.mask((start[:, None] == start) & ~np.eye(len(start), dtype=bool))
 
-# %% ../nbs/library/similarity.ipynb #95ac8f1f
-def _draws(items: int, draws: int, seed: int) -> np.ndarray:
-    "How often each of some items is drawn, [1 + draws, items]: once each first, then with replacement."
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; give 1 or more")
-    drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=draws)
-    return np.concatenate([np.ones((1, items)), drawn])
-
 # %% ../nbs/library/similarity.ipynb #a34ee373
 def _task_pairs(similarity: pd.DataFrame, tasks: Mapping[str, str]):
     "The values of all pairs of different prompts, the numbers of their two tasks, and the names of the tasks."
@@ -377,25 +377,35 @@ def _task_pairs(similarity: pd.DataFrame, tasks: Mapping[str, str]):
     return cells[first, second], numbers[first], numbers[second], list(names)
 
 
-def _pair_weights(drawn: np.ndarray) -> np.ndarray:
-    "How often a pair of tasks counts, [draws, tasks · tasks]; pairs within a task as often as it was drawn."
-    weights = drawn[:, :, None] * drawn[:, None, :]
-    both = np.arange(drawn.shape[1])
-    weights[:, both, both] = drawn
-    return weights.reshape(len(drawn), -1)
+def _pair_weights(counts: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:  # [draws, pairs]
+    "How often each pair counts where tasks count `counts` times; a pair within a task as often as the task."
+    return np.where(one == other, counts[:, one], counts[:, one] * counts[:, other])
+
+# %% ../nbs/library/similarity.ipynb #a34ee374
+def _mean_of_pairs(values: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    "The mean of some pairs' values, and its interval over the tasks that take part in them."
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    tasks, numbers = np.unique(np.concatenate([one, other]), return_inverse=True)
+    first, second = np.split(numbers, 2)
+
+    def mean(counts: np.ndarray) -> np.ndarray:
+        weights = _pair_weights(counts, first, second)
+        with np.errstate(invalid="ignore"):
+            return weights @ values / weights.sum(1)
+
+    return values.mean(), *np.clip(jackknife_interval(mean, len(tasks)), -1, 1)  # no similarity lies beyond
 
 
 def pair_means(
     similarity: pd.DataFrame,  # from `similarity_matrix`
     tasks: Mapping[str, str],  # the task of each prompt
     types: Mapping[str, str] | None = None,  # the type of each task; None: tasks only
-    draws: int = 2000,  # of the bootstrap, 1 or more
-    seed: int = 0,
 ) -> pd.DataFrame:  # rows: kinds of pairs; columns: mean, low, high, pairs, with_self
     """Mean similarity of prompts of the same task, the same type and different types (Tables 2 and 7).
 
     "Same type" means different tasks of one type. `with_self` is the mean over the cells of the matrix, diagonal
-    included. Empty cells are left out. There is no interval where all pairs are of the same two tasks. Raises
+    included. Empty cells are left out. The 95 % intervals are over tasks, and NaN for pairs of fewer than six. Raises
     `ValueError` for a prompt without a task or a task without a type.
     """
     values, one, other, names = _task_pairs(similarity, tasks)
@@ -404,18 +414,11 @@ def pair_means(
         kind = np.array(_looked_up(names, types, "the type"), dtype=object)
         kinds |= {"same type": (one != other) & (kind[one] == kind[other]), "different type": kind[one] != kind[other]}
     kinds["different task"] = one != other
-    weights = _pair_weights(_draws(len(names), draws, seed))
     to_itself, rows = np.diagonal(similarity.to_numpy(float)), {}
     for name, chosen in kinds.items():
-        cells = one[chosen] * len(names) + other[chosen]
-        with np.errstate(invalid="ignore"):
-            sums = weights @ np.bincount(cells, values[chosen], minlength=len(names) ** 2)
-            means = sums / (weights @ np.bincount(cells, minlength=len(names) ** 2))
-        # One pair of tasks is the same in every draw, which is no certainty.
-        low, high = percentile_interval(means[1:]) if len(set(cells)) > 1 else (np.nan, np.nan)
         in_matrix = np.concatenate([np.repeat(values[chosen], 2), to_itself if name.startswith("same") else []])
         with_self = in_matrix.mean() if len(in_matrix) else np.nan
-        rows[name] = [means[0], low, high, int(chosen.sum()), with_self]
+        rows[name] = [*_mean_of_pairs(values[chosen], one[chosen], other[chosen]), int(chosen.sum()), with_self]
     columns = ["mean", "low", "high", "pairs", "with_self"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("pairs of")
 
@@ -426,8 +429,6 @@ def overlap_profile(
     types: Mapping[str, str] | None = None,  # the type of each task; None: tasks only
     layers: Sequence[tuple[int, int]] | None = None,  # first and last of each group, from 1; None: layer by layer
     starts: Mapping[str, object] | None = None,  # what each prompt began from, to leave out pairs that share it
-    draws: int = 2000,  # of the bootstrap, 1 or more
-    seed: int = 0,
 ) -> pd.DataFrame:  # rows: layers, such as "4-6", and kinds of pairs; columns as in `pair_means`
     "`pair_means` of the overlap of activated neurons, by layer or group of layers (Table 2, Figures 5 to 9)."
     states = _checked_states(states)
@@ -436,41 +437,28 @@ def overlap_profile(
     matrices = {layer_label(group): overlap_matrix(states, group) for group in groups}
     if starts is not None:
         matrices = {label: independent_pairs(matrix, starts) for label, matrix in matrices.items()}
-    means = {label: pair_means(matrix, tasks, types, draws, seed) for label, matrix in matrices.items()}
-    return pd.concat(means, names=["layers"])
+    means = {label: pair_means(matrix, tasks, types) for label, matrix in matrices.items()}
+    return pd.concat(means, names=["layers"]).clip(lower=0)
 
 # %% ../nbs/library/similarity.ipynb #d4a2a5b0
 def same_task_auc(
     similarity: pd.DataFrame,  # from `similarity_matrix`, with several prompts of some tasks
     tasks: Mapping[str, str],  # the task of each prompt
-    draws: int = 2000,  # of the bootstrap, 1 or more
-    seed: int = 0,
 ) -> pd.Series:  # auc, low, high; and how many pairs there are: same_task, different_task
     """How well a metric tells pairs of prompts of one task from pairs of different tasks: the area under the ROC curve.
 
-    The 95 % interval is a bootstrap's over tasks. Raises `ValueError` where no task has two prompts, or there is one
-    task only.
+    The 95 % interval is over tasks. Raises `ValueError` where no task has two prompts, or there is one task only.
     """
     values, one, other, names = _task_pairs(similarity, tasks)
     same = one == other
     if not same.any() or same.all():
         raise ValueError("there must be pairs of one task and of different tasks; give several seeds of several tasks")
-    different = values[~same]
-    cells = one[~same] * len(names) + other[~same]
-    drawn = _draws(len(names), draws, seed)
-    weights = _pair_weights(drawn)
-    won, against = np.zeros(len(drawn)), weights @ np.bincount(cells, minlength=len(names) ** 2)
-    for task in range(len(names)):
-        of_task = values[same & (one == task)][:, None]
-        wins = ((of_task > different) + (of_task == different) / 2).sum(0)
-        won += drawn[:, task] * (weights @ np.bincount(cells, wins, minlength=len(names) ** 2))
-    pairs = drawn @ np.bincount(one[same], minlength=len(names))
-    with np.errstate(invalid="ignore"):
-        aucs = won / (pairs * against)
-    low, high = percentile_interval(aucs[1:])
-    return pd.Series(
-        {"auc": aucs[0], "low": low, "high": high, "same_task": int(same.sum()), "different_task": len(different)}
+    # Twice the area less one is a rank correlation of the values with the kind of pair, Somers' D.
+    low, high = jackknife_interval(
+        lambda counts: 2 * auc(values, same, _pair_weights(counts, one, other)) - 1, len(names), correlation=True
     )
+    found = {"auc": auc(values, same)[0], "low": (1 + low) / 2, "high": (1 + high) / 2}
+    return pd.Series(found | {"same_task": int(same.sum()), "different_task": int((~same).sum())})
 
 # %% ../nbs/library/similarity.ipynb #958be041
 def task_means(
@@ -485,7 +473,7 @@ def task_means(
         means = (member.T @ np.nan_to_num(values) @ member) / (member.T @ np.isfinite(values) @ member)
     return pd.DataFrame(means, index=list(names), columns=list(names))
 
-
+# %% ../nbs/library/similarity.ipynb #958be042
 def type_baseline(
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # [tasks, tasks], 1 for tasks of one type, 0 otherwise
@@ -493,30 +481,24 @@ def type_baseline(
     kind = np.array(list(types.values()), dtype=object)
     return pd.DataFrame((kind[:, None] == kind).astype(float), index=list(types), columns=list(types))
 
-# %% ../nbs/library/similarity.ipynb #c3de5e68
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:  # [.., n], [n] -> [..]; NaN below three points
-    a, b = rankdata(x, axis=-1), rankdata(y)
-    a, b = a - a.mean(-1, keepdims=True), b - b.mean()
-    with np.errstate(invalid="ignore"):
-        rho = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum())
-    return rho if len(y) > 2 else rho * np.nan
+
+def label_baseline(
+    labels: Mapping[str, int],  # the number of labels of each task
+) -> pd.DataFrame:  # [tasks, tasks], 1 for tasks with as many labels, 0 otherwise
+    "A similarity that knows nothing but the number of labels of each task."
+    return type_baseline({task: str(number) for task, number in labels.items()})
 
 
-def _weighted_spearman(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> np.ndarray:  # [n], [n], [draws, n] -> [draws]
-    "Spearman's correlation of the sample in which each point stands `weights` times."
-
-    def centred(values: np.ndarray) -> np.ndarray:
-        "Ranks of each draw's sample, equal values sharing theirs, less their mean."
-        below = (values < values[:, None]) + (values == values[:, None]) / 2
-        ranks = weights @ below.T
-        return ranks - (weights * ranks).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
-
-    with np.errstate(invalid="ignore"):
-        a, b = centred(x), centred(y)
-        rho = (weights * a * b).sum(1) / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
-    return np.where((weights > 0).sum(1) > 2, rho, np.nan)
+def source_ranking(
+    transfer: pd.DataFrame,  # [tasks, tasks], sources in rows
+) -> pd.DataFrame:  # [tasks, tasks]
+    "How well each source does on the other targets, mean of its ranks there: a ranking that ignores the target."
+    tasks = [task for task in transfer.columns if task in transfer.index]
+    cells = transfer.loc[tasks, tasks].mask(np.eye(len(tasks), dtype=bool))
+    ranks = cells.rank().to_numpy()
+    elsewhere = np.nansum(ranks, axis=1, keepdims=True) - np.nan_to_num(ranks)
+    counts = np.isfinite(ranks).sum(axis=1, keepdims=True) - np.isfinite(ranks)
+    return pd.DataFrame(elsewhere / np.maximum(counts, 1), tasks, tasks)
 
 # %% ../nbs/library/similarity.ipynb #4081904d
 class _Comparison:
@@ -547,84 +529,87 @@ class _Comparison:
         "Spearman's correlation of each target's column."
         return np.array(
             [
-                _spearman(self.similarity[self.used[:, k], column], self.transfer[self.used[:, k], k])
+                spearman(self.similarity[self.used[:, k], column], self.transfer[self.used[:, k], k])
                 for k, column in enumerate(self.columns)
             ]
         )
 
 # %% ../nbs/library/similarity.ipynb #90b7a42d
-def _resampled(compared: _Comparison, drawn: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
-    "The correlations where each other task stands as a source as often as it was drawn."
+def _counted(compared: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
+    "The correlations where each other task stands as a source so many times."
     columns, transfer = [], np.nan_to_num(compared.transfer)
     for k, column in enumerate(compared.columns):
-        weights = drawn * compared.used[:, k]
+        weights = counts * compared.used[:, k]
         weights[:, column] = compared.used[column, k]  # a target has one self pair, or none, and not two
-        columns.append(_weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
+        columns.append(weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
     return np.stack(columns, axis=1)
 
 
-def _permuted(compared: _Comparison, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # both [draws, targets]
-    "The correlations when all tasks change places at once, and when only a target's sources do."
-    random, tasks = np.random.default_rng([seed, 1]), np.arange(len(compared.names))
-    order = random.permuted(np.tile(tasks, (draws, 1)), axis=1)
-    at_once, by_target = [], []
-    for k, column in enumerate(compared.columns):
-        used, truth = compared.used[:, k], compared.transfer[compared.used[:, k], k]
-        at_once.append(_spearman(compared.similarity[order[:, used], order[:, [column]]], truth))
-        sources = np.tile(tasks[used], (draws, 1))
-        others = tasks[used] != column
-        sources[:, others] = random.permuted(sources[:, others], axis=1)
-        by_target.append(_spearman(compared.similarity[sources, column], truth))
-    return np.stack(at_once, axis=1), np.stack(by_target, axis=1)
-
-
-def _mean_over_targets(rhos: np.ndarray, weights: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [..]
+def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [..]
     "Mean over the targets that have a correlation."
-    weights = weights * np.isfinite(rhos)
+    counts = counts * np.isfinite(rhos)
     with np.errstate(invalid="ignore"):
-        return (weights * np.nan_to_num(rhos)).sum(-1) / weights.sum(-1)
+        return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
+
+# %% ../nbs/library/similarity.ipynb #90b7a42e
+def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> Tested:
+    "Mantel's test of the mean over targets: all tasks of the similarity matrix change places."
+
+    def mean(orders: np.ndarray) -> np.ndarray:
+        columns = [
+            spearman(
+                compared.similarity[orders[:, compared.used[:, k]], orders[:, [column]]],
+                compared.transfer[compared.used[:, k], k],
+            )
+            for k, column in enumerate(compared.columns)
+        ]
+        return _mean_over_targets(np.stack(columns, axis=1))
+
+    return permutation_test(mean, len(compared.names), draws, seed)
 
 
-def _with_mean(rhos: np.ndarray, weights: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [.., targets + 1]
-    return np.concatenate([rhos, _mean_over_targets(rhos, weights)[..., None]], axis=-1)
+def _tested_alone(compared: _Comparison, k: int, draws: int, seed: int) -> Tested:
+    "A test of one target: its sources change places, and a self pair stays one."
+    used, column = np.flatnonzero(compared.used[:, k]), compared.columns[k]
+    others, itself = used[used != column], used[used == column]
+    truth = compared.transfer[np.concatenate([others, itself]), k]
 
+    def rho(orders: np.ndarray) -> np.ndarray:
+        sources = np.concatenate([others[orders], np.tile(itself, (len(orders), 1))], axis=1)
+        return spearman(compared.similarity[sources, column], truth)
 
-def _p_value(observed: float, by_chance: np.ndarray) -> float:
-    "Two-sided: how often chance lies as far from its own mean."
-    by_chance = by_chance[np.isfinite(by_chance)]
-    if np.isnan(observed) or not len(by_chance):
-        return np.nan
-    centre = by_chance.mean()
-    # A rounding error must not make a permutation that changes nothing less extreme than what it permutes.
-    as_far = np.abs(by_chance - centre) >= abs(observed - centre) - 1e-9
-    return (1 + as_far.sum()) / (1 + len(by_chance))
+    return permutation_test(rho, len(others), draws, seed)
 
 # %% ../nbs/library/similarity.ipynb #84c253fb
 def transferability_correlation(
     similarity: pd.DataFrame,  # [tasks, tasks], from `similarity_matrix`, `task_means` or `type_baseline`
     transfer: pd.DataFrame,  # sources in rows, targets in columns, from `transfer_matrix`; rows of no task are left out
     include_self: bool = False,  # compare each prompt on its own task too, as the paper's Table 3 does
-    draws: int = 2000,  # of the bootstrap, and permutations, 1 or more
+    draws: int = 9999,  # permutations, 1 or more
     seed: int = 0,
-) -> pd.DataFrame:  # one row a target, and "overall", their mean; columns rho, low, high, p, n
+) -> pd.DataFrame:  # one row a target, and "overall", their mean; columns rho, low, high, p, draws, n
     """Spearman's correlation of similarity with zero-shot transfer over the sources of each target (§4.3, Table 3).
 
-    Equal values share their mean rank. `p` is two-sided: how often a permutation's correlation lies as far from the
-    mean of all permutations as `rho` does. `n` counts the sources of a target, and in the last row the targets that
-    have a correlation: one has none where all its similarities, or all its accuracies, are the same.
+    Equal values share their mean rank. `p` is two-sided, from `draws` permutations (0: all there are). `n` counts the
+    sources of a target, and in the last row the targets that have a correlation: one has none where all its
+    similarities, or all its accuracies, are the same. 95 % intervals, NaN for fewer than six sources or tasks.
 
     Raises `ValueError` for matrices that do not name the same tasks, a similarity matrix with empty cells, or no draws.
     """
     compared = _Comparison(similarity, transfer, include_self)
-    rhos, drawn = compared.correlations(), _draws(len(compared.names), draws, seed)[1:]
-    resampled = _with_mean(_resampled(compared, drawn), drawn[:, compared.columns])
-    at_once, by_target = _permuted(compared, draws, seed)
-    by_chance = np.column_stack([by_target, _mean_over_targets(at_once)])
-    table = pd.DataFrame({"rho": _with_mean(rhos)}, index=pd.Index([*compared.targets, "overall"], name="target"))
-    table[["low", "high"]] = [percentile_interval(values) for values in resampled.T]
-    table["p"] = [_p_value(rho, values) for rho, values in zip(table["rho"], by_chance.T, strict=True)]
-    table["n"] = [*compared.used.sum(0), np.isfinite(rhos).sum()]
-    return table
+    rhos, rows = compared.correlations(), {}
+    for k, (target, rho) in enumerate(zip(compared.targets, rhos, strict=True)):
+        tested, n = _tested_alone(compared, k, draws, seed), int(compared.used[:, k].sum())
+        rows[target] = [rho, *correlation_interval(rho, n), tested.p, tested.draws, n]
+    tested = _tested_at_once(compared, draws, seed)
+    ends = jackknife_interval(
+        lambda counts: _mean_over_targets(_counted(compared, counts), counts[:, compared.columns]),
+        len(compared.names),
+        correlation=True,
+    )
+    rows["overall"] = [_mean_over_targets(rhos), *ends, tested.p, tested.draws, int(np.isfinite(rhos).sum())]
+    columns = ["rho", "low", "high", "p", "draws", "n"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("target")
 
 # %% ../nbs/library/similarity.ipynb #2125b8c2
 def correlation_gain(
@@ -632,17 +617,22 @@ def correlation_gain(
     baseline: pd.DataFrame,  # another such matrix, `type_baseline` say
     transfer: pd.DataFrame,  # sources in rows, targets in columns
     include_self: bool = False,
-    draws: int = 2000,  # of the bootstrap, 1 or more
-    seed: int = 0,
 ) -> pd.DataFrame:  # one row a target, and "overall"; columns gain, low, high
-    "How much better a metric correlates with transfer than a baseline; errors as in `transferability_correlation`."
+    """How much better a metric correlates with transfer than a baseline; errors as in `transferability_correlation`.
+
+    The 95 % interval is that of the mean over targets; one target's has none.
+    """
     names = _square(similarity)
     if set(_square(baseline)) != set(names):
         raise ValueError("the baseline must name the same tasks as the similarity matrix")
     metric, other = (_Comparison(matrix.loc[names, names], transfer, include_self) for matrix in (similarity, baseline))
-    drawn = _draws(len(names), draws, seed)[1:]
     gains = metric.correlations() - other.correlations()
-    resampled = _with_mean(_resampled(metric, drawn) - _resampled(other, drawn), drawn[:, metric.columns])
-    table = pd.DataFrame({"gain": _with_mean(gains)}, index=pd.Index([*metric.targets, "overall"], name="target"))
-    table[["low", "high"]] = [percentile_interval(values) for values in resampled.T]
+    low, high = jackknife_interval(
+        lambda counts: _mean_over_targets(
+            _counted(metric, counts) - _counted(other, counts), counts[:, metric.columns]
+        ),
+        len(names),
+    )
+    table = pd.DataFrame({"gain": gains, "low": np.nan, "high": np.nan}, index=pd.Index(metric.targets, name="target"))
+    table.loc["overall"] = [_mean_over_targets(gains), low, high]
     return table

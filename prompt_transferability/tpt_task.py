@@ -21,14 +21,15 @@ from .backbones import Backbone
 from .prompt_tuning import TuningJob, TuningRun, first_step, tune_prompt, tune_prompts
 from .prompts import PromptError, SoftPrompt, random_prompt
 from .similarity import METRICS, named_prompts, similarity_matrix
+from .statistics import interval, median_interval
 from .tasks import TaskData, UnknownNameError
 from .training import Training, whole_number
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
-           'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'bootstrap_interval',
-           'compare_runs', 'times_by_chance', 'choice_regret', 'mean_regret']
+           'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
+           'times_by_chance', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -413,92 +414,36 @@ def paired_times(
     return pd.concat(tables, names=["task", "seed"])
 
 # %% ../nbs/library/tpt_task.ipynb #e5a10002
-def bootstrap_interval(
-    values: Sequence[float],  # inf is a value like any other
-    statistic: Callable[..., np.ndarray] = np.mean,  # of [draws, values] along axis 1
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The middle 95 % of a statistic of values that are drawn with replacement; NaN where there is only one value.
-
-    Raises `ValueError` for fewer than one draw.
-    """
-    _check_draws(draws)
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return np.nan, np.nan
-    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    with np.errstate(invalid="ignore"):
-        return _middle(statistic(values[drawn], axis=1))
-
-
-def _check_draws(draws: int) -> None:
-    if draws < 1:
-        raise ValueError(f"an interval needs one draw or more; got draws={draws}")
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    "The middle 95 %, between values that are there: there is nothing between a number and inf."
-    values = np.sort(values)
-    return float(values[int(0.025 * len(values))]), float(values[int(np.ceil(0.975 * len(values))) - 1])
-
-
 def compare_runs(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
     baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,
     tolerance: float = 0.005,  # below a best accuracy, of what has converged and of what is comparable
-    draws: int = 2000,  # of the bootstrap
-    seed: int = 0,
 ) -> pd.DataFrame:  # a row a task, and "overall"; accuracies and times as fractions, inf: never
     """Accuracy, convergence time and comparable-result time, over seeds (Table 1); errors as in `paired_times`.
 
-    Columns as there, for means over seeds, with the intervals of `gain` and of both times (`gain_low`, `gain_high`
-    …), NaN for one run; and how many runs there are (`runs`), how many of them came to their own baseline's
-    accuracy (`reached`), and how many did in fewer steps than it took to converge (`sooner`).
+    Columns as there, for means over seeds; how many runs there are (`runs`), how many of them came to their own
+    baseline's accuracy (`reached`), and how many did in fewer steps than it took to converge (`sooner`). In the row
+    "overall" stand the medians of times and the means of the rest, and the 95 % intervals over tasks of `gain` and
+    of both times (`gain_low`, `gain_high` …), NaN for fewer than six tasks.
     """
-    _check_draws(draws)
-    drawn, rows, random = {}, {}, np.random.default_rng(seed)
+    rows = {}
     for task, (curves, against) in _beside(tuned, baseline).items():
-        seeds = curves.shape[1]
-        weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-        weights = np.concatenate([np.full((1, seeds), 1 / seeds), weights])
-        found = _saved(curves, against, weights, tolerance)
-        drawn[task] = pd.DataFrame(found)[1:]
-        rows[task] = {name: values[0] for name, values in found.items()}
-        rows[task] |= _intervals({name: found[name][1:] for name in _WITH_INTERVAL}, seeds)
+        mean = np.full((1, curves.shape[1]), 1 / curves.shape[1])
+        rows[task] = {name: values[0] for name, values in _saved(curves, against, mean, tolerance).items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+    overall = {name: np.median(table[name]) if name in _TIMES else table[name].mean() for name in table}
+    for name, ends in {"gain": interval, **dict.fromkeys(_TIMES, median_interval)}.items():
+        overall |= dict(zip((f"{name}_low", f"{name}_high"), ends(table[name]), strict=True))
+    table = table.reindex(columns=[*overall])
+    table.loc["overall"] = overall
     pairs = paired_times(tuned, baseline, tolerance)["comparable_time"]
-    table.loc["overall"] = _overall(rows, drawn, len(pairs), random)
     for name, true in {"runs": pairs >= 0, "reached": pairs < np.inf, "sooner": pairs < 1}.items():
         counts = true.groupby(level="task", sort=False).sum()
         table[name] = [*counts[[*rows]], counts.sum()]
     return table
 
 
-_WITH_INTERVAL = ("gain", "convergence_time", "comparable_time")
-
-
-def _intervals(drawn: Mapping[str, np.ndarray], n: int) -> dict[str, float]:
-    "The two ends of each; NaN where what was drawn from is one."
-    ends = {name: _middle(values) if n > 1 else (np.nan, np.nan) for name, values in drawn.items()}
-    return {
-        f"{name}_{end}": value for name, both in ends.items() for end, value in zip(("low", "high"), both, strict=True)
-    }
-
-
-def _overall(
-    rows: Mapping[str, Mapping[str, float]], drawn: Mapping[str, pd.DataFrame], runs: int, random: np.random.Generator
-) -> dict[str, float]:
-    "Medians of times, means of the rest; the intervals draw tasks, and of each one of its draws of seeds."
-    draws, tasks = len(next(iter(drawn.values()))), len(rows)
-    picked = random.integers(tasks, size=(draws, tasks)), random.integers(draws, size=(draws, tasks))
-    found, means = {}, {}
-    for name in next(iter(drawn.values())):
-        statistic = np.median if name.endswith("time") else np.mean
-        found[name] = statistic([row[name] for row in rows.values()])
-        with np.errstate(invalid="ignore"):  # the median of an even number, between inf and inf
-            means[name] = statistic(np.array([table[name] for table in drawn.values()])[picked], axis=1)
-    return found | _intervals({name: means[name] for name in _WITH_INTERVAL}, runs)
+_TIMES = ("convergence_time", "comparable_time")
 
 # %% ../nbs/library/tpt_task.ipynb #e1473a97
 def times_by_chance(

@@ -11,25 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from .backbones import Backbone
 from .prompts import PromptError, SoftPrompt, random_prompt
+from .statistics import FEWEST_UNITS, jackknife_interval, wilson_interval
 from .tasks import Task, TaskData
 
 # %% auto #0
-__all__ = ['wilson_interval', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer',
-           'recovered_by_task', 'recovered_by_kind', 'type_means', 'percentile_interval']
+__all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
+           'recovered_by_kind', 'type_means', 'recovered_by_type']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
-def wilson_interval(
-    accuracy: float,  # in [0, 1]
-    n: int,  # number of examples behind it
-) -> tuple[float, float]:
-    "Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training."
-    return tuple(binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson"))
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     "How well a prompt does on one split of a task."
@@ -131,10 +123,14 @@ def transfer_matrix(
     return pd.DataFrame(columns, index=index).rename_axis(columns="target")
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #4ec00002
+MIN_GAIN = 0.05
+"Where tuning gains less than this over the random prompt, no share of the gain is told."
+
+
 def recovered_transfer(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     random_row: str = "random",  # the row of the random prompt
-    min_gain: float = 0.02,  # targets on which tuning gains less give NaN
+    min_gain: float = MIN_GAIN,  # targets on which tuning gains less give NaN
     tuned_row: str | None = None,  # the row of the targets' own prompts; None: they are on the diagonal
 ) -> pd.DataFrame:  # fractions, of the shape of `matrix`
     """(zero-shot - random) / (tuned - random), by target: a measure of this package, not of the paper.
@@ -154,17 +150,10 @@ def recovered_transfer(
     return (matrix - random) / gain
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb95
-def recovered_by_task(
-    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
-    types: Mapping[str, str],  # the type of each task
-) -> pd.DataFrame:  # rows: kind ("fitted on", "same type", "other types") and way; a column a task, NaN in other kinds
-    """Recovered transfer of carried prompts, apart for the tasks that their way was fitted on and for others (§5.2).
-
-    The tasks in brackets are columns of the matrix, without what stands before a slash. NaN, too, where tuning gains
-    less than two points, as in `recovered_transfer`. Raises `ValueError` for a task in brackets that is no column, for
-    columns that differ in what stands before a slash alone, and for one without a type.
-    """
-    recovered, rows = recovered_transfer(matrix, tuned_row="tuned"), {}
+def _kinds_of_tasks(
+    matrix: pd.DataFrame, types: Mapping[str, str]
+) -> dict[tuple[str, str], np.ndarray]:  # bool [tasks] by kind and row
+    "Which columns a way was fitted on, which are of their types, and which of others."
     columns = {task.rpartition("/")[2]: task for task in matrix.columns}
     if len(columns) < len(matrix.columns):
         alike = [task for task in matrix.columns if task not in columns.values()]
@@ -172,6 +161,7 @@ def recovered_by_task(
     untyped = [task for task in matrix.columns if task not in types]
     if untyped:
         raise ValueError(f"types must have the type of every column; it lacks {', '.join(map(repr, untyped))}")
+    found = {}
     for way in matrix.index:
         named = re.search(r"\((.*?)\)", way)
         if named is None:
@@ -180,75 +170,104 @@ def recovered_by_task(
         unknown = [task for task in fitted if task not in columns]
         if unknown:
             raise ValueError(f"the way {way!r} names {', '.join(unknown)}; the columns are {', '.join(columns)}")
-        seen = recovered.columns.isin([columns[task] for task in fitted])
-        alike = recovered.columns.map(types).isin([types[columns[task]] for task in fitted])
-        for kind, chosen in {"fitted on": seen, "same type": alike & ~seen, "other types": ~alike}.items():
-            rows[kind, way] = recovered.loc[way].where(chosen)
-    index = pd.MultiIndex.from_tuples([*rows], names=["tasks", "way"])
-    return pd.DataFrame([*rows.values()], index=index, columns=matrix.columns)
+        seen = matrix.columns.isin([columns[task] for task in fitted])
+        alike = matrix.columns.map(types).isin([types[columns[task]] for task in fitted])
+        found |= {("fitted on", way): seen, ("same type", way): alike & ~seen, ("other types", way): ~alike}
+    return found
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb96
+def recovered_by_task(
+    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # rows: kind ("fitted on", "same type", "other types") and way; a column a task, NaN in other kinds
+    """Recovered transfer of carried prompts, apart for the tasks that their way was fitted on and for others (§5.2).
+
+    The tasks in brackets are columns of the matrix, without what stands before a slash. NaN, too, where tuning gains
+    less than `MIN_GAIN`, as in `recovered_transfer`. Raises `ValueError` for a task in brackets that is no column, for
+    columns that differ in what stands before a slash alone, and for one without a type.
+    """
+    recovered = recovered_transfer(matrix, tuned_row="tuned")
+    kinds = _kinds_of_tasks(matrix, types)
+    index = pd.MultiIndex.from_tuples([*kinds], names=["tasks", "way"])
+    rows = [recovered.loc[way].where(chosen) for (_, way), chosen in kinds.items()]
+    return pd.DataFrame(rows, columns=matrix.columns).set_axis(index)
 
 
 def recovered_by_kind(
     matrix: pd.DataFrame,  # as in `recovered_by_task`
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
-    "The means over tasks of `recovered_by_task`, which says what is refused."
-    found = recovered_by_task(matrix, types).mean(axis=1).unstack("tasks", sort=False)
-    return found.reindex(columns=["fitted on", "same type", "other types"])
+    """Recovered transfer over all tasks of a kind: what a way gains on them, over what tuning gains on them.
+
+    NaN where tuning gains less than `MIN_GAIN` a task. Errors as in `recovered_by_task`.
+    """
+    gains, found = matrix - matrix.loc["random"], {}
+    for (kind, way), chosen in _kinds_of_tasks(matrix, types).items():
+        cells = gains.loc[[way, "tuned"], chosen].dropna(axis=1)
+        carried, tuned = cells.mean(axis=1) if cells.size else (np.nan, np.nan)
+        found.setdefault(way, {})[kind] = carried / tuned if tuned >= MIN_GAIN else np.nan
+    return pd.DataFrame.from_dict(found, orient="index", columns=["fitted on", "same type", "other types"])
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #591ab980
+def _interval_of(
+    cells: np.ndarray,  # [tasks, tasks], sources in rows
+    blocks: Sequence[np.ndarray],  # bool [tasks, tasks], the cells of one mean, or of two whose difference is meant
+    of: np.ndarray,  # [tasks], what the cells of each target are a share of; ones: a plain mean
+) -> tuple[float, float, float]:
+    "The mean of some cells, or the difference of two, and its interval over the tasks that take part."
+
+    def mean(counts: np.ndarray, block: np.ndarray) -> np.ndarray:
+        summed, number = (
+            np.einsum("di,ij,dj->d", counts, part, counts, optimize=True)
+            for part in (np.where(block, cells, 0), np.where(block, of, 0))
+        )
+        with np.errstate(invalid="ignore"):
+            return summed / number
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        every = np.ones((len(counts), len(cells)))
+        every[:, part] = counts
+        first, *second = (mean(every, block) for block in blocks)
+        return first - second[0] if second else first
+
+    part = np.any([block.any(0) | block.any(1) for block in blocks], axis=0)
+    few = min(int(block.any(axis).sum()) for block in blocks for axis in (0, 1)) < FEWEST_UNITS
+    ends = (np.nan, np.nan) if few else jackknife_interval(statistic, int(part.sum()))
+    return float(statistic(np.ones((1, int(part.sum()))))[0]), *ends
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab981
 def type_means(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     types: Mapping[str, str],  # the type of each task; rows that are no task, such as "random", are left out
     include_self: bool = False,  # count a prompt on its own task as within its type
-    draws: int = 2000,  # of the bootstrap
-    seed: int = 0,
+    of: Mapping[str, float] | None = None,  # of each target: what its column is a share of, its gain say; None: of 1
 ) -> pd.DataFrame:  # rows: target type; columns: within, across and gap, each with mean, low, high
-    """Mean zero-shot accuracy within a task type and across types (§4.1), with 95 % bootstrap intervals over tasks.
+    """Mean zero-shot accuracy within a task type and across types (§4.1), with 95 % intervals over tasks.
 
-    Raises `ValueError` for a target without a type.
+    With `of` the sum of the cells over the sum of what each is a share of. The intervals are NaN for fewer than six
+    targets or six sources. Raises `ValueError` for a target without a type.
     """
     untyped = [target for target in matrix.columns if target not in types]
     if untyped:
         raise ValueError(f"types must have the type of every target; it lacks {', '.join(map(repr, untyped))}")
-    rows = {}
+    tasks = list(dict.fromkeys([*matrix.columns, *(source for source in matrix.index if source in types)]))
+    cells = matrix.reindex(index=tasks, columns=tasks).to_numpy(float)
+    compared = np.isfinite(cells) & (include_self | ~np.eye(len(tasks), dtype=bool))
+    kinds, rows = np.array([types[task] for task in tasks], dtype=object), {}
+    shares = np.array([1.0 if of is None else of.get(task, np.nan) for task in tasks])
     for kind in dict.fromkeys(types[target] for target in matrix.columns):
-        targets = [target for target in matrix.columns if types[target] == kind]
-        sources = {
-            "within": [source for source in matrix.index if types.get(source) == kind],
-            "across": [source for source in matrix.index if types.get(source, kind) != kind],
-        }
-        random = np.random.default_rng(seed)
-        drawn_targets = random.integers(len(targets), size=(draws, len(targets)))
-        means, drawn = {}, {}
-        for name, group in sources.items():
-            cells = matrix.loc[group, targets].to_numpy(float, copy=True)
-            if not include_self:
-                cells[np.array(group, dtype=object)[:, None] == np.array(targets, dtype=object)] = np.nan
-            means[name] = _mean(cells[None])[0]
-            drawn_sources = random.integers(max(1, len(group)), size=(draws, len(group)))
-            drawn[name] = _mean(cells[drawn_sources[:, :, None], drawn_targets[:, None, :]])
-        means["gap"], drawn["gap"] = means["within"] - means["across"], drawn["within"] - drawn["across"]
-        rows[kind] = {
-            (name, column): value
-            for name in means
-            for column, value in zip(
-                ("mean", "low", "high"), (means[name], *percentile_interval(drawn[name])), strict=True
-            )
-        }
+        within, across = (compared & (kinds == kind) & group[:, None] for group in (kinds == kind, kinds != kind))
+        found = {"within": [within], "across": [across], "gap": [within, across]}
+        for name, blocks in found.items():
+            ends = _interval_of(cells, blocks, shares)
+            rows.setdefault(kind, {}).update(zip([(name, "mean"), (name, "low"), (name, "high")], ends, strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target type")
 
 
-def _mean(cells: np.ndarray) -> np.ndarray:
-    "Means of [draws, sources, targets] without the gaps; NaN for a draw that has nothing else."
-    present = np.isfinite(cells)
-    counts = present.sum((1, 2))
-    return np.where(counts > 0, np.where(present, cells, 0).sum((1, 2)) / np.maximum(counts, 1), np.nan)
-
-
-def percentile_interval(
-    values: np.ndarray,  # what the draws of a bootstrap gave; those that are not finite are left out
-) -> tuple[float, float]:
-    "The middle 95 % of a bootstrap's draws; NaN where there are none."
-    values = values[np.isfinite(values)]
-    return tuple(np.percentile(values, [2.5, 97.5])) if len(values) else (np.nan, np.nan)
+def recovered_by_type(
+    matrix: pd.DataFrame,  # accuracies, with the row "random"; the targets' own prompts are on the diagonal
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # as from `type_means`
+    "Recovered transfer within a type and across types: what prompts gain on all targets over what tuning gains there."
+    gains = matrix - matrix.loc["random"]
+    return type_means(gains, types, of={task: gains[task].get(task, np.nan) for task in gains})

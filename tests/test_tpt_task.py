@@ -10,6 +10,7 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.fine_tuning import fine_tune
 from prompt_transferability.prompt_tuning import TuningJob, tune_prompt, tune_prompts
 from prompt_transferability.prompts import PromptError, SoftPrompt
+from prompt_transferability.statistics import interval
 from prompt_transferability.tasks import UnknownNameError, load_task
 from prompt_transferability.tpt_task import (
     compare_runs,
@@ -259,22 +260,30 @@ def test_tolerances_that_are_none_are_refused(compare, tolerance):
         compare(curves(a_0=RISING), curves(a_0=LATE), tolerance)
 
 
-def test_an_interval_needs_a_draw():
-    with pytest.raises(ValueError, match="got draws=0"):
-        compare_runs(curves(a_0=RISING), curves(a_0=LATE), draws=0)
-    with pytest.raises(ValueError, match="got draws=0"):
-        tpt_task.bootstrap_interval([1, 2], draws=0)
-
-
-def test_the_interval_over_tasks_knows_that_seeds_differ_too():
-    "Both tasks gain 0.1 in the mean, so that tasks alone, drawn anew, would have no spread."
+def test_intervals_are_over_six_tasks_or_more():
     flat, up = [0.5] * 4, [0.5, 0.5, 0.5, 0.7]
-    found = compare_runs(curves(a_0=up, a_1=flat, b_0=up, b_1=flat), curves(a_0=flat, a_1=flat, b_0=flat, b_1=flat))
-    overall = found.loc["overall"]
-    assert overall["gain"] == pytest.approx(0.1)
-    assert overall["gain_low"] == pytest.approx(0) and overall["gain_high"] == pytest.approx(0.2)
-    one = compare_runs(curves(a_0=up), curves(a_0=flat))
-    assert one.loc["overall", ["gain_low", "gain_high"]].isna().all()
+    for tasks in (5, 6):
+        names = "abcdef"[:tasks]
+        ends = {f"{name}_0": [0.5, 0.5, 0.5, 0.6 + 0.05 * i] for i, name in enumerate(names)}
+        found = compare_runs(curves(**ends), curves(**{f"{name}_0": flat for name in names}))
+        gains, overall = found["gain"].iloc[:-1], found.loc["overall"]
+        assert overall["gain"] == pytest.approx(gains.mean())
+        if tasks < 6:
+            assert overall[["gain_low", "gain_high", "comparable_time_low"]].isna().all()
+        else:
+            assert (overall["gain_low"], overall["gain_high"]) == pytest.approx(interval(gains))
+            assert overall["gain_low"] < gains.mean() < overall["gain_high"]
+        assert found[["gain_low", "gain_high"]].iloc[:-1].isna().all(axis=None)
+    six_seeds = {f"a_{seed}": up for seed in range(6)}
+    assert np.isnan(compare_runs(curves(**six_seeds), curves(**dict.fromkeys(six_seeds, flat))).at["a", "gain_low"])
+
+
+def test_times_that_are_never_reached_reach_into_the_interval():
+    names = "abcdef"
+    soon = {f"{name}_0": [0.5, 0.9, 0.9, 0.9] for name in names[:5]} | {"f_0": [0.5] * 4}
+    late = {f"{name}_0": [0.5, 0.5, 0.5, 0.9] for name in names}
+    overall = compare_runs(curves(**soon), curves(**late), tolerance=0).loc["overall"]
+    assert overall["comparable_time"] < 1 and overall["comparable_time_high"] == np.inf
 
 
 def test_every_run_is_counted():

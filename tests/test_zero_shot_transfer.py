@@ -12,6 +12,7 @@ from prompt_transferability.tasks import load_task
 from prompt_transferability.zero_shot_transfer import (
     evaluate,
     recovered_by_kind,
+    recovered_by_task,
     recovered_transfer,
     transfer_matrix,
     type_means,
@@ -65,7 +66,8 @@ def test_type_means_leave_the_diagonal_and_the_random_row_out():
     matrix = pd.DataFrame(values, names, names)
     matrix.loc["random"] = 0.0
     means = type_means(matrix, TYPES)
-    assert np.allclose(means["within"], 0.8) and np.allclose(means["across"], 0.4) and np.allclose(means["gap"], 0.4)
+    assert np.allclose([means[name, "mean"] for name in ("within", "across", "gap")], [[0.8] * 2, [0.4] * 2, [0.4] * 2])
+    assert means.drop(columns="mean", level=1).isna().all(axis=None)  # of fewer than six tasks
 
 
 def test_type_means_need_the_type_of_every_target():
@@ -96,7 +98,11 @@ def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
     types = {"micro/imdb": "SA", "micro/sst2": "SA", "micro/mrpc": "SA"}
     found = recovered_by_kind(matrix, types).loc["task tuning (imdb)"]
     assert found["fitted on"] == pytest.approx(0.5)
-    assert found["same type"] == pytest.approx(1)  # on MRPC tuning gains one point: it is left out
+    assert found["same type"] == pytest.approx((0.3 + 0.4) / (0.3 + 0.01))  # a ratio of sums, SST-2 and MRPC
+    by_task = recovered_by_task(matrix, types).loc[("same type", "task tuning (imdb)")]
+    assert by_task["micro/sst2"] == pytest.approx(1) and np.isnan(by_task["micro/mrpc"])  # tuning gains one point
+    nothing = matrix.assign(**{"micro/sst2": [0.51, 0.5, 0.8]})
+    assert np.isnan(recovered_by_kind(nothing, types).loc["task tuning (imdb)", "same type"])
     with pytest.raises(ValueError, match="it lacks 'micro/sst2'"):
         recovered_by_kind(matrix, {name: kind for name, kind in types.items() if name != "micro/sst2"})
     with pytest.raises(ValueError, match="do not tell micro/imdb from other columns"):

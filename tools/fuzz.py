@@ -550,7 +550,7 @@ def shares(cases: int) -> Iterator[tuple[str, int]]:
     rest = cases - sum(int(share * cases) for share in SLOW.values())
     others = [kind for kind in KINDS if kind not in SLOW]
     for kind in KINDS:
-        yield kind, max(1, int(SLOW[kind] * cases)) if kind in SLOW else max(1, rest // len(others))
+        yield kind, max(1, int(SLOW[kind] * cases)) if kind in SLOW else -(-rest // len(others))
 
 
 def fuzz(cases: int, seed: int, shown: int = 5) -> dict[str, Any]:

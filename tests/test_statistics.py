@@ -1,0 +1,241 @@
+"Intervals and tests: what they cover, what they reject, and what they say where there is nothing to say."
+
+import json
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import rankdata, spearmanr, t
+
+from prompt_transferability.similarity import source_ranking, type_baseline
+from prompt_transferability.statistics import (
+    FEWEST_UNITS,
+    Tested,
+    auc,
+    correlation_interval,
+    interval,
+    is_significant,
+    jackknife_interval,
+    median_interval,
+    partial_permutation_test,
+    permutation_test,
+    side_of,
+)
+
+ROOT = Path(__file__).parents[1]
+NAMES = [f"t{i}" for i in range(13)]
+TYPES = dict(zip(NAMES, np.repeat(["SA", "NLI", "EJ", "PI"], [6, 3, 2, 2]), strict=True))
+
+
+def table(cells):
+    return pd.DataFrame(cells, NAMES[: len(cells)], NAMES[: len(cells)])
+
+
+# ---- intervals
+
+
+@pytest.mark.parametrize("n", range(1, FEWEST_UNITS))
+def test_few_units_have_no_interval(n):
+    values = np.arange(n, dtype=float)
+    for ends in (
+        interval(values),
+        median_interval(values),
+        correlation_interval(0.5, n),
+        jackknife_interval(lambda counts: counts @ values, n),
+    ):
+        assert np.isnan(ends).all()
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0] * 8, [0.1 + 0.2] * 4 + [0.3] * 4, [1, 2, 3, 4, 5, 6, np.inf], [np.nan] * 8, []]
+)
+def test_values_that_say_nothing_have_no_interval(values):
+    assert np.isnan(interval(values)).all()
+
+
+def test_unknown_values_are_left_out():
+    values = [1.0, 2.0, 4.0, 3.0, 5.0, 7.0, 6.0]
+    assert interval([np.nan, *values]) == interval(values)
+    assert interval([np.nan, *values], by=["x", *"abcdefg"]) == interval(values)
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.5, 95])
+def test_a_level_is_a_probability(level):
+    with pytest.raises(ValueError, match="lies between 0 and 1; got"):
+        interval(range(8), level=level)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+def test_an_interval_moves_and_grows_with_its_values(scale, shift):
+    values = np.random.default_rng(0).exponential(size=9)
+    assert interval(scale * (values + shift)) == pytest.approx(scale * (np.array(interval(values)) + shift))
+    mirrored = interval(-values)
+    assert (-mirrored[1], -mirrored[0]) == pytest.approx(interval(values))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_interval_holds_students(seed):
+    values = np.random.default_rng(seed).lognormal(size=8)
+    low, high = t.interval(0.95, 7, values.mean(), values.std(ddof=1) / np.sqrt(8))
+    assert interval(values)[0] <= low and high <= interval(values)[1]
+
+
+def test_a_jackknife_of_a_mean_of_pairs_takes_the_noise_of_pairs_once():
+    "Where there is nothing but noise in the pairs, the plain jackknife would give twice its variance."
+    random, n, wide, held = np.random.default_rng(0), 12, 0, 0
+    off = 1 - np.eye(n)
+    for _ in range(400):
+        noise = random.normal(size=(n, n)) * off
+
+        def mean(counts, noise=noise):
+            both = np.einsum("di,dj->dij", counts, counts) * off
+            return (both * noise).sum((1, 2)) / both.sum((1, 2))
+
+        low, high = jackknife_interval(mean, n)
+        held += low <= 0 <= high
+        wide += high - low
+    assert 0.92 <= held / 400 <= 0.99
+    assert wide / 400 < 1.6 * 2 * 1.96 / np.sqrt(n * (n - 1))
+
+
+def test_correlations_stay_below_one():
+    random = np.random.default_rng(0)
+    x = random.normal(size=8)
+    pairs = np.stack([x, x + 0.1 * random.normal(size=8)])
+
+    def rho(counts):
+        return np.array([np.corrcoef(np.repeat(pairs, row.astype(int), axis=1))[0, 1] for row in counts])
+
+    low, high = jackknife_interval(rho, 8, correlation=True)
+    assert 0.9 < low < rho(np.ones((1, 8)))[0] <= high < 1
+
+
+def test_a_statistic_that_needs_every_unit_has_no_interval():
+    assert np.isnan(jackknife_interval(lambda counts: np.where(counts.all(1), 1.0, np.nan), 8)).all()
+
+
+@pytest.mark.parametrize(("n", "ranks"), [(6, (1, 2)), (9, (2, 3)), (13, (3, 4)), (40, (14, 15))])
+def test_the_interval_of_a_median_lies_between_two_ordered_values(n, ranks):
+    values = np.sort(np.random.default_rng(n).normal(size=n))
+    low, high = median_interval(np.random.default_rng(0).permutation(values))
+    assert values[ranks[0] - 1] <= low <= values[ranks[1] - 1] and values[-ranks[1]] <= high <= values[-ranks[0]]
+
+
+def test_the_auc_of_nothing_is_none():
+    assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True]))).all()
+    assert auc(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+
+
+# ---- tests
+
+
+def test_a_permutation_test_counts_both_sides():
+    "Of the 24 orders of four, one is the order itself and one its reverse."
+    x = np.arange(4.0)
+    there = permutation_test(lambda orders: np.array([spearmanr(x[order], x).statistic for order in orders]), 4)
+    back = permutation_test(lambda orders: np.array([spearmanr(x[order], -x).statistic for order in orders]), 4)
+    assert there == (pytest.approx(1), 2 / 24, 0) and back == (pytest.approx(-1), 2 / 24, 0)
+
+
+def test_all_orders_are_looked_at_where_they_are_few():
+    values = np.random.default_rng(0).normal(size=(5, 5))
+    similarity, transfer = table(values + values.T), table(np.random.default_rng(1).normal(size=(5, 5)))
+    found = partial_permutation_test(similarity, transfer)
+    chance = []
+    for order in permutations(range(5)):
+        moved = similarity.to_numpy()[np.ix_(order, order)]
+        rhos = [
+            spearmanr(np.delete(moved[:, k], k), np.delete(transfer.to_numpy()[:, k], k)).statistic for k in range(5)
+        ]
+        chance.append(np.mean(rhos))
+    centre = np.mean(chance)
+    expected = np.mean(np.abs(np.array(chance) - centre) >= abs(chance[0] - centre) - 1e-9)
+    assert found.value == pytest.approx(chance[0]) and found.p == pytest.approx(expected) and found.draws == 0
+
+
+def test_a_partial_correlation_is_that_of_what_regressions_leave():
+    random = np.random.default_rng(0)
+    similarity, transfer, other = (table(random.normal(size=(13, 13))) for _ in range(3))
+    controls = {"type": type_baseline(TYPES), "other": other}
+
+    def ranks(matrix):
+        columns = []
+        for k in range(13):
+            ranked = rankdata(np.delete(matrix.to_numpy()[:, k], k))
+            ranked = ranked - ranked.mean()
+            columns.append(ranked / np.linalg.norm(ranked))
+        return np.concatenate(columns)
+
+    known = np.stack([ranks(matrix) for matrix in controls.values()], axis=1)
+    left = [
+        ranks(matrix) - known @ np.linalg.lstsq(known, ranks(matrix), rcond=None)[0]
+        for matrix in (similarity, transfer)
+    ]
+    expected = left[0] @ left[1] / np.linalg.norm(left[0]) / np.linalg.norm(left[1])
+    assert partial_permutation_test(similarity, transfer, controls, draws=99).value == pytest.approx(expected)
+
+
+def test_a_similarity_that_is_its_own_control_says_nothing_more():
+    random = np.random.default_rng(0)
+    similarity, transfer = (table(random.normal(size=(13, 13))) for _ in range(2))
+    found = partial_permutation_test(similarity, transfer, {"itself": similarity})
+    assert np.isnan(found.value) and np.isnan(found.p) and is_significant(found) is None
+
+
+def test_a_source_ranking_ignores_its_target():
+    "What a source does on a target does not enter its rank for this target."
+    random = np.random.default_rng(0)
+    transfer = table(random.random((6, 6)))
+    before = source_ranking(transfer)
+    transfer.iloc[:, 2] = random.random(6)
+    after = source_ranking(transfer)
+    assert (before.iloc[:, 2] == after.iloc[:, 2]).all() and not before.iloc[:, 0].equals(after.iloc[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("p", "draws", "said"),
+    [(0.04, 0, True), (0.06, 0, False), (0.0001, 9999, True), (0.049, 9999, None), (0.5, 9, None), (0.01, 99, None)],
+)
+def test_what_the_draws_can_tell(p, draws, said):
+    assert is_significant(Tested(0.3, p, draws)) is said
+
+
+def test_sides_of_an_interval():
+    assert (side_of(0.1, 0.2), side_of(-0.2, -0.1), side_of(-0.1, 0.1)) == ("above", "below", None)
+    assert side_of(0.1, 0.2, 0.5) == "below"
+    assert side_of(np.nan, np.nan) is None
+
+
+# ---- the table of the page
+
+
+@pytest.fixture(scope="module")
+def coverage():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import coverage as module
+
+    yield module
+    sys.path.remove(str(ROOT / "tools"))
+
+
+def test_the_intervals_cover_what_the_page_says(coverage):
+    "A few worlds of another seed: as many hold the true value as in the page's table, within what chance allows."
+    kept = pd.read_csv(ROOT / "results" / "statistics" / "coverage.csv").set_index(["what", "n", "world"])["share"]
+    kind, random = "skew", np.random.default_rng(99)
+    gains = coverage.coverage(lambda: coverage.of_gains(kind, 13, random), 400, n=13, world=kind)
+    matrices = coverage.coverage(lambda: coverage.of_matrices(coverage.World(kind, 12, random)), 100, n=12, world=kind)
+    for row in pd.concat([gains, matrices]).itertuples():
+        said = kept[row.what, row.n, row.world]
+        assert abs(row.share - said) <= 4 * np.sqrt(said * (1 - said) / row.worlds) + 0.01
+
+
+def test_what_is_called_95_percent_covers_92_to_98():
+    rows = pd.read_csv(ROOT / "results" / "statistics" / "coverage.csv")
+    origin = json.loads((ROOT / "results" / "statistics" / "coverage.json").read_text())
+    assert origin["command"].startswith("python tools/coverage.py") and origin["commit"]
+    shares = rows[~rows["what"].str.contains("test|partial")]
+    assert len(shares) > 150 and (shares["worlds"] >= 900).all()

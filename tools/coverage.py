@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""How often the intervals of `prompt_transferability.statistics` hold the true value, and its tests reject a true null.
+
+    python tools/coverage.py --worlds 2000 --seed 0 --out results/statistics/coverage.csv
+
+Each world draws tasks, their types, how well prompts transfer between them and how similar their prompts are. The true
+value of a statistic is its mean over all worlds of a kind; its coverage is the share of the worlds whose interval holds
+it. The same seed gives the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from prompt_transferability.files import written_whole
+from prompt_transferability.provenance import surroundings
+from prompt_transferability.similarity import (
+    correlation_gain,
+    pair_means,
+    same_task_auc,
+    source_ranking,
+    transferability_correlation,
+    type_baseline,
+)
+from prompt_transferability.statistics import (
+    correlation_interval,
+    interval,
+    jackknife_interval,
+    median_interval,
+    partial_permutation_test,
+    spearman,
+    wilson_interval,
+)
+from prompt_transferability.zero_shot_transfer import type_means
+
+TYPE_SHARES = np.array([6, 3, 2, 2]) / 13  # as in the paper's 13 tasks
+Found = Iterator[tuple[str, float, float, float]]  # what, value, low, high
+
+
+class World:
+    "Tasks, their types, a similarity and a transfer matrix, and three prompts of each task."
+
+    def __init__(self, kind: str, n: int, random: np.random.Generator):
+        # The types of the paper's tasks are given; those of the first kinds of worlds are drawn as tasks are.
+        fixed = np.repeat(range(4), np.diff(np.round(np.cumsum([0, *TYPE_SHARES]) * n).astype(int)))
+        numbers = fixed if kind == "given types" else random.choice(4, n, p=TYPE_SHARES)
+        self.names = [f"task {i}" for i in range(n)]
+        self.types = {name: f"type {number}" for name, number in zip(self.names, numbers, strict=True)}
+        same = (numbers[:, None] == numbers).astype(float)
+        similar, transfer = random.normal(size=(n, n)), random.normal(size=(n, n))
+        similar = (similar + similar.T) / np.sqrt(2)
+        if kind in ("types only", "given types"):
+            similar, transfer = similar + 2 * same, transfer + 2 * same
+        elif kind == "latent factors":
+            factors = random.normal(size=(n, 3))
+            shared = factors @ factors.T / np.sqrt(3)
+            similar, transfer = similar + shared, transfer + shared
+        elif kind == "strong factors":
+            factors = random.normal(size=(n, 2))
+            similar, transfer = 0.3 * similar + factors @ factors.T, 0.3 * transfer + factors @ factors.T
+        elif kind == "task effects":
+            of_task = random.normal(size=n)
+            similar = similar + of_task[:, None] + of_task
+            transfer = transfer + 2 * of_task[:, None] + 2 * random.normal(size=n)
+        elif kind == "unrelated task effects":
+            of_task = random.normal(size=n)
+            similar = similar + of_task[:, None] + of_task
+            transfer = transfer + 2 * random.normal(size=n)[:, None] + 2 * random.normal(size=n)
+        elif kind == "skew":
+            factors = random.exponential(size=(n, 2))
+            similar, transfer = similar + factors @ factors.T, transfer + 0.5 * factors @ factors.T + same
+        self.similarity = self.table(np.tanh(similar / 4))
+        self.transfer = self.table(1 / (1 + np.exp(-transfer)))
+        self.random = random
+
+    def table(self, cells: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(cells, self.names, self.names)
+
+    def prompts(self, seeds: int = 3) -> tuple[pd.DataFrame, dict[str, str]]:
+        "The similarity of several prompts of each task, and the task of each."
+        names = [f"{name} {seed}" for name in self.names for seed in range(seeds)]
+        n, of = len(self.names), np.repeat(range(len(self.names)), seeds)
+        alike = self.similarity.to_numpy().copy()
+        alike[np.diag_indices(n)] = np.abs(np.diag(alike)) + 0.1 + 0.2 * self.random.random(n)
+        noise = 0.1 * self.random.normal(size=(len(names), len(names)))
+        cells = alike[np.ix_(of, of)] + noise + noise.T
+        return pd.DataFrame(cells, names, names), dict(zip(names, np.repeat(self.names, seeds), strict=True))
+
+
+WORLDS = (
+    "no relation",
+    "types only",
+    "given types",
+    "latent factors",
+    "strong factors",
+    "task effects",
+    "unrelated task effects",
+    "skew",
+)
+
+
+def of_matrices(world: World) -> Found:
+    "The intervals of what is computed from whole matrices."
+    ends = ["low", "high"]
+    baseline = type_baseline(world.types)
+    row = transferability_correlation(world.similarity, world.transfer, draws=1).loc["overall"]
+    yield "correlation with transfer", row["rho"], *row[ends]
+    row = correlation_gain(world.similarity, baseline, world.transfer).loc["overall"]
+    yield "correlation beyond the type's", row["gain"], *row[ends]
+    prompts, tasks = world.prompts()
+    means = pair_means(prompts, tasks, world.types)
+    for kind in ("same task", "same type", "different type"):
+        yield f"similarity, {kind}", means.at[kind, "mean"], *means.loc[kind, ends]
+    found = same_task_auc(prompts, tasks)
+    yield "AUC of the same task", found["auc"], *found[ends]
+    means = type_means(world.transfer, dict.fromkeys(world.names, "SA") | {name: "NLI" for name in world.names[6:]})
+    for name in ("within", "across", "gap"):
+        yield f"transfer {name} a type", *means.loc["SA"][name][["mean", *ends]]
+
+
+def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
+    "The gain of each of some tasks."
+    noise = random.normal(size=n)
+    return {
+        "no relation": noise,
+        "types only": noise + 2 * (random.random(n) < 0.3),
+        "latent factors": noise + random.normal(size=(n, 3)) @ random.normal(size=3),
+        "task effects": random.standard_t(4, size=n),
+        "skew": random.exponential(size=n),
+        "many zeros": random.exponential(size=n) * (random.random(n) < 0.6),
+        "few tasks gain much": 0.3 * noise + random.exponential(size=n) * (random.random(n) < 0.4),
+    }[kind]
+
+
+GAINS = ("no relation", "types only", "task effects", "skew", "many zeros", "few tasks gain much")
+
+
+def of_gains(kind: str, n: int, random: np.random.Generator) -> Found:
+    "The intervals of what has one value a task."
+    values = gains(kind, n, random)
+    yield "mean of tasks", values.mean(), *interval(values)
+    if kind != "many zeros":  # a median that many tasks share is no point that an interval could miss
+        yield "median of tasks", np.median(values), *median_interval(values)
+    tuned = 0.5 + 0.5 * random.random(n)
+    kept = tuned * (0.4 + 0.1 * np.tanh(values))
+    ends = jackknife_interval(lambda counts: (counts @ kept) / (counts @ tuned), n)
+    yield "ratio of sums", kept.sum() / tuned.sum(), *ends
+
+
+RELATIONS = {"no relation": 0.0, "weak relation": 0.4, "strong relation": 0.8}
+
+
+def of_one_target(kind: str, n: int, random: np.random.Generator) -> Found:
+    "The interval of one target's correlation, over its sources."
+    x = random.normal(size=n)
+    y = RELATIONS[kind] * x + np.sqrt(1 - RELATIONS[kind] ** 2) * random.normal(size=n)
+    rho = float(spearman(x, y))
+    yield "correlation of one target", rho, *correlation_interval(rho, n)
+
+
+def coverage(draw: Callable[[], Found], worlds: int, **about: object) -> pd.DataFrame:
+    "The share of worlds whose interval holds the mean of all."
+    rows = pd.DataFrame([row for _ in range(worlds) for row in draw()], columns=["what", "value", "low", "high"])
+    rows = rows.dropna()
+    rows["true"] = rows.groupby("what")["value"].transform("mean")
+    rows["holds"] = (rows["low"] <= rows["true"]) & (rows["true"] <= rows["high"])
+    found = rows.groupby("what", sort=False).agg(share=("holds", "mean"), worlds=("holds", "size"))
+    return found.reset_index().assign(**about)
+
+
+def of_one_accuracy(worlds: int, random: np.random.Generator) -> pd.DataFrame:
+    "Wilson's interval, whose true value is known."
+    rows = []
+    for n in (200, 500, 1000):
+        true = 0.5 + 0.45 * random.random(worlds)
+        hits = random.binomial(n, true)
+        ends = np.array([wilson_interval(hit / n, n) for hit in hits])
+        holds = (ends[:, 0] <= true) & (true <= ends[:, 1])
+        about = {"what": "one accuracy", "n": n, "world": "any accuracy from 50 to 95 %"}
+        rows.append(about | {"share": holds.mean(), "worlds": worlds})
+    return pd.DataFrame(rows)
+
+
+def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> pd.DataFrame:
+    "How often a test at 5 % rejects: its size where the similarity knows nothing more, its power where it does."
+    found = {}
+    for _ in range(worlds):
+        world = World(kind, n, random)
+        type_only = {"type": type_baseline(world.types)}
+        controls = type_only | {"source": source_ranking(world.transfer)}
+        for name, known in {"permutation test": {}, "partial, types": type_only, "partial, all": controls}.items():
+            tested = partial_permutation_test(world.similarity, world.transfer, known, draws=199, seed=0)
+            found.setdefault(name, []).append(tested.p <= 0.05)
+    rows = [{"what": name, "share": np.mean(said), "worlds": worlds} for name, said in found.items()]
+    return pd.DataFrame(rows).assign(n=n, world=kind)
+
+
+def simulate(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd.DataFrame:
+    "All tables in one."
+    random = np.random.default_rng(seed)
+    tables = [of_one_accuracy(worlds, random)]
+    for n in (6, *sizes):
+        for kind in GAINS:
+            tables.append(coverage(lambda: of_gains(kind, n, random), worlds, n=n, world=kind))  # noqa: B023
+    for n in sizes:
+        for kind in RELATIONS:
+            tables.append(coverage(lambda: of_one_target(kind, n, random), worlds, n=n, world=kind))  # noqa: B023
+        for kind in WORLDS:
+            tables.append(coverage(lambda: of_matrices(World(kind, n, random)), worlds, n=n, world=kind))  # noqa: B023
+            tables.append(rejections(kind, n, worlds, random))
+    return pd.concat(tables, ignore_index=True)[["what", "n", "world", "share", "worlds"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worlds", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file for the table (.csv); its origin beside it (.json)"
+    )
+    options = parser.parse_args()
+    found = simulate(options.worlds, options.seed)
+    command = f"python tools/coverage.py --worlds {options.worlds} --seed {options.seed} --out {options.out}"
+    with written_whole(options.out) as part:
+        found.to_csv(part, index=False, float_format="%.4f")
+    with written_whole(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps({"command": command} | surroundings(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
