@@ -1969,6 +1969,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                             'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.recovered_by_type': ( 'nbs/library/zero_shot_transfer.html#recovered_by_type',
                                                                                                                             'prompt_transferability/zero_shot_transfer.py'),
+                                                           'prompt_transferability.zero_shot_transfer.recovered_share': ( 'nbs/library/zero_shot_transfer.html#recovered_share',
+                                                                                                                          'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.recovered_transfer': ( 'nbs/library/zero_shot_transfer.html#recovered_transfer',
                                                                                                                              'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.transfer_matrix': ( 'nbs/library/zero_shot_transfer.html#transfer_matrix',

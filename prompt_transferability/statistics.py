@@ -46,7 +46,7 @@ def _hall(quantile: float, skewness: float, n: int) -> float:
     shift = quantile / np.sqrt(n) - skewness / (6 * n)
     return 3 / skewness * (np.cbrt(1 + skewness * shift) - 1)
 
-# %% ../nbs/library/statistics.ipynb #e2143704
+# %% ../nbs/library/statistics.ipynb #0a27bd91
 def _around(centre: float, values: np.ndarray, level: float, share: float = 1.0) -> tuple[float, float]:
     "Student's interval and Hall's together, of the mean of independent values; `share` of their variance counts."
     if not 0 < level < 1:
@@ -56,8 +56,8 @@ def _around(centre: float, values: np.ndarray, level: float, share: float = 1.0)
         return _NO_INTERVAL
     quantile, skewness = t.ppf((1 + level) / 2, n - 1), _skewness(values)
     spread = values.std(ddof=1) * np.sqrt(share)
-    below = max(_hall(quantile, skewness, n), quantile / np.sqrt(n))
-    above = max(-_hall(-quantile, skewness, n), quantile / np.sqrt(n))
+    student = quantile / np.sqrt(n)
+    below, above = np.clip([_hall(quantile, skewness, n), -_hall(-quantile, skewness, n)], student, 2 * student)
     return float(centre - spread * below), float(centre + spread * above)
 
 # %% ../nbs/library/statistics.ipynb #be626272

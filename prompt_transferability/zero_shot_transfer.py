@@ -19,7 +19,7 @@ from .tasks import Task, TaskData
 
 # %% auto #0
 __all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
-           'recovered_by_kind', 'type_means', 'recovered_by_type']
+           'recovered_share', 'recovered_by_kind', 'type_means', 'recovered_by_type']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 @dataclass(frozen=True, eq=False)
@@ -192,20 +192,30 @@ def recovered_by_task(
     rows = [recovered.loc[way].where(chosen) for (_, way), chosen in kinds.items()]
     return pd.DataFrame(rows, columns=matrix.columns).set_axis(index)
 
+# %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb97
+def recovered_share(
+    matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned" and "random" among others
+    row: str,
+    targets: Sequence[str] | None = None,  # None: all
+) -> float:
+    """What the prompts of a row gain on some targets together, over what tuning gains on them.
+
+    NaN where tuning gains less than `MIN_GAIN` a target; targets of which a number is missing are left out.
+    """
+    gains = matrix if targets is None else matrix[[*targets]]
+    cells = gains.loc[[row, "tuned"]].sub(gains.loc["random"]).dropna(axis=1)
+    carried, tuned = cells.sum(axis=1)
+    return float(carried / tuned) if cells.size and tuned >= MIN_GAIN * cells.shape[1] else np.nan
+
 
 def recovered_by_kind(
     matrix: pd.DataFrame,  # as in `recovered_by_task`
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # a row a way that names tasks; columns: fitted on, same type, other types
-    """Recovered transfer over all tasks of a kind: what a way gains on them, over what tuning gains on them.
-
-    NaN where tuning gains less than `MIN_GAIN` a task. Errors as in `recovered_by_task`.
-    """
-    gains, found = matrix - matrix.loc["random"], {}
+    "`recovered_share` of every way, by kind of task; errors as in `recovered_by_task`."
+    found = {}
     for (kind, way), chosen in _kinds_of_tasks(matrix, types).items():
-        cells = gains.loc[[way, "tuned"], chosen].dropna(axis=1)
-        carried, tuned = cells.mean(axis=1) if cells.size else (np.nan, np.nan)
-        found.setdefault(way, {})[kind] = carried / tuned if tuned >= MIN_GAIN else np.nan
+        found.setdefault(way, {})[kind] = recovered_share(matrix, way, matrix.columns[chosen])
     return pd.DataFrame.from_dict(found, orient="index", columns=["fitted on", "same type", "other types"])
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab980
