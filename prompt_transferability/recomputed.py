@@ -22,6 +22,7 @@ from prompt_transferability.similarity import (
     correlation_gain,
     independent_pairs,
     pair_means,
+    partial_correlations,
     same_task_auc,
     similarity_matrix,
     transferability_correlation,
@@ -135,17 +136,22 @@ def _same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns 
     return table[["prompts", "vectors", "auc", "low", "high", "same_task", "different_task"]]
 
 # %% ../nbs/library/recomputed.ipynb #5be0c1d7
-def _correlations(release: Release) -> pd.DataFrame:
-    "Table 3 for the embedding metrics and for the types alone, and what each metric gains over these."
-    transfer = release.transfer("roberta-base")
-    baseline = type_baseline({name: task.task_type for name, task in PAPER_TASKS.items()})
+def _metrics_and_types(release: Release) -> dict[tuple[str, int], pd.DataFrame]:
+    "The similarities of RoBERTa-base's tuned prompts by metric and number of vectors, and of the types alone."
     tuned = _tuned(release, "roberta-base")
     matrices = {
         (metric, vectors): similarity_matrix(prompts, metric)
         for vectors, prompts in _with_and_without_first(tuned).items()
         for metric in EMBEDDING_METRICS
     }
-    matrices["task type", next(iter(tuned.values())).length] = baseline
+    types = {name: task.task_type for name, task in PAPER_TASKS.items()}
+    return matrices | {("task type", next(iter(tuned.values())).length): type_baseline(types)}
+
+
+def _correlations(release: Release) -> pd.DataFrame:
+    "Table 3 for the embedding metrics and for the types alone, and what each metric gains over these."
+    transfer, matrices = release.transfer("roberta-base"), _metrics_and_types(release)
+    baseline = matrices["task type", 100]
     tables = {}
     for (metric, vectors), matrix in matrices.items():
         for self_pairs in (True, False):
@@ -165,6 +171,18 @@ def _first_vectors(release: Release) -> pd.DataFrame:
         rows[task] = {"norm": norms[0], "mean_norm_of_others": norms[1:].mean(), "share_of_squared_norm": share}
     return pd.DataFrame(rows).T.astype(float).rename_axis("task")
 
+
+def _partial_correlations(release: Release) -> pd.DataFrame:  # index metric; columns vectors, held fixed, rho, p, n
+    "What the embedding metrics tell about transfer beyond what needs no prompt (beside Table 3)."
+    types = {name: task.task_type for name, task in PAPER_TASKS.items()}
+    labels = {name: len(task.labels) for name, task in PAPER_TASKS.items()}
+    transfer = release.transfer("roberta-base")
+    tables = {
+        key: partial_correlations({key[0]: matrix}, transfer, types, labels).loc[key[0]]
+        for key, matrix in _metrics_and_types(release).items()
+    }
+    return pd.concat(tables, names=["metric", "vectors"]).reset_index(level=[1, 2])
+
 # %% ../nbs/library/recomputed.ipynb #1cf6cb29
 TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-base": lambda release: release.transfer("roberta-base"),
@@ -178,6 +196,7 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "similarity_by_kind": _similarity_by_kind,
     "same_task_auc_roberta-large": _same_task_aucs,
     "correlation_roberta-base": _correlations,
+    "partial_correlation_roberta-base": _partial_correlations,
     "first_vector_roberta-base": _first_vectors,
 }
 "What is computed from the published files, by the name of its file."

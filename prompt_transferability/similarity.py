@@ -22,6 +22,7 @@ from prompt_transferability.statistics import (
     auc,
     correlation_interval,
     jackknife_interval,
+    partial_permutation_test,
     permutation_test,
     spearman,
     weighted_spearman,
@@ -33,7 +34,7 @@ __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_averag
            'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
            'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
            'task_means', 'type_baseline', 'label_baseline', 'source_ranking', 'transferability_correlation',
-           'correlation_gain']
+           'correlation_gain', 'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -636,3 +637,34 @@ def correlation_gain(
     table = pd.DataFrame({"gain": gains, "low": np.nan, "high": np.nan}, index=pd.Index(metric.targets, name="target"))
     table.loc["overall"] = [_mean_over_targets(gains), low, high]
     return table
+
+# %% ../nbs/library/similarity.ipynb #cdc0d0b5
+def partial_correlations(
+    similarities: Mapping[str, pd.DataFrame],  # [tasks, tasks], by metric
+    transfer: pd.DataFrame,  # sources in rows, targets in columns; tasks that are no target are left out
+    types: Mapping[str, str],  # the type of each task
+    labels: Mapping[str, int],  # the number of labels of each task
+    draws: int = 9999,  # permutations
+    seed: int = 0,
+) -> pd.DataFrame:  # one row a metric and set of controls; columns rho, p, draws, n
+    """What each metric tells about transfer when nothing, types, or all that needs no prompt is held fixed.
+
+    The controls are "nothing", "types" and "types, labels, sources"; the last are `source_ranking`. Partial rank
+    correlations within targets, self pairs left out, with two-sided permutation tests (beside Table 3). Errors as in
+    `partial_permutation_test`.
+    """
+    tasks = [task for task in transfer.columns if task in transfer.index]
+    of_types = type_baseline({task: types[task] for task in tasks})
+    alike = {"types": of_types, "labels": label_baseline({task: labels[task] for task in tasks})}
+    controls = {
+        "nothing": {},
+        "types": {"types": of_types},
+        "types, labels, sources": alike | {"sources": source_ranking(transfer)},
+    }
+    rows = {
+        (metric, held): [*partial_permutation_test(matrix, transfer, known, draws, seed), len(tasks)]
+        for metric, matrix in similarities.items()
+        for held, known in controls.items()
+    }
+    index = pd.MultiIndex.from_tuples([*rows], names=["metric", "held fixed"])
+    return pd.DataFrame([*rows.values()], index, ["rho", "p", "draws", "n"])
