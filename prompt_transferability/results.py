@@ -40,11 +40,13 @@ from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
-__all__ = ['TYPES', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'Results', 'write_report']
+__all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'Results', 'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
 TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
 "The type of every task that is known by name."
+LABELS = {name: len(task.labels) for name, task in ALL_TASKS.items()}
+"The number of labels of every task that is known by name."
 
 
 class Results:

@@ -30,6 +30,7 @@ from prompt_transferability.similarity import (
     task_means,
     transferability_correlation,
 )
+from prompt_transferability.statistics import FEWEST_UNITS
 from prompt_transferability.study import StudyError
 from prompt_transferability.tasks import PAPER_TASKS
 
@@ -46,7 +47,6 @@ PROJECTED = {
     "roberta-base": {"projected from bert-base-uncased": "Table 4"},
     "roberta-large": {"projected from roberta-base": "Table 5"},
 }
-FEWEST = 6  # tasks, for a correlation: of fewer, drawn with replacement, some draws hold too few that differ
 COSINES = ("cosine_concat", "neuron_overlap")  # the metrics that are cosines, and so have principal components
 WORDS = {
     "euclidean_concat": "Euclidean, vectors end to end",
@@ -233,7 +233,7 @@ def similarities(
         found["neuron_overlap"] = overlap_matrix(states)
         parts["profile"] = profile(overlap_profile(states, tasks, TYPES, starts=seeds if several else None), several)
     whole = set(names) <= set(transfer.index) and transfer.notna().all(axis=None)  # a study that has not ended has gaps
-    if whole and len(names) >= FEWEST:
+    if whole and len(names) >= FEWEST_UNITS:
         parts["similarity"] = [compared(metric, found[metric], tasks, seeds, transfer) for metric in found]
     of = {"cosine_concat": "the vectors of each prompt, end to end", "neuron_overlap": "the neurons that it activates"}
     places = [[tasks[name], int(seeds[name])] for name in runs]
