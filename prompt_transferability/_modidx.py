@@ -1965,6 +1965,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                        'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer._kinds_of_tasks': ( 'nbs/library/zero_shot_transfer.html#_kinds_of_tasks',
                                                                                                                           'prompt_transferability/zero_shot_transfer.py'),
+                                                           'prompt_transferability.zero_shot_transfer.across_tasks_and_models': ( 'nbs/library/zero_shot_transfer.html#across_tasks_and_models',
+                                                                                                                                  'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.evaluate': ( 'nbs/library/zero_shot_transfer.html#evaluate',
                                                                                                                    'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.evaluate_prompts': ( 'nbs/library/zero_shot_transfer.html#evaluate_prompts',

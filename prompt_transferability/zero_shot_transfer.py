@@ -19,7 +19,7 @@ from .tasks import Task, TaskData
 
 # %% auto #0
 __all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
-           'recovered_share', 'recovered_by_kind', 'type_means', 'recovered_by_type']
+           'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 @dataclass(frozen=True, eq=False)
@@ -217,6 +217,34 @@ def recovered_by_kind(
     for (kind, way), chosen in _kinds_of_tasks(matrix, types).items():
         found.setdefault(way, {})[kind] = recovered_share(matrix, way, matrix.columns[chosen])
     return pd.DataFrame.from_dict(found, orient="index", columns=["fitted on", "same type", "other types"])
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #1b0544f8
+def across_tasks_and_models(
+    transfer: pd.DataFrame,  # accuracies of the target model's prompts, with the row "random"; sources in rows
+    carried: pd.DataFrame,  # accuracies of another model's prompts, as in `recovered_by_task`
+    types: Mapping[str, str],  # the type of each task
+    way: str = "task tuning",  # how they were carried over: the name of rows before the tasks in brackets
+) -> pd.DataFrame:  # a row a target that the way did not learn from; accuracies
+    """Other tasks' prompts of a model beside the task's own prompts of another model, on unseen tasks (§5.3).
+
+    Columns: "random", "other tasks" (the mean over all of the type), "learned tasks" (over those that the way learned
+    from), "best task", "other model" and "own prompt". Errors as in `recovered_by_task`.
+    """
+    rows = {}
+    kinds = _kinds_of_tasks(carried, types)
+    for row in (row for kind, row in kinds if kind == "same type" and row.partition(" (")[0] == way):
+        learned = list(carried.columns[kinds["fitted on", row]])
+        for target in carried.columns[kinds["same type", row]]:
+            others = [task for task in transfer.columns if types[task] == types[target] and task != target]
+            rows[target] = {
+                "random": transfer.loc["random", target],
+                "other tasks": transfer.loc[others, target].mean(),
+                "learned tasks": transfer.loc[learned, target].mean(),
+                "best task": transfer.loc[others, target].max(),
+                "other model": carried.loc[row, target],
+                "own prompt": transfer.loc[target, target],
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab980
 def _interval_of(

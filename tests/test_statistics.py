@@ -239,3 +239,5 @@ def test_what_is_called_95_percent_covers_92_to_98():
     assert origin["command"].startswith("python tools/coverage.py") and origin["commit"]
     shares = rows[~rows["what"].str.contains("test|partial")]
     assert len(shares) > 150 and (shares["worlds"] >= 900).all()
+    assert shares.groupby(["what", "n"])["share"].mean().between(0.92, 0.98).all()
+    assert shares.loc[shares["n"] >= 12, "share"].min() >= 0.92
