@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .backbones import Backbone
 from .prompts import PromptError, SoftPrompt
 from prompt_transferability.statistics import (
-    Tested,
+    PermutationResult,
     auc,
     correlation_interval,
     jackknife_interval,
@@ -553,7 +553,7 @@ def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.n
         return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
 
 # %% ../nbs/library/similarity.ipynb #90b7a42e
-def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> Tested:
+def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> PermutationResult:
     "Mantel's test of the mean over targets: all tasks of the similarity matrix change places."
 
     def mean(orders: np.ndarray) -> np.ndarray:
@@ -569,7 +569,7 @@ def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> Tested:
     return permutation_test(mean, len(compared.names), draws, seed)
 
 
-def _tested_alone(compared: _Comparison, k: int, draws: int, seed: int) -> Tested:
+def _tested_alone(compared: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
     "A test of one target: its sources change places, and a self pair stays one."
     used, column = np.flatnonzero(compared.used[:, k]), compared.columns[k]
     others, itself = used[used != column], used[used == column]

@@ -16,8 +16,8 @@ from scipy.stats import binom, binomtest, norm, rankdata, t
 
 # %% auto #0
 __all__ = ['FEWEST_UNITS', 'wilson_interval', 'interval', 'median_interval', 'jackknife_interval', 'spearman',
-           'weighted_spearman', 'correlation_interval', 'auc', 'Tested', 'permutation_test', 'is_significant',
-           'side_of', 'partial_permutation_test']
+           'weighted_spearman', 'correlation_interval', 'auc', 'PermutationResult', 'permutation_test',
+           'is_significant', 'side_of', 'partial_permutation_test']
 
 # %% ../nbs/library/statistics.ipynb #5f52d4f6
 def wilson_interval(
@@ -198,8 +198,8 @@ def auc(
     with np.errstate(invalid="ignore"):
         return won / (above.sum(1) * below.sum(1))
 
-# %% ../nbs/library/statistics.ipynb #6a3da20d
-class Tested(NamedTuple):
+# %% ../nbs/library/statistics.ipynb #9cebdbd7
+class PermutationResult(NamedTuple):
     "A statistic beside what chance gives."
 
     value: float
@@ -213,13 +213,13 @@ def _orders(units: int, draws: int, seed: int) -> np.ndarray:  # [.., units]
         return np.array([*permutations(range(units))])
     return np.random.default_rng(seed).permuted(np.tile(np.arange(units), (draws, 1)), axis=1)
 
-# %% ../nbs/library/statistics.ipynb #6c5bf9fb
+# %% ../nbs/library/statistics.ipynb #06630d36
 def permutation_test(
     statistic: Callable[[np.ndarray], np.ndarray],  # [draws, units], whose place each unit takes -> [draws]
     units: int,  # that change places
     draws: int = 9999,
     seed: int = 0,
-) -> Tested:
+) -> PermutationResult:
     "Two-sided permutation test of a statistic. Raises `ValueError` for fewer than one draw; p is NaN without a value."
     if draws < 1:
         raise ValueError(f"draws is {draws}; give 1 or more")
@@ -227,7 +227,7 @@ def permutation_test(
     observed = float(statistic(np.arange(units)[None])[0])
     chance = statistic(orders)
     every = len(orders) == factorial(units)
-    return Tested(observed, _two_sided(observed, chance[np.isfinite(chance)], every), 0 if every else draws)
+    return PermutationResult(observed, _two_sided(observed, chance[np.isfinite(chance)], every), 0 if every else draws)
 
 
 def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
@@ -238,9 +238,9 @@ def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
     as_far = (np.abs(chance - chance.mean()) >= abs(observed - chance.mean()) - 1e-9).sum()
     return float(as_far / len(chance)) if every else float((1 + as_far) / (1 + len(chance)))
 
-# %% ../nbs/library/statistics.ipynb #b5d027e7
+# %% ../nbs/library/statistics.ipynb #0dcb9e2f
 def is_significant(
-    tested: Tested,
+    tested: PermutationResult,
     level: float = 0.05,
 ) -> bool | None:  # None: undecided, since the draws are too few or there is no p
     "Whether p lies below the level, as far as the draws can tell (99.9 % of the time)."
@@ -284,14 +284,14 @@ def _without(values: np.ndarray, controls: np.ndarray) -> np.ndarray:  # [.., ce
     basis = basis[:, sizes > 1e-9 * sizes.max()] if sizes.max() > 0 else basis[:, :0]
     return values - (values @ basis) @ basis.T
 
-# %% ../nbs/library/statistics.ipynb #94dce3e0
+# %% ../nbs/library/statistics.ipynb #ac4e623f
 def partial_permutation_test(
     similarity: pd.DataFrame,  # [tasks, tasks]
     transfer: pd.DataFrame,  # sources in rows, targets in columns
     controls: Mapping[str, pd.DataFrame] | None = None,  # more such matrices, by name; None: a plain test
     draws: int = 9999,
     seed: int = 0,
-) -> Tested:  # the partial rank correlation within targets, and its p-value
+) -> PermutationResult:  # the partial rank correlation within targets, and its p-value
     """Does a similarity tell more about transfer than the controls do? (Beside Table 3.)
 
     The tasks are those that are columns of all matrices; a source that is no target is left out. Raises `ValueError`

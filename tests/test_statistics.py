@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr, t
 from prompt_transferability.similarity import source_ranking, type_baseline
 from prompt_transferability.statistics import (
     FEWEST_UNITS,
-    Tested,
+    PermutationResult,
     auc,
     correlation_interval,
     interval,
@@ -201,7 +201,7 @@ def test_a_source_ranking_ignores_its_target():
     [(0.04, 0, True), (0.06, 0, False), (0.0001, 9999, True), (0.049, 9999, None), (0.5, 9, None), (0.01, 99, None)],
 )
 def test_what_the_draws_can_tell(p, draws, said):
-    assert is_significant(Tested(0.3, p, draws)) is said
+    assert is_significant(PermutationResult(0.3, p, draws)) is said
 
 
 def test_sides_of_an_interval():
