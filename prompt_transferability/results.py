@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from .cells import Cell, Store
 from prompt_transferability.experiments import (
+    AS_TUNED,
     KINDS,
     METHODS,
     TPT_SOURCES,
@@ -395,13 +396,15 @@ def tpt_asked(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
+    rate: float | None = None,  # their learning rate; None: the study's
 ) -> list[Cell]:
     "The runs that start from other tasks' prompts in one way, computed or not. Raises `UnknownNameError`."
     known, backbone = (*self.study.tpt, *self.study.tpt_mixes), self.check_backbone(backbone)
     if choice not in known:
         raise UnknownNameError("start of this study", choice, known)
+    rate = self.study.learning_rate if rate is None else rate
     runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
-    return [cell for cell in runs if self._started(cell, choice)]
+    return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started(cell, choice)]
 
 
 @patch
@@ -419,9 +422,10 @@ def tpt_cells(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
+    rate: float | None = None,  # their learning rate; None: the study's
 ) -> list[tuple[Cell, dict[str, Any]]]:
     "Those of `tpt_asked` that are there, with their results. Raises `StudyError` where there is none yet."
-    asked = {cell.key for cell in self.tpt_asked(choice, backbone)}
+    asked = {cell.key for cell in self.tpt_asked(choice, backbone, rate)}
     found = [(cell, result) for cell, result in self.answered if cell.key in asked]
     if not found:
         raise StudyError(f"study {self.study.name!r} has no run of {choice!r} yet; run it first")
@@ -433,9 +437,10 @@ def finished_seeds(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
+    rate: float | None = None,  # their learning rate; None: the study's
 ) -> list[int]:
     "The seeds of which every run of `tpt_asked` is there."
-    missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone) if cell not in self.store}
+    missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone, rate) if cell not in self.store}
     return [seed for seed in self.study.seeds if seed not in missing]
 
 
@@ -444,9 +449,10 @@ def tpt_curves(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
+    rate: float | None = None,  # their learning rate; None: the study's
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     "The training curves of runs that started from other tasks' prompts; errors as in `tpt_cells`."
-    return _curves_of(self.tpt_cells(choice, backbone))
+    return _curves_of(self.tpt_cells(choice, backbone, rate))
 
 
 @patch
@@ -454,6 +460,7 @@ def tpt_runs(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
+    rate: float | None = None,  # their learning rate; None: the study's
 ) -> pd.DataFrame:  # one row a run
     "What came of each run that started from other tasks' prompts: source, zero-shot and tuned accuracy, on test too."
     return pd.DataFrame(
@@ -466,7 +473,7 @@ def tpt_runs(
             "step": result["step"],
             "test_accuracy": result["test"]["accuracy"] if result.get("test") else np.nan,
         }
-        for cell, result in self.tpt_cells(choice, backbone)
+        for cell, result in self.tpt_cells(choice, backbone, rate)
     )
 
 
@@ -521,6 +528,41 @@ def probed(
         },
         index=[*self.study.tasks],
     )
+
+# %% ../nbs/library/results.ipynb #5tar7501
+@patch
+def starts(
+    self: Results,
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # columns start, learning_rate, task, seed, steps, accuracy, test_accuracy
+    """Every run that trained a prompt, and what it began from: a row a run.
+
+    A start is one of `INITS` or `CONTROLS`, or the choice of sources in `tpt`. Accuracies are the best on dev, and on
+    test, NaN without such a split. Raises `StudyError` where no prompt has been trained yet.
+    """
+    backbone, rows = self.check_backbone(backbone), []
+    on_test = self.evaluations(backbone).query("split == 'test' and source == target")
+    of_tuned = on_test.set_index(["target", "seed"])["accuracy"].to_dict()
+    own = f"{self.study.init} start"
+    for cell, result in self.cells("tune", backbone):
+        rows.append(
+            _start_row(own, cell, result) | {"test_accuracy": of_tuned.get((cell.asked["task"], cell.asked["seed"]))}
+        )
+    for cell, result in self.answered:
+        if cell.kind == "control" and cell.asked["backbone"] == backbone:
+            control = cell.asked["control"]
+            rows.append(_start_row(own if control == AS_TUNED else control, cell, result))
+    for choice in self.study.tpt:
+        for rate in (self.study.learning_rate, *self.study.rates):
+            asked = {cell.key for cell in self.tpt_asked(choice, backbone, rate)}
+            rows += [_start_row(choice, cell, result) for cell, result in self.answered if cell.key in asked]
+    return pd.DataFrame(rows).astype({"test_accuracy": float})
+
+
+def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
+    test = result["test"]["accuracy"] if result.get("test") else np.nan
+    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
 
 # %% ../nbs/library/results.ipynb #60ba00dd
 @patch

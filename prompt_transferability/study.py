@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from .backbones import DTYPES, LAYOUTS, Backbone
 from .cells import Cell, Report, Store, run_cells
 from prompt_transferability.experiments import (
+    CONTROLS,
     FROM_TASKS,
     INITS,
     KINDS,
@@ -302,6 +303,8 @@ class Study:
     ] = ()  # sources that transferable prompt tuning starts from
     tpt_mixes: Annotated[_Names, _known("choice in tpt_mixes", MIXES)] = ()  # how it starts from several at once
     tpt_steps: _Limit = None  # steps of such a run; None: as many as `steps`
+    controls: Annotated[_Names, _known("control", CONTROLS)] = ()  # how prompts are trained otherwise, to compare with
+    rates: _Rates = ()  # further learning rates of prompts, of controls and of runs from other tasks
     probe_steps: _Limit = None  # of the target's prompts that sources are compared with; None: no such prompts
     metrics: Annotated[_Names, _known("choice in metrics", METRICS)] = PAPERS_METRICS  # by which they are compared
 
@@ -458,6 +461,13 @@ _SMALL_CROSSING: dict[str, Any] = dict(
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
+    "micro-starts": _MICRO
+    | dict(
+        tpt=("same type", "other types", "other types, as many"),
+        tpt_steps=None,
+        controls=("vocabulary start", "twice the steps"),
+        rates=(1.5e-3, 1.5e-2),
+    ),
     "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",), tpt_mixes=tuple(MIXES), tpt_steps=150, probe_steps=50),
     "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
     "micro-finetune": _MICRO

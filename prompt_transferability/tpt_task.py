@@ -29,7 +29,7 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
-           'times_by_chance', 'choice_regret', 'mean_regret']
+           'times_by_chance', 'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -468,6 +468,40 @@ def times_by_chance(
     if not others:
         raise ValueError("chance takes two seeds of a task or more; there is one")
     return pd.concat(others, names=["shift"]).reorder_levels(["task", "seed", "shift"]).sort_index()
+
+# %% ../nbs/library/tpt_task.ipynb #5tar7511
+def compare_starts(
+    runs: pd.DataFrame,  # a row a run, as `Results.starts` has it
+    baseline: str,  # the start that others are compared with
+) -> pd.DataFrame:  # a row a start: learning_rate, steps, tasks, accuracy, test_accuracy, gain, low, high
+    """Every start at its own best learning rate, beside one of them, over tasks (beside Table 1).
+
+    The rate is the one with the highest mean on dev, of those with the most runs. `gain` is the mean difference on
+    test over the tasks that both have, with its 95 % interval, NaN for fewer than six. Raises `UnknownNameError` for a
+    baseline that is no start of the runs.
+    """
+    if baseline not in set(runs["start"]):
+        raise UnknownNameError("start of these runs", baseline, runs["start"].unique())
+    kept = {start: _at_best_rate(found) for start, found in runs.groupby("start", sort=False)}
+    on_test = {start: found.groupby("task")["test_accuracy"].mean().dropna() for start, found in kept.items()}
+    rows = {}
+    for start, found in kept.items():
+        gains = (on_test[start] - on_test[baseline]).dropna()
+        rows[start] = found[["learning_rate", "steps"]].iloc[0].to_dict() | {
+            "tasks": len(gains),
+            "accuracy": found.groupby("task")["accuracy"].mean().mean(),
+            "test_accuracy": on_test[start].mean(),
+            "gain": gains.mean(),
+        }
+        rows[start] |= dict(zip(("low", "high"), interval(gains), strict=True))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("start")
+
+
+def _at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    "The runs of the learning rate that is best on dev."
+    by_rate = runs.groupby("learning_rate")["accuracy"].agg(["size", "mean"])
+    whole = by_rate[by_rate["size"] == by_rate["size"].max()]
+    return runs[runs["learning_rate"] == whole["mean"].idxmax()]
 
 # %% ../nbs/library/tpt_task.ipynb #7cafc622
 def choice_regret(

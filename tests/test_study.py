@@ -54,6 +54,7 @@ from prompt_transferability.study import (
     noted_fingerprints,
 )
 from prompt_transferability.tasks import ALL_TASKS, DataError, UnknownNameError, load_task, unify_label_words
+from prompt_transferability.tpt_task import compare_starts
 from prompt_transferability.zero_shot_transfer import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -1528,6 +1529,58 @@ def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_ta
     extended = Study.from_file(tmp_path / "out" / "study.yaml")
     assert extended.status(tmp_path / "out")["missing"].sum() > 0
     assert main(["study", "status", str(tmp_path / "out")]) == 0
+
+
+# ---- what a head start is beside
+
+
+def test_controls_and_rates_are_cells_of_their_own(short, two_tasks, tmp_path):
+    study = replace(
+        SHORT,
+        tasks=("imdb", "mrpc", "sst2", "qqp"),
+        tpt=("same type", "other types, as many"),
+        controls=("vocabulary start", "twice the steps"),
+        rates=(3e-3,),
+    )
+    plain, planned = replace(study, controls=(), rates=()), study.cells()
+    assert {cell.key for cell in plain.cells()} < {cell.key for cell in planned}
+    of_kind = [cell.asked for cell in planned if cell.kind == "control"]
+    assert len(of_kind) == 4 * (1 + 2 * 2)  # each task: as tuned at the other rate, two controls at both
+    assert {(asked["control"], asked["steps"]) for asked in of_kind} == {
+        ("as tuned", 2),
+        ("vocabulary start", 2),
+        ("twice the steps", 4),
+    }
+    assert {asked.get("init") for asked in of_kind if asked["control"] == "vocabulary start"} == {"vocabulary"}
+    runs = [cell.asked for cell in planned if cell.kind == "tpt"]
+    assert len(runs) == 4 * 2 * 2 and {asked["learning_rate"] for asked in runs} == {study.learning_rate, 3e-3}
+    types = study.types()
+    for asked in runs:
+        alike = [types[name] == types[asked["task"]] for name in asked["sources"]]
+        assert len(alike) == 1 and (all(alike) or not any(alike))
+
+
+def test_starts_are_compared_at_their_own_rates(two_tasks, tmp_path):
+    study = replace(SHORT, tpt=("best",), controls=("vocabulary start", "twice the steps"), rates=(3e-3,))
+    results = Results(study.run(tmp_path / "out", data=two_tasks, workers=1, progress=False))
+    runs = results.starts()
+    counts = runs.groupby(["start", "learning_rate"]).size()
+    assert (counts == 2).all() and len(counts) == 4 * 2
+    assert runs.groupby("start")["steps"].first().to_dict() == {
+        "random start": 2,
+        "vocabulary start": 2,
+        "twice the steps": 4,
+        "best": 2,
+    }
+    assert set(results.tpt_runs("best", rate=3e-3)["task"]) == {"mrpc", "sst2"}
+    compared = compare_starts(runs, "random start")
+    assert compared.loc["random start", "gain"] == 0 and compared["tasks"].max() <= 2
+    assert compared[["low", "high"]].isna().all(axis=None)
+
+
+def test_unknown_controls_are_named():
+    with pytest.raises(UnknownNameError, match="unknown control 'more coffee'"):
+        replace(SHORT, controls=("more coffee",))
 
 
 # ---- results that were changed by hand
