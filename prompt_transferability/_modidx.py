@@ -1589,6 +1589,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._orders': ( 'nbs/library/statistics.html#_orders',
                                                                                                   'prompt_transferability/statistics.py'),
+                                                   'prompt_transferability.statistics._permuted': ( 'nbs/library/statistics.html#_permuted',
+                                                                                                    'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._share_counted_once': ( 'nbs/library/statistics.html#_share_counted_once',
                                                                                                               'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._skewness': ( 'nbs/library/statistics.html#_skewness',
