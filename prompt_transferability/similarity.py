@@ -543,7 +543,9 @@ def _counted(compared: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws
         weights = counts * compared.used[:, k]
         weights[:, column] = compared.used[column, k]  # a target has one self pair, or none, and not two
         columns.append(weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
-    return np.stack(columns, axis=1)
+    # Without its only task of a type, say, a target has no correlation: it keeps the one that it had.
+    found = np.stack(columns, axis=1)
+    return np.where(np.isnan(found), compared.correlations(), found)
 
 
 def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [..]

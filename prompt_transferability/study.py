@@ -458,6 +458,22 @@ _SMALL_CROSSING: dict[str, Any] = dict(
 )
 
 
+# Real causal models; steps and rate were chosen on the dev splits of SST-2, QNLI and MRPC.
+_REAL: dict[str, Any] = dict(
+    dtype="bfloat16",
+    length=20,
+    init="vocabulary",
+    steps=300,
+    learning_rate=0.1,
+    relative=True,
+    schedule="linear",
+    warmup=20,
+    eval_every=100,
+    max_eval=500,
+)
+_SMOLLM, _GEMMA = "SmolLM2-135M-Instruct.Q4_1", "gemma-3-270m.Q4_K_M"
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": _MICRO,
     "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
@@ -477,6 +493,40 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": _SMALL | dict(seeds=(0, 1, 2), tpt=("best",), tpt_steps=400),
     "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
     "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
+    "smollm": _REAL | dict(backbones=(_SMOLLM,), seeds=(0, 1, 2)),
+    "smollm-starts": _REAL
+    | dict(
+        backbones=(_SMOLLM,),
+        tpt=("same type", "other types, as many"),
+        controls=("random start", "twice the steps"),
+    ),
+    "smollm-unified": _REAL | dict(backbones=(_SMOLLM,), unified_label_words=True),
+    "smollm-long": _REAL | dict(backbones=(_SMOLLM,), tasks=("sst2", "mnli", "ethics_justice", "mrpc"), length=100),
+    "smollm-finetune": _REAL
+    | dict(
+        backbones=(_SMOLLM,),
+        dtype="float32",
+        tasks=("sst2", "mnli", "ethics_justice", "mrpc"),
+        random_seeds=(),
+        cross_task=False,
+        fine_tuning_rates=(2e-5,),
+    ),
+    "gemma": _REAL | dict(backbones=(_GEMMA,)),
+    "real-cross": _REAL
+    | dict(
+        backbones=(_SMOLLM, _GEMMA, "all-MiniLM-L6-v2"),
+        cross_task=False,
+        cross_model=CrossModel(
+            directions=((_SMOLLM, _GEMMA), ("all-MiniLM-L6-v2", _SMOLLM)),
+            fitted_on=_PAPER_GROUPS,
+            hidden_size=768,
+            steps=300,
+            mapping_steps=1500,
+            mapping_learning_rate=1e-3,
+            eval_every=100,
+            tpt_seeds=(0,),
+        ),
+    ),
     "paper": dict(
         backbones=("roberta-base", "bert-base-uncased", "roberta-large"),
         seeds=(0, 1, 2, 3, 4),
