@@ -149,7 +149,10 @@ class Store:
     ) -> dict[str, Any]:
         "What is kept of a cell. Raises `StoreError` where there is no answer, or one that cannot be read."
         if self.place(cell).is_dir():
-            return read_json(self.place(cell) / f"{part}.json", StoreError)
+            try:
+                return read_json(self.place(cell) / f"{part}.json", StoreError)
+            except StoreError as error:
+                raise StoreError(f"{error}; remove its folder and run the study again") from None
         if cell.key not in self.packed:
             raise StoreError(f"{self.folder.name!r} has no answer of the {cell.kind!r} cell {cell.key} yet")
         return parse_json(self.packed[cell.key][part], f"the {part} of cell {cell.key} in {TABLE}", StoreError)

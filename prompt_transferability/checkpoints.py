@@ -144,18 +144,28 @@ def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
 
 # %% ../nbs/library/checkpoints.ipynb #5aac1bdd
 def _check_numbers(name: str, model: nn.Module) -> None:
-    "Raise `BackboneError` for weights that are not finite, and for positions that begin nowhere."
+    "Raise `BackboneError` for weights that are not finite."
     for key, weight in model.named_parameters():
         if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
             raise BackboneError(
                 f"the weights of {name!r} are not all finite as {str(weight.dtype).removeprefix('torch.')} ({key}); "
                 "the file is damaged, or needs a wider number type, float32 or bfloat16"
             )
+
+
+def _check_padding(name: str, model: nn.Module, tokenizer) -> None:
+    "Raise `BackboneError` where positions begin behind a padding token that is none, or not the tokenizer's."
     embeddings = getattr(model.base_model, "embeddings", None)
-    if embeddings is not None and vars(embeddings).get("padding_idx", 0) is None:
+    begins = 0 if embeddings is None else vars(embeddings).get("padding_idx", 0)
+    if begins is None:
         raise BackboneError(
             f"{name!r} has pad_token_id=null in its configuration, behind which the positions of its type begin; set "
             "it to the number that the model was trained with"
+        )
+    if "padding_idx" in vars(embeddings or model) and begins != tokenizer.pad_token_id:
+        raise BackboneError(
+            f"{name!r} has pad_token_id={begins} in its configuration, behind which the positions of its type begin, "
+            f"and {tokenizer.pad_token_id} in its tokenizer; set both to the number that the model was trained with"
         )
 
 # %% ../nbs/library/checkpoints.ipynb #2dd86031
@@ -204,7 +214,7 @@ def _read_tokenizer(name: str, source: dict):
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
             f"the tokenizer of {name!r} gives other ids than its tokenizer.json; tokenizer_config.json, which says "
-            "how to make it, is missing"
+            "how to make it, is missing or does not name a tokenizer_class"
         )
     return tokenizer
 
@@ -221,8 +231,9 @@ def _check_counts(name: str, source: dict) -> None:
 
 
 def _ids_alone(name: str) -> list[list[int]] | None:
-    "What tokenizer.json makes of texts by itself, where there is no other file that says how to tokenize."
-    if Path(name, "tokenizer_config.json").is_file() or not Path(name, "tokenizer.json").is_file():
+    "What tokenizer.json makes of texts by itself, where no other file says which class tokenizes."
+    told, alone = Path(name, "tokenizer_config.json"), Path(name, "tokenizer.json")
+    if not alone.is_file() or (told.is_file() and '"tokenizer_class"' in read_text(told, BackboneError)):
         return None
     by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
     return [by_itself.encode(probe).ids for probe in _PROBES]
@@ -504,4 +515,5 @@ def read_checkpoint(
     _check_tokenizer(name, model.config, tokenizer)
     has_head = _check_weights(name, model, report)
     _check_numbers(name, model)
+    _check_padding(name, model, tokenizer)
     return Checkpoint(model.eval(), tokenizer, has_head, _fingerprint(files, config, tokenizer))

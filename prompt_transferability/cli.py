@@ -81,6 +81,8 @@ def _writable(path: str, *others: str | None) -> Path:
     if real.exists() and not real.is_file() and os.access(real, os.W_OK):  # a pipe, or a device
         return file
     folder = next(folder for folder in real.parents if folder.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path!r} cannot be written ({str(folder)!r} is no folder); name another file")
     try:
         with TemporaryFile(dir=folder):
             return file
@@ -482,6 +484,7 @@ def _build(options: argparse.Namespace) -> dict:
     for name in names:
         if name not in MICRO_MODELS:
             raise UnknownNameError("micro model", name, MICRO_MODELS)
+    _writable(str(Path(options.out, names[0], "config.json")))
     for name in names:
         steps = MICRO_MODELS[name].steps if options.steps is None else options.steps
         with tqdm(total=steps, desc=name, unit="step", disable=options.json) as bar:

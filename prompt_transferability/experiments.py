@@ -694,7 +694,7 @@ def _plan_tpt(plan: Plan) -> Iterator[Cell]:
             scores = [own_probe] if mix == "weighted" else [row_of[prompt.key] for prompt in others.values()]
             yield _from_others(plan, "tpt", tuned, [*others.values()], scores, steps | {"mix": mix, "k": MIXED})
 
-# %% ../nbs/library/experiments.ipynb #371faf5b
+# %% ../nbs/library/experiments.ipynb #44238749
 def _tpt(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     backbone, data = _target(cell.asked, sources)
     mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
@@ -725,8 +725,8 @@ def _choice(cell: Cell, store: Store) -> str | Callable:
 
 def _tpt_label(cell: Cell) -> str:
     (first, *others), mix = cell.asked["sources"], cell.asked.get("mix")
-    detail = f" from the best of {len(others) + 1}" if others else f" from {first}"
-    return _on_model(cell, detail + (f", {mix}" if mix else ""))
+    detail = f" from the best of {first} and {len(others)} more" if others else f" from {first}"
+    return _on_model(cell, f"{detail}{f', {mix}' if mix else ''}, at {cell.asked['learning_rate']:g}")
 
 
 KINDS["tpt"] = Kind(

@@ -298,8 +298,26 @@ def written_whole(
     path: str | Path,
     through_links: bool = True,  # of a link, write what it leads to; False: put the file in its place
 ) -> Iterator[Path]:
-    "Where to write a file that gets its name when it is complete, or never."
+    """Where to write a file that gets its name when it is complete, or never.
+
+    Raises `OSError` with the file's name for a disk that is full, a folder that is none, and links that lead in a ring.
+    """
     path = Path(os.path.realpath(path) if through_links else path)
+    if through_links and path.is_symlink():
+        raise OSError(f"{str(path)!r} is a link that leads back to itself; name another file")
+    try:
+        with _written(path, through_links) as unfinished:
+            yield unfinished
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise OSError(
+            error.errno, f"{error.strerror}; what was there before is still there, so name another place", str(path)
+        ) from error
+
+
+@contextmanager
+def _written(path: Path, through_links: bool) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if through_links and path.exists() and not (path.is_file() or path.is_dir()):
         with TemporaryDirectory() as folder:

@@ -72,7 +72,12 @@ class SoftPrompt:
     )  # whatever else is known: seed, steps, accuracy, label words …
 
     def __post_init__(self):
-        values = torch.as_tensor(self.values).detach()
+        try:
+            values = torch.as_tensor(self.values).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PromptError(f"a prompt is a matrix [length, hidden]; got a {type(self.values).__name__}") from error
+        if values.layout != torch.strided or values.is_meta:
+            raise PromptError(f"a prompt is a matrix of numbers; got a tensor of {values.layout} on {values.device}")
         if values.ndim != 2 or not values.numel():
             raise PromptError(f"a prompt is a matrix [length, hidden]; got shape {list(values.shape)}")
         if not values.is_floating_point():
@@ -148,7 +153,11 @@ def save(self: SoftPrompt, path: str | Path) -> Path:
             raise PromptError(f"metadata entry {name!r} has the name of a part of the header; give it another name")
         try:
             header[name] = json.dumps(value)
-        except (TypeError, ValueError) as error:
+            parse_json(header[name], f"metadata entry {name!r}", PromptError)
+            name.encode()
+        except PromptError:
+            raise
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise PromptError(
                 f"metadata entry {name!r} cannot be written as JSON ({error}); give a plain number, text, list or dict"
             ) from error

@@ -33,7 +33,7 @@ from .tasks import UnknownNameError
 __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
            'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
            'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
-           'task_means', 'type_baseline', 'label_baseline', 'source_ranking', 'transferability_correlation',
+           'task_means', 'type_baseline', 'label_baseline', 'type_pairs', 'by_source', 'transferability_correlation',
            'correlation_gain', 'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
@@ -490,16 +490,27 @@ def label_baseline(
     return type_baseline({task: str(number) for task, number in labels.items()})
 
 
-def source_ranking(
-    transfer: pd.DataFrame,  # [tasks, tasks], sources in rows
-) -> pd.DataFrame:  # [tasks, tasks]
-    "How well each source does on the other targets, mean of its ranks there: a ranking that ignores the target."
-    tasks = [task for task in transfer.columns if task in transfer.index]
-    cells = transfer.loc[tasks, tasks].mask(np.eye(len(tasks), dtype=bool))
-    ranks = cells.rank().to_numpy()
-    elsewhere = np.nansum(ranks, axis=1, keepdims=True) - np.nan_to_num(ranks)
-    counts = np.isfinite(ranks).sum(axis=1, keepdims=True) - np.isfinite(ranks)
-    return pd.DataFrame(elsewhere / np.maximum(counts, 1), tasks, tasks)
+def type_pairs(
+    types: Mapping[str, str],  # the type of each task
+) -> dict[str, pd.DataFrame]:  # [tasks, tasks] of ones and zeros, by two types
+    "For every two types, which tasks are of these: what a metric may know of types, whatever two of them are worth."
+    kind, names = np.array(list(types.values()), dtype=object), list(types)
+    found = {}
+    for one, other in combinations_with_replacement(dict.fromkeys(types.values()), 2):
+        both = (kind[:, None] == one) & (kind == other)
+        found[f"{one} and {other}"] = pd.DataFrame((both | both.T).astype(float), names, names)
+    return found
+
+
+def by_source(
+    tasks: Sequence[str],
+) -> dict[str, pd.DataFrame]:  # [tasks, tasks] of ones and zeros, by source
+    "For every source, its row: what a metric may know of how good a source is on all targets alike."
+    rows = np.eye(len(tasks))
+    return {
+        f"source {task}": pd.DataFrame(np.tile(row[:, None], len(tasks)), tasks, tasks)
+        for task, row in zip(tasks, rows, strict=True)
+    }
 
 # %% ../nbs/library/similarity.ipynb #4081904d
 class _Comparison:
@@ -651,17 +662,18 @@ def partial_correlations(
 ) -> pd.DataFrame:  # one row a metric and set of controls; columns rho, p, draws, n
     """What each metric tells about transfer when nothing, types, or all that needs no prompt is held fixed.
 
-    The controls are "nothing", "types" and "types, labels, sources"; the last are `source_ranking`. Partial rank
-    correlations within targets, self pairs left out, with two-sided permutation tests (beside Table 3). Errors as in
-    `partial_permutation_test`.
+    With "types", whatever any two types are to each other is held fixed (`type_pairs`); with "types, labels, sources"
+    also whether two tasks have as many labels, and how good each source is on all targets alike (`by_source`). Partial
+    rank correlations within targets, self pairs left out, with two-sided permutation tests (beside Table 3). Errors as
+    in `partial_permutation_test`.
     """
     tasks = [task for task in transfer.columns if task in transfer.index]
-    of_types = type_baseline({task: types[task] for task in tasks})
-    alike = {"types": of_types, "labels": label_baseline({task: labels[task] for task in tasks})}
+    pairs = type_pairs({task: types[task] for task in tasks})
+    alike = label_baseline({task: labels[task] for task in tasks})
     controls = {
         "nothing": {},
-        "types": {"types": of_types},
-        "types, labels, sources": alike | {"sources": source_ranking(transfer)},
+        "types": pairs,
+        "types, labels, sources": pairs | {"labels": alike} | by_source(tasks),
     }
     rows = {
         (metric, held): [*partial_permutation_test(matrix, transfer, known, draws, seed), len(tasks)]

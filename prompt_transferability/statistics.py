@@ -27,10 +27,15 @@ def wilson_interval(
     "Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training."
     return tuple(binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson"))
 
-# %% ../nbs/library/statistics.ipynb #aa500399
+# %% ../nbs/library/statistics.ipynb #18d8273a
 FEWEST_UNITS = 6
 "With fewer independent units than this there is no interval."
 _NO_INTERVAL = (np.nan, np.nan)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval lies between 0 and 1; got {level}")
 
 
 def _skewness(values: np.ndarray) -> float:
@@ -46,13 +51,12 @@ def _hall(quantile: float, skewness: float, n: int) -> float:
     shift = quantile / np.sqrt(n) - skewness / (6 * n)
     return 3 / skewness * (np.cbrt(1 + skewness * shift) - 1)
 
-# %% ../nbs/library/statistics.ipynb #0a27bd91
+# %% ../nbs/library/statistics.ipynb #35760bc9
 def _around(centre: float, values: np.ndarray, level: float, share: float = 1.0) -> tuple[float, float]:
     "Student's interval and Hall's together, of the mean of independent values; `share` of their variance counts."
-    if not 0 < level < 1:
-        raise ValueError(f"the level of an interval lies between 0 and 1; got {level}")
+    _check_level(level)
     n = len(values)
-    if n < FEWEST_UNITS or not np.isfinite(values).all() or np.ptp(values) <= 1e-12 * max(1, abs(centre)):
+    if n < FEWEST_UNITS or not np.isfinite(values).all() or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return _NO_INTERVAL
     quantile, skewness = t.ppf((1 + level) / 2, n - 1), _skewness(values)
     spread = values.std(ddof=1) * np.sqrt(share)
@@ -76,17 +80,24 @@ def interval(
         known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False).mean()
     return _around(known.mean(), known.to_numpy(), level)
 
-# %% ../nbs/library/statistics.ipynb #31b254ce
+# %% ../nbs/library/statistics.ipynb #8f94cd17
 def median_interval(
     values: Sequence[float],  # of independent units; inf is a value like any other
     level: float = 0.95,
 ) -> tuple[float, float]:
-    "Confidence interval of a median, from the ordered values; NaN for fewer than six or where a value is NaN."
+    """Confidence interval of a median, from the ordered values.
+
+    NaN for fewer than six, where a value is NaN, and where no two of so few values hold the median so often. Raises
+    `ValueError` for a level that is not between 0 and 1.
+    """
+    _check_level(level)
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
     if n < FEWEST_UNITS or np.isnan(ordered).any():
         return _NO_INTERVAL
     covers = [1 - 2 * binom.cdf(rank - 1, n, 0.5) for rank in range(n // 2 + 2)]  # from the rank-th to the rank-th last
+    if covers[1] < level:  # the lowest and the highest of so few do not hold it so often
+        return _NO_INTERVAL
     rank = max(rank for rank in range(1, n // 2 + 1) if covers[rank] >= level)
     part = (covers[rank] - level) / (covers[rank] - covers[rank + 1])
     inward = (n - rank) * part / (rank + (n - 2 * rank) * part)
@@ -118,7 +129,7 @@ def _share_counted_once(values: np.ndarray, units: int) -> float:
     twice = ((of_pairs - of_pairs.mean()) ** 2).sum() / (units * (units - 1)) if len(of_pairs) else 0.0
     return max(1 - 0.4 * twice / variance, 0.4) if variance > 0 else 1.0
 
-# %% ../nbs/library/statistics.ipynb #11f42b1d
+# %% ../nbs/library/statistics.ipynb #a2a9e37b
 def jackknife_interval(
     statistic: Callable[[np.ndarray], np.ndarray],  # [draws, units], how often each unit counts -> [draws]
     units: int,  # that vary independently
@@ -127,12 +138,17 @@ def jackknife_interval(
 ) -> tuple[float, float]:
     """Confidence interval of a statistic of independent units, found by leaving out one and two of them.
 
-    NaN for fewer than six units, where leaving out one leaves no value, and where none of them changes it.
+    NaN for fewer than six units, where leaving out one leaves no value, where none of them changes it, and for a
+    correlation above 0.995, with or without one of them: so near its end, leaving out says nothing of its spread.
+    Raises `ValueError` for a level that is not between 0 and 1.
     """
+    _check_level(level)
     if units < FEWEST_UNITS:
         return _NO_INTERVAL
     values = np.asarray(statistic(_deletions(units)), dtype=float)
     if correlation:
+        if np.abs(values[: 1 + units]).max() > 0.995:
+            return _NO_INTERVAL
         values = np.arctanh(np.clip(values, -0.9999, 0.9999))
     pseudo = units * values[0] - (units - 1) * values[1 : 1 + units]
     low, high = _around(values[0], pseudo, level, _share_counted_once(values, units))
@@ -168,32 +184,31 @@ def weighted_spearman(
         rho = (weights * a * b).sum(1) / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
     return np.where((weights > 0).sum(1) > 2, rho, np.nan)
 
-# %% ../nbs/library/statistics.ipynb #0275c49e
+# %% ../nbs/library/statistics.ipynb #a6aac69f
 def correlation_interval(
     rho: float,  # Spearman's
     n: int,  # independent points behind it
     level: float = 0.95,
 ) -> tuple[float, float]:
-    "Bonett and Wright's interval of one rank correlation; NaN for fewer than six points."
-    if n < FEWEST_UNITS or not np.isfinite(rho):
+    "Bonett and Wright's interval of one rank correlation; NaN for fewer than six points, and for a correlation of 1."
+    _check_level(level)
+    if n < FEWEST_UNITS or not abs(rho) < 1 - 1e-9:
         return _NO_INTERVAL
-    centre = np.arctanh(np.clip(rho, -0.9999, 0.9999))
+    centre = np.arctanh(rho)
     half = norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
     return float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
-# %% ../nbs/library/statistics.ipynb #43ec9dd8
+# %% ../nbs/library/statistics.ipynb #41d14406
 def auc(
     values: np.ndarray,  # [n]
     positive: np.ndarray,  # bool [n]
     weights: np.ndarray | None = None,  # [draws, n], how often each counts; None: once
 ) -> np.ndarray:  # [draws]; NaN where one kind is missing
     "How often a positive value lies above a negative one, equal values counting half: the area under the ROC curve."
-    weights = np.ones((1, len(values))) if weights is None else weights
+    weights, positive = np.ones((1, len(values))) if weights is None else weights, np.asarray(positive, dtype=bool)
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
-    above, below = (
-        np.add.reduceat((weights * kind)[:, order], starts, axis=1) for kind in (positive, ~np.asarray(positive))
-    )
+    above, below = (np.add.reduceat((weights * kind)[:, order], starts, axis=1) for kind in (positive, ~positive))
     won = (above * (below.cumsum(1) - below / 2)).sum(1)
     with np.errstate(invalid="ignore"):
         return won / (above.sum(1) * below.sum(1))
@@ -213,9 +228,9 @@ def _orders(units: int, draws: int, seed: int) -> np.ndarray:  # [.., units]
         return np.array([*permutations(range(units))])
     return np.random.default_rng(seed).permuted(np.tile(np.arange(units), (draws, 1)), axis=1)
 
-# %% ../nbs/library/statistics.ipynb #2186d27b
+# %% ../nbs/library/statistics.ipynb #4bc640dc
 NEAR = (0.03, 0.08)
-"Where p lies between these, ten times as many permutations are drawn, so that no other seed says otherwise."
+"Where p lies between these, ten times as many permutations are drawn, so that another seed hardly says otherwise."
 
 
 def permutation_test(
@@ -249,7 +264,8 @@ def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
     if np.isnan(observed) or not len(chance):
         return np.nan
     # A rounding error must not make an order that changes nothing less extreme than what it stands beside.
-    as_far = (np.abs(chance - chance.mean()) >= abs(observed - chance.mean()) - 1e-9).sum()
+    rounding = 1e-9 * max(np.abs(chance).max(), abs(observed))
+    as_far = (np.abs(chance - chance.mean()) >= abs(observed - chance.mean()) - rounding).sum()
     return float(as_far / len(chance)) if every else float((1 + as_far) / (1 + len(chance)))
 
 # %% ../nbs/library/statistics.ipynb #0dcb9e2f
@@ -298,7 +314,7 @@ def _without(values: np.ndarray, controls: np.ndarray) -> np.ndarray:  # [.., ce
     basis = basis[:, sizes > 1e-9 * sizes.max()] if sizes.max() > 0 else basis[:, :0]
     return values - (values @ basis) @ basis.T
 
-# %% ../nbs/library/statistics.ipynb #ac4e623f
+# %% ../nbs/library/statistics.ipynb #acb76adf
 def partial_permutation_test(
     similarity: pd.DataFrame,  # [tasks, tasks]
     transfer: pd.DataFrame,  # sources in rows, targets in columns
@@ -308,7 +324,7 @@ def partial_permutation_test(
 ) -> PermutationResult:  # the partial rank correlation within targets, and its p-value
     """Does a similarity tell more about transfer than the controls do? (Beside Table 3.)
 
-    The tasks are those that are columns of all matrices; a source that is no target is left out. Raises `ValueError`
+    The tasks are those that are rows and columns of `transfer`; another source or target is left out. Raises `ValueError`
     for fewer than four tasks, a matrix that lacks one of them, and empty cells off the diagonal.
     """
     tasks = [task for task in transfer.columns if task in transfer.index]

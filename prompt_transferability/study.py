@@ -471,7 +471,8 @@ _REAL: dict[str, Any] = dict(
     eval_every=100,
     max_eval=500,
 )
-_SMOLLM, _GEMMA = "SmolLM2-135M-Instruct.Q4_1", "gemma-3-270m.Q4_K_M"
+_SMOLLM = "SmolLM2-135M-Instruct.Q4_1"
+_GEMMA = "gemma-3-270m.Q4_K_M"
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -777,7 +778,9 @@ def plan(
     Errors as in `run`, before anything is computed.
     """
     sources, rows = self._sources(data, models, device), {}
-    cells, store = self.cells(take_fingerprints(self, sources)), Store(out) if out is not None else None
+    store = Store(out) if out is not None else None
+    before = store is not None and _finished_before(self, store)
+    cells = self.cells(UNKNOWN if before else take_fingerprints(self, sources))
     datas = [task_of(sources, name, self.max_train, self.max_eval) for name in self.tasks]
     sizes = {each.task.name: {split: len(found) for split, found in each.splits().items()} for each in datas}
     for backbone in self.backbones:

@@ -578,13 +578,15 @@ def task_from_files(
 def _local_files(task: Task, folder: Path) -> dict[str, Path]:
     "The files of a task's splits in its folder; raises `FileNotFoundError` if there are none."
     files: dict[str, Path] = {}
-    for split in SPLITS:
-        for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv"):
-            path = folder / f"{split}{ending}"
-            if path.is_file() and split in files:
-                raise DataError(f"{str(folder)!r} has {files[split].name} and {path.name}; keep one of them")
-            if path.is_file():
-                files[split] = path
+    names = {f"{split}{ending}": split for split in SPLITS for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv")}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        split = names.get(path.name.lower())
+        if split is None or not path.is_file():
+            continue
+        if split in files:
+            raise DataError(f"{str(folder)!r} has {files[split].name} and {path.name}; keep one of them")
+        files[split] = path
+    files = {split: files[split] for split in SPLITS if split in files}
     if not files:
         there = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
         raise FileNotFoundError(

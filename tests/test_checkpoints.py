@@ -155,6 +155,9 @@ def test_padding_that_is_not_named(tmp_path):
     roberta = shutil.copytree(model_folder("micro-roberta"), tmp_path / "roberta")
     change(roberta / "config.json", pad_token_id=None)
     refused(roberta, "pad_token_id=null")
+    for other in (0, 5):
+        change(roberta / "config.json", pad_token_id=other)
+        refused(roberta, f"pad_token_id={other} in its configuration, .* and 1 in its tokenizer; set both")
 
 
 # ---- weights

@@ -416,6 +416,7 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "microworld._unigram",
     "microworld._word_piece",
     "study.PRESETS",
+    "study._GEMMA",
     "study._MICRO",
 }
 PUBLISHED = ("release", "recomputed")  # rooms that name the authors' models

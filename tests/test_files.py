@@ -270,3 +270,23 @@ def test_what_commands_a_terminal_is_shown_as_what_it_is(text):
     assert not is_printable(text)
     assert is_printable(printable(text)) and printable(text).encode().decode() == printable(text)
     assert printable("a\nb\x1b", "\n") == "a\nb\\x1b"
+
+
+def test_a_link_that_leads_back_to_itself_is_never_replaced(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="leads back to itself; name another file"), written_whole(loop) as part:
+        part.write_text("x")
+    assert loop.is_symlink()
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    with pytest.raises(OSError, match="No space left on device; .*'/dev/full'"), written_whole("/dev/full") as part:
+        part.write_text("x")
+    (tmp_path / "file").write_text("kept")
+    with (
+        pytest.raises(OSError, match="(File exists|Not a directory); .*file/below"),
+        written_whole(tmp_path / "file" / "below") as part,
+    ):
+        part.write_text("x")
+    assert (tmp_path / "file").read_text() == "kept"

@@ -572,3 +572,22 @@ def test_seeds_may_be_numpys(backbone, seed, tmp_path):
         drawn = draw(backbone, np.int64(3), seed)
         assert torch.equal(drawn.values, draw(backbone, 3, 3).values)
         assert SoftPrompt.load(drawn.save(tmp_path / "p")).metadata == draw(backbone, 3, 3).metadata
+
+
+@pytest.mark.parametrize(
+    "values", [None, "abc", [[1.0, 2.0], [3.0]], torch.ones(3, 4).to_sparse(), torch.empty(3, 4, device="meta")]
+)
+def test_what_is_no_matrix_of_numbers_is_no_prompt(values):
+    with pytest.raises(PromptError, match="a prompt is a matrix"):
+        SoftPrompt(values, "micro-bert", "sst2")
+
+
+def test_a_prompt_that_could_not_be_read_again_is_not_written(tmp_path):
+    nested = []
+    for _ in range(150):
+        nested = [nested]
+    for metadata in ({"deep": nested}, {"\ud800": 1}, {5: 1}):
+        prompt = SoftPrompt(torch.ones(2, 4), "micro-bert", "sst2", metadata=metadata)
+        with pytest.raises(PromptError):
+            prompt.save(tmp_path / "p")
+        assert not (tmp_path / "p").exists()

@@ -1452,6 +1452,7 @@ def test_every_kind_asks_with_the_fingerprints_of_what_it_reads(kind):
         tpt=("best", "every"),
         tpt_mixes=("mean", "weighted"),
         probe_steps=2,
+        controls=("vocabulary start",),
     )
     rows = {task: {split: f"{task} {split}" for split in ("train", "dev", "test")} for task in study.tasks}
     known = Fingerprints({name: name for name in study.backbones}, rows)
@@ -1529,6 +1530,23 @@ def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_ta
     extended = Study.from_file(tmp_path / "out" / "study.yaml")
     assert extended.status(tmp_path / "out")["missing"].sum() > 0
     assert main(["study", "status", str(tmp_path / "out")]) == 0
+
+
+def test_an_empty_result_is_named_with_what_to_do(short, tmp_path, capsys):
+    shutil.copytree(short, tmp_path / "out")
+    for content in ("", '{"accuracy": 0.5', "{}"):
+        place = next((tmp_path / "out" / "cells" / "tune").glob("*/result.json"))
+        place.write_text(content)
+        assert main(["study", "report", str(tmp_path / "out")]) == 2
+        assert "remove its folder and run the study again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["micro-unified", "micro-finetune"])
+def test_the_plan_of_a_finished_folder_has_nothing_left_to_do(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of folders that an earlier version computed
+        plan = Study.from_preset(name).plan(ROOT / "results" / name)
+    assert (plan["done"] == plan["cells"]).all() and plan["hours"].sum() == 0
 
 
 # ---- what a head start is beside

@@ -697,7 +697,7 @@ def test_two_files_of_a_split_are_refused(tmp_path):
         ("train.csv", "text_a,label\nx,negative\n"),
     ):
         (folder / name).write_text(row * 2)
-    with pytest.raises(DataError, match="has train.jsonl and train.csv; keep one"):
+    with pytest.raises(DataError, match="has train.csv and train.jsonl; keep one"):
         load_task("sst2", tmp_path, ["train"])
 
 
@@ -711,3 +711,17 @@ def test_a_known_name_is_never_a_folder(tmp_path, monkeypatch):
     for name in (5, "x" * 5000, "a/" * 3000, None):
         with pytest.raises(UnknownNameError):
             load_task(name)
+
+
+def test_endings_of_local_files_are_read_in_any_case(tmp_path):
+    folder = tmp_path / "tasks" / "sst2"
+    folder.mkdir(parents=True)
+    row = '{"text_a": "%s %d", "label": "%s"}\n'
+    for name in ("train.jsonl", "dev.JSONL", "Test.jsonl"):
+        rows = [row % (name, k, ("negative", "positive")[k % 2]) for k in range(6)]
+        (folder / name).write_text("".join(rows))
+    data = load_task("sst2", tmp_path)
+    assert [len(split) for split in (data.train, data.dev, data.test)] == [6, 6, 6]
+    (folder / "dev.csv").write_text("text_a,label\na,negative\n")
+    with pytest.raises(DataError, match="keep one of them"):
+        load_task("sst2", tmp_path)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How often the intervals of `prompt_transferability.statistics` hold the true value, and its tests reject a true null.
 
-    python tools/coverage.py --worlds 2000 --seed 0 --out results/statistics/coverage.csv
+    python tools/coverage.py intervals --worlds 1000 --seed 0 --out results/statistics/coverage.csv
+    python tools/coverage.py tests --worlds 1000 --seed 0 --out results/statistics/tests.csv
 
 Each world draws tasks, their types, how well prompts transfer between them and how similar their prompts are. The true
 value of a statistic is its mean over all worlds of a kind; its coverage is the share of the worlds whose interval holds
@@ -21,12 +22,13 @@ import pandas as pd
 from prompt_transferability.files import written_whole
 from prompt_transferability.provenance import surroundings
 from prompt_transferability.similarity import (
+    by_source,
     correlation_gain,
     pair_means,
     same_task_auc,
-    source_ranking,
     transferability_correlation,
     type_baseline,
+    type_pairs,
 )
 from prompt_transferability.statistics import (
     correlation_interval,
@@ -192,9 +194,9 @@ def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> p
     found = {}
     for _ in range(worlds):
         world = World(kind, n, random)
-        type_only = {"type": type_baseline(world.types)}
-        controls = type_only | {"source": source_ranking(world.transfer)}
-        for name, known in {"permutation test": {}, "partial, types": type_only, "partial, all": controls}.items():
+        types = type_pairs(world.types)
+        controls = types | by_source(world.names)
+        for name, known in {"permutation test": {}, "partial, types": types, "partial, all": controls}.items():
             tested = partial_permutation_test(world.similarity, world.transfer, known, draws=199, seed=0)
             found.setdefault(name, []).append(tested.p <= 0.05)
     rows = [{"what": name, "share": np.mean(said), "worlds": worlds} for name, said in found.items()]
@@ -202,7 +204,7 @@ def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> p
 
 
 def simulate(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd.DataFrame:
-    "All tables in one."
+    "How often intervals hold the true value, in one table."
     random = np.random.default_rng(seed)
     tables = [of_one_accuracy(worlds, random)]
     for n in (6, *sizes):
@@ -213,20 +215,32 @@ def simulate(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd
             tables.append(coverage(lambda: of_one_target(kind, n, random), worlds, n=n, world=kind))  # noqa: B023
         for kind in WORLDS:
             tables.append(coverage(lambda: of_matrices(World(kind, n, random)), worlds, n=n, world=kind))  # noqa: B023
-            tables.append(rejections(kind, n, worlds, random))
+    return _in_order(tables)
+
+
+def simulate_tests(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd.DataFrame:
+    "How often tests reject, in one table."
+    random = np.random.default_rng(seed)
+    return _in_order([rejections(kind, n, worlds, random) for n in sizes for kind in WORLDS])
+
+
+def _in_order(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[["what", "n", "world", "share", "worlds"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worlds", type=int, default=2000)
+    parser.add_argument("what", choices=("intervals", "tests"))
+    parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=Path, required=True, help="file for the table (.csv); its origin beside it (.json)"
     )
     options = parser.parse_args()
-    found = simulate(options.worlds, options.seed)
-    command = f"python tools/coverage.py --worlds {options.worlds} --seed {options.seed} --out {options.out}"
+    found = {"intervals": simulate, "tests": simulate_tests}[options.what](options.worlds, options.seed)
+    command = (
+        f"python tools/coverage.py {options.what} --worlds {options.worlds} --seed {options.seed} --out {options.out}"
+    )
     with written_whole(options.out) as part:
         found.to_csv(part, index=False, float_format="%.4f")
     with written_whole(options.out.with_suffix(".json")) as part:
