@@ -314,7 +314,7 @@ def _without(values: np.ndarray, controls: np.ndarray) -> np.ndarray:  # [.., ce
     basis = basis[:, sizes > 1e-9 * sizes.max()] if sizes.max() > 0 else basis[:, :0]
     return values - (values @ basis) @ basis.T
 
-# %% ../nbs/library/statistics.ipynb #acb76adf
+# %% ../nbs/library/statistics.ipynb #73e3711c
 def partial_permutation_test(
     similarity: pd.DataFrame,  # [tasks, tasks]
     transfer: pd.DataFrame,  # sources in rows, targets in columns
@@ -324,8 +324,8 @@ def partial_permutation_test(
 ) -> PermutationResult:  # the partial rank correlation within targets, and its p-value
     """Does a similarity tell more about transfer than the controls do? (Beside Table 3.)
 
-    The tasks are those that are rows and columns of `transfer`; another source or target is left out. Raises `ValueError`
-    for fewer than four tasks, a matrix that lacks one of them, and empty cells off the diagonal.
+    The tasks are those that are rows and columns of `transfer`; another source or target is left out. Raises
+    `ValueError` for fewer than four tasks, a matrix that lacks one of them, and empty cells off the diagonal.
     """
     tasks = [task for task in transfer.columns if task in transfer.index]
     matrices = [_task_cells(matrix, tasks) for matrix in (transfer, similarity, *(controls or {}).values())]
