@@ -109,13 +109,23 @@ def test_a_jackknife_of_a_mean_of_pairs_takes_the_noise_of_pairs_once():
 def test_correlations_stay_below_one():
     random = np.random.default_rng(0)
     x = random.normal(size=8)
-    pairs = np.stack([x, x + 0.1 * random.normal(size=8)])
+    pairs = np.stack([x, x + 0.5 * random.normal(size=8)])
 
     def rho(counts):
         return np.array([np.corrcoef(np.repeat(pairs, row.astype(int), axis=1))[0, 1] for row in counts])
 
     low, high = jackknife_interval(rho, 8, correlation=True)
-    assert 0.9 < low < rho(np.ones((1, 8)))[0] <= high < 1
+    assert 0 < low < rho(np.ones((1, 8)))[0] < high < 1
+    pairs[1] = pairs[0] + 0.01 * random.normal(size=8)
+    assert np.isnan(jackknife_interval(rho, 8, correlation=True)).all()  # leaving out says nothing of its spread
+
+
+def test_levels_that_so_few_values_cannot_hold_have_no_interval():
+    assert np.isnan(median_interval(range(6), level=0.99)).all()
+    for function in (median_interval, interval):
+        with pytest.raises(ValueError, match="lies between 0 and 1"):
+            function(range(8), level=1.5)
+    assert np.isnan(correlation_interval(1.0, 13)).all()
 
 
 def test_a_statistic_that_needs_every_unit_has_no_interval():
