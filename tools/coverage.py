@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,16 @@ TYPE_SHARES = np.array([6, 3, 2, 2]) / 13  # as in the paper's 13 tasks
 Found = Iterator[tuple[str, float, float, float]]  # what, value, low, high
 
 
+def _sizes_of_types(n: int) -> np.ndarray:
+    return np.diff(np.round(np.cumsum([0, *TYPE_SHARES]) * n).astype(int))
+
+
 class World:
     "Tasks, their types, a similarity and a transfer matrix, and three prompts of each task."
 
     def __init__(self, kind: str, n: int, random: np.random.Generator):
         # The types of the paper's tasks are given; those of the first kinds of worlds are drawn as tasks are.
-        fixed = np.repeat(range(4), np.diff(np.round(np.cumsum([0, *TYPE_SHARES]) * n).astype(int)))
+        fixed = np.repeat(range(4), _sizes_of_types(n))
         numbers = fixed if kind == "given types" else random.choice(4, n, p=TYPE_SHARES)
         self.names = [f"task {i}" for i in range(n)]
         self.types = {name: f"type {number}" for name, number in zip(self.names, numbers, strict=True)}
@@ -132,15 +137,17 @@ def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
     return {
         "no relation": noise,
         "types only": noise + 2 * (random.random(n) < 0.3),
-        "latent factors": noise + random.normal(size=(n, 3)) @ random.normal(size=3),
         "task effects": random.standard_t(4, size=n),
         "skew": random.exponential(size=n),
         "many zeros": random.exponential(size=n) * (random.random(n) < 0.6),
         "few tasks gain much": 0.3 * noise + random.exponential(size=n) * (random.random(n) < 0.4),
+        "one task in ten gains much": 0.1 * noise + 3.0 * (random.random(n) < 0.1),
+        "a sample of types": 0.8 * noise + np.repeat(random.normal(size=4), _sizes_of_types(n)),
     }[kind]
 
 
 GAINS = ("no relation", "types only", "task effects", "skew", "many zeros", "few tasks gain much")
+BEYOND = ("one task in ten gains much", "a sample of types")  # where no interval over tasks can know enough
 
 
 def of_gains(kind: str, n: int, random: np.random.Generator) -> Found:
@@ -203,28 +210,40 @@ def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> p
     return pd.DataFrame(rows).assign(n=n, world=kind)
 
 
-def simulate(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd.DataFrame:
-    "How often intervals hold the true value, in one table."
+def _counted(job: tuple[str, str, int, int, list[int]]) -> pd.DataFrame:
+    "One kind of worlds, with a seed of its own, so that the order of the jobs does not matter."
+    what, kind, n, worlds, seed = job
     random = np.random.default_rng(seed)
-    tables = [of_one_accuracy(worlds, random)]
-    for n in (6, *sizes):
-        for kind in GAINS:
-            tables.append(coverage(lambda: of_gains(kind, n, random), worlds, n=n, world=kind))  # noqa: B023
-    for n in sizes:
-        for kind in RELATIONS:
-            tables.append(coverage(lambda: of_one_target(kind, n, random), worlds, n=n, world=kind))  # noqa: B023
-        for kind in WORLDS:
-            tables.append(coverage(lambda: of_matrices(World(kind, n, random)), worlds, n=n, world=kind))  # noqa: B023
-    return _in_order(tables)
+    if what == "tests":
+        return rejections(kind, n, worlds, random)
+    if what == "one accuracy":
+        return of_one_accuracy(worlds, random)
+    draw = {
+        "gains": lambda: of_gains(kind, n, random),
+        "one target": lambda: of_one_target(kind, n, random),
+        "matrices": lambda: of_matrices(World(kind, n, random)),
+    }[what]
+    return coverage(draw, worlds, n=n, world=kind)
 
 
-def simulate_tests(worlds: int, seed: int, sizes: tuple[int, ...] = (8, 12, 13)) -> pd.DataFrame:
-    "How often tests reject, in one table."
-    random = np.random.default_rng(seed)
-    return _in_order([rejections(kind, n, worlds, random) for n in sizes for kind in WORLDS])
-
-
-def _in_order(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def simulate(
+    what: str,  # "intervals" or "tests"
+    worlds: int,
+    seed: int,
+    workers: int = 1,
+    sizes: tuple[int, ...] = (8, 12, 13),
+) -> pd.DataFrame:
+    "How often intervals hold the true value, or tests reject, in one table."
+    if what == "tests":
+        jobs = [("tests", kind, n) for n in sizes for kind in WORLDS]
+    else:
+        jobs = [("one accuracy", "", 0)]
+        jobs += [("gains", kind, n) for n in (6, *sizes) for kind in (*GAINS, *BEYOND)]
+        jobs += [("one target", kind, n) for n in sizes for kind in RELATIONS]
+        jobs += [("matrices", kind, n) for n in sizes for kind in WORLDS]
+    asked = [(*job, worlds, [seed, place]) for place, job in enumerate(jobs)]
+    with ProcessPoolExecutor(workers) as pool:
+        tables = list(pool.map(_counted, asked))
     return pd.concat(tables, ignore_index=True)[["what", "n", "world", "share", "worlds"]]
 
 
@@ -233,11 +252,12 @@ def main() -> None:
     parser.add_argument("what", choices=("intervals", "tests"))
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
         "--out", type=Path, required=True, help="file for the table (.csv); its origin beside it (.json)"
     )
     options = parser.parse_args()
-    found = {"intervals": simulate, "tests": simulate_tests}[options.what](options.worlds, options.seed)
+    found = simulate(options.what, options.worlds, options.seed, options.workers)
     command = (
         f"python tools/coverage.py {options.what} --worlds {options.worlds} --seed {options.seed} --out {options.out}"
     )
