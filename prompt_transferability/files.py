@@ -309,8 +309,9 @@ def written_whole(
         with _written(path, through_links) as unfinished:
             yield unfinished
     except OSError as error:
-        if error.strerror is None:
-            raise
+        at = path if error.filename is None else Path(os.fsdecode(error.filename))
+        if error.strerror is None or not (path.is_relative_to(at) or str(at).startswith(str(path))):
+            raise  # about another file, which whoever writes this one reads
         raise OSError(
             error.errno, f"{error.strerror}; what was there before is still there, so name another place", str(path)
         ) from error

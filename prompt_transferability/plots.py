@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 
 from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError
-from .zero_shot_transfer import recovered_transfer
+from .zero_shot_transfer import MIN_GAIN, recovered_transfer
 
 # %% auto #0
 __all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_similarity', 'plot_curves', 'plot_methods', 'plot_summary',
@@ -308,7 +308,7 @@ def plot_transfer(
     title: str = "",
     random_row: str = "random",  # the row of the random prompt
     scale: str = "accuracy",  # what color follows: "accuracy", or "recovered", the share of tuning's gain
-    min_gain: float = 0.02,  # with "recovered": targets on which tuning gains less are hatched
+    min_gain: float = MIN_GAIN,  # with "recovered": targets on which tuning gains less are hatched
 ) -> Figure:
     """Heatmap of zero-shot transfer between tasks (Figure 3).
 

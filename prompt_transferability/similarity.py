@@ -448,7 +448,8 @@ def same_task_auc(
 ) -> pd.Series:  # auc, low, high; and how many pairs there are: same_task, different_task
     """How well a metric tells pairs of prompts of one task from pairs of different tasks: the area under the ROC curve.
 
-    The 95 % interval is over tasks. Raises `ValueError` where no task has two prompts, or there is one task only.
+    The 95 % interval is over tasks; there is none so near to 0 or 1 that leaving out a task says nothing of it. Raises
+    `ValueError` where no task has two prompts, or there is one task only.
     """
     values, one, other, names = _task_pairs(similarity, tasks)
     same = one == other

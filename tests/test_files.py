@@ -290,3 +290,8 @@ def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     ):
         part.write_text("x")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_is_wrong_with_another_file_is_not_laid_to_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing'$"), written_whole(tmp_path / "out") as part:
+        part.write_text((tmp_path / "missing").read_text())

@@ -181,7 +181,7 @@ def test_recovered_hatches_what_was_not_tuned_or_got_worse(matrix):
 
 
 def test_recovered_says_what_its_colors_are(matrix):
-    assert "2 points" in plot_transfer(matrix, TYPES, scale="recovered").axes[1].get_xlabel()
+    assert "5 points" in plot_transfer(matrix, TYPES, scale="recovered").axes[1].get_xlabel()
     assert plot_transfer(matrix, TYPES).axes[1].get_xlabel() == "accuracy"
 
 
