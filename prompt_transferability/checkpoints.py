@@ -60,7 +60,7 @@ def _check_config(name: str, config: dict) -> None:
         raise BackboneError(
             f"{name!r} is a {model_type!r} model; a backbone must be one of the families {', '.join(FAMILIES)}"
         )
-    if config.get("quantization_config"):
+    if config.get("quantization_config") is not None:
         raise BackboneError(
             f"the weights of {name!r} are quantised (its configuration has a quantization_config); take the model in "
             "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is read"
@@ -192,14 +192,13 @@ def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
 
 
 _PROBES = ("A naïve reader's 1st test, isn't it?", " and behind a space")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+_TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
 
 def _read_tokenizer(name: str, source: dict):
     "A tokenizer that has been tried."
-    for file in _TOKENIZER_FILES:
-        if Path(name, file).is_file():
-            check_fetched(Path(name, file), BackboneError)
+    for file in sorted(path for pattern in _TOKENIZER_FILES for path in Path(name).glob(pattern) if path.is_file()):
+        check_fetched(file, BackboneError)
     _check_counts(name, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)

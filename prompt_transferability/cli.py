@@ -133,10 +133,15 @@ def _tune(options: argparse.Namespace) -> dict:
     }
 
 # %% ../nbs/library/cli.ipynb #45bb9850
-def _check_model_name(name: str, whose: str) -> None:
+def _check_model_name(name: str, whose: str, models: str | None) -> None:
     "Raise `PromptError` where a file says more than a name: it does not choose which folder is opened."
     if not re.fullmatch(r"(?!.*\.\.)[^./~\\][^/\\]*(/[^./\\][^/\\]*)?", name):
         raise PromptError(f"{whose} says that its model is {name!r}, which is no name of one; name it with --backbone")
+    if Path(name).exists() and name not in MICRO_MODELS and not (models and Path(models, name).exists()):
+        raise PromptError(
+            f"{whose} says that its model is {name!r}, and there is a folder or file of that name here, which it may "
+            f"not mean; write --backbone {shlex.quote(name)} to take it"
+        )
 
 
 def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Backbone:
@@ -152,7 +157,7 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
             "with --backbone"
         )
     if options.backbone is None:
-        _check_model_name(names[0], "the prompt")
+        _check_model_name(names[0], "the prompt", options.models)
     try:
         return _model(options, options.backbone or names[0], layouts[0])
     except FileNotFoundError as error:
@@ -365,7 +370,7 @@ def _project_carry(options: argparse.Namespace) -> dict:
             f"{options.projector!r} does not say which model it gives prompts for; name it with --backbone"
         )
     if options.backbone is None:
-        _check_model_name(name, "the projector")
+        _check_model_name(name, "the projector", options.models)
     backbone = _model(options, name, prompt.layout)
     out = _writable(options.out, options.prompt, options.projector)
     carried = projection.project(prompt, backbone)

@@ -208,6 +208,26 @@ def _in_a_line(problem: Exception) -> str:
     return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:150]}"
 
 
+_MISFIT = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+"What PyYAML raises where a value is not of the type that its tag or its form promises."
+
+
+def _misfit(root: yaml.Node) -> str | None:
+    "Which scalar of a tree is not what its tag or its form promises."
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, yaml.CollectionNode):
+            todo += [one for part in node.value for one in (part if isinstance(part, tuple) else (part,))]
+            continue
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, *_MISFIT):
+            kind = node.tag.rpartition(":")[2]
+            return f"has {printable(node.value)[:60]!r} where its form promises a value of type {kind}"
+    return None
+
+
 def parse_yaml(
     text: str,
     what: str,  # what the text is, as the subject of a sentence
@@ -232,11 +252,8 @@ def parse_yaml(
         raise error(f"{what} is no YAML: {_in_a_line(problem)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
-    # What PyYAML raises where a value is not of the type that its tag or its form promises.
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as problem:
-        raise error(
-            f"{what} has a value that is not of its type ({_in_a_line(problem)}); put texts into quotes"
-        ) from None
+    except _MISFIT as problem:
+        raise error(f"{what} {_misfit(root) or f'is no YAML: {_in_a_line(problem)}'}; put texts into quotes") from None
     if isinstance(value, dict | list):
         _checked_depth(value, what, error)
     return value

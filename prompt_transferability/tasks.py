@@ -12,7 +12,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -628,6 +628,10 @@ def ask_hub(
         raise ConnectionError(str(error)) from error
 
 # %% ../nbs/library/tasks.ipynb #371e0404
+def _is_blank(text: object) -> bool:
+    return text is None or isinstance(text, str) and not text.strip()
+
+
 def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     hub, origin = task.hub, f"split {split!r} of {task.hub.dataset}"
     columns = {"text_a": hub.text_a, "label": hub.label} | ({"text_b": hub.text_b} if hub.text_b else {})
@@ -637,11 +641,14 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     rows = source.select_columns(list(columns.values())).to_list()
     rows = [{ours: row[column] for ours, column in columns.items()} for row in rows]
     # A label value that the source is not known to have stays as it is, for the check to name it.
-    named = [row | {"label": hub.labels.get(row["label"], row["label"])} for row in rows]
+    named = [
+        row | {"label": hub.labels.get(label, label) if isinstance(label := row["label"], Hashable) else label}
+        for row in rows
+    ]
     kept = (
         (number, row)
         for number, row in enumerate(named, start=1)
-        if row["label"] is not None and all((row[text] or "").strip() for text in columns if text != "label")
+        if row["label"] is not None and not any(_is_blank(row[text]) for text in columns if text != "label")
     )
     return _dataset(kept, task, origin, unit="row")
 
@@ -656,9 +663,10 @@ def load_task(
 ) -> TaskData:
     """Rows of a task.
 
-    Where no splits are named, a test split from the Hub is read when it is first looked at, and one whose labels are
-    hidden (-1, as in GLUE) is None. Raises `UnknownNameError` for a task or split that nobody knows, `DataError` for
-    rows that do not fit, `ValueError` for a limit below 1, and `FileNotFoundError` where there is no copy to be had.
+    Where no splits are named, the test split is read, and checked, when it is first looked at, and one whose labels
+    are hidden (-1, as in GLUE) is None. Raises `UnknownNameError` for a task or split that nobody knows,
+    `DataError` for rows that do not fit, `ValueError` for a limit below 1, and `FileNotFoundError` where there is no
+    copy to be had.
     """
     folder = _own_folder(name_or_task)
     task, named = _as_task(name_or_task) if folder is None else read_task(folder), splits is not None
@@ -670,7 +678,7 @@ def load_task(
     for name, limit in {"max_train": max_train, "max_eval": max_eval}.items():
         if limit is not None and limit < 1:
             raise ValueError(f"{name} is {limit}; give 1 or more, or None for all rows.")
-    sources, read, far = _sources(task, data_dir, folder)
+    sources, read = _sources(task, data_dir, folder)
     if "train" in splits and "train" not in sources:
         raise FileNotFoundError(
             f"task {task.name!r} has no train split, only {', '.join(sources)}; name these in splits."
@@ -682,8 +690,7 @@ def load_task(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
     if not named and "test" in sources:
-        test = _Later(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
-        found["test"] = test if far else test.read()
+        found["test"] = _Later(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #4e12f3ed
@@ -741,26 +748,25 @@ def _as_task(name_or_task: str | Task) -> Task:
 
 def _sources(
     task: Task, data_dir: str | os.PathLike | None, folder: Path | None
-) -> tuple[dict, Callable[..., Dataset], bool]:
-    "Where each split of a task lies, the function that reads one, and whether it has to be fetched."
+) -> tuple[dict, Callable[..., Dataset]]:
+    "Where each split of a task lies, and the function that reads one."
     if folder is not None:
-        return _local_files(task, folder), lambda path: _read_split(path, task), False
+        return _local_files(task, folder), lambda path: _read_split(path, task)
     if task.name in MICRO_NAMES:
         rows = generate_task(MICRO_NAMES[task.name])
         return (
             {split: split for split in rows},
             lambda split: _dataset(enumerate(rows[split]), task, task.name, "row"),
-            False,
         )
     data_dir = data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA")
     if data_dir:
-        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task), False
+        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task)
     if task.hub is None:
         raise FileNotFoundError(
             f"task {task.name!r} has no source on the Hub; give data_dir, or set PROMPT_TRANSFERABILITY_DATA."
         )
     names = {split: getattr(task.hub, split) for split in SPLITS}
-    return {split: name for split, name in names.items() if name}, lambda name: _hub_split(task, name), True
+    return {split: name for split, name in names.items() if name}, lambda name: _hub_split(task, name)
 
 
 def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:

@@ -111,6 +111,9 @@ def test_a_config_that_is_no_table_of_settings_is_refused(model, text):
         {"quantization_config": {"quant_method": "gptq"}},
         {"quantization_config": {"load_in_8bit": True}},
         {"quantization_config": 5},
+        {"quantization_config": {}},
+        {"quantization_config": []},
+        {"quantization_config": False},
         {"architectures": 5},
         {"id2label": 5},
         {"dtype": "float99"},
@@ -193,7 +196,16 @@ def test_weights_that_are_packed_are_refused(model, kind):
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"],
+    [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "model.safetensors.index.json",
+    ],
 )
 def test_pointers_of_git_lfs_are_named(model, name):
     if name.endswith("index.json"):

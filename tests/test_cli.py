@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from prompt_transferability import cli
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
+from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import UNTRAINED, SoftPrompt
 from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
@@ -834,6 +836,17 @@ def test_a_prompt_does_not_choose_the_folder_that_is_opened(tmp_path, capsys, na
     assert main(["evaluate", prompt_file(tmp_path / "p", backbone=name), "micro/sst2"]) == 2
     said = capsys.readouterr().err
     assert "the prompt says that its model is" in said and "name it with --backbone" in said and said.count("\n") == 1
+
+
+def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, capsys, monkeypatch):
+    shutil.copytree(model_folder("micro-bert"), tmp_path / "models" / "mine")
+    monkeypatch.chdir(tmp_path / "models")
+    line = ["evaluate", prompt_file(tmp_path / "p", backbone="mine"), "micro/sst2", "--json"]
+    assert main(line) == 2
+    assert "there is a folder or file of that name here" in (said := capsys.readouterr().err)
+    assert "write --backbone mine to take it" in said and said.count("\n") == 1
+    for words in (["--backbone", "mine"], ["--models", "."]):
+        assert main([*line, *words]) == 0 and json.loads(capsys.readouterr().out)["n"] == 500
 
 
 @pytest.mark.parametrize("task", ["x\naccuracy: 1.0000", "\x1b[2J\x1b[H", "x\r", "\u202eabc", "\x9b2J"])

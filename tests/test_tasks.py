@@ -385,7 +385,7 @@ def test_folder_from_the_environment(tmp_path, monkeypatch):
 def test_empty_split_is_refused_by_name(tmp_path):
     write(restaurant(tmp_path) / "tasks" / "restaurant" / "test.jsonl.gz", [])
     with pytest.raises(DataError, match=r"test\.jsonl\.gz has no rows"):
-        load_task("restaurant", tmp_path)
+        load_task("restaurant", tmp_path, splits=["test"])
 
 
 def test_test_split_alone(tmp_path):
@@ -652,6 +652,42 @@ def test_hub_pairs_with_a_blank_half_are_left_out(monkeypatch):
     hub(monkeypatch, columns)
     data = load_task("qqp", splits=["train", "dev"])
     assert data.train[:] == {"text_a": ["a", "e"], "text_b": ["x", "z"], "label": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("text", [7, 8], "row 1: text_a must be a text, not 7"),
+        ("text", [["a"], ["b"]], r"row 1: text_a must be a text, not \['a'\]"),
+        ("label", [1, 9], "row 2: unknown label '9'"),
+        ("label", [[1], [0]], r"row 1: unknown label '\[1\]'"),
+        ("label", [{"a": 1}, {"a": 0}], "row 1: unknown label"),
+        ("label", [0.5, 1.0], "row 1: unknown label '0.5'"),
+    ],
+)
+def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message):
+    hub(monkeypatch, {"text": ["x", "y"], "label": [1, 0]} | {column: values})
+    with pytest.raises(DataError, match=message):
+        load_task("rotten_tomatoes")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"text_a": "fine", "label": "positive"}, {"text_a": "good", "label": -1}],
+        [{"text_a": "fine", "label": None}],
+        [{"text_a": "", "label": "positive"}],
+        [{"text": "fine", "label": "positive"}],
+        [],
+    ],
+)
+def test_a_test_split_that_is_wrong_stops_nobody_who_does_not_read_it(tmp_path, rows):
+    folder = restaurant(tmp_path)
+    write(folder / "tasks" / "restaurant" / "test.jsonl", rows)
+    data = load_task("restaurant", folder)
+    assert data.train.num_rows == 102 and data.majority("dev") > 0
+    with pytest.raises(DataError, match=r"test\.jsonl"):
+        data.split("test")
 
 
 def test_training_does_not_fetch_the_test_split(monkeypatch):
