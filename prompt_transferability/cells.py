@@ -82,7 +82,7 @@ class Store:
 
     def place(self, cell: Cell) -> Path:
         "Where the loose answer of a cell lies."
-        return self.folder / "cells" / cell.kind / cell.key
+        return self.folder / f"cells/{cell.kind}/{cell.key}"
 
     def beside(self, cell: Cell, what: str) -> Path:
         "A file or folder that lies beside that place."
@@ -148,9 +148,10 @@ class Store:
         part: str = "result",  # or "provenance"
     ) -> dict[str, Any]:
         "What is kept of a cell. Raises `StoreError` where there is no answer, or one that cannot be read."
-        if self.place(cell).is_dir():
+        place = self.place(cell)
+        if place.is_dir():
             try:
-                return read_json(self.place(cell) / f"{part}.json", StoreError)
+                return read_json(place / f"{part}.json", StoreError)
             except StoreError as error:
                 raise StoreError(f"{error}; remove its folder and run the study again") from None
         if cell.key not in self.packed:
@@ -357,7 +358,7 @@ def _pack(store: Store, into: Path, cells: Sequence[Cell], keep: Callable[[str],
     into.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, _SCHEMA)
     with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
-        pq.write_table(table, table_file, compression="zstd", compression_level=19)
+        pq.write_table(table, table_file, compression="zstd", compression_level=12, use_dictionary=["kind"])
         save_tensors(kept, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
         shutil.copyfile(store.folder / "study.yaml", declaration)
     if into.resolve() == store.folder.resolve():
@@ -403,7 +404,8 @@ def files(self: Store, cell: Cell) -> list[str]:
     "The names of the files of tensors in an answer."
     place = self.place(cell)
     if place.is_dir():
-        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*.safetensors"))
+        there = (Path(folder, name) for folder, _, names in os.walk(place) for name in names if ".safetensors" in name)
+        return sorted(path.relative_to(place).as_posix() for path in there if path.suffix == ".safetensors")
     return sorted(self.packed_files.get(cell.key, ()))
 
 

@@ -90,8 +90,12 @@ class _Counted(io.RawIOBase):
 def check_fetched(path: Path, error: type[ValueError]) -> None:
     "Raise `error` for a pointer of Git LFS in the place of a file."
     with open(path, "rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise error(f"{str(path)!r} is a pointer of Git LFS, not the file itself; get that with `git lfs pull`")
+        _check_fetched(file, path, error)
+
+
+def _check_fetched(file: io.BufferedReader, path: Path, error: type[ValueError]) -> None:
+    if file.peek(40).startswith(b"version https://git-lfs"):
+        raise error(f"{str(path)!r} is a pointer of Git LFS, not the file itself; get that with `git lfs pull`")
 
 # %% ../nbs/library/files.ipynb #874721ba
 @contextmanager
@@ -102,11 +106,13 @@ def open_text(
 ) -> Iterator[TextIO]:
     "A file of UTF-8 text, with a byte-order mark or not. Raises `error`, also in the middle of reading."
     path = Path(path)
-    check_fetched(path, error)
-    stream = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
     try:
-        with io.TextIOWrapper(io.BufferedReader(_Counted(stream, path, error)), "utf-8-sig", newline=newline) as file:
-            yield file
+        with open(path, "rb") as stored:
+            _check_fetched(stored, path, error)
+            stream = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
+            counted = io.BufferedReader(_Counted(stream, path, error))
+            with io.TextIOWrapper(counted, "utf-8-sig", newline=newline) as file:
+                yield file
     except UnicodeDecodeError:
         raise error(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):

@@ -77,7 +77,7 @@ def interval(
     """
     known = pd.Series(np.asarray(values, dtype=float)).dropna()
     if by is not None:
-        known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False).mean()
+        known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False, dropna=False).mean()
     return _around(known.mean(), known.to_numpy(), level)
 
 # %% ../nbs/library/statistics.ipynb #8f94cd17
@@ -171,7 +171,7 @@ def weighted_spearman(
     x: np.ndarray,  # [n]
     y: np.ndarray,  # [n]
     weights: np.ndarray,  # [draws, n], how often each point counts
-) -> np.ndarray:  # [draws]; NaN where fewer than three points count
+) -> np.ndarray:  # [draws]; NaN where fewer than three points count, or a value is NaN
     "Spearman's rank correlation of the samples in which each point stands `weights` times."
 
     def centred(values: np.ndarray) -> np.ndarray:
@@ -182,7 +182,8 @@ def weighted_spearman(
     with np.errstate(invalid="ignore"):
         a, b = centred(x), centred(y)
         rho = (weights * a * b).sum(1) / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
-    return np.where((weights > 0).sum(1) > 2, rho, np.nan)
+    known = not (np.isnan(x).any() or np.isnan(y).any())
+    return np.where(known & ((weights > 0).sum(1) > 2), rho, np.nan)
 
 # %% ../nbs/library/statistics.ipynb #a6aac69f
 def correlation_interval(
@@ -203,7 +204,7 @@ def auc(
     values: np.ndarray,  # [n]
     positive: np.ndarray,  # bool [n]
     weights: np.ndarray | None = None,  # [draws, n], how often each counts; None: once
-) -> np.ndarray:  # [draws]; NaN where one kind is missing
+) -> np.ndarray:  # [draws]; NaN where one kind is missing, or a value is NaN
     "How often a positive value lies above a negative one, equal values counting half: the area under the ROC curve."
     weights, positive = np.ones((1, len(values))) if weights is None else weights, np.asarray(positive, dtype=bool)
     order = np.argsort(values, kind="stable")
@@ -211,7 +212,7 @@ def auc(
     above, below = (np.add.reduceat((weights * kind)[:, order], starts, axis=1) for kind in (positive, ~positive))
     won = (above * (below.cumsum(1) - below / 2)).sum(1)
     with np.errstate(invalid="ignore"):
-        return won / (above.sum(1) * below.sum(1))
+        return np.where(np.isnan(values).any(), np.nan, won / (above.sum(1) * below.sum(1)))
 
 # %% ../nbs/library/statistics.ipynb #9cebdbd7
 class PermutationResult(NamedTuple):

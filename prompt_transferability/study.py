@@ -536,8 +536,12 @@ PRESETS: dict[str, dict[str, Any]] = {
             directions=(("bert-base-uncased", "roberta-base"), ("roberta-base", "roberta-large")),
             fitted_on=_PAPER_GROUPS,
             eval_every=500,  # at each evaluation a checkpoint of two gigabytes is written
-            tpt_seeds=(0,),  # 104 runs, half as many as all of prompt tuning has
+            tpt_seeds=(0, 1, 2, 3, 4),
         ),
+    ),
+    "paper-unified": dict(backbones=("roberta-base",), unified_label_words=True),
+    "paper-finetune": dict(
+        backbones=("roberta-base",), tasks=("mnli",), random_seeds=(), cross_task=False, fine_tuning_rates=(1e-5,)
     ),
 }
 "The settings of the studies that ship with the package."

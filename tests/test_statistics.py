@@ -26,6 +26,7 @@ from prompt_transferability.statistics import (
     partial_permutation_test,
     permutation_test,
     side_of,
+    weighted_spearman,
 )
 from prompt_transferability.tasks import PAPER_TASKS
 
@@ -293,3 +294,19 @@ def test_what_is_called_95_percent_covers_92_to_98():
     assert len(shares) > 150 and (shares["worlds"] >= 900).all()
     assert shares.groupby(["what", "n"])["share"].mean().between(0.92, 0.98).all()
     assert shares.loc[shares["n"] >= 12, "share"].min() >= 0.92
+
+
+# ---- values that are not known
+
+
+def test_values_that_are_not_known_give_no_number_and_no_wrong_one():
+    positive, values = np.array([True, False, True, False]), np.array([0.9, 0.1, np.nan, 0.4])
+    assert np.isnan(auc(values, positive)).all() and auc(np.nan_to_num(values, nan=0.5), positive) == [1.0]
+    weights = np.ones((2, 4))
+    assert np.isnan(weighted_spearman(values, np.arange(4.0), weights)).all()
+    assert np.isnan(weighted_spearman(np.arange(4.0), values, weights)).all()
+
+
+def test_values_of_an_unnamed_unit_are_a_unit_and_not_dropped():
+    values = [1.0, 2, 3, 4, 5, 6, 7]
+    assert interval(values, by=["a", "b", "c", "d", "e", "f", None]) == interval(values)

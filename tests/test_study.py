@@ -1395,6 +1395,45 @@ def test_parts_that_run_together_wait_for_each_other(two_tasks, tmp_path, one_th
     assert answers(SHORT, out) == answers(SHORT, whole)
 
 
+# ---- the study of the paper, on models that fit into a test
+
+
+@pytest.fixture(scope="module")
+def small_papers(tmp_path_factory):
+    "Models with the names of the paper's, and rows of its tasks, both of the micro world."
+    models, data = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("data")
+    names = {"roberta-base": "micro-roberta", "bert-base-uncased": "micro-bert", "roberta-large": "micro-roberta-large"}
+    for name, micro in names.items():
+        shutil.copytree(model_folder(micro), models / name)
+    for task in PAPERS_FEW:
+        (data / "tasks" / task).mkdir(parents=True)
+        for split, rows in load_task(f"micro/{task}", max_train=24, max_eval=8).splits().items():
+            rows = rows.to_pandas()
+            rows["label"] = [ALL_TASKS[task].labels[label] for label in rows["label"]]
+            rows.to_json(data / "tasks" / task / f"{split}.jsonl", orient="records", lines=True)
+    return {"models": models, "data": data}
+
+
+PAPERS_FEW = ("imdb", "laptop", "mnli", "ethics_justice", "qqp")  # one a type, and those that projectors learn from
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
+def test_the_study_of_the_paper_runs_whole(name, small_papers, one_thread, tmp_path):
+    study, smaller = Study.from_preset(name), dict(length=3, seeds=(0,), steps=2, eval_every=2)
+    asked = {cell.kind for cell in study.cells()}
+    if study.cross_model is not None:
+        crossing = replace(study.cross_model, tpt_seeds=(0,), hidden_size=4, steps=2, mapping_steps=2, eval_every=2)
+        smaller["cross_model"] = crossing
+    study = replace(study, tasks=tuple(task for task in PAPERS_FEW if task in study.tasks), **smaller)
+    results = Results(study.run(tmp_path, **small_papers, workers=1, progress=False))
+    for kind in asked:
+        assert len(results.table(kind)) > 0, kind
+    if name == "paper":
+        assert {"fine_tune", "control", "probe"} == KINDS.keys() - asked
+        assert results.transfer("roberta-large").shape == (len(PAPERS_FEW) + 1, len(PAPERS_FEW))
+    write_report(results)
+
+
 # ---- deaths at random moments
 
 
