@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['number', 'percent', 'points', 'with_interval', 'p_value', 'listing', 'StalePageError', 'refreshed', 'unmarked',
+__all__ = ['number', 'percent', 'points', 'with_interval', 'p_value', 'listing', 'PageError', 'refreshed', 'unmarked',
            'check_page']
 
 # %% ../nbs/library/articles.ipynb #18c754b5
@@ -67,23 +67,26 @@ def listing(names: Sequence[str], nothing: str = "none") -> str:
     "Names in a sentence."
     return nothing if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
-# %% ../nbs/library/articles.ipynb #4d968583
+# %% ../nbs/library/articles.ipynb #56a4014e
 _MARKED = re.compile(r"<!--=([\w.]+)-->(.*?)<!--/-->", re.DOTALL)
+_AT_A_LINES_START = re.compile(
+    r"^[ \t]*(?:(?:[-*+>]|\d+\.)[ \t]+)*<!--=([\w.]+)-->", re.MULTILINE
+)  # raw HTML to Markdown
 
 
-class StalePageError(ValueError):
-    "A page whose text does not say what its cells computed."
+class PageError(ValueError):
+    "A page whose text does not say what its cells computed, or says it in a form that viewers do not show."
 
-# %% ../nbs/library/articles.ipynb #0592eb22
+# %% ../nbs/library/articles.ipynb #0fa839c1
 def refreshed(
     text: str,  # Markdown
     numbers: Mapping[str, str],  # the values of marked numbers, by name
 ) -> str:
-    "The text with each marked number as it was computed. Raises `StalePageError` for a name that has no value."
+    "The text with each marked number as it was computed. Raises `PageError` for a name that has no value."
 
     def value(found: re.Match) -> str:
         if found[1] not in numbers:
-            raise StalePageError(f"no value was computed for the mark {found[1]!r}")
+            raise PageError(f"no value was computed for the mark {found[1]!r}")
         return f"<!--={found[1]}-->{numbers[found[1]]}<!--/-->"
 
     return _MARKED.sub(value, text)
@@ -102,7 +105,7 @@ def unmarked(text: str) -> list[str]:
     prose = re.sub(_NO_PROSE, " ", _MARKED.sub(" ", text), flags=re.DOTALL)
     return [found[0] for found in _MEASURED.finditer(prose)]
 
-# %% ../nbs/library/articles.ipynb #c3f69d1b
+# %% ../nbs/library/articles.ipynb #9afbceaf
 def _texts(page: Path) -> Iterator[str]:
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     return ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
@@ -112,13 +115,15 @@ def check_page(
     page: str | Path,  # the notebook
     numbers: Mapping[str, str],  # the values that it computed
 ) -> None:
-    "Raise `StalePageError` where the text of a page says something else than was computed, or a number has no mark."
+    "Raise `PageError` where the text of a page says something else than was computed, or a number has no mark."
     texts = [*_texts(Path(page))]
     marked = [mark for text in texts for mark in _MARKED.findall(text)]
     for name, said in marked:
         if numbers.get(name) != said:
-            raise StalePageError(f"{name} is {said!r} on the page, {numbers.get(name)!r} computed; run `make pages`")
+            raise PageError(f"{name} is {said!r} on the page, {numbers.get(name)!r} computed; run `make pages`")
+    if first := [name for text in texts for name in _AT_A_LINES_START.findall(text)]:
+        raise PageError(f"a line begins with the mark of {first[0]}, and is not read as Markdown; put a word before it")
     if bare := [found for text in texts for found in unmarked(text)]:
-        raise StalePageError(f"numbers without a mark: {', '.join(bare)}; compute them, or put them in words")
+        raise PageError(f"numbers without a mark: {', '.join(bare)}; compute them, or put them in words")
     if idle := numbers.keys() - {name for name, _ in marked}:
-        raise StalePageError(f"computed and not used on the page: {', '.join(sorted(idle))}")
+        raise PageError(f"computed and not used on the page: {', '.join(sorted(idle))}")
