@@ -7,8 +7,9 @@ STUDY  ?= micro
 OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
 GGUF   ?= models
-# Each of these processes computes with one thread: for models as small as those of the tests, that is the fastest.
-JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
+# Each of these processes computes with one thread, the fastest for models as small as those of the tests; one more than
+# there are cores, since some tests wait.
+JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 
 BIN := .venv/bin
 # Cells marked `#| data` read the authors' published files, and are run where those are.

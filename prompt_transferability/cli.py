@@ -547,7 +547,9 @@ def _release_download(options: argparse.Namespace) -> dict:
 
 
 def _release_tables(options: argparse.Namespace) -> dict:
-    return {"folder": str(write_tables(load_release(options.data), options.out, options.command_line))}
+    release = load_release(options.data)
+    model = Sources(None, options.models).backbone(options.backbone, "authors", 128) if options.backbone else None
+    return {"folder": str(write_tables(release, options.out, options.command_line, model))}
 
 
 def _release_export(options: argparse.Namespace) -> dict:
@@ -745,6 +747,8 @@ def _add_release(commands) -> None:
     download = _add_command(actions, "download", _release_download, "fetch the published files that are not there")
     tables = _add_command(actions, "tables", _release_tables, "compute the tables of results/release anew")
     tables.add_argument("--out", required=True, help="folder of the tables")
+    tables.add_argument("--backbone", help="roberta-base, or a folder that holds it: tables of its neurons too")
+    tables.add_argument("--models", help="folder of model folders, searched before the Hub")
     export = _add_command(actions, "export", _release_export, "write a published prompt as a prompt file")
     export.add_argument("task", help="that it was tuned on, imdb say")
     export.add_argument("backbone", help="that it was tuned for, roberta-base say")

@@ -14,13 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from .backbones import Backbone
 from .prompts import SoftPrompt, written_whole
 from .provenance import surroundings
 from .release import COMMIT, Release, published
 from prompt_transferability.similarity import (
     EMBEDDING_METRICS,
+    activation_states,
     correlation_gain,
     independent_pairs,
+    layer_groups,
+    layer_label,
+    overlap_matrix,
     pair_means,
     partial_correlations,
     same_task_auc,
@@ -31,7 +36,7 @@ from prompt_transferability.similarity import (
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['TABLES', 'write_tables', 'read_table', 'read_origin']
+__all__ = ['TABLES', 'NEURON_TABLES', 'write_tables', 'read_table', 'read_origin']
 
 # %% ../nbs/library/recomputed.ipynb #16a5adff
 _SECOND_RUN = "from_chimin"  # what the authors call it
@@ -201,19 +206,67 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
 }
 "What is computed from the published files, by the name of its file."
 
+# %% ../nbs/library/recomputed.ipynb #1cf6cb31
+def _neurons_to_tuned(
+    release: Release,
+    backbone: Backbone,  # roberta-base, in the layout of the authors
+    run: str,  # as `published` calls it
+) -> pd.DataFrame:  # a row a pair and group of layers, by task; columns tuned, layers, neuron_overlap
+    "How far the neurons that a run's prompts activate overlap with those of the tuned prompts of all tasks."
+    compared = {f"{run} {task}": prompt for task, prompt in _tuned(release, "roberta-base", run).items()}
+    states = activation_states(_tuned(release, "roberta-base") | compared, backbone)
+    tables = []
+    for layers in _layer_parts(backbone):
+        overlaps = overlap_matrix(states, layers).loc[[*compared], [*_tuned(release, "roberta-base")]]
+        pairs = overlaps.stack().rename("neuron_overlap").rename_axis(["task", "tuned"]).reset_index("tuned")
+        tables.append(pairs.assign(layers=layer_label(layers)))
+    table = pd.concat(tables)
+    return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[["tuned", "layers", "neuron_overlap"]]
+
+
+def _layer_parts(backbone: Backbone) -> list[tuple[int, int]]:
+    "All layers, and the groups of Table 2."
+    return [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
+
+# %% ../nbs/library/recomputed.ipynb #1cf6cb32
+def _neuron_correlations(release: Release, backbone: Backbone) -> pd.DataFrame:  # index layers; columns as of Table 3
+    "Table 3 for neuron overlap, and what it gains over the types alone."
+    states, transfer = activation_states(_tuned(release, "roberta-base"), backbone), release.transfer("roberta-base")
+    baseline = type_baseline({name: task.task_type for name, task in PAPER_TASKS.items()})
+    tables = {}
+    for layers in _layer_parts(backbone):
+        matrix = overlap_matrix(states, layers)
+        for self_pairs in (True, False):
+            gain = correlation_gain(matrix, baseline, transfer, self_pairs)
+            found = transferability_correlation(matrix, transfer, self_pairs)
+            gain = gain.rename(columns={"low": "gain_low", "high": "gain_high"})
+            tables[layer_label(layers), self_pairs] = found.join(gain)
+    return pd.concat(tables, names=["layers", "self_pairs", "target"]).reset_index(level=[1, 2])
+
+
+NEURON_TABLES: dict[str, Callable[[Release, Backbone], pd.DataFrame]] = {
+    f"neurons_to_tuned_{run}": partial(_neurons_to_tuned, run=run) for run in ("tuned", *_CARRIED_RUNS)
+} | {"neuron_correlation_roberta-base": _neuron_correlations}
+"What needs the model too, by the name of its file."
+
 # %% ../nbs/library/recomputed.ipynb #99798a7f
 def write_tables(
     release: Release,
     out: str | Path,  # the folder that gets <name>.csv of every table, and provenance.json
     command: str | None = None,  # noted in the provenance
+    backbone: Backbone | None = None,  # roberta-base in the layout of the authors: the tables of its neurons too
 ) -> Path:  # the folder
-    """Compute every table of `TABLES` and write it.
+    """Compute every table of `TABLES`, and of `NEURON_TABLES` where there is a model, and write it.
 
-    Raises what `Release.path` raises where a published file is missing or altered; nothing is written then.
+    Raises what `Release.path` raises where a published file is missing or altered, and `PromptError` for a model that
+    the prompts do not fit; nothing is written then.
     """
     out, started = Path(out), time.time()
     tables = {name: compute(release) for name, compute in TABLES.items()}
+    if backbone is not None:
+        tables |= {name: compute(release, backbone) for name, compute in NEURON_TABLES.items()}
     origin = {"command": command, "release": COMMIT, "tables": [*tables]} | surroundings()
+    origin |= {"model": None if backbone is None else f"{backbone.name}, {backbone.fingerprint}"}
     origin["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     origin["seconds"] = round(time.time() - started, 2)
     texts = {f"{name}.csv": table.to_csv() for name, table in tables.items()}
@@ -225,14 +278,17 @@ def write_tables(
 
 def read_table(
     out: str | Path,  # the folder that `write_tables` filled
-    name: str,  # one of `TABLES`
+    name: str,  # one of `TABLES` or `NEURON_TABLES`
 ) -> pd.DataFrame:
     "A table as it was computed. Raises `UnknownNameError`, `FileNotFoundError`."
-    if name not in TABLES:
-        raise UnknownNameError("table of the release", name, TABLES)
+    if name not in TABLES | NEURON_TABLES:
+        raise UnknownNameError("table of the release", name, TABLES | NEURON_TABLES)
     file = Path(out) / f"{name}.csv"
     if not file.is_file():
-        raise FileNotFoundError(f"there is no {str(file)!r}; `prompt-transfer release tables --out {out}` writes it")
+        how = ", with --backbone" if name in NEURON_TABLES else ""
+        raise FileNotFoundError(
+            f"there is no {str(file)!r}; `prompt-transfer release tables --out {out}` writes it{how}"
+        )
     return pd.read_csv(file, index_col=0)
 
 

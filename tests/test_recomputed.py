@@ -1,15 +1,21 @@
 "The files that `release tables` writes, and what is refused."
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from prompt_transferability import recomputed, release
+from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
+from prompt_transferability.microworld import model_folder
 from prompt_transferability.recomputed import TABLES, read_origin, read_table, write_tables
 from prompt_transferability.release import Release, load_release
+from prompt_transferability.similarity import similarity_matrix
 from prompt_transferability.tasks import UnknownNameError
 
 KEPT = Path(__file__).parents[1] / "results" / "release"
@@ -74,3 +80,32 @@ def test_the_kept_tables_are_those_of_the_published_files(name, real_data):
     again = TABLES[name](load_release(real_data))
     # Another processor sums in another order, which moves the last digits of the distances.
     pd.testing.assert_frame_equal(read_table(KEPT, name), again, rtol=1e-9, atol=1e-12, check_names=False)
+
+
+# ---- the neurons of the published prompts
+
+
+def test_whoever_has_the_model_gets_the_tables_of_its_neurons(real_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recomputed, "TABLES", {})
+    config = RobertaConfig(
+        hidden_size=768,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        intermediate_size=24,
+        vocab_size=len(AutoTokenizer.from_pretrained(model_folder("micro-roberta"))),
+    )
+    torch.manual_seed(0)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta-base")
+    for file in model_folder("micro-roberta").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "roberta-base")
+    line = ["release", "tables", "--data", str(real_data), "--out", str(tmp_path / "out"), "--json"]
+    assert main([*line, "--backbone", "roberta-base", "--models", str(tmp_path)]) == 0, capsys.readouterr().err
+    found = read_table(tmp_path / "out", "neuron_correlation_roberta-base")
+    assert [*dict.fromkeys(found.index)] == ["1-5", "1-2", "3", "4", "5"]
+    assert found.query("target == 'overall' and not self_pairs")["n"].tolist() == [13] * 5
+    release, backbone = load_release(real_data), Backbone.from_pretrained(tmp_path / "roberta-base", "authors")
+    pairs = read_table(tmp_path / "out", "neurons_to_tuned_proj").query("layers == '3'").set_index("tuned", append=True)
+    one, other = release.prompt("sst2", "roberta-base", "proj"), release.prompt("imdb", "roberta-base")
+    matrix = similarity_matrix({"one": one, "other": other}, "neuron_overlap", backbone, (3, 3))
+    assert pairs.loc[("sst2", "imdb"), "neuron_overlap"] == pytest.approx(matrix.loc["one", "other"])
+    assert backbone.fingerprint in json.loads((tmp_path / "out" / "provenance.json").read_text())["model"]
