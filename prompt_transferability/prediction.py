@@ -73,14 +73,19 @@ def predict(
         raise DataError(
             f"texts is {str(texts)[:60]!r}; give a list of texts, as in [text], or read_texts(path) for those of a file"
         )
-    rows = checked_texts(enumerate(map(_as_row, texts), start=1), "texts", "row")
+    rows = checked_texts(_numbered(texts), "texts", "row")
     return pd.DataFrame([table_row(row) for row in predicted_rows(backbone, prompt, rows, task)])
 
 
-def _as_row(text: str | tuple[str, str] | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(text, Mapping):
-        return text
-    return dict(zip(("text_a", "text_b"), (text,) if isinstance(text, str) else text, strict=False))
+def _numbered(texts: Iterable) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    "Texts, pairs and rows as rows."
+    for number, text in enumerate(texts, start=1):
+        row = {"text_a": text} if isinstance(text, str) else text
+        if isinstance(text, tuple | list) and len(text) == 2:
+            row = dict(zip(("text_a", "text_b"), text, strict=True))
+        if not isinstance(row, Mapping):
+            raise DataError(f"texts, row {number}: expected a text, two in a tuple, or a dict; got {repr(text)[:60]}")
+        yield number, row
 
 # %% ../nbs/library/prediction.ipynb #5b1d0011
 def save_predictions(

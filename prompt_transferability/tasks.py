@@ -478,7 +478,7 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
     try:
         rows = _fields(reader)
         columns = next(rows, [])
-        twice = [column for column in ("text_a", "text_b", "label") if columns.count(column) > 1]
+        twice = [column for column in ("text_a", "text", "text_b", "label") if columns.count(column) > 1]
         if twice:
             raise DataError(f"{origin}, line {line}: the header names the column {twice[0]!r} twice.")
         line = reader.line_num + 1
@@ -564,11 +564,15 @@ def _problem(row: dict, task: Task) -> str | None:
     return problem
 
 
+def _no_column(row: Mapping, name: str) -> str:
+    return f"there is no column {name}; the columns are {printable(', '.join(map(str, row)))[:200]}."
+
+
 def _text_problem(row: dict, *columns: str) -> str | None:
     "What is wrong with the texts of a row, which must have these columns, or None."
     for column in columns:
         if column not in row:
-            return f"there is no column {column!r}; the columns are {printable(', '.join(map(str, row)))[:200]}."
+            return _no_column(row, repr(column))
     text_a, text_b = row["text_a"], row.get("text_b")
     if not isinstance(text_a, str) or not text_a.strip():
         return f"text_a must be a text, not {text_a!r}."
@@ -613,7 +617,7 @@ def checked_texts(
     for number, given in rows:
         renamed = {"text": "text_a"} if "text_a" not in given else {}
         row = {renamed.get(column, column): value for column, value in given.items()}
-        problem = _text_problem(row, "text_a")
+        problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")
         if _is_blank(row.get("text_b")) and "text_b" in row:
