@@ -4,7 +4,8 @@
 
 answers the same rows of real tasks with every model, behind a prompt of 100 random vectors: which vectors they are
 does not change the time. What is measured is the processor's time, which other work on the machine changes less than
-the clock's; reading and tokenizing the rows is part of it, loading the model is not.
+the clock's; reading and tokenizing the rows is part of it, loading the model is not. A file that is there keeps
+what it has of other models and tasks.
 """
 
 import argparse
@@ -33,27 +34,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    measured = []
+    words = " ".join(Path(word).name for word in (sys.argv[1:] if arguments is None else arguments))
+    about = {"command": f"python benchmarks/predictions.py {words}", "length": given.length, "threads": 1}
+    found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else []
     for name in given.backbones:
         backbone = Backbone.from_pretrained(name, device="cpu")
-        prompt = random_prompt(backbone, given.length, seed=0)
         for task in given.tasks:
-            file = given.data / "tasks" / task / "test.jsonl.gz"
-            tokens = backbone.encode([*islice(read_texts(file), given.rows)]).lengths
-            [*predicted_rows(backbone, prompt, islice(read_texts(file), 20), ALL_TASKS[task])]  # what is made only once
-            before = time.process_time()
-            rows = sum(
-                1 for _ in predicted_rows(backbone, prompt, islice(read_texts(file), given.rows), ALL_TASKS[task])
-            )
-            seconds = time.process_time() - before
-            about = {"model": backbone.name, "task": task, "rows": rows, "tokens_a_row": float(tokens.mean())}
-            measured.append(about | {"seconds": seconds, "rows_a_minute": 60 * rows / seconds})
-            print(measured[-1], file=sys.stderr)
-    words = " ".join(Path(word).name for word in sys.argv[1:] if arguments is None)
-    settings = {"command": f"python benchmarks/predictions.py {words}", "length": given.length, "threads": 1}
-    found = {"settings": settings, "measured": measured, "provenance": surroundings()}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            one = measured(backbone, task, given) | about | {"provenance": surroundings()}
+            found = [*(other for other in found if (other["model"], other["task"]) != (one["model"], task)), one]
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(backbone: Backbone, task: str, given: argparse.Namespace) -> dict:
+    file, prompt = given.data / "tasks" / task / "test.jsonl.gz", random_prompt(backbone, given.length, seed=0)
+
+    def answered(count: int) -> int:
+        return sum(1 for _ in predicted_rows(backbone, prompt, islice(read_texts(file), count), ALL_TASKS[task]))
+
+    tokens = float(backbone.encode([*islice(read_texts(file), given.rows)]).lengths.mean())
+    answered(5)  # what is made only once
+    before = time.process_time()
+    rows = answered(given.rows)
+    seconds = time.process_time() - before
+    about = {"model": backbone.name, "task": task, "rows": rows, "tokens_a_row": tokens}
+    return about | {"seconds": seconds, "rows_a_minute": 60 * rows / seconds}
 
 
 if __name__ == "__main__":
