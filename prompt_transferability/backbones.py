@@ -975,19 +975,19 @@ def label_logits(
 # %% ../nbs/library/backbones.ipynb #e10910a2
 @patch
 @torch.no_grad()
-def predict(
+def text_logits(
     self: Backbone,
     prompt: Tensor,  # [l, embedding_size]
     texts: EncodedTexts,
     task: Task,
-) -> np.ndarray:  # int64 [texts], indices into `task.labels`
-    """The most likely label of each text, in the order of the texts.
+) -> Tensor:  # float32 [texts, labels], on the CPU; float64 of a model in float64
+    """Logits of the task's labels of many texts, in the order of the texts.
 
     Raises `BackboneError` for a prompt that is no tensor or does not fit, for a label word that is not one token, and
     where the model's answer is no number.
     """
     slots = 0 if self.kind == "causal" else self.slots(prompt).shape[0]  # a causal model's stand once a batch
-    predictions = np.empty(len(texts), dtype=np.int64)
+    found = torch.empty(len(texts), len(task.labels), dtype=torch.promote_types(self.dtype, torch.float32))
     for rows in texts.batches_by_length(extra=slots):
         logits = self.read_out(self.read_out_states(prompt, texts.batch(rows)), task)
         if not logits.isfinite().all():
@@ -995,8 +995,19 @@ def predict(
                 f"{self.name!r} answers task {task.name!r} with logits that are not finite: the prompt's numbers are "
                 f"too large for {str(self.dtype).removeprefix('torch.')}, or a weight is no number"
             )
-        predictions[rows] = logits.argmax(-1).cpu().numpy()
-    return predictions
+        found[torch.from_numpy(rows)] = logits.cpu()
+    return found
+
+
+@patch
+def predict(
+    self: Backbone,
+    prompt: Tensor,  # [l, embedding_size]
+    texts: EncodedTexts,
+    task: Task,
+) -> np.ndarray:  # int64 [texts], indices into `task.labels`
+    "The most likely label of each text, in the order of the texts; errors as of `text_logits`."
+    return self.text_logits(prompt, texts, task).argmax(-1).numpy()
 
 # %% ../nbs/library/backbones.ipynb #686a1b8c
 @patch

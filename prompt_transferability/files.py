@@ -25,7 +25,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
-           'printable', 'check_fetched', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
+           'printable', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
            'tensor_header', 'read_tensors', 'written_whole', 'save_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
@@ -66,25 +66,25 @@ def printable(
 class _Counted(io.RawIOBase):
     "The bytes of a stream, as long as they are not too many."
 
-    def __init__(self, stream: io.BufferedIOBase, path: Path, error: type[ValueError]):
-        self.stream, self.path, self.error, self.left = stream, path, error, size_limit()
+    def __init__(self, stream: io.BufferedIOBase, name: str, error: type[ValueError], by_line: bool):
+        self.stream, self.name, self.error, self.by_line = stream, name, error, by_line
+        self.limit = self.left = size_limit()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
         read = self.stream.readinto(buffer)
-        self.left -= read
-        if self.left < 0:
-            raise self.error(
-                f"{str(self.path)!r} holds more than {size_limit():,} bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES to "
-                "read larger files"
-            )
+        sizes = [len(part) for part in buffer[:read].tobytes().split(b"\n")] if self.by_line else [read]
+        for i, size in enumerate(sizes):
+            self.left = (self.limit if i else self.left) - size
+            if self.left < 0:
+                what = "a line of more" if self.by_line else "more"
+                raise self.error(
+                    f"{self.name!r} holds {what} than {self.limit:,} bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES to "
+                    "read larger files"
+                )
         return read
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
 
 # %% ../nbs/library/files.ipynb #1e1570f0
 def check_fetched(path: Path, error: type[ValueError]) -> None:
@@ -99,24 +99,38 @@ def _check_fetched(file: io.BufferedReader, path: Path, error: type[ValueError])
 
 # %% ../nbs/library/files.ipynb #874721ba
 @contextmanager
+def as_text(
+    stream: io.BufferedIOBase,  # of bytes; it stays open
+    name: str,  # of the stream, for messages
+    error: type[ValueError],  # what is raised for bytes that are no text
+    newline: str | None = None,  # as of Python's `open`
+    by_line: bool = False,  # the limit is that of a line, for who keeps no more than some lines in memory
+) -> Iterator[TextIO]:
+    "A stream as UTF-8 text, with a byte-order mark or not. Raises `error`, also in the middle of reading."
+    counted = io.BufferedReader(_Counted(stream, name, error, by_line))
+    try:
+        with io.TextIOWrapper(counted, "utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError:
+        raise error(f"{name} is not UTF-8 text; save it as UTF-8.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise error(f"{name} is not a whole gzip file.") from None
+
+
+@contextmanager
 def open_text(
     path: str | Path,  # packed where its name ends in .gz, in whatever case
     error: type[ValueError],  # what is raised for a file that cannot be read as text
     newline: str | None = None,  # as of Python's `open`
+    by_line: bool = False,  # as of `as_text`
 ) -> Iterator[TextIO]:
-    "A file of UTF-8 text, with a byte-order mark or not. Raises `error`, also in the middle of reading."
+    "A file of text; errors as of `as_text`."
     path = Path(path)
-    try:
-        with open(path, "rb") as stored:
-            _check_fetched(stored, path, error)
-            stream = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
-            counted = io.BufferedReader(_Counted(stream, path, error))
-            with io.TextIOWrapper(counted, "utf-8-sig", newline=newline) as file:
-                yield file
-    except UnicodeDecodeError:
-        raise error(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise error(f"{path} is not a whole gzip file.") from None
+    with open(path, "rb") as stored:
+        _check_fetched(stored, path, error)
+        stream = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
+        with as_text(stream, str(path), error, newline, by_line) as file:
+            yield file
 
 
 def read_text(path: str | Path, error: type[ValueError]) -> str:

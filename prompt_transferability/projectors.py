@@ -30,7 +30,7 @@ from prompt_transferability.files import (
     written_whole,
 )
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
-from .prompts import SoftPrompt
+from .prompts import TASK_ENTRIES, SoftPrompt
 from .tasks import TaskData, UnknownNameError
 from .training import Batches, Objective, Training, read_settings, train, whole_number
 
@@ -98,7 +98,7 @@ def project(
     fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
     metadata = {f"backbone_{mark}": value for mark, value in _marks(backbone).items()}
     metadata |= {"projected_from": origin, "projection": fitted}
-    metadata |= {name: prompt.metadata[name] for name in ("label_words",) if name in prompt.metadata}
+    metadata |= {name: prompt.metadata[name] for name in TASK_ENTRIES if name in prompt.metadata}
     return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones import Backbone, EncodedTexts, TextBatch
-from .prompts import SoftPrompt, random_prompt
+from .prompts import SoftPrompt, random_prompt, task_entries
 from .tasks import TaskData
 from prompt_transferability.training import (
     Batches,
@@ -174,9 +174,8 @@ def _tuned(loop: Loop, job: int) -> TuningRun:
     about: dict[str, Any] = {
         "backbone_revision": backbone.revision,
         "backbone_fingerprint": backbone.fingerprint,
-        "label_words": list(task.label_words),
         "seed": stream.job.seed,
-    }
+    } | task_entries(task)
     if start is not None:
         about["init"] = {"task": start.task, "backbone": start.backbone, "seed": start.metadata.get("seed")}
     best, last = (

@@ -24,6 +24,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .backbones import LAYOUTS, Backbone
+from .families import FAMILIES
 from prompt_transferability.files import (
     FLOATS,
     is_printable,
@@ -36,11 +37,11 @@ from prompt_transferability.files import (
     tensor_header,
     written_whole,
 )
-from .tasks import Task, UnknownNameError
+from .tasks import ALL_TASKS, Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PromptError', 'SoftPrompt', 'random_prompt',
-           'vocabulary_prompt', 'label_word_prompt']
+__all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'TASK_ENTRIES', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PEFT_TASKS', 'PromptError',
+           'SoftPrompt', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #38fddd00
 FORMAT = "prompt_transferability/1"
@@ -139,6 +140,49 @@ class SoftPrompt:
             f"layout {self.layout!r})"
         )
 
+# %% ../nbs/library/prompts.ipynb #834b5571
+TASK_ENTRIES = ("labels", "label_words", "task_type")
+"The metadata entries of a prompt that declare its task."
+
+
+def task_entries(
+    task: Task,  # that a prompt was trained on
+) -> dict[str, Any]:
+    "What a prompt's metadata has to say for `SoftPrompt.declared_task`."
+    return {
+        "labels": [*task.labels],
+        "label_words": [of if isinstance(of, str) else [*of] for of in task.label_words],
+        "task_type": task.task_type,
+    }
+
+
+@patch
+def declared_task(self: SoftPrompt) -> Task:
+    """The task that the prompt's metadata declares, completed from the known task of its name.
+
+    Raises `PromptError` where there is neither a declaration nor a known task, and for what declares none.
+    """
+    known = ALL_TASKS.get(self.task)
+    noted = {name: self.metadata[name] for name in TASK_ENTRIES if name in self.metadata}
+    declared = noted if known is None else task_entries(known) | noted
+    if declared.keys() != {*TASK_ENTRIES}:
+        raise PromptError(
+            f"the prompt does not say which labels its task {self.task!r} has; name the task, or the folder of your "
+            "own, with task= or --task"
+        )
+    labels, words, task_type = (declared[name] for name in TASK_ENTRIES)
+    several = isinstance(words, list | tuple)
+    if not (_are_texts(labels) and several and all(isinstance(of, str) or _are_texts(of) for of in words)):
+        raise PromptError(f"labels and label words of the prompt's task {self.task!r} are lists of words; got others")
+    try:
+        return Task(self.task, task_type, tuple(labels), tuple(words))
+    except ValueError as error:
+        raise PromptError(f"the prompt declares no task: {error}") from error
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
 # %% ../nbs/library/prompts.ipynb #280faf22
 @patch
 def save(self: SoftPrompt, path: str | Path) -> Path:
@@ -146,8 +190,16 @@ def save(self: SoftPrompt, path: str | Path) -> Path:
 
     Raises `PromptError` for a metadata entry that has the name of another part of the header, or that JSON cannot hold.
     """
-    path = Path(path)
-    header = {"format": FORMAT, "backbone": self.backbone, "task": self.task, "layout": self.layout}
+    path, header = Path(path), self._header({"format": FORMAT})
+    with written_whole(path) as unfinished:
+        save_tensors({"soft_prompt": self.values}, unfinished, header)
+    return path
+
+
+@patch
+def _header(self: SoftPrompt, own: Mapping[str, str]) -> dict[str, str]:
+    "The table of texts of a file that keeps the prompt, beside what the file says of itself; errors as of `save`."
+    header = {**own, "backbone": self.backbone, "task": self.task, "layout": self.layout}
     for name, value in self.metadata.items():
         if name in header:
             raise PromptError(f"metadata entry {name!r} has the name of a part of the header; give it another name")
@@ -161,9 +213,7 @@ def save(self: SoftPrompt, path: str | Path) -> Path:
             raise PromptError(
                 f"metadata entry {name!r} cannot be written as JSON ({error}); give a plain number, text, list or dict"
             ) from error
-    with written_whole(path) as unfinished:
-        save_tensors({"soft_prompt": self.values}, unfinished, header)
-    return path
+    return header
 
 
 @patch(cls_method=True)
@@ -197,13 +247,18 @@ def from_tensors(
 ) -> SoftPrompt:
     "A prompt that `save` wrote, from what its file holds. Raises `PromptError` for a file that is no prompt."
     _check_prompt_file(header, tensors, name)
-    known = ("format", "backbone", "task", "layout")
+    return cls(tensors["soft_prompt"], **_from_header(header, name, "format"))
+
+
+def _from_header(header: Mapping[str, str], name: str, *own: str) -> dict[str, Any]:
+    "What `SoftPrompt._header` noted, beside what the file says of itself, as fields of a `SoftPrompt`."
+    known = ("backbone", "task", "layout")
     metadata = {
         entry: parse_json(value, f"entry {entry[:60]!r} in the header of {name!r}", PromptError)
         for entry, value in header.items()
-        if entry not in known
+        if entry not in (*known, *own)
     }
-    return cls(tensors["soft_prompt"], **{entry: header[entry] for entry in known[1:]}, metadata=metadata)
+    return {entry: header[entry] for entry in known} | {"metadata": metadata}
 
 # %% ../nbs/library/prompts.ipynb #bf43ae6f
 LONGEST_PICKLE, LONGEST_NAME = 10_000, 200
@@ -266,12 +321,24 @@ def from_authors(
     return cls(values, backbone, task, layout="authors")
 
 # %% ../nbs/library/prompts.ipynb #991307c3
+PEFT_TASKS = {"masked": "FEATURE_EXTRACTION", "causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+"PEFT's `task_type`, which decides how it puts vectors before a text, by the kind of model."
+
+_SIZES = {"num_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads"}
+_MASK_FIRST = "the mask, then the prompt"
+
+
 @patch
-def to_peft(self: SoftPrompt, folder: str | Path) -> Path:
+def to_peft(
+    self: SoftPrompt,
+    folder: str | Path,  # gets adapter_config.json and adapter_model.safetensors
+    backbone: Backbone | None = None,  # that the prompt stands before; None: PEFT's models will not use the adapter
+    exact: bool = False,  # PEFT is to compute the same logits: of a masked model the mask becomes a vector too
+) -> Path:
     """Write the prompt as an adapter of Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
 
-    PEFT puts the vectors before the text, with positions, and adds no mask: it uses only the vectors. Task, backbone
-    and layout are noted in the header for `from_peft`. Raises `ModuleNotFoundError` where `peft` is not installed.
+    Raises `PromptError` where the prompt does not fit the backbone, and where `exact` is impossible, and
+    `ModuleNotFoundError` where `peft` is not installed.
     """
     try:
         from peft import PromptTuningConfig
@@ -280,64 +347,141 @@ def to_peft(self: SoftPrompt, folder: str | Path) -> Path:
             "to write an adapter of PEFT, install this package with its extra [peft], or peft itself"
         ) from error
 
-    folder = Path(folder)
+    values, own = self.values, {"format": "pt", "prompt_format": FORMAT}
+    if backbone is None:
+        warnings.warn(
+            "PEFT does not put this adapter before a text; pass the backbone, whose kind it asks", stacklevel=2
+        )
+    else:
+        values = self.values_for(backbone)
+    if exact and (backbone is None or backbone.kind == "masked"):
+        values, own = self._behind_mask(backbone), own | {"vectors": _MASK_FIRST}
+    # PEFT asks for layers and heads, which no prompt depends on, and does not find them in every configuration.
+    of_model = {} if backbone is None else {"task_type": PEFT_TASKS[backbone.kind]}
+    of_model |= {name: getattr(backbone.model.config, of) for name, of in _SIZES.items() if backbone is not None}
     config = PromptTuningConfig(
-        num_virtual_tokens=self.length,
+        num_virtual_tokens=len(values),
+        num_transformer_submodules=1,
         token_dim=self.hidden_size,
         inference_mode=True,
         base_model_name_or_path=self.backbone,
+        revision=self.metadata.get("backbone_revision"),
+        **of_model,
     )
-    header = {"format": "pt", "backbone": self.backbone, "task": self.task, "layout": self.layout}
-    header |= {name: self.metadata[name] for name in ("backbone_fingerprint",) if name in self.metadata}
+    folder, header = Path(folder), self._header(own)
     with (
         written_whole(folder / "adapter_config.json") as config_file,
         written_whole(folder / "adapter_model.safetensors") as weights_file,
     ):
         config_file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True), encoding="utf-8")
-        save_tensors({"prompt_embeddings": self.values}, weights_file, header)
+        save_tensors({"prompt_embeddings": values}, weights_file, header)
     return folder
 
+# %% ../nbs/library/prompts.ipynb #991307c4
+@patch
+def _behind_mask(self: SoftPrompt, backbone: Backbone | None) -> Tensor:  # float32 [1 + length, hidden]
+    "The mask's embedding and the vectors. Raises `PromptError` where PEFT would compute something else with them."
+    if backbone is None:
+        raise PromptError("an exact adapter depends on the model; pass the backbone")
+    if FAMILIES[backbone.family].positions is not None:
+        raise PromptError(
+            f"no adapter of PEFT is exact for {backbone.name!r}: a {backbone.family} model has learned positions, PEFT "
+            "gives some to the vectors, and moves those of the text; leave exact out to write the vectors as they are"
+        )
+    if self.layout != "paper":
+        raise PromptError(f"exact adapters are written of layout 'paper'; this prompt stands in {self.layout!r}")
+    mask = backbone.embed_tokens(torch.tensor([backbone.tokenizer.mask_token_id]))
+    return torch.cat([mask.detach().to("cpu", torch.float32), self.values])
 
+# %% ../nbs/library/prompts.ipynb #991307c6
+_NO_PROMPTS = {
+    "PREFIX_TUNING": "its vectors are keys and values of every layer",
+    "CARTRIDGE": "its vectors are keys and values of every layer",
+    "P_TUNING": "an encoder that is trained with them makes its vectors",
+    "MULTITASK_PROMPT_TUNING": "its vectors are a product of a part of its own for each task",
+    "CPT": "its vectors move within bounds around the tokens of a context",
+}
+"What else learns vectors, by PEFT's names."
+
+
+def _check_adapter(name: str, config: Any) -> None:
+    "Raise `PromptError` where the configuration of an adapter is not that of a prompt and of nothing else."
+    if not isinstance(config, dict):
+        raise PromptError(f"adapter_config.json in {name!r} holds a {type(config).__name__}, not an object")
+    kind = printable(str(config.get("peft_type")))[:60]
+    if kind != "PROMPT_TUNING":
+        reason = _NO_PROMPTS.get(kind, "it changes the model, and has no soft prompt")
+        raise PromptError(f"the adapter in {name!r} is a {kind}, not a PROMPT_TUNING: {reason}")
+    for entry in ("base_model_name_or_path", "revision"):
+        if not isinstance(config.get(entry), str | None):
+            raise PromptError(f"the adapter in {name!r} has {entry} {repr(config[entry])[:80]}; expected is a name")
+    if _asks_for_code(config):
+        raise PromptError(
+            f"the adapter in {name!r} asks for code of its own, which is not run; save one that needs only transformers"
+        )
+    if config.get("modules_to_save"):
+        kept = printable(str(config["modules_to_save"]))[:80]
+        raise PromptError(
+            f"the adapter in {name!r} trained {kept} beside its vectors, without which they mean nothing; save one of "
+            "the vectors alone"
+        )
+
+
+def _asks_for_code(config: Mapping[str, Any]) -> bool:
+    "Whether PEFT or `transformers` would import what comes with an adapter or its model."
+    mapping, tokenizer = config.get("auto_mapping"), config.get("tokenizer_kwargs")
+    library = mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
+    foreign = library is not None and str(library).partition(".")[0] != "transformers"
+    trusted = (one.get("trust_remote_code") for one in (config, tokenizer) if isinstance(one, dict))
+    return foreign or "auto_map" in config or any(trusted)
+
+# %% ../nbs/library/prompts.ipynb #991307c8
 @patch(cls_method=True)
 def from_peft(
     cls: SoftPrompt,
     folder: str | Path,  # with adapter_config.json and adapter_model.safetensors
     task: str = "",  # PEFT does not keep the task's name; "": the one that `to_peft` noted
 ) -> SoftPrompt:
-    """Read the vectors of a PEFT prompt-tuning adapter. Raises `FileNotFoundError` or `PromptError`.
+    """Read the vectors of a PEFT prompt-tuning adapter; of an encoder-decoder, those of its encoder.
 
-    What `to_peft` noted comes back with them; an adapter that PEFT wrote says no layout, and gets "paper".
+    What `to_peft` noted comes back with them; an adapter that PEFT wrote says no layout, and gets "paper". Raises
+    `FileNotFoundError`, or `PromptError` for a pickled adapter, and for one that is no prompt and nothing else.
     """
     folder = Path(folder)
     config_file, weights_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    if not weights_file.is_file() and (folder / "adapter_model.bin").is_file():
+        raise PromptError(
+            f"the adapter in {folder.name!r} is a pickle (adapter_model.bin), which can run code when it is read; save "
+            "it again with safe_serialization=True"
+        )
     for file in (config_file, weights_file):
         if not file.is_file():
             raise FileNotFoundError(f"{str(folder)!r} is no PEFT adapter: it has no {file.name}")
     config = read_json(config_file, PromptError)
-    if not isinstance(config, dict):
-        raise PromptError(f"adapter_config.json in {folder.name!r} holds a {type(config).__name__}, not an object")
-    if config.get("peft_type") != "PROMPT_TUNING":
-        raise PromptError(
-            f"the adapter in {folder.name!r} is a {printable(str(config.get('peft_type')))[:60]}, not a PROMPT_TUNING"
-        )
+    _check_adapter(folder.name, config)
     noted, tensors = read_tensors(weights_file, PromptError, FLOATS)
-    if "prompt_embeddings" not in tensors:
-        raise PromptError(f"adapter_model.safetensors in {folder.name!r} has no tensor prompt_embeddings")
-    values = tensors["prompt_embeddings"]
-    _check_adapter(folder.name, config, values)
-    backbone = noted.get("backbone") or config.get("base_model_name_or_path") or ""
-    known = {name: noted[name] for name in ("backbone_fingerprint",) if name in noted}
-    return cls(values, backbone, task or noted.get("task", ""), noted.get("layout", "paper"), known)
+    if [*tensors] != ["prompt_embeddings"]:
+        raise PromptError(
+            f"adapter_model.safetensors in {folder.name!r} is no soft prompt: it holds "
+            f"{printable(str([*tensors][:3]))[:200]}, not prompt_embeddings alone"
+        )
+    values = _adapter_vectors(folder.name, config, tensors["prompt_embeddings"])
+    if noted.get("vectors") == _MASK_FIRST:
+        values = values[1:]
+    if noted.get("prompt_format") == FORMAT and {"backbone", "task", "layout"} <= noted.keys():
+        fields = _from_header(noted, weights_file.name, "format", "prompt_format", "vectors")
+    else:  # written by PEFT, or by a version of this package that noted less
+        known = {name: noted[name] for name in ("backbone_fingerprint",) if name in noted}
+        known |= {"backbone_revision": config["revision"]} if config.get("revision") else {}
+        names = {"backbone": config.get("base_model_name_or_path") or "", "task": "", "layout": "paper"}
+        fields = {name: noted.get(name, value) for name, value in names.items()} | {"metadata": known}
+    return cls(values, **fields | ({"task": task} if task else {}))
 
 
-def _check_adapter(name: str, config: dict, values: Tensor) -> None:
-    "Raise `PromptError` where the configuration of an adapter does not describe its vectors."
-    base = config.get("base_model_name_or_path")
-    if base is not None and not isinstance(base, str):
-        raise PromptError(f"the adapter in {name!r} has base_model_name_or_path {base!r}; expected is a name")
-    # An encoder-decoder may have vectors for both of its parts.
+def _adapter_vectors(name: str, config: Mapping[str, Any], values: Tensor) -> Tensor:
+    "The encoder's vectors. Raises `PromptError` where the configuration of an adapter does not describe them."
     parts = config.get("num_transformer_submodules")
-    parts = 1 if parts is None else parts
+    parts = (2 if config.get("task_type") == PEFT_TASKS["seq2seq"] else 1) if parts is None else parts
     length, width = config.get("num_virtual_tokens"), config.get("token_dim")
     counted = all(one is None or (type(one) is int and one > 0) for one in (length, width)) and parts in (1, 2)
     wanted = (length and length * parts, width) if counted else (-1, -1)
@@ -346,6 +490,7 @@ def _check_adapter(name: str, config: dict, values: Tensor) -> None:
             f"the adapter in {name!r} says num_virtual_tokens={length!r} and token_dim={width!r}, and holds vectors of "
             f"shape {list(values.shape)}; it is not whole"
         )
+    return values[: len(values) // parts] if values.ndim else values
 
 # %% ../nbs/library/prompts.ipynb #5149ac7a
 def random_prompt(

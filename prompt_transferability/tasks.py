@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
            'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files',
-           'ask_hub', 'load_task', 'label_name', 'read_task', 'unify_label_words']
+           'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'load_task', 'label_name', 'read_task',
+           'find_task', 'unify_label_words']
 
 # %% ../nbs/library/tasks.ipynb #e56f42a6
 import csv
@@ -13,11 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,16 @@ from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from .files import is_printable, open_text, parse_json, parse_yaml, printable, read_text
+from prompt_transferability.files import (
+    as_text,
+    is_printable,
+    open_text,
+    parse_json,
+    parse_yaml,
+    printable,
+    read_text,
+    size_limit,
+)
 from .microworld import MICRO_TASKS, generate_task
 
 # %% ../nbs/library/tasks.ipynb #e9e6f2fc
@@ -438,55 +449,69 @@ def _hold_out(
     return rows.select(np.flatnonzero(~is_dev)), rows.select(np.flatnonzero(is_dev))
 
 # %% ../nbs/library/tasks.ipynb #6859a76c
-def _json_records(path: Path) -> Iterator[tuple[int, dict]]:
-    with open_text(path, DataError) as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            record = parse_json(text, f"{path}, line {line}: this", DataError)
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, line {line}: expected one JSON object a line.")
-            yield line, record
+def _json_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        record = parse_json(text, f"{origin}, line {line}: this", DataError)
+        if not isinstance(record, dict):
+            raise DataError(f"{origin}, line {line}: expected one JSON object a line.")
+        yield line, record
 
 # %% ../nbs/library/tasks.ipynb #62895a09
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    # The csv module refuses fields of more than 131,072 characters, a limit that long documents pass.
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _table_records(path: Path, delimiter: str) -> list[tuple[int, dict]]:
-    records, line = [], 1
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    with _long_fields(), open_text(path, DataError, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+def _fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    "What a reader of the csv module reads, which refuses fields of more than 131,072 characters otherwise."
+    fields: list[str] | None = []
+    while fields is not None:
+        limit = csv.field_size_limit(min(size_limit(), 2**31 - 1))
         try:
-            columns = next(reader, [])
-            twice = [column for column in ("text_a", "text_b", "label") if columns.count(column) > 1]
-            if twice:
-                raise DataError(f"{path}, line {line}: the header names the column {twice[0]!r} twice.")
+            fields = next(reader, None)
+        finally:
+            csv.field_size_limit(limit)
+        if fields is not None:
+            yield fields
+
+
+def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader, line = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 1
+    try:
+        rows = _fields(reader)
+        columns = next(rows, [])
+        twice = [column for column in ("text_a", "text", "text_b", "label") if columns.count(column) > 1]
+        if twice:
+            raise DataError(f"{origin}, line {line}: the header names the column {twice[0]!r} twice.")
+        line = reader.line_num + 1
+        for values in rows:
+            if values and len(values) != len(columns):
+                raise DataError(f"{origin}, line {line}: {len(values)} fields, but the header has {len(columns)}.")
+            if values:
+                yield line, dict(zip(columns, values, strict=True))
             line = reader.line_num + 1
-            for values in reader:
-                if values and len(values) != len(columns):
-                    raise DataError(f"{path}, line {line}: {len(values)} fields, but the header has {len(columns)}.")
-                if values:
-                    records.append((line, dict(zip(columns, values, strict=True))))
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{path}, line {line}: {error}; is a quote left open?") from None
-    return records
+    except csv.Error as error:
+        raise DataError(f"{origin}, line {line}: {error}; is a quote left open?") from None
 
 # %% ../nbs/library/tasks.ipynb #b7b6d610
-_READERS = {
-    ".csv": lambda path: _table_records(path, ","),
-    ".tsv": lambda path: _table_records(path, "\t"),
-    ".jsonl": _json_records,
-    ".jsonl.gz": _json_records,
-}
+def _tab_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
+    return _table_records(lines, origin, "\t")
+
+
+_PLAIN = {".csv": _table_records, ".tsv": _tab_records, ".jsonl": _json_records}
+_READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
+
+
+def _records(
+    path: Path,
+    by_line: bool = False,  # as of `open_text`
+) -> Iterator[tuple[int, dict]]:
+    "The rows of a file and their lines; raises `DataError` for what cannot be read, and for another ending."
+    read = next((read for ending, read in _READERS.items() if path.name.lower().endswith(ending)), None)
+    if read is None:
+        raise DataError(f"cannot read {path}: its name must end in {', '.join(_READERS)}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    with open_text(path, DataError, newline="", by_line=by_line) as file:
+        yield from read(file, str(path))
 
 # %% ../nbs/library/tasks.ipynb #49376fe5
 def _dataset(
@@ -518,22 +543,36 @@ def _dataset(
         raise _HiddenLabelsError(f"{origin} has no labels, only -1, which hides them; leave the split out.")
     paired = [text is not None for text in columns["text_b"]]
     if any(paired) and not all(paired):
-        blank, other = (numbers[paired.index(which)] for which in (False, True))
-        raise DataError(
-            f"{origin}, {unit} {blank}: text_b is blank, and {unit} {other} has one; give every row a second text, or "
-            "none."
-        )
+        raise _unpaired(origin, unit, *(numbers[paired.index(which)] for which in (False, True)))
     if not columns["label"]:
         raise DataError(f"{origin} has no rows; leave the split out if there are none.")
     features = Features(text_a=Value("string"), text_b=Value("string"), label=ClassLabel(names=list(task.labels)))
     return Dataset.from_dict(columns, features=features)
 
 
+def _unpaired(origin: str, unit: str, blank: int, other: int) -> DataError:
+    return DataError(
+        f"{origin}, {unit} {blank}: text_b is blank, and {unit} {other} has one; give every row a second text, or none."
+    )
+
+
 def _problem(row: dict, task: Task) -> str | None:
     "What is wrong with a row, or None."
-    for column in ("text_a", "label"):
+    problem = _text_problem(row, "text_a", "label")
+    if problem is None and str(row["label"]) not in task.labels:
+        return str(UnknownNameError("label", str(row["label"]), task.labels))
+    return problem
+
+
+def _no_column(row: Mapping, name: str) -> str:
+    return f"there is no column {name}; the columns are {printable(', '.join(map(str, row)))[:200]}."
+
+
+def _text_problem(row: dict, *columns: str) -> str | None:
+    "What is wrong with the texts of a row, which must have these columns, or None."
+    for column in columns:
         if column not in row:
-            return f"there is no column {column!r}; the columns are {printable(', '.join(map(str, row)))[:200]}."
+            return _no_column(row, repr(column))
     text_a, text_b = row["text_a"], row.get("text_b")
     if not isinstance(text_a, str) or not text_a.strip():
         return f"text_a must be a text, not {text_a!r}."
@@ -543,26 +582,19 @@ def _problem(row: dict, task: Task) -> str | None:
         f"{text_a}{text_b}".encode()
     except UnicodeEncodeError as error:
         return f"a text holds {error.object[error.start]!r}, half of a character; write the whole character."
-    if str(row["label"]) not in task.labels:
-        return str(UnknownNameError("label", str(row["label"]), task.labels))
     return None
 
 # %% ../nbs/library/tasks.ipynb #ca6d5ebc
 def _read_split(path: Path, task: Task) -> Dataset:
     "Rows of one file; raises `DataError`, naming file and line, for rows that do not fit the task."
-    read = next((read for ending, read in _READERS.items() if path.name.lower().endswith(ending)), None)
-    if read is None:
-        raise DataError(f"cannot read {path}: its name must end in {', '.join(_READERS)}.")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}.")
-    return _dataset(read(path), task, origin=str(path))
+    return _dataset(_records(path), task, origin=str(path))
 
 # %% ../nbs/library/tasks.ipynb #3eff644c
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
     label_words: Mapping[str, str | Sequence[str]],  # native label -> the word that the model says for it, or several
-    train: str | os.PathLike,  # .csv, .tsv, .jsonl or .jsonl.gz with the columns text_a, label and maybe text_b
+    train: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a, label and maybe text_b
     dev: str | os.PathLike | None = None,  # the same; None: hold a share out of train
     test: str | os.PathLike | None = None,  # the same; None: no test split
 ) -> TaskData:
@@ -574,11 +606,65 @@ def task_from_files(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 
+# %% ../nbs/library/tasks.ipynb #7d30aa02
+def checked_texts(
+    rows: Iterable[tuple[int, Mapping]],  # the number of each row, and the row: text_a (or text), maybe text_b, more
+    origin: str,  # where the rows come from, for messages
+    unit: str = "line",  # what the numbers count, for messages
+) -> Iterator[dict]:  # the rows, with text_a, and with a text_b in all of them or in none
+    "Rows whose texts a model can read, one at a time. Raises `DataError` for others, and where there are none."
+    first = None
+    for number, given in rows:
+        renamed = {"text": "text_a"} if "text_a" not in given else {}
+        row = {renamed.get(column, column): value for column, value in given.items()}
+        problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
+        if problem:
+            raise DataError(f"{origin}, {unit} {number}: {problem}")
+        if _is_blank(row.get("text_b")) and "text_b" in row:
+            row["text_b"] = None
+        paired = row.get("text_b") is not None
+        first = first or (number, paired)
+        if paired != first[1]:
+            raise _unpaired(origin, unit, *((first[0], number) if paired else (number, first[0])))
+        yield row
+    if first is None:
+        raise DataError(f"{origin} has no texts; give one at least.")
+
+
+def read_texts(
+    path: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a (or text) and maybe text_b
+) -> Iterator[dict]:
+    "The rows of a file, checked, one at a time; raises `DataError`, and `FileNotFoundError` where there is no file."
+    yield from checked_texts(_records(Path(path), by_line=True), str(path))
+
+
+def read_text_lines(
+    stream: BinaryIO,  # of a text a line, or of JSON lines; `sys.stdin.buffer`, say
+    origin: str = "standard input",  # what it is, for messages
+) -> Iterator[dict]:
+    "The rows of a stream, checked, one at a time; raises `DataError`."
+    with as_text(stream, origin, DataError, by_line=True) as lines:
+        first = next(lines, "")
+        read = _json_records if first.lstrip().startswith("{") else _line_records
+        yield from checked_texts(read(chain([first], lines), origin), origin)
+
+
+def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
+    "A text a line; lines that are blank may stand at the end."
+    blank = None
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            blank = blank or line
+        elif blank:
+            raise DataError(f"{origin}, line {blank}: the line is blank; give a text on every line.")
+        else:
+            yield line, {"text_a": text.rstrip("\r\n")}
+
 # %% ../nbs/library/tasks.ipynb #cebd0879
 def _local_files(task: Task, folder: Path) -> dict[str, Path]:
     "The files of a task's splits in its folder; raises `FileNotFoundError` if there are none."
     files: dict[str, Path] = {}
-    names = {f"{split}{ending}": split for split in SPLITS for ending in (".jsonl.gz", ".jsonl", ".csv", ".tsv")}
+    names = {f"{split}{ending}": split for split in SPLITS for ending in _READERS}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         split = names.get(path.name.lower())
         if split is None or not path.is_file():
@@ -669,7 +755,7 @@ def load_task(
     copy to be had.
     """
     folder = _own_folder(name_or_task)
-    task, named = _as_task(name_or_task) if folder is None else read_task(folder), splits is not None
+    task, named = find_task(name_or_task), splits is not None
     splits = list(splits) if named else [*SPLITS]
     for split in splits:
         if split not in SPLITS:
@@ -735,6 +821,14 @@ def read_task(
     except ValueError as error:
         raise DataError(f"{str(file)!r}: {error}") from None
     return Task(**{"name": Path(folder).resolve().name} | texts, **labels)
+
+
+def find_task(
+    name_or_task: str | os.PathLike | Task,  # as of `load_task`
+) -> Task:
+    "A task without its rows. Raises `UnknownNameError`, or `DataError` for a folder that declares none."
+    folder = _own_folder(name_or_task)
+    return _as_task(name_or_task) if folder is None else read_task(folder)
 
 
 def _as_task(name_or_task: str | Task) -> Task:

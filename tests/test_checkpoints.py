@@ -253,7 +253,7 @@ def test_a_model_on_the_hub_with_pickled_weights_alone(model, monkeypatch):
 def test_our_own_adapter_beside_a_model_changes_nothing(model):
     pytest.importorskip("peft")
     whole = logits(Backbone.from_pretrained(model, device="cpu"))
-    SoftPrompt(torch.randn(4, 128), "micro-bert", "micro/sst2").to_peft(model)
+    SoftPrompt(torch.randn(4, 128), "micro-bert", "micro/sst2").to_peft(model, Backbone.from_pretrained("micro-bert"))
     assert torch.equal(logits(Backbone.from_pretrained(model, device="cpu")), whole)
     (model / "adapter_model.safetensors").write_bytes(b"damaged")
     assert torch.equal(logits(Backbone.from_pretrained(model, device="cpu")), whole)
@@ -267,7 +267,9 @@ def test_an_adapter_that_changes_the_model_is_refused(model, config):
 
 def test_an_adapter_alone_is_no_model(tmp_path):
     pytest.importorskip("peft")
-    folder = SoftPrompt(torch.randn(4, 128), "micro-bert", "micro/sst2").to_peft(tmp_path / "adapter")
+    folder = SoftPrompt(torch.randn(4, 128), "micro-bert", "micro/sst2").to_peft(
+        tmp_path / "adapter", Backbone.from_pretrained("micro-bert")
+    )
     refused(folder, "is an adapter .PROMPT_TUNING. and no model; .*SoftPrompt.from_peft")
 
 

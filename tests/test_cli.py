@@ -170,7 +170,7 @@ def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["tune", "evaluate", "transfer", "similarity", "neurons", "study run", "microworld build"]
+    "name", ["tune", "evaluate", "predict", "transfer", "similarity", "neurons", "study run", "microworld build"]
 )
 def test_help_says_the_defaults(capsys, name):
     with pytest.raises(SystemExit) as ended:
@@ -769,6 +769,7 @@ def test_prompts_are_trained_in_the_number_type_that_is_asked_for(command, tuned
 COMPUTING = {
     "tune": "tune micro/sst2 --backbone micro-bert --length 5 --steps 2 --max-train 50 --out OUT",
     "evaluate": "evaluate PROMPT micro/sst2",
+    "predict": "predict PROMPT --file TEXTS --out OUT",
     "transfer": "transfer PROMPT --tasks micro/sst2",
     "similarity": "similarity PROMPT --metric neuron_overlap",
     "neurons": "neurons PROMPT",
@@ -785,7 +786,8 @@ def computing(tuned, projector, prompt, tmp_path):
     "The words of a computing command, with files of this test in it."
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     files = {"PROMPT": tuned, "A": prompt("a", "micro-roberta"), "B": prompt("b"), "PROJECTOR": projector}
-    files |= {"STUDY": tmp_path / "study.yaml", "OUT": tmp_path / "out"}
+    (tmp_path / "texts.csv").write_text("text\nthe film was dull\n")
+    files |= {"STUDY": tmp_path / "study.yaml", "OUT": tmp_path / "out", "TEXTS": tmp_path / "texts.csv"}
     return lambda name: [files.get(word, word) for word in COMPUTING[name].split()]
 
 

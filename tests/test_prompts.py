@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from prompt_transferability.prompts import (
     SoftPrompt,
     label_word_prompt,
     random_prompt,
+    task_entries,
     vocabulary_prompt,
 )
-from prompt_transferability.tasks import ALL_TASKS, load_task
+from prompt_transferability.tasks import ALL_TASKS, Task, load_task
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,8 @@ def test_the_header_after_tuning_is_the_documented_one(backbone, tmp_path):
     run = tune_prompt(backbone, data, length=4, steps=4, eval_every=2, seed=5, learning_rate=1e-2, progress=False)
     header, tensors = header_of(run.prompt.save(tmp_path / "prompt.safetensors"))
     assert header.keys() == {
-        *("format", "backbone", "backbone_revision", "backbone_fingerprint", "task", "label_words", "layout"),
-        *("seed", "steps", "accuracy"),
+        *("format", "backbone", "backbone_revision", "backbone_fingerprint", "task", "layout"),
+        *("labels", "label_words", "task_type", "seed", "steps", "accuracy"),
     }
     assert json.loads(header["backbone_fingerprint"]) == backbone.fingerprint
     assert all(isinstance(value, str) for value in header.values())
@@ -63,7 +65,8 @@ def test_the_header_after_tuning_is_the_documented_one(backbone, tmp_path):
         "task": "micro/sst2",
         "layout": "paper",
     }
-    assert json.loads(header["label_words"]) == ["negative", "positive"]
+    assert json.loads(header["label_words"]) == json.loads(header["labels"]) == ["negative", "positive"]
+    assert json.loads(header["task_type"]) == "SA"
     assert int(header["seed"]) == 5
     assert int(header["steps"]) == run.best_step
     assert float(header["accuracy"]) == run.best_accuracy
@@ -201,9 +204,9 @@ def test_a_published_prompt_of_the_authors(real_data, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
-def test_peft_reads_our_adapter_and_we_read_theirs(prompt, tmp_path):
+def test_peft_reads_our_adapter_and_we_read_theirs(prompt, backbone, tmp_path):
     peft = pytest.importorskip("peft")
-    folder = prompt.to_peft(tmp_path / "ours")
+    folder = prompt.to_peft(tmp_path / "ours", backbone)
     config = peft.PromptTuningConfig.from_pretrained(folder)
     assert (config.num_virtual_tokens, config.token_dim) == (prompt.length, prompt.hidden_size)
     assert config.base_model_name_or_path == "micro-bert"
@@ -216,16 +219,41 @@ def test_peft_reads_our_adapter_and_we_read_theirs(prompt, tmp_path):
     assert SoftPrompt.from_peft(folder).task == prompt.task
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_backbone_peft_does_not_use_the_adapter_and_that_is_said(prompt, backbone, tmp_path):
+    peft = pytest.importorskip("peft")
+    with pytest.warns(UserWarning, match="pass the backbone"):
+        blind = prompt.to_peft(tmp_path / "blind")
+    ids, logits = torch.tensor([[1, 2, 3]]), {}
+    for name, folder in {"blind": blind, "told": prompt.to_peft(tmp_path / "told", backbone)}.items():
+        model = AutoModelForMaskedLM.from_pretrained(model_folder("micro-bert"))
+        logits[name] = peft.PeftModel.from_pretrained(model, folder)(input_ids=ids).logits
+    assert logits["blind"].shape[1] == 3 and logits["told"].shape[1] == 3 + prompt.length
+
+
 def test_an_adapter_keeps_task_backbone_and_layout(prompt, tmp_path):
     pytest.importorskip("peft")
-    ours = SoftPrompt(prompt.values, "roberta-base", "imdb", "authors")
-    again = SoftPrompt.from_peft(ours.to_peft(tmp_path))
+    ours = SoftPrompt(prompt.values, "roberta-base", "imdb", "authors", {"label_words": ["bad", "good"], "seed": 3})
+    with pytest.warns(UserWarning, match="pass the backbone"):
+        again = SoftPrompt.from_peft(ours.to_peft(tmp_path))
     assert (again.backbone, again.task, again.layout) == ("roberta-base", "imdb", "authors")
+    assert again.metadata == ours.metadata and torch.equal(again.values, ours.values)
+    assert SoftPrompt.from_peft(tmp_path, task="sst2").task == "sst2"
+
+
+def test_an_adapter_of_an_earlier_version_is_read(prompt, tmp_path):
+    "Which noted names and the bare fingerprint, and nothing else."
+    names = {"format": "pt", "backbone": "m", "task": "t", "layout": "authors", "backbone_fingerprint": "0123abcd"}
+    folder = adapter(tmp_path / "a")
+    save_file({"prompt_embeddings": torch.ones(4, 3)}, folder / "adapter_model.safetensors", metadata=names)
+    again = SoftPrompt.from_peft(folder)
+    assert (again.backbone, again.task, again.layout) == ("m", "t", "authors")
+    assert again.metadata == {"backbone_fingerprint": "0123abcd"}
 
 
 def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_path, monkeypatch):
     pytest.importorskip("peft")
-    prompt.to_peft(tmp_path)
+    prompt.to_peft(tmp_path, Backbone.from_pretrained("micro-bert"))
     whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
     def break_off(tensors, target, texts):
@@ -233,7 +261,7 @@ def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_p
         raise OSError("No space left on device")
 
     monkeypatch.setattr(prompts, "save_tensors", break_off)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"), pytest.warns(UserWarning):
         SoftPrompt(prompt.values[:3], "roberta-base", "imdb").to_peft(tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
 
@@ -246,7 +274,7 @@ def test_without_peft_the_extra_is_named(prompt, tmp_path, monkeypatch):
 
 def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
     pytest.importorskip("peft")
-    folder = prompt.to_peft(tmp_path)
+    folder = prompt.to_peft(tmp_path, Backbone.from_pretrained("micro-bert"))
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     good_config, good_weights = config.read_text(), weights.read_bytes()
 
@@ -443,7 +471,7 @@ def adapter(folder, values=None, text=None, **changes):
         {"token_dim": 768},
         {"token_dim": {}},
         {"token_dim": "3"},
-        {"num_transformer_submodules": 2},
+        {"num_transformer_submodules": 3},
         {"num_transformer_submodules": "two"},
         {"num_transformer_submodules": []},
         {"base_model_name_or_path": 5},
@@ -462,9 +490,112 @@ def test_adapters_that_do_not_describe_their_vectors_are_refused(tmp_path, chang
     refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "adapter", **changes)))
 
 
-def test_an_adapter_of_an_encoder_decoder_has_vectors_for_both_parts(tmp_path):
-    whole = adapter(tmp_path / "a", torch.ones(8, 3), num_transformer_submodules=2)
-    assert SoftPrompt.from_peft(whole).length == 8
+@pytest.mark.parametrize(
+    "changes", [{"num_transformer_submodules": 2}, {"task_type": "SEQ_2_SEQ_LM", "num_transformer_submodules": None}]
+)
+def test_of_an_adapter_for_both_parts_the_encoders_vectors_are_read(tmp_path, changes):
+    both = torch.cat([torch.ones(4, 3), torch.zeros(4, 3)])
+    assert torch.equal(SoftPrompt.from_peft(adapter(tmp_path / "a", both, **changes)).values, torch.ones(4, 3))
+    unsaid = adapter(tmp_path / "b", both, **changes, num_virtual_tokens=None)
+    assert torch.equal(SoftPrompt.from_peft(unsaid).values, torch.ones(4, 3))
+    for wrong in (torch.ones(4, 3), torch.ones(7, 3)):
+        refused(lambda wrong=wrong: SoftPrompt.from_peft(adapter(tmp_path / "c", wrong, **changes)), "is not whole")
+
+
+OTHERS = {
+    "PREFIX_TUNING": "keys and values of every layer",
+    "P_TUNING": "an encoder that is trained",
+    "MULTITASK_PROMPT_TUNING": "for each task",
+    "CPT": "tokens of a context",
+    "LORA": "changes the model",
+    "IA3": "changes the model",
+    "ADAPTION_PROMPT": "changes the model",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_adapters_are_refused_by_their_names(tmp_path, kind):
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", peft_type=kind)), f"is a {kind}, .*{OTHERS[kind]}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auto_mapping": {"base_model_class": "Own", "parent_library": "transformers_modules.somebody.modeling"}},
+        {"auto_mapping": {"base_model_class": "Own", "parent_library": "own"}},
+        {"auto_mapping": {"base_model_class": "Own", "parent_library": ["transformers"]}},
+        {"auto_mapping": "own"},
+        {"auto_map": {"AutoModel": "modeling.Own"}},
+        {"trust_remote_code": True},
+        {"tokenizer_kwargs": {"trust_remote_code": True}},
+    ],
+    ids=str,
+)
+def test_adapters_that_ask_for_code_are_refused(tmp_path, changes):
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", **changes)), "asks for code of its own")
+    plain = {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers.models.x"}}
+    assert SoftPrompt.from_peft(adapter(tmp_path / "b", **plain, tokenizer_kwargs=None)).length == 4
+
+
+def test_adapters_that_are_more_than_vectors_are_refused(tmp_path):
+    refused(
+        lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", modules_to_save=["classifier"])), "trained .*classifier"
+    )
+    save_file(
+        {"prompt_embeddings": torch.ones(4, 3), "base_model.score.weight": torch.ones(2)},
+        adapter(tmp_path / "b") / "adapter_model.safetensors",
+    )
+    refused(lambda: SoftPrompt.from_peft(tmp_path / "b"), "base_model.score.weight.*not prompt_embeddings alone")
+
+
+def test_an_adapter_that_is_only_a_pickle_is_refused_and_not_opened(tmp_path):
+    folder, made = adapter(tmp_path / "a"), tmp_path / "made"
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(RunsWhenRead(made)))
+    refused(lambda: SoftPrompt.from_peft(folder), "is a pickle .*safe_serialization=True")
+    assert not made.exists()
+
+
+def test_the_revision_of_an_adapter_is_kept(tmp_path):
+    assert SoftPrompt.from_peft(adapter(tmp_path / "a", revision="v1")).metadata == {"backbone_revision": "v1"}
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "b", revision=5)), "revision 5; expected is a name")
+
+
+# ---- the task that a prompt declares
+
+
+def declaring(**metadata):
+    return SoftPrompt(torch.ones(2, 3), "m", metadata.pop("task", "guestbook"), metadata=metadata)
+
+
+def test_a_prompt_declares_its_task(tmp_path):
+    task = Task("guestbook", "SA", ("leaves", "returns"), (("bad", "dull"), "good"))
+    saved = SoftPrompt(torch.ones(2, 3), "m", task.name, metadata=task_entries(task)).save(tmp_path / "p")
+    assert SoftPrompt.load(saved).declared_task() == task
+
+
+def test_older_prompts_declare_known_tasks_with_the_words_that_they_note():
+    assert declaring(task="sst2").declared_task() == replace(ALL_TASKS["sst2"], title="", hub=None)
+    assert declaring(task="sst2", label_words=["1", "2"]).declared_task().label_words == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({}, "does not say which labels its task 'guestbook' has; name the task"),
+        ({"label_words": ["bad", "good"]}, "does not say which labels"),
+        ({"task": "random"}, "does not say which labels its task 'random' has"),
+        ({"task": "sst2", "label_words": ["bad"]}, "declares no task: .* a label without a word: positive"),
+        ({"task": "sst2", "label_words": "bad"}, "are lists of words"),
+        ({"task": "sst2", "label_words": [1, 2]}, "are lists of words"),
+        ({"task": "sst2", "labels": {"a": 1}}, "are lists of words"),
+        ({"task": "sst2", "labels": [[], []]}, "are lists of words"),
+        ({"task": "sst2", "task_type": ["SA"]}, "declares no task: unknown task type"),
+        ({"task": "../x", "labels": ["a", "b"], "label_words": ["c", "d"], "task_type": "SA"}, "cannot be named"),
+    ],
+)
+def test_prompts_that_declare_no_task(metadata, sentence):
+    refused(lambda: declaring(**metadata).declared_task(), sentence)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ ROWS = [
 def write(path, rows):
     """Write rows in the format that the file's name asks for."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix in (".csv", ".tsv"):
+    if path.suffix == ".gz":
+        plain = write(path.with_suffix(""), rows)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    elif path.suffix in (".csv", ".tsv"):
         with open(path, "w", newline="", encoding="utf-8") as file:
             if path.suffix == ".tsv":
                 file.writelines(
@@ -47,8 +51,7 @@ def write(path, rows):
             writer.writeheader()
             writer.writerows(rows)
     else:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -160,7 +163,9 @@ def test_unified_words_are_numbers_by_position():
 # Files of the user
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.jsonl.gz", "ROWS.CSV"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.csv.gz", "rows.tsv.gz", "rows.jsonl.gz", "ROWS.CSV"]
+)
 def test_every_format_comes_back_whole(tmp_path, name):
     lower = write(tmp_path / name.lower(), ROWS)
     file = lower.rename(tmp_path / name)
@@ -234,7 +239,7 @@ def test_labels_may_be_numbers(tmp_path):
         ),
         ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this is nested too deeply"),
         ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),
-        ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.jsonl\.gz"),
+        ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.csv\.gz, "),
         ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
     ],
 )
