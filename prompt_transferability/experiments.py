@@ -35,9 +35,9 @@ from .zero_shot_transfer import evaluate, evaluate_prompts
 # %% auto #0
 __all__ = ['UNKNOWN', 'HUB_NAMES', 'Rows', 'KINDS', 'Share', 'Number', 'Count', 'INITS', 'PAPERS_METRICS', 'TPT_SOURCES', 'MIXED',
            'CONTROLS', 'AS_TUNED', 'METHODS', 'FROM_TASKS', 'Fingerprints', 'Plan', 'Sources', 'backbone_of', 'task_of',
-           'rows_of', 'forget', 'Kind', 'cell_label', 'AnswerError', 'check_answer', 'check_result', 'check_stored',
-           'Sizes', 'Tested', 'Trained', 'Tuned', 'stored_prompt', 'Evaluated', 'Transferred', 'Probed', 'Started',
-           'tuned_further', 'Carried', 'Projected', 'carried_file', 'Origin', 'answer']
+           'rows_of', 'forget', 'Kind', 'operations', 'cell_label', 'AnswerError', 'check_answer', 'check_result',
+           'check_stored', 'Sizes', 'Tested', 'Trained', 'Tuned', 'stored_prompt', 'Evaluated', 'Transferred', 'Probed',
+           'Started', 'tuned_further', 'Carried', 'Projected', 'carried_file', 'Origin', 'answer']
 
 # %% ../nbs/library/experiments.ipynb #6ec1f2f3
 @dataclass(frozen=True)
@@ -206,12 +206,28 @@ class Kind:
     rows: Callable[[Cell, dict[str, Any]], Iterable[dict[str, Any]]]  # what a result says, for a table
     files: Callable[[Cell, dict[str, Any]], Iterable[str]] = lambda cell, result: ()  # of tensors, that it has
     texts: Callable[[Cell, Rows], tuple[int, int]] = lambda cell, rows: (0, 0)  # how many are learned from, and read
+    times_read: int = 2  # how many times as much arithmetic as reading a text learning from it takes
     fits: Callable[[Cell, dict[str, Any]], bool] = lambda cell, result: True  # whether it is of all that was asked
     version: int = 1
 
 
 KINDS: dict[str, Kind] = {}
 "The experiments by name, each after those that its cells need."
+
+
+def operations(
+    cell: Cell,
+    rows: Rows,
+    weights: float,  # of the model, without its embedding tables
+    positions: float,  # of a text with its prompt
+) -> float:
+    """The arithmetic that a cell takes, by the rule of two operations a weight and position of a text that is read.
+
+    Learning takes as much again for the way back to a prompt, and twice as much again where all weights learn.
+    """
+    kind = KINDS[cell.kind]
+    learned, read = kind.texts(cell, rows)
+    return 2 * weights * positions * (kind.times_read * learned + read)
 
 
 def cell_label(cell: Cell) -> str:
@@ -467,6 +483,7 @@ KINDS["fine_tune"] = Kind(
     label=lambda cell: _on_model(cell, f" at {cell.asked['learning_rate']:g}"),
     rows=_curve_rows,
     texts=_texts_of_training,
+    times_read=3,
 )
 
 # %% ../nbs/library/experiments.ipynb #8d0cc502

@@ -34,7 +34,7 @@ __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_averag
            'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
            'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
            'task_means', 'type_baseline', 'label_baseline', 'type_pairs', 'by_source', 'transferability_correlation',
-           'correlation_gain', 'partial_correlations']
+           'correlation_gain', 'pooled_correlation', 'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -651,6 +651,35 @@ def correlation_gain(
     table = pd.DataFrame({"gain": gains, "low": np.nan, "high": np.nan}, index=pd.Index(metric.targets, name="target"))
     table.loc["overall"] = [_mean_over_targets(gains), low, high]
     return table
+
+# %% ../nbs/library/similarity.ipynb #5d0e0b02
+def pooled_correlation(
+    similarity: pd.DataFrame,  # [tasks, tasks]
+    transfer: pd.DataFrame,  # sources in rows, targets in columns; empty cells are left out
+    draws: int = 9999,  # permutations, 1 or more
+    seed: int = 0,
+) -> pd.Series:  # rho, low, high, p, draws, n
+    """Spearman's correlation over all pairs of different tasks at once; errors as in `transferability_correlation`.
+
+    `n` counts the pairs. `p` is two-sided (Mantel's test); the 95 % interval is NaN for fewer than six tasks.
+    """
+    compared = _Comparison(similarity, transfer, include_self=False)
+    sources, columns = np.nonzero(compared.used)
+    targets, outcome = np.array(compared.columns)[columns], compared.transfer[compared.used]
+    similar = compared.similarity[sources, targets]
+    low, high = jackknife_interval(
+        lambda counts: weighted_spearman(similar, outcome, counts[:, sources] * counts[:, targets]),
+        len(compared.names),
+        correlation=True,
+    )
+    tested = permutation_test(
+        lambda orders: spearman(compared.similarity[orders[:, sources], orders[:, targets]], outcome),
+        len(compared.names),
+        draws,
+        seed,
+    )
+    found = {"rho": tested.value, "low": low, "high": high, "p": tested.p, "draws": tested.draws, "n": len(outcome)}
+    return pd.Series(found)
 
 # %% ../nbs/library/similarity.ipynb #cdc0d0b5
 def partial_correlations(

@@ -43,6 +43,7 @@ from prompt_transferability.experiments import (
     cell_label,
     check_stored,
     forget,
+    operations,
     rows_of,
     task_of,
     tuned_further,
@@ -803,7 +804,7 @@ def plan(
                 learned, read = KINDS[cell.kind].texts(cell, sizes)
                 task = cell.asked.get("task")
                 row["learned"], row["read"] = row["learned"] + learned, row["read"] + read
-                row["operations"] += 2 * weights * positions.get(task, position) * (2 * learned + read)
+                row["operations"] += operations(cell, sizes, weights, positions.get(task, position))
                 row["hours"] += seconds.get(task, second) * (ratio * learned + read) / 3600
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["kind", "backbone"])
 

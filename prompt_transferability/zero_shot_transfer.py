@@ -19,7 +19,8 @@ from .tasks import Task, TaskData
 
 # %% auto #0
 __all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
-           'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type']
+           'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type',
+           'recovered_overall']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 @dataclass(frozen=True, eq=False)
@@ -309,3 +310,17 @@ def recovered_by_type(
     "Recovered transfer within a type and across types: what prompts gain on all targets over what tuning gains there."
     gains = matrix - matrix.loc["random"]
     return type_means(gains, types, of={task: gains[task].get(task, np.nan) for task in gains})
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #5d0e0a02
+def recovered_overall(
+    matrix: pd.DataFrame,  # accuracies, with the row "random"; the targets' own prompts are on the diagonal
+    types: Mapping[str, str],  # the type of each task
+) -> pd.DataFrame:  # rows: within, across; columns: mean, low, high
+    "Recovered transfer over all targets at once, from other tasks of their types and from tasks of other types."
+    tasks = list(matrix.columns)
+    gains = (matrix - matrix.loc["random"]).loc[tasks].to_numpy(float)
+    kinds = np.array([types[task] for task in tasks], dtype=object)
+    same_type, itself = kinds[:, None] == kinds, np.eye(len(tasks), dtype=bool)
+    blocks = {"within": same_type & ~itself, "across": ~same_type}
+    rows = {name: _interval_of(gains, [block], np.diag(gains)) for name, block in blocks.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])

@@ -28,6 +28,7 @@ from prompt_transferability.similarity import (
     overlap_matrix,
     overlap_profile,
     pair_means,
+    pooled_correlation,
     same_task_auc,
     similarity_matrix,
     task_means,
@@ -562,3 +563,22 @@ def test_ranks_of_a_resample_are_those_of_the_sample_written_out():
     for weights in often:
         expected = np.corrcoef(rankdata(np.repeat(values, weights)), rankdata(np.repeat(other, weights)))[0, 1]
         assert weighted_spearman(values, other, weights[None]) == pytest.approx(expected)
+
+
+def test_all_pairs_at_once_share_their_tasks():
+    random, names = np.random.default_rng(0), list("abcdefgh")
+    similarity, transfer = (pd.DataFrame(random.random((8, 8)), names, names) for _ in range(2))
+    transfer.iloc[2, 5] = np.nan
+    found = pooled_correlation(similarity, transfer, draws=199)
+
+    def rho(kept, order=range(8)):
+        pairs = [(s, t) for s in kept for t in kept if s != t and (s, t) != (2, 5)]
+        similar = [similarity.iloc[order[s], order[t]] for s, t in pairs]
+        return spearmanr(similar, [transfer.iloc[pair] for pair in pairs]).statistic
+
+    assert (found["n"], found["rho"]) == (8 * 7 - 1, pytest.approx(rho(range(8))))
+    expected = jackknife_interval(lambda c: np.array([rho(np.flatnonzero(row)) for row in c]), 8, correlation=True)
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+    assert found["p"] > 0.05 > pooled_correlation(transfer.fillna(0.5), transfer, draws=199)["p"]
+    with pytest.raises(ValueError, match="must name the same tasks"):
+        pooled_correlation(similarity, transfer.drop(index="a"))

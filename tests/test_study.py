@@ -38,6 +38,7 @@ from prompt_transferability.experiments import (
     Sources,
     answer,
     cell_label,
+    operations,
 )
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import WAYS, Projector, ProjectorError
@@ -1350,6 +1351,15 @@ def test_a_plan_counts_what_is_computed(two_tasks, tmp_path, short):
     for kind, (learned, read) in expected.items():
         row = table.loc[(kind, "micro-bert")]
         assert (row["learned"], row["read"]) == (learned, read) and row["hours"] > 0 and row["operations"] > 0
+
+
+@pytest.mark.parametrize(("kind", "times"), [("tune", 2), ("fine_tune", 3), ("transfer", 0)])
+def test_learning_costs_the_way_back_and_the_weights_gradient(kind, times):
+    study = replace(SHORT, fine_tuning_rates=(1e-4,))
+    cell = next(cell for cell in study.cells() if cell.kind == kind)
+    rows = {task: {"dev": 7, "test": 3} for task in study.tasks}
+    learned, read = KINDS[kind].texts(cell, rows)
+    assert operations(cell, rows, weights=10, positions=5) == 2 * 10 * 5 * (times * learned + read) > 0
 
 
 def test_the_command_plans_and_prints_a_script(two_tasks, tmp_path, capsys):

@@ -13,6 +13,8 @@ from prompt_transferability.zero_shot_transfer import (
     evaluate,
     recovered_by_kind,
     recovered_by_task,
+    recovered_by_type,
+    recovered_overall,
     recovered_transfer,
     transfer_matrix,
     type_means,
@@ -121,3 +123,20 @@ def test_tasks_may_come_as_a_mapping_and_seeds_as_numpys():
     assert alone.equals(named.loc[["a"]]) and transfer_matrix(
         backbone, prompts, datas, random_seeds=np.array([], int)
     ).equals(alone)
+
+
+def test_shares_over_all_targets_are_ratios_of_sums():
+    random = np.random.default_rng(0)
+    tasks, kinds = list("abcdefg"), dict(zip("abcdefg", "XXXXYYZ", strict=True))
+    matrix = pd.DataFrame(random.random((8, 7)), [*tasks, "random"], tasks)
+    gains = matrix.loc[tasks] - matrix.loc["random"]
+    expected = {}
+    for name in ("within", "across"):
+        pairs = [(s, t) for s in tasks for t in tasks if s != t and (kinds[s] == kinds[t]) == (name == "within")]
+        expected[name] = sum(gains.loc[pair] for pair in pairs) / sum(gains.loc[target, target] for _, target in pairs)
+    found = recovered_overall(matrix, kinds)
+    assert found["mean"].to_dict() == pytest.approx(expected)
+    assert np.isfinite(found.loc["across", ["low", "high"]].to_numpy(float)).all()
+    by_type = recovered_by_type(matrix[list("abcd")], kinds)[("within", "mean")]
+    of_one = recovered_overall(matrix.loc[[*"abcd", "random"], list("abcd")], kinds)
+    assert of_one.loc["within", "mean"] == pytest.approx(by_type["X"])
