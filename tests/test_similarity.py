@@ -25,6 +25,7 @@ from prompt_transferability.similarity import (
     independent_pairs,
     layer_groups,
     neuron_overlap,
+    overlap_by_chance,
     overlap_matrix,
     overlap_profile,
     pair_means,
@@ -562,3 +563,14 @@ def test_ranks_of_a_resample_are_those_of_the_sample_written_out():
     for weights in often:
         expected = np.corrcoef(rankdata(np.repeat(values, weights)), rankdata(np.repeat(other, weights)))[0, 1]
         assert weighted_spearman(values, other, weights[None]) == pytest.approx(expected)
+
+
+def test_chance_leaves_out_what_the_overlap_leaves_out():
+    shares = {"a 0": 0.1, "a 1": 0.4, "b 0": 0.9}
+    states = {name: (torch.arange(100) < 100 * share)[None] for name, share in shares.items()}
+    tasks = {name: name[0] for name in states}
+    every = overlap_by_chance(states, tasks)
+    assert every.index.tolist() == [1]
+    assert every[1] == pytest.approx((np.sqrt(0.1 * 0.9) + np.sqrt(0.4 * 0.9)) / 2)
+    apart = overlap_by_chance(states, tasks, starts={name: name[2] for name in states})
+    assert apart[1] == pytest.approx(np.sqrt(0.4 * 0.9))
