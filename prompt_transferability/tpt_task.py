@@ -481,21 +481,27 @@ def sooner_by_rule(
     for name, tolerance in near.items():
         times = compare_runs(tuned, baseline, tolerance)[:-1]["comparable_time"]
         found[f"best so far, {name}"] = int((times < 1).sum())
-    means = [_plain_means(curves) for curves in (tuned, baseline)]
-    goals = means[1].loc[means[0].index]
+    mean, other = _plain_means(tuned), _plain_means(baseline, of=_table_of(tuned))
     for name, goal in {
-        "plain mean, to its best": goals.max(axis=1),
-        "plain mean, to its last": goals.iloc[:, -1],
+        "plain mean, to its best": other.max(axis=1),
+        "plain mean, to its last": other.iloc[:, -1],
     }.items():
-        first, other = (first_step(found.columns, found.loc[goal.index].to_numpy(), goal.to_numpy()) for found in means)
-        found[name] = int((first < other).sum())
+        first = [
+            first_step(table.columns, table.loc[goal.index].to_numpy(), goal.to_numpy()) for table in (mean, other)
+        ]
+        found[name] = int((first[0] < first[1]).sum())
     found["median of single runs"] = int((single.median() < 1).sum())
     return pd.Series(found | {"every seed": int((single.max() < 1).sum())}, name="tasks").rename_axis("rule")
 
 
-def _plain_means(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> pd.DataFrame:  # [tasks, steps]
+def _plain_means(
+    runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,
+    of: pd.DataFrame | None = None,  # curves, whose tasks and seeds alone count
+) -> pd.DataFrame:  # [tasks, steps]
     "The mean accuracy of the seeds at each step, also where an earlier prompt was better."
-    return _table_of(runs).pivot_table(index="task", columns="step", values="accuracy", sort=False).sort_index(axis=1)
+    table = _table_of(runs)
+    table = table if of is None else table.merge(of[["task", "seed"]].drop_duplicates())
+    return table.pivot_table(index="task", columns="step", values="accuracy", sort=False).sort_index(axis=1)
 
 # %% ../nbs/library/tpt_task.ipynb #c0ffb106
 def sooner_or_later(

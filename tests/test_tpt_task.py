@@ -330,6 +330,10 @@ def test_rules_of_what_is_sooner_part_where_they_should():
     assert rules["every seed"] == 1 and rules["median of single runs"] == 1
     shuffled = sooner_by_rule(curves_of(tpt).sample(frac=1, random_state=0), pt.sample(frac=1, random_state=1))
     assert shuffled.equals(rules)
+    more = pd.concat([pt, curves_of({("a", 2): [1.0, 1.0, 1.0], ("d", 0): [0.0, 0.0, 1.0]})])
+    assert sooner_by_rule(curves_of(tpt), more).equals(
+        rules
+    )  # the baseline's runs of other tasks and seeds have no say
 
 
 def test_sooner_and_later_are_tested_without_ties():
