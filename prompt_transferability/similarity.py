@@ -32,9 +32,9 @@ from .tasks import UnknownNameError
 # %% auto #0
 __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
            'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
-           'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile', 'same_task_auc',
-           'task_means', 'type_baseline', 'label_baseline', 'type_pairs', 'by_source', 'transferability_correlation',
-           'correlation_gain', 'pooled_correlation', 'partial_correlations']
+           'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile',
+           'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline', 'label_baseline', 'type_pairs',
+           'by_source', 'transferability_correlation', 'correlation_gain', 'pooled_correlation', 'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -440,6 +440,20 @@ def overlap_profile(
         matrices = {label: independent_pairs(matrix, starts) for label, matrix in matrices.items()}
     means = {label: pair_means(matrix, tasks, types) for label, matrix in matrices.items()}
     return pd.concat(means, names=["layers"]).clip(lower=0)
+
+# %% ../nbs/library/similarity.ipynb #c0ffb302
+def overlap_by_chance(
+    states: Mapping[str, Tensor],  # bool [layers, ffn], from `activation_states`
+    tasks: Mapping[str, str],  # the task of each prompt
+    starts: Mapping[str, object] | None = None,  # what each prompt began from, to leave out pairs that share it
+) -> pd.Series:  # by layer, from 1
+    "The overlap that prompts of different tasks would have, on average, if their active neurons were drawn at random."
+    found = {}
+    for layer, share in np.sqrt(active_share(states)).items():
+        pairs = pd.DataFrame(np.outer(share, share), share.index, share.index)
+        values, one, other, _ = _task_pairs(pairs if starts is None else independent_pairs(pairs, starts), tasks)
+        found[layer] = values[one != other].mean()
+    return pd.Series(found, name="by chance").rename_axis("layer")
 
 # %% ../nbs/library/similarity.ipynb #d4a2a5b0
 def same_task_auc(

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.meta import delegates
+from scipy.stats import binomtest
 from torch import Tensor
 
 from .backbones import Backbone
@@ -29,7 +30,7 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
-           'times_by_chance', 'compare_starts', 'choice_regret', 'mean_regret']
+           'times_by_chance', 'sooner_by_rule', 'sooner_or_later', 'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -468,6 +469,49 @@ def times_by_chance(
     if not others:
         raise ValueError("chance takes two seeds of a task or more; there is one")
     return pd.concat(others, names=["shift"]).reorder_levels(["task", "seed", "shift"]).sort_index()
+
+# %% ../nbs/library/tpt_task.ipynb #c0ffb102
+def sooner_by_rule(
+    tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
+    baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,
+) -> pd.Series:  # by rule: the number of tasks
+    "On how many tasks runs are sooner than the baseline, by each of several rules; errors as in `paired_times`."
+    single = paired_times(tuned, baseline, tolerance=0)["comparable_time"].groupby(level="task")
+    near, found = {"exactly": 0, "within half a point": 0.005, "within one point": 0.01}, {}
+    for name, tolerance in near.items():
+        times = compare_runs(tuned, baseline, tolerance)[:-1]["comparable_time"]
+        found[f"best so far, {name}"] = int((times < 1).sum())
+    mean, other = _plain_means(tuned), _plain_means(baseline, of=_table_of(tuned))
+    for name, goal in {
+        "plain mean, to its best": other.max(axis=1),
+        "plain mean, to its last": other.iloc[:, -1],
+    }.items():
+        first = [
+            first_step(table.columns, table.loc[goal.index].to_numpy(), goal.to_numpy()) for table in (mean, other)
+        ]
+        found[name] = int((first[0] < first[1]).sum())
+    found["median of single runs"] = int((single.median() < 1).sum())
+    return pd.Series(found | {"every seed": int((single.max() < 1).sum())}, name="tasks").rename_axis("rule")
+
+
+def _plain_means(
+    runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,
+    of: pd.DataFrame | None = None,  # curves, whose tasks and seeds alone count
+) -> pd.DataFrame:  # [tasks, steps]
+    "The mean accuracy of the seeds at each step, also where an earlier prompt was better."
+    table = _table_of(runs)
+    table = table if of is None else table.merge(of[["task", "seed"]].drop_duplicates())
+    return table.pivot_table(index="task", columns="step", values="accuracy", sort=False).sort_index(axis=1)
+
+# %% ../nbs/library/tpt_task.ipynb #c0ffb106
+def sooner_or_later(
+    times: Sequence[float],  # comparable-result times, shares of the baseline's; inf: never
+) -> pd.Series:  # sooner, same, later (or never), p
+    "How many times are below, at and above 1, and the two-sided sign test of the first against the last; p may be NaN."
+    times = np.asarray(times, dtype=float)
+    sooner, same, later = (int(count) for count in ((times < 1).sum(), (times == 1).sum(), (times > 1).sum()))
+    p = binomtest(sooner, sooner + later).pvalue if sooner + later else np.nan
+    return pd.Series({"sooner": sooner, "same": same, "later": later, "p": p}, dtype=object)
 
 # %% ../nbs/library/tpt_task.ipynb #5tar7511
 def compare_starts(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,19 @@ import pandas as pd
 
 from .backbones import Backbone
 from .prompts import PromptError, SoftPrompt, random_prompt
-from .statistics import FEWEST_UNITS, jackknife_interval, wilson_interval
+from prompt_transferability.statistics import (
+    FEWEST_UNITS,
+    PermutationResult,
+    jackknife_interval,
+    permutation_test,
+    wilson_interval,
+)
 from .tasks import Task, TaskData
 
 # %% auto #0
 __all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
            'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type',
-           'recovered_overall']
+           'recovered_overall', 'decided_by_type', 'kept_share', 'type_gap_test']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 @dataclass(frozen=True, eq=False)
@@ -324,3 +330,66 @@ def recovered_overall(
     blocks = {"within": same_type & ~itself, "across": ~same_type}
     rows = {name: _interval_of(gains, [block], np.diag(gains)) for name, block in blocks.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb202
+def decided_by_type(
+    matrix: pd.DataFrame,  # accuracies, from `transfer_matrix`
+    types: Mapping[str, str],  # the type of each task
+) -> float:
+    """How often a source of the target's type does better than one of another type; a half where they are equal.
+
+    The mean over targets that have sources of both kinds, in [0, 1]; self pairs are no part of it.
+    """
+    shares = []
+    for target in matrix:
+        cells = matrix[target].reindex([source for source in matrix.index if source in types and source != target])
+        alike = np.array([types[source] == types[target] for source in cells.index])
+        inside, outside = cells.to_numpy()[alike][:, None], cells.to_numpy()[~alike]
+        shares.append(((inside > outside) + (inside == outside) / 2).mean() if alike.any() and len(outside) else np.nan)
+    return float(np.nanmean(shares))
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb203
+def _kept(matrix: pd.DataFrame, pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    "The share of tuning's gain that some pairs of tasks keep, [draws, tasks] -> [draws], how often each task counts."
+    gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
+    parts = np.where(pairs, gains, 0), np.where(pairs, np.diag(gains), 0)
+    return lambda counts: np.divide(*(np.einsum("di,ij,dj->d", counts, part, counts) for part in parts))
+
+
+def kept_share(
+    matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
+    pairs: np.ndarray,  # bool [tasks, tasks], in the order of the columns, sources in rows
+    than: pd.DataFrame | None = None,  # a matrix of the same tasks, whose share is taken away
+) -> tuple[float, float, float]:
+    "The share of tuning's gain that some pairs keep, and its 95 % interval over the tasks that take part in them."
+    part = pairs.any(0) | pairs.any(1)
+    names = [*matrix.columns[part]]
+    shares = [
+        _kept(cells.loc[[*names, "random"], names], pairs[np.ix_(part, part)])
+        for cells in (matrix, than)
+        if cells is not None
+    ]
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        return shares[0](counts) - (shares[1](counts) if than is not None else 0)
+
+    return float(statistic(np.ones((1, len(names))))[0]), *jackknife_interval(statistic, len(names))
+
+
+def type_gap_test(
+    matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
+    types: Mapping[str, str],  # the type of each task
+) -> PermutationResult:
+    "How much more of tuning's gain is kept within types than between them, and its p where types are dealt out anew."
+    kinds = np.array([types[task] for task in matrix], dtype=object)
+    gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
+    same, differ = kinds[:, None] == kinds, ~np.eye(len(kinds), dtype=bool)
+
+    def share(pairs: np.ndarray) -> np.ndarray:  # [draws, tasks, tasks] -> [draws]
+        return np.einsum("dij,ij->d", pairs, gains) / np.einsum("dij,j->d", pairs, np.diag(gains))
+
+    def gaps(orders: np.ndarray) -> np.ndarray:
+        alike = same[orders[:, :, None], orders[:, None]]
+        return share((alike & differ).astype(float)) - share((~alike).astype(float))
+
+    return permutation_test(gaps, len(kinds))

@@ -25,6 +25,7 @@ from prompt_transferability.similarity import (
     independent_pairs,
     layer_groups,
     neuron_overlap,
+    overlap_by_chance,
     overlap_matrix,
     overlap_profile,
     pair_means,
@@ -582,3 +583,14 @@ def test_all_pairs_at_once_share_their_tasks():
     assert found["p"] > 0.05 > pooled_correlation(transfer.fillna(0.5), transfer, draws=199)["p"]
     with pytest.raises(ValueError, match="must name the same tasks"):
         pooled_correlation(similarity, transfer.drop(index="a"))
+
+
+def test_chance_leaves_out_what_the_overlap_leaves_out():
+    shares = {"a 0": 0.1, "a 1": 0.4, "b 0": 0.9}
+    states = {name: (torch.arange(100) < 100 * share)[None] for name, share in shares.items()}
+    tasks = {name: name[0] for name in states}
+    every = overlap_by_chance(states, tasks)
+    assert every.index.tolist() == [1]
+    assert every[1] == pytest.approx((np.sqrt(0.1 * 0.9) + np.sqrt(0.4 * 0.9)) / 2)
+    apart = overlap_by_chance(states, tasks, starts={name: name[2] for name in states})
+    assert apart[1] == pytest.approx(np.sqrt(0.4 * 0.9))

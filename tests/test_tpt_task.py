@@ -17,6 +17,8 @@ from prompt_transferability.tpt_task import (
     mixed_prompt,
     paired_times,
     score_sources,
+    sooner_by_rule,
+    sooner_or_later,
     task_vector,
     train_probe,
     tune_from_tasks,
@@ -300,3 +302,40 @@ def test_runs_of_two_models_are_not_compared(backbone, data):
     whole = fine_tune(backbone, data, **SHORT | dict(steps=1))
     with pytest.raises(ValueError, match="got a FineTuningRun"):
         compare_runs(whole, runs[0])
+
+
+# ---- rules of what is sooner
+
+
+def curves_of(by_run):
+    "Accuracies at steps 0, 10, 20 … of runs by task and seed."
+    return pd.concat(
+        pd.DataFrame({"task": task, "seed": seed, "step": 10 * np.arange(len(values)), "accuracy": values})
+        for (task, seed), values in by_run.items()
+    )
+
+
+def test_rules_of_what_is_sooner_part_where_they_should():
+    pt = curves_of({(task, seed): [0.5, 0.6, 0.8] for task in ("a", "b", "c") for seed in (0, 1)})
+    tpt = {("a", seed): [0.5, 0.8, 0.8] for seed in (0, 1)}  # both seeds are sooner: by every rule
+    tpt |= {
+        ("b", 0): [0.9, 0.4, 0.4],
+        ("b", 1): [0.5, 0.7, 0.7],
+    }  # the best so far is, one step earlier than the plain mean
+    tpt |= {("c", seed): [0.5, 0.793, 0.7] for seed in (0, 1)}  # within a point, and not within half a point
+    rules = sooner_by_rule(curves_of(tpt), pt)
+    assert rules["best so far, exactly"] == rules["best so far, within half a point"] == 2
+    assert rules["best so far, within one point"] == 3
+    assert rules["plain mean, to its best"] == rules["plain mean, to its last"] == 1
+    assert rules["every seed"] == 1 and rules["median of single runs"] == 1
+    shuffled = sooner_by_rule(curves_of(tpt).sample(frac=1, random_state=0), pt.sample(frac=1, random_state=1))
+    assert shuffled.equals(rules)
+    more = pd.concat([pt, curves_of({("a", 2): [1.0, 1.0, 1.0], ("d", 0): [0.0, 0.0, 1.0]})])
+    assert sooner_by_rule(curves_of(tpt), more).equals(
+        rules
+    )  # the baseline's runs of other tasks and seeds have no say
+
+
+def test_sooner_and_later_are_tested_without_ties():
+    assert sooner_or_later([0.2] * 6 + [1.0] * 3).p == pytest.approx(2 / 2**6)
+    assert sooner_or_later([0.2, np.inf]).tolist() == [1, 0, 1, 1.0]

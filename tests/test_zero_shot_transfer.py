@@ -10,13 +10,16 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompts import random_prompt
 from prompt_transferability.tasks import load_task
 from prompt_transferability.zero_shot_transfer import (
+    decided_by_type,
     evaluate,
+    kept_share,
     recovered_by_kind,
     recovered_by_task,
     recovered_by_type,
     recovered_overall,
     recovered_transfer,
     transfer_matrix,
+    type_gap_test,
     type_means,
 )
 
@@ -140,3 +143,49 @@ def test_shares_over_all_targets_are_ratios_of_sums():
     by_type = recovered_by_type(matrix[list("abcd")], kinds)[("within", "mean")]
     of_one = recovered_overall(matrix.loc[[*"abcd", "random"], list("abcd")], kinds)
     assert of_one.loc["within", "mean"] == pytest.approx(by_type["X"])
+
+
+# ---- what the types decide
+
+
+def matrix_of(kinds, noise=0.02):
+    "Accuracies of tasks that transfer within their types, with a random prompt that is at chance."
+    names, chance = [f"task {i}" for i in range(len(kinds))], np.random.default_rng(0)
+    alike = np.array([[one == other for other in kinds] for one in kinds])
+    cells = 0.5 + 0.3 * alike + 0.1 * np.eye(len(kinds)) + noise * chance.random(alike.shape)
+    table = pd.DataFrame(cells, names, names)
+    table.loc["random"] = 0.5
+    return table, dict(zip(names, kinds, strict=True))
+
+
+def test_types_that_decide_everything_decide_every_comparison():
+    matrix, types = matrix_of("AAAABBBB")
+    assert decided_by_type(matrix, types) == 1
+    flat = matrix * 0 + 0.5
+    assert decided_by_type(flat, types) == 0.5
+    own = matrix.copy()
+    own.iloc[range(8), range(8)] = 0  # self pairs have no say
+    assert decided_by_type(own, types) == 1
+
+
+def test_types_that_decide_nothing_are_not_found():
+    matrix, types = matrix_of("AAAABBBB")
+    found = type_gap_test(matrix, types)
+    assert 0.6 < found.value < 0.9 and found.p < 0.05
+    others = dict(zip(types, "ABABABAB", strict=True))
+    assert type_gap_test(matrix, others).p > 0.05
+    alike = np.array([[types[one] == types[other] for other in types] for one in types])
+    shares = kept_share(matrix, alike & ~np.eye(8, dtype=bool))[0], kept_share(matrix, ~alike)[0]
+    assert found.value == pytest.approx(shares[0] - shares[1])
+
+
+def test_a_share_that_is_kept_has_the_tasks_of_its_pairs():
+    matrix, types = matrix_of("AAAAAABB")
+    pairs = np.zeros((8, 8), dtype=bool)
+    pairs[:6, :6] = ~np.eye(6, dtype=bool)
+    share, low, high = kept_share(matrix, pairs)
+    assert low < share < high
+    names = [*matrix.columns[:6]]
+    alone = kept_share(matrix.loc[[*names, "random"], names], pairs[:6, :6])
+    assert alone == pytest.approx((share, low, high))
+    assert kept_share(matrix, pairs, than=matrix)[0] == 0
