@@ -1907,6 +1907,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.score_sources': ( 'nbs/library/tpt_task.html#score_sources',
                                                                                                     'prompt_transferability/tpt_task.py'),
+                                                 'prompt_transferability.tpt_task.sooner_beyond_chance': ( 'nbs/library/tpt_task.html#sooner_beyond_chance',
+                                                                                                           'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.source_similarities': ( 'nbs/library/tpt_task.html#source_similarities',
                                                                                                           'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.task_vector': ( 'nbs/library/tpt_task.html#task_vector',
