@@ -1981,6 +1981,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.score_sources': ( 'nbs/library/tpt_task.html#score_sources',
                                                                                                     'prompt_transferability/tpt_task.py'),
+                                                 'prompt_transferability.tpt_task.sooner_beyond_chance': ( 'nbs/library/tpt_task.html#sooner_beyond_chance',
+                                                                                                           'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.sooner_by_rule': ( 'nbs/library/tpt_task.html#sooner_by_rule',
                                                                                                      'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.sooner_or_later': ( 'nbs/library/tpt_task.html#sooner_or_later',

@@ -30,7 +30,8 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
-           'times_by_chance', 'sooner_by_rule', 'sooner_or_later', 'compare_starts', 'choice_regret', 'mean_regret']
+           'times_by_chance', 'sooner_beyond_chance', 'sooner_by_rule', 'sooner_or_later', 'compare_starts',
+           'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -469,6 +470,20 @@ def times_by_chance(
     if not others:
         raise ValueError("chance takes two seeds of a task or more; there is one")
     return pd.concat(others, names=["shift"]).reorder_levels(["task", "seed", "shift"]).sort_index()
+
+# %% ../nbs/library/tpt_task.ipynb #5ba1ce01
+def sooner_beyond_chance(
+    tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
+    baseline: Sequence[TuningRun] | pd.DataFrame,  # as in `times_by_chance`
+    tolerance: float = 0.005,  # as in `paired_times`
+) -> pd.Series:  # by task, in [-1, 1]
+    """What share of runs is sooner than the baseline, less that of other random starts (beside Table 6).
+
+    NaN for a task of which the baseline has one seed; errors as in `paired_times` and `times_by_chance`.
+    """
+    runs, chance = paired_times(tuned, baseline, tolerance), times_by_chance(baseline, tolerance)
+    shares = [(times["comparable_time"] < 1).groupby(level="task", sort=False).mean() for times in (runs, chance)]
+    return (shares[0] - shares[1].reindex(shares[0].index)).rename("sooner beyond chance")
 
 # %% ../nbs/library/tpt_task.ipynb #c0ffb102
 def sooner_by_rule(

@@ -19,6 +19,7 @@ from prompt_transferability.tpt_task import (
     score_sources,
     sooner_by_rule,
     sooner_or_later,
+    sooner_beyond_chance,
     task_vector,
     train_probe,
     tune_from_tasks,
@@ -233,6 +234,15 @@ def test_the_other_runs_do_not_change_a_run():
         expected = paired_times(alone, curves(a_0=LATE, a_1=RISING)).loc[("a", seed)]
         pd.testing.assert_series_equal(together.loc[("a", seed)], expected)
     assert together["comparable_time"].tolist() == [1, 1] and together["baseline_step"].tolist() == [150, 150]
+
+
+def test_sooner_beyond_chance_is_beside_other_starts_of_the_same_task():
+    "Half of the pairs of starts of task a are sooner; task b has one start, so nothing to compare with."
+    at_once, quick = [0.9] * 4, [0.5, 0.9, 0.9, 0.9]
+    baseline = curves(a_0=LATE, a_1=quick, b_0=LATE)
+    found = sooner_beyond_chance(curves(a_0=at_once, a_1=at_once, b_0=at_once), baseline)
+    assert found["a"] == 0.5 and np.isnan(found["b"])
+    assert sooner_beyond_chance(curves(a_0=LATE), baseline)["a"] == -0.5
 
 
 @pytest.mark.parametrize("compare", [compare_runs, paired_times])
