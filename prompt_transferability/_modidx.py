@@ -1499,6 +1499,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.table': ( 'nbs/library/results.html#results.table',
                                                                                                   'prompt_transferability/results.py'),
+                                                'prompt_transferability.results.Results.task_similarity': ( 'nbs/library/results.html#results.task_similarity',
+                                                                                                            'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.tpt_asked': ( 'nbs/library/results.html#results.tpt_asked',
                                                                                                       'prompt_transferability/results.py'),
                                                 'prompt_transferability.results.Results.tpt_cells': ( 'nbs/library/results.html#results.tpt_cells',

@@ -34,7 +34,7 @@ from .files import written_whole
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .projectors import named_way
 from .prompts import SoftPrompt
-from .similarity import METRICS
+from .similarity import METRICS, independent_pairs, task_means
 from .study import Study, StudyError, noted_fingerprints
 from .tasks import ALL_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
@@ -195,6 +195,22 @@ def named_prompts(
     return {
         f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
     }
+
+# %% ../nbs/library/results.ipynb #7a5c51a2
+@patch
+def task_similarity(
+    self: Results,
+    similarity: pd.DataFrame,  # of the prompts of `named_prompts`, from `similarity_matrix` or `overlap_matrix`
+) -> pd.DataFrame:  # [tasks, tasks]; NaN on the diagonal where there is one seed
+    """The mean similarity of the prompts of two tasks: of different seeds, where the study has several (Table 3).
+
+    Raises `ValueError` for prompts that the study does not name.
+    """
+    runs = {f"{task} {seed}": (task, seed) for seed in self.study.seeds for task in self.study.tasks}
+    if len(self.study.seeds) > 1:
+        similarity = independent_pairs(similarity, {name: seed for name, (_, seed) in runs.items()})
+    tasks = [*self.study.tasks]
+    return task_means(similarity, {name: task for name, (task, _) in runs.items()}).reindex(index=tasks, columns=tasks)
 
 # %% ../nbs/library/results.ipynb #22514d99
 @patch

@@ -158,6 +158,25 @@ def test_the_matrix_holds_means_over_seeds(results):
             assert matrix.loc[source, target] == pytest.approx(expected)
 
 
+def similar(study):
+    "Prompts of one seed are alike by 9; others by the numbers of their tasks, and a tenth for one task."
+    runs = [(task, seed) for seed in study.seeds for task in range(3)]
+    cells = [[9 if a[1] == b[1] else a[0] + b[0] + 0.1 * (a[0] == b[0]) for b in runs] for a in runs]
+    names = [f"{study.tasks[task]} {seed}" for task, seed in runs]
+    return pd.DataFrame(cells, names, names)
+
+
+def test_prompts_of_two_tasks_are_compared_where_they_began_differently(results, tmp_path):
+    found = results.task_similarity(similar(STUDY))
+    assert list(found) == list(found.index) == list(STUDY.tasks)
+    np.testing.assert_allclose(found, [[0.1, 1, 2], [1, 2.1, 3], [2, 3, 4.1]])
+    one_seed = replace(STUDY, seeds=(1,))
+    alone = write(one_seed, tmp_path / "one").task_similarity(similar(one_seed))
+    np.testing.assert_allclose(alone, np.where(np.eye(3), np.nan, 9))
+    with pytest.raises(ValueError, match="'qqp 0'"):
+        results.task_similarity(similar(STUDY).rename(index={"sst2 0": "qqp 0"}, columns={"sst2 0": "qqp 0"}))
+
+
 def test_the_summary_counted_by_hand(results):
     table = results.summary()
     assert list(table.index) == ["sst2", "imdb", "mnli"]
