@@ -32,8 +32,8 @@ def most_activated(
     "The neurons with the largest values. Raises `ValueError` for layers that are not there, or no neuron to take."
     rows, chosen = layer_rows(layers, len(values)), torch.zeros_like(values, dtype=torch.bool)
     ranked = values[rows].flatten().argsort(descending=True, stable=True)
-    count = round(ratio * len(ranked))
-    if not 1 <= count <= len(ranked):
+    count = round(ratio * len(ranked)) if 0 < ratio <= 1 else 0
+    if not count:
         raise ValueError(
             f"ratio is {ratio:g}; give the share of the {len(ranked)} neurons to take, above 0 and at most 1, 0.2 say"
         )
