@@ -95,7 +95,7 @@ def mask_neurons(
     seed: int = 0,  # of these draws
     split: str = "dev",  # "train", "dev" or "test"
 ) -> pd.DataFrame:  # a row a mask: by, prompt, draw, neurons, of_own, accuracy, low, high, n, f1
-    """The accuracy of a prompt without its most activated neurons, and without others, the authors' `mask_activated_neuron`.
+    """The accuracy of a prompt without its most activated neurons, and without others as controls.
 
     The first row, by "nothing", is the whole model. Raises `UnknownNameError` for another choice or split,
     `ValueError` for layers that are not there, no neuron to silence or no draw, and what `evaluate` raises.
