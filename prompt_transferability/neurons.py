@@ -32,8 +32,8 @@ def most_activated(
     "The neurons with the largest values. Raises `ValueError` for layers that are not there, or no neuron to take."
     rows, chosen = layer_rows(layers, len(values)), torch.zeros_like(values, dtype=torch.bool)
     ranked = values[rows].flatten().argsort(descending=True, stable=True)
-    count = round(ratio * len(ranked))
-    if not 1 <= count <= len(ranked):
+    count = round(ratio * len(ranked)) if 0 < ratio <= 1 else 0
+    if not count:
         raise ValueError(
             f"ratio is {ratio:g}; give the share of the {len(ranked)} neurons to take, above 0 and at most 1, 0.2 say"
         )
@@ -95,7 +95,7 @@ def mask_neurons(
     seed: int = 0,  # of these draws
     split: str = "dev",  # "train", "dev" or "test"
 ) -> pd.DataFrame:  # a row a mask: by, prompt, draw, neurons, of_own, accuracy, low, high, n, f1
-    """The accuracy of a prompt without its most activated neurons, and without others (the authors' Section 6.1).
+    """The accuracy of a prompt without its most activated neurons, and without others as controls.
 
     The first row, by "nothing", is the whole model. Raises `UnknownNameError` for another choice or split,
     `ValueError` for layers that are not there, no neuron to silence or no draw, and what `evaluate` raises.

@@ -2,7 +2,7 @@
 """What prompts lose when neurons are silenced: their own most activated ones, other prompts', and as many at random.
 
     python tools/masking.py results/micro --out results/masking/micro.csv
-    python tools/masking.py results/small --models ../shared/models --data ../shared/data --max-eval 200 \\
+    python tools/masking.py results/small --models ../shared/models --data ../shared/data --max-eval 100 \\
         --out results/masking/small.csv
 
 Reads the prompts of a study, masks neurons of its model, and evaluates each prompt on its own task. A row of the table
