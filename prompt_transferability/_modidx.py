@@ -1279,6 +1279,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                    'prompt_transferability/prompt_hub.py'),
                                                    'prompt_transferability.prompt_hub.PromptHub.mask_activated_neuron': ( 'nbs/library/prompt_hub.html#prompthub.mask_activated_neuron',
                                                                                                                           'prompt_transferability/prompt_hub.py'),
+                                                   'prompt_transferability.prompt_hub.PromptHub.names': ( 'nbs/library/prompt_hub.html#prompthub.names',
+                                                                                                          'prompt_transferability/prompt_hub.py'),
                                                    'prompt_transferability.prompt_hub.PromptHub.neuron_similarity': ( 'nbs/library/prompt_hub.html#prompthub.neuron_similarity',
                                                                                                                       'prompt_transferability/prompt_hub.py'),
                                                    'prompt_transferability.prompt_hub.PromptHub.plot_neuron': ( 'nbs/library/prompt_hub.html#prompthub.plot_neuron',

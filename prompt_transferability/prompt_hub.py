@@ -443,7 +443,7 @@ def _end(self: Watch, loop: Loop) -> None:
     self.report({"train_runtime": loop.seconds, "train_samples_per_second": speed})
     self.tell("on_train_end")
 
-# %% ../nbs/library/prompt_hub.ipynb #de20bcfd
+# %% ../nbs/library/prompt_hub.ipynb #81be4ebf
 class PromptHub:
     "Prompt training, evaluation, transfer to other tasks and models, activated neurons, as in the README."
 
@@ -453,6 +453,12 @@ class PromptHub:
         self.args = args
         self._backbones: dict[tuple[str, str], Backbone] = {}
         self._datas: dict[str, TaskData] = {}
+
+    def names(self, model: str | None = None, dataset: str | None = None) -> tuple[str, str]:
+        "A model and a task, by default those of the arguments. Raises `HubError` where no task is named."
+        if not (dataset or self.args.dataset):
+            raise HubError("there is no task; name one, in the arguments with dataset=")
+        return model or self.args.backbone, dataset or self.args.dataset
 
     def backbone(self, model: str | None = None, layout: str = "paper") -> Backbone:
         "A model, by default that of the arguments; errors as in `Backbone.from_pretrained`."
@@ -466,21 +472,17 @@ class PromptHub:
 
     def data(self, dataset: str | None = None) -> TaskData:
         "A task and its rows, by default that of the arguments; errors as in `load_task`."
-        dataset = dataset or self.args.dataset
-        if dataset is None:
-            raise HubError("there is no task; name one, in the arguments with dataset=")
+        _, dataset = self.names(dataset=dataset)
         if dataset not in self._datas:
             self._datas[dataset] = load_task(dataset)
         return self._datas[dataset]
 
     def folder(self, model: str | None = None, dataset: str | None = None) -> Path:
         "Where the prompt of a model for a task is kept, by default those of the arguments."
-        names = (model or self.args.backbone, dataset or self.args.dataset)
-        return Path(self.args.output_dir).joinpath(
-            *(re.sub(r"[^\w.-]+", "--", str(name)).strip("-.") for name in names)
-        )
+        parts = (re.sub(r"[^\w.-]+", "--", str(name)).strip("-.") for name in self.names(model, dataset))
+        return Path(self.args.output_dir).joinpath(*parts)
 
-# %% ../nbs/library/prompt_hub.ipynb #a49d00ae
+# %% ../nbs/library/prompt_hub.ipynb #226f0024
 @patch
 def train_prompt(
     self: PromptHub,
@@ -496,7 +498,7 @@ def train_prompt(
     Raises `HubError` for a checkpoint that is not there and a logger that is not installed, and what `tune_prompt`
     raises.
     """
-    backbone, data, folder = self.backbone(model), self.data(dataset), self.folder(model, dataset)
+    data, backbone, folder = self.data(dataset), self.backbone(model), self.folder(model, dataset)
     examples = len(data.split("train"))
     settings, resume = (
         self.args.settings(examples),
@@ -538,7 +540,7 @@ def _resumed(folder: Path, resume: str | Path | bool | None) -> Path | None:
         )
     return found[0]
 
-# %% ../nbs/library/prompt_hub.ipynb #23a05162
+# %% ../nbs/library/prompt_hub.ipynb #4532a050
 @patch
 def prompt(
     self: PromptHub,
@@ -548,7 +550,7 @@ def prompt(
     "The prompt that was trained. Raises `HubError` where there is none, and what `SoftPrompt.load` raises."
     path = self.folder(model, dataset) / PROMPT
     if not path.is_file():
-        names = f"{model or self.args.backbone!r}, {dataset or self.args.dataset!r}"
+        names = ", ".join(map(repr, self.names(model, dataset)))
         raise HubError(f"there is no trained prompt {str(path)!r}; call train_prompt({names}) first")
     return SoftPrompt.load(path)
 
