@@ -33,7 +33,7 @@ setup(
         "console_scripts": lines("console_scripts"),
         "nbdev": [f"{settings['lib_name']} = {settings['lib_name']}._modidx:d"],
     },
-    packages=[settings["lib_name"]],
+    packages=[settings["lib_name"], "prompt_hub"],  # the second: the README's import paths
     package_data={settings["lib_name"]: ["micro_models/*/*", "authors_release.sha256"]},
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -30,7 +30,7 @@ from .zero_shot_transfer import MIN_GAIN, recovered_transfer
 
 # %% auto #0
 __all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_similarity', 'plot_curves', 'plot_methods', 'plot_summary',
-           'plot_layers', 'plot_correlation']
+           'plot_layers', 'plot_neurons', 'plot_correlation']
 
 # %% ../nbs/library/plots.ipynb #fc4ab3c9
 TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C45300"}
@@ -42,6 +42,7 @@ _TYPE_NAMES = {
     "EJ": "ethical judgement",
     "PI": "paraphrase identification",
 }
+_TYPE_MARKS = dict(zip(TASK_TYPES, "os^D", strict=True))
 _INK, _MUTED, _FAINT = "#1d2730", "#5b6873", "#d5dce2"  # text, secondary lines, grid
 
 
@@ -632,10 +633,132 @@ def plot_layers(
         figure.legend(loc="outside upper left", ncols=3)
         return _settled(figure, "Overlap of activated neurons by layer, for prompts of one task, type, or neither")
 
+# %% ../nbs/library/plots.ipynb #7c2f0002
+def _stacked(states: Mapping[str, np.ndarray], types: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
+    "The names by type, and their states as bool [prompts, layers, ffn]."
+    _check_types(states, types)
+    names = _by_type(states, types)
+    found = {name: np.asarray(states[name]) for name in names}
+    odd = {(values.shape, str(values.dtype)) for values in found.values()}
+    if len(odd) != 1 or found[names[0]].ndim != 2 or found[names[0]].dtype != bool:
+        raise ValueError(
+            "the states of neurons are true or false, [layers, ffn], for one prompt or more of one model; got "
+            + (", ".join(f"{dtype} {list(shape)}" for shape, dtype in sorted(odd)) or "none")
+        )
+    return names, np.stack([*found.values()])
+
+
+def _binned(cells: np.ndarray, bins: int) -> np.ndarray:  # [.., ffn] -> [.., bins or fewer]
+    "Means of neighbours, in columns as equal as can be."
+    parts = np.array_split(np.arange(cells.shape[-1]), min(bins, cells.shape[-1]))
+    return np.stack([cells[..., part].mean(-1) for part in parts], axis=-1)
+
+
+def _draw_layers(axes: Axes, cells: np.ndarray, left: float, right: float, norm: Normalize) -> None:
+    "Cells [layers, columns], the first layer at the bottom, as an image whose columns span this range."
+    extent = (left, right, 0.5, len(cells) + 0.5)
+    axes.imshow(cells, _SHADES, norm, origin="lower", extent=extent, aspect="auto", interpolation="none")
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _name_shades(figure: Figure, panels: Sequence[Axes], norm: Normalize, label: str) -> None:
+    ticks = PercentFormatter(1, decimals=0)
+    bar = figure.colorbar(ScalarMappable(norm, _SHADES), ax=panels, format=ticks, aspect=30, pad=0.02)
+    bar.set_label(label, fontsize=8)
+    bar.outline.set_visible(False)
+
+# %% ../nbs/library/plots.ipynb #7c2f0004
+def _states_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
+    order = np.argsort(-states.sum(0), axis=-1, kind="stable")
+    columns = _binned(np.take_along_axis(states, order[None], axis=-1), bins)
+    figure, panels = _panels(len(names))
+    norm = Normalize(0, 1)
+    for name, cells, axes in zip(names, columns, panels, strict=True):
+        _draw_layers(axes, cells, 0, 1, norm)
+        _name_panel(axes, name, types[name])
+    panels[0].xaxis.set(major_locator=MaxNLocator(2), major_formatter=PercentFormatter(1, decimals=0))
+    figure.supxlabel("neurons of a layer, from those that all prompts activate to those that none does", fontsize=9)
+    figure.supylabel("layer", fontsize=9)
+    _name_shades(figure, panels, norm, f"activated, of the neurons of a column (1 of {columns.shape[-1]})")
+    return figure
+
+
+def _shared_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
+    counts = states.sum(0)
+    shares = np.stack([(counts == number).mean(-1) for number in range(len(names) + 1)], axis=-1)
+    figure = Figure(figsize=(6, max(2.2, 1.2 + 0.12 * len(shares))), layout="constrained")
+    axes, norm = figure.add_subplot(), Normalize(0, shares.max())
+    _draw_layers(axes, shares, -0.5, len(names) + 0.5, norm)
+    axes.xaxis.set_major_locator(MaxNLocator(14, integer=True))
+    axes.set(xlabel=f"how many of the {len(names)} prompts activate a neuron", ylabel="layer")
+    _name_shades(figure, [axes], norm, "share of the layer's neurons")
+    return figure
+
+# %% ../nbs/library/plots.ipynb #7c2f0005
+_PARTS = 0.5  # what the shares of two kinds of prompts that activate a neuron differ by where it parts them
+
+
+def _parting(states: np.ndarray, member: np.ndarray) -> np.ndarray:  # [prompts, layers, ffn], [prompts] -> [layers]
+    "The share of each layer's neurons that part some prompts from the others."
+    apart = states[member].mean(0) - states[~member].mean(0)
+    return (np.abs(apart) >= _PARTS).mean(-1)
+
+
+def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
+    kinds = np.array([types[name] for name in names])
+    if len(set(kinds)) < 2:
+        raise ValueError(f"all prompts are of type {kinds[0]}; neurons part two types or more.")
+    random, layers = np.random.default_rng(0), np.arange(1, states.shape[1] + 1)
+    dealt = [random.permutation(kinds) for _ in range(100)]
+    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for kind in dict.fromkeys(kinds):
+        look = {"color": TYPE_COLORS[kind], "marker": _TYPE_MARKS[kind], "markersize": 4}
+        axes.plot(layers, _parting(states, kinds == kind), label=_TYPE_NAMES[kind], linewidth=1.8, **look)
+        chance = np.mean([_parting(states, drawn == kind) for drawn in dealt], axis=0)
+        axes.plot(layers, chance, linestyle="--", linewidth=1, **look | {"markersize": 2.5})
+    axes.plot([], [], color=_MUTED, linestyle="--", linewidth=1, label="by chance")
+    axes.set(
+        xlabel="layer, from the bottom",
+        ylabel="neurons that part the type",
+        xlim=(0.5, len(layers) + 0.5),
+        ylim=(0, None),
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+# %% ../nbs/library/plots.ipynb #7c2f0006
+_NEURONS = {
+    "states": (_states_figure, "Which neurons each prompt activates, by layer, one panel a prompt"),
+    "shared": (_shared_figure, "How many of the prompts activate a neuron, by layer"),
+    "types": (_types_figure, "How many neurons part a task type from the others, by layer, beside chance"),
+}
+
+
+def plot_neurons(
+    states: Mapping[str, np.ndarray],  # bool [layers, ffn] of each prompt, from `activation_states`
+    types: Mapping[str, str],  # type of every prompt, one of `TASK_TYPES`
+    shows: str = "states",  # "states", "shared" or "types": see above
+    bins: int = 64,  # of "states": columns of a panel, each the mean of as many neurons of a layer as fit
+) -> Figure:
+    """Which neurons prompts activate, which of them they share, and where task types part.
+
+    Raises `UnknownNameError` for another picture, and `ValueError` for a prompt without a type, no states, states of
+    different models, fewer than one column, or, of "types", prompts of one type alone.
+    """
+    if shows not in _NEURONS:
+        raise UnknownNameError("picture of neurons", shows, _NEURONS)
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; give the number of columns, 1 or more.")
+    names, stacked = _stacked(states, types)
+    draw, label = _NEURONS[shows]
+    with _styled():
+        return _settled(draw(names, stacked, types, bins), label)
+
 # %% ../nbs/library/plots.ipynb #cd37163b
-_TYPE_MARKS = dict(zip(TASK_TYPES, "os^D", strict=True))
-
-
 def plot_correlation(
     similarity: pd.DataFrame,  # fractions in [-1, 1], rows and columns: tasks
     transfer: pd.DataFrame,  # accuracies in [0, 1], rows: sources, columns: targets; rows of no task stay out

@@ -32,7 +32,7 @@ from prompt_transferability.files import (
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import TASK_ENTRIES, SoftPrompt
 from .tasks import TaskData, UnknownNameError
-from .training import Batches, Objective, Training, read_settings, train, whole_number
+from .training import Batches, Loop, Objective, Training, read_settings, train, whole_number
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
@@ -208,10 +208,11 @@ def _fitted(
     identity: dict[str, Any],  # what distinguishes this run from others, beside its origin and settings
     checkpoint: str | Path | None,
     progress: bool,
+    watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
 ) -> Projector:
     "Train a projector, and leave it with the best weights."
     settings = training.asked() | {"seed": seed}
-    loop = train(objective, training, projector.settings() | origin | identity | settings, checkpoint, progress)
+    loop = train(objective, training, projector.settings() | origin | identity | settings, checkpoint, progress, watch)
     loop.restore_best()
     curve = loop.curve(0)[["step", "loss", "score"]]
     best = curve.loc[curve.score.idxmax()]
@@ -418,6 +419,7 @@ class _TaskTuning:
     ):
         self.projector, self.backbone, self.streams, self.prompts = projector, backbone, streams, prompts
         self.weights = [dict(projector.named_parameters())]
+        self.predictions: dict[int, np.ndarray] = {}  # int64 [dev], of each task with its last prompt
         self.turns = min(stream.batches.per_epoch for stream in streams)
 
     def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
@@ -430,12 +432,13 @@ class _TaskTuning:
         return F.cross_entropy(scores, labels.to(scores.device))[None], len(text)
 
     def score(self, job: int) -> float:
-        def accuracy(stream: TextStream, prompt: Tensor) -> float:
-            predicted = self.backbone.predict(self.projector(prompt), stream.dev, stream.job.data.task)
-            return float((predicted == stream.dev_labels).mean())
+        def accuracy(task: int, prompt: Tensor) -> float:
+            stream = self.streams[task]
+            self.predictions[task] = self.backbone.predict(self.projector(prompt), stream.dev, stream.job.data.task)
+            return float((self.predictions[task] == stream.dev_labels).mean())
 
-        pairs = zip(self.streams, self.prompts, strict=True)
-        return float(np.mean([np.mean([accuracy(stream, prompt) for prompt in prompts]) for stream, prompts in pairs]))
+        of_tasks = [np.mean([accuracy(task, prompt) for prompt in some]) for task, some in enumerate(self.prompts)]
+        return float(np.mean(of_tasks))
 
 # %% ../nbs/library/projectors.ipynb #c2c12d49
 @delegates(Training)
@@ -450,6 +453,7 @@ def fit_task_tuning(
     seed: int = 0,  # of the initial weights and the order of the texts
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
     **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
     """Learn what makes the frozen target model do the tasks (task tuning, §5.1).
@@ -509,6 +513,7 @@ def fit_task_tuning(
         identity,
         checkpoint,
         progress,
+        watch,
     )
 
 # %% ../nbs/library/projectors.ipynb #4eecf7ca

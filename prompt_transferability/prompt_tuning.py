@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from prompt_transferability.training import (
 )
 
 # %% auto #0
-__all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjective', 'run_identity', 'fingerprint', 'tune_prompts',
-           'tune_prompt', 'first_step', 'convergence_step', 'comparable_step']
+__all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjective', 'run_identity', 'fingerprint', 'tuning_run',
+           'tune_prompts', 'tune_prompt', 'first_step', 'convergence_step', 'comparable_step']
 
 # %% ../nbs/library/prompt_tuning.ipynb #cbb57b07
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class TaskObjective:
     ):
         self.backbone, self.streams, self.weights = backbone, streams, weights
         self.names = [f"task {stream.job.data.task.name!r}" for stream in streams]
+        self.predictions: dict[int, np.ndarray] = {}  # int64 [dev], of each job in its last evaluation
 
     def prompts(self, jobs: Sequence[int]) -> Tensor:  # [jobs, l, embedding_size]
         "What stands in front of the texts."
@@ -129,7 +130,8 @@ class TaskObjective:
     def score(self, job: int) -> float:
         "Accuracy on dev."
         stream, (prompt,) = self.streams[job], self.prompts([job])
-        return float((self.backbone.predict(prompt, stream.dev, stream.job.data.task) == stream.dev_labels).mean())
+        self.predictions[job] = self.backbone.predict(prompt, stream.dev, stream.job.data.task)
+        return float((self.predictions[job] == stream.dev_labels).mean())
 
 # %% ../nbs/library/prompt_tuning.ipynb #a699a9e9
 def _starting_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> list[nn.Parameter]:  # [l, d] each
@@ -167,8 +169,8 @@ def fingerprint(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 # %% ../nbs/library/prompt_tuning.ipynb #1145391a
-def _tuned(loop: Loop, job: int) -> TuningRun:
-    "What came of a job."
+def tuning_run(loop: Loop, job: int) -> TuningRun:
+    "What came of a job, or what has come of it so far."
     backbone, stream = loop.objective.backbone, loop.objective.streams[job]
     task, start = stream.job.data.task, stream.job.init
     about: dict[str, Any] = {
@@ -197,6 +199,7 @@ def tune_prompts(
     length: int = 100,  # vectors of a prompt, where a job brings none
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
     **kwargs: Any,  # settings of `Training`
 ) -> list[TuningRun]:  # one a job, in their order
     """Train several soft prompts on one frozen model (§3.1, A.2).
@@ -212,8 +215,8 @@ def tune_prompts(
     streams = text_streams(backbone, jobs, training.batch_size)
     weights = [{"prompt": prompt} for prompt in _starting_prompts(backbone, jobs, length)]
     asked = run_identity(backbone, streams, jobs=count, length=int(length), **training.asked())  # length may be NumPy's
-    loop = train(TaskObjective(backbone, streams, weights), training, asked, checkpoint, progress)
-    return [_tuned(loop, job) for job in range(count)]
+    loop = train(TaskObjective(backbone, streams, weights), training, asked, checkpoint, progress, watch)
+    return [tuning_run(loop, job) for job in range(count)]
 
 # %% ../nbs/library/prompt_tuning.ipynb #b2335201
 @delegates(Training)
@@ -225,11 +228,12 @@ def tune_prompt(
     seed: int = 0,  # of the initial vectors and of the order of the texts
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
     **kwargs: Any,  # settings of `Training`
 ) -> TuningRun:
     "Train one soft prompt (§3.1, A.2); errors as in `tune_prompts`."
     read_settings(kwargs, tune_prompt)  # a name that there is not is this function's
-    return tune_prompts(backbone, [TuningJob(data, init, seed)], length, checkpoint, progress, **kwargs)[0]
+    return tune_prompts(backbone, [TuningJob(data, init, seed)], length, checkpoint, progress, watch, **kwargs)[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c
 def first_step(

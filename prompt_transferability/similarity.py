@@ -31,10 +31,11 @@ from .tasks import UnknownNameError
 
 # %% auto #0
 __all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
-           'activation_states', 'active_share', 'layer_groups', 'layer_label', 'neuron_overlap', 'named_prompts',
-           'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means', 'overlap_profile',
-           'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline', 'label_baseline', 'type_pairs',
-           'by_source', 'transferability_correlation', 'correlation_gain', 'pooled_correlation', 'partial_correlations']
+           'activation_values', 'activation_states', 'active_share', 'layer_groups', 'layer_label', 'layer_rows',
+           'neuron_overlap', 'named_prompts', 'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means',
+           'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline', 'label_baseline',
+           'type_pairs', 'by_source', 'transferability_correlation', 'correlation_gain', 'pooled_correlation',
+           'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -163,21 +164,29 @@ def _blocks(lengths: Sequence[int]) -> Iterator[list[int]]:
         order = order[len(block) :]
 
 
+def activation_values(
+    prompts: Mapping[str, SoftPrompt],  # of any lengths
+    backbone: Backbone,
+) -> dict[str, Tensor]:  # [layers, ffn], by name
+    """What each neuron is given before its activation where a label is read, in all layers (Eq. 4).
+
+    Raises `PromptError` for a prompt of another width or layout than the backbone's. A prompt of another model of that
+    width is allowed: these are the responses of this one model.
+    """
+    vectors, names = [prompt.values_for(backbone) for prompt in prompts.values()], list(prompts)
+    values = {}
+    for block in _blocks([len(prompt) for prompt in vectors]):
+        found = backbone.neuron_values(torch.stack([vectors[i] for i in block]))[0].cpu()
+        values |= {names[i]: value for i, value in zip(block, found, strict=True)}
+    return {name: values[name] for name in names}
+
+
 def activation_states(
     prompts: Mapping[str, SoftPrompt],  # of any lengths
     backbone: Backbone,
 ) -> dict[str, Tensor]:  # bool [layers, ffn], by name
-    """The neurons that each prompt activates at the mask, in all layers (Eq. 5).
-
-    Raises `PromptError` for a prompt of another width or layout than the backbone's. A prompt of another model of that
-    width is allowed: the states are the responses of this one model.
-    """
-    values, names = [prompt.values_for(backbone) for prompt in prompts.values()], list(prompts)
-    states = {}
-    for block in _blocks([len(prompt) for prompt in values]):
-        found = backbone.neuron_states(torch.stack([values[i] for i in block])).cpu()
-        states |= {names[i]: state for i, state in zip(block, found, strict=True)}
-    return {name: states[name] for name in names}
+    "The neurons that each prompt activates: values above 0 (Eq. 5). Errors as in `activation_values`."
+    return {name: value > 0 for name, value in activation_values(prompts, backbone).items()}
 
 # %% ../nbs/library/similarity.ipynb #47214841
 def _checked_states(states: Mapping[str, Tensor]) -> dict[str, Tensor]:  # bool [layers, ffn]
@@ -228,16 +237,24 @@ def layer_label(
     return str(first) if first == last else f"{first}-{last}"
 
 
+def layer_rows(
+    layers: tuple[int, int] | None,  # first and last, from 1, inclusive; None: all
+    depth: int,  # number of layers
+) -> slice:  # of what has one row a layer
+    "Which rows a group of layers is. Raises `ValueError` where they are not there."
+    first, last = layers or (1, depth)
+    if not 1 <= first <= last <= depth:
+        raise ValueError(f"there are no layers {first} to {last}; give the first and the last of layers 1 to {depth}")
+    return slice(first - 1, last)
+
+
 def _of_layers(
     states: Mapping[str, Tensor], layers: tuple[int, int] | None
 ) -> dict[str, Tensor]:  # bool [all layers, ffn] -> float32 [layers, ffn]
     "These layers of the states. Raises `ValueError` where they are not there, or where no neuron is active in them."
     states = _checked_states(states)
-    depth = len(next(iter(states.values())))
-    first, last = layers or (1, depth)
-    if not 1 <= first <= last <= depth:
-        raise ValueError(f"there are no layers {first} to {last}; give the first and the last of layers 1 to {depth}")
-    states = {name: state[first - 1 : last].float() for name, state in states.items()}
+    rows = layer_rows(layers, len(next(iter(states.values()))))
+    states = {name: state[rows].float() for name, state in states.items()}
     for name, state in states.items():
         if not state.any():
             raise ValueError(f"{name} activates no neuron of these layers, so it has no overlap; take more layers")

@@ -17,7 +17,7 @@ from scipy.stats import binom, binomtest, norm, rankdata, t
 # %% auto #0
 __all__ = ['FEWEST_UNITS', 'NEAR', 'wilson_interval', 'interval', 'median_interval', 'jackknife_interval', 'spearman',
            'weighted_spearman', 'correlation_interval', 'auc', 'PermutationResult', 'permutation_test',
-           'is_significant', 'side_of', 'partial_permutation_test']
+           'is_significant', 'side_of', 'paired_permutation_test', 'partial_permutation_test']
 
 # %% ../nbs/library/statistics.ipynb #5f52d4f6
 def wilson_interval(
@@ -291,6 +291,28 @@ def side_of(
 ) -> str | None:
     'Whether an interval lies "above" or "below" a value; None: it holds it, or there is no interval.'
     return "above" if low > value else "below" if high < value else None
+
+# %% ../nbs/library/statistics.ipynb #9a1e0002
+_MOST_SIGNS = 16
+"Units of which all combinations of signs are looked at."
+
+
+def paired_permutation_test(
+    differences: Sequence[float],  # of independent units, one each; NaN: not known, and left out
+    draws: int = 99_999,  # random signs where there are too many combinations
+    seed: int = 0,
+) -> PermutationResult:  # the mean difference, and p for a mean of 0
+    "Two-sided test of paired values, which gives the differences other signs. p is NaN for fewer than six."
+    known = np.asarray(differences, dtype=float)
+    known = known[~np.isnan(known)]
+    n, every = len(known), len(known) <= _MOST_SIGNS
+    if n < FEWEST_UNITS:
+        return PermutationResult(float(known.mean()) if n else np.nan, np.nan, 0)
+    places = (
+        np.arange(2**n)[:, None] >> np.arange(n) if every else np.random.default_rng(seed).integers(2, size=(draws, n))
+    )
+    chance = (1 - 2 * (places & 1)) @ known / n
+    return PermutationResult(float(known.mean()), _two_sided(known.mean(), chance, every), 0 if every else draws)
 
 # %% ../nbs/library/statistics.ipynb #ceb39ee8
 def _column_ranks(matrix: np.ndarray) -> np.ndarray:  # [n, n] -> [n, n], the diagonal 0

@@ -225,6 +225,7 @@ class Loop:
         self.curves: list[list[dict]] = [[] for _ in objective.weights]  # a row an evaluation
         self.best: list[dict[str, Tensor]] = [{} for _ in objective.weights]  # on the CPU
         self.losses: list[dict[int, float]] = []  # of each job, one entry a step since the last evaluation
+        self.last_losses: dict[int, float] = {}  # of the jobs that took part in the last step
         self.sizes = [_size(weights) if training.relative else 1.0 for weights in objective.weights]
         self.optimizer = self._make_optimizer()
 
@@ -269,6 +270,7 @@ def advance(self: Loop) -> None:
         group["lr"] = group["highest"] * self.training.share(self.step)
     self.optimizer.step()
     self.losses.append(values)
+    self.last_losses = values
     self.step += 1
     self.examples += examples
     self.seconds += time.perf_counter() - started
@@ -441,6 +443,8 @@ def train(
     asked: dict,  # what identifies the run, JSON values
     checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
     progress: bool = True,  # show a progress bar
+    watch: Callable[[Loop, dict], Any]
+    | None = None,  # is given the loop and `asked`, at the start and after every step
 ) -> Loop:
     """Train from the start, or from where the checkpoint stopped, to the end.
 
@@ -453,6 +457,8 @@ def train(
         loop.load(checkpoint, asked)
     else:
         loop.evaluate()
+    if watch is not None:
+        watch(loop, asked)
     title = ", ".join(dict.fromkeys(objective.names))
     with tqdm(total=training.steps, initial=loop.step, desc=title, unit="step", disable=not progress) as bar:
         while loop.step < training.steps and loop.active():
@@ -463,6 +469,8 @@ def train(
                 bar.set_postfix_str(" ".join(f"{curve[-1]['score']:.4g}" for curve in loop.curves))
                 if checkpoint is not None:
                     loop.save(checkpoint, asked)
+            if watch is not None:
+                watch(loop, asked)
     return loop
 
 # %% ../nbs/library/training.ipynb #5236cec5

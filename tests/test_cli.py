@@ -18,6 +18,7 @@ from prompt_transferability import cli
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.microworld import model_folder
+from prompt_transferability.neurons import CHOICES, mask_neurons
 from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import UNTRAINED, SoftPrompt
 from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
@@ -170,7 +171,8 @@ def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["tune", "evaluate", "predict", "transfer", "similarity", "neurons", "study run", "microworld build"]
+    "name",
+    ["tune", "evaluate", "predict", "transfer", "similarity", "neurons", "mask", "study run", "microworld build"],
 )
 def test_help_says_the_defaults(capsys, name):
     with pytest.raises(SystemExit) as ended:
@@ -318,6 +320,38 @@ def test_neurons_of_files(command, drawn, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "share of neurons that are active" in shown and f"overlap in layers {whole}:" in shown
     assert "overlap in layer 1:" in shown
+
+
+def test_masked_neurons(command, drawn, capsys, tmp_path):
+    one, other, out = drawn("a"), drawn("b", "micro/mrpc", seed=1), tmp_path / "new" / "masks.csv"
+    words = ["mask", one, "micro/sst2", "--ratio", "0.3", "--layers", "3-4", "--draws", "2", "--seed", "5"]
+    answer = command(*words, "--others", other, "--out", out)
+    prompt, backbone = SoftPrompt.load(one), Backbone.from_pretrained("micro-bert", device="cpu")
+    by = [*CHOICES, SoftPrompt.load(other)]
+    table = mask_neurons(backbone, prompt, load_task("micro/sst2"), 0.3, (3, 4), by, draws=2, seed=5)
+    assert [row["accuracy"] for row in answer["masks"]] == table["accuracy"].tolist()
+    assert pd.read_csv(out)["accuracy"].tolist() == table["accuracy"].tolist()
+    assert (answer["layers"], answer["neurons"]) == ("3-4", round(0.3 * 2 * backbone.ffn_size))
+    assert [*answer["masked"]] == ["nothing", *CHOICES, "other prompt b"]
+    at_random = answer["masked"]["random"]
+    assert at_random["masks"] == 2 and at_random["lowest"] <= at_random["accuracy"] <= at_random["highest"]
+    assert answer["masked"]["nothing"]["of_own"] is None and answer["masks"][-1]["prompt"] == "b"
+    assert main([*map(str, words)]) == 0
+    assert "random by layer" in capsys.readouterr().out
+
+
+def test_masks_that_make_no_sense(refused, drawn, tmp_path):
+    one, out = drawn("one"), tmp_path / "masks.csv"
+    for words, sentence in (
+        (["--ratio", "20"], "ratio is 20; give the share of the 2048 neurons to take, above 0 and at most 1"),
+        (["--layers", "3-9"], "there are no layers 3 to 9"),
+        (["--draws", "0"], "draws is 0; give 1 or more"),
+        (["--others", one], "is given twice"),
+        (["--split", "tset"], "unknown split 'tset'"),
+    ):
+        assert sentence in refused("mask", one, "micro/sst2", *words, "--out", out)
+    assert "unknown task 'micro/sst3'" in refused("mask", one, "micro/sst3")
+    assert not out.exists()
 
 
 def test_prompts_of_one_name_are_told_apart_by_their_folders(command, drawn, tmp_path):
@@ -688,6 +722,7 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
         "transfer PROMPT --tasks micro/sst2 --out PROMPT",
         "similarity PROMPT OTHER --metric cosine_concat --out OTHER",
         "neurons PROMPT --out PROMPT",
+        "mask PROMPT micro/sst2 --out PROMPT",
     ],
 )
 def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp_path, refused, monkeypatch):
@@ -773,6 +808,7 @@ COMPUTING = {
     "transfer": "transfer PROMPT --tasks micro/sst2",
     "similarity": "similarity PROMPT --metric neuron_overlap",
     "neurons": "neurons PROMPT",
+    "mask": "mask PROMPT micro/sst2 --draws 1",
     "task tuning": "project fit task-tuning --prompts PROMPT --target micro-roberta --out OUT --steps 2",
     "prompt mapping": "project fit prompt-mapping --prompts A --wanted B --target micro-bert --out OUT --steps 2",
     "linear map": "project fit linear-map --source micro-roberta --target micro-roberta-large --out OUT",

@@ -23,6 +23,7 @@ import prompt_transferability
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "prompt_transferability"
+PACKAGES = (PACKAGE, "prompt_hub")  # the second holds the import paths of the authors' README
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -63,8 +64,8 @@ def requirements(settings, key: str) -> list[Requirement]:
 
 
 def package_files() -> set[str]:
-    files = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(ROOT).as_posix() for path in files}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
 
 
 # ---------------------------------------------------------------- metadata
@@ -125,7 +126,7 @@ def test_sdist_holds_what_building_needs(distributions):
     assert {*files, *package_files()} <= names
 
 
-def test_wheel_holds_the_package_alone(distributions):
+def test_wheel_holds_the_packages_alone(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     package = {name for name in names if ".dist-info/" not in name}
     assert package == package_files()
@@ -166,6 +167,10 @@ import {PACKAGE}
 assert {PACKAGE}.__file__.startswith(sys.argv[1]), {PACKAGE}.__file__
 for module in pkgutil.iter_modules({PACKAGE}.__path__):
     importlib.import_module("{PACKAGE}." + module.name)
+from prompt_hub.hub import PromptHub
+from prompt_hub.training_args import PromptTrainingArguments
+from transformers import HfArgumentParser
+HfArgumentParser(PromptTrainingArguments).parse_args_into_dataclasses(["--seed", "1"])
 print(importlib.util.find_spec("nbdev"), importlib.util.find_spec("IPython"), importlib.util.find_spec("pytest"))
 """
 

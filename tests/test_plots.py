@@ -22,6 +22,7 @@ from prompt_transferability.plots import (
     plot_curves,
     plot_layers,
     plot_methods,
+    plot_neurons,
     plot_similarity,
     plot_summary,
     plot_transfer,
@@ -472,10 +473,67 @@ def test_summary_that_is_refused(table):
         plot_summary(table, {})
 
 
+# ---------------------------------------------------------------- neurons
+
+
+@pytest.fixture
+def states():
+    """Types mixed, in two layers of 100 neurons: in the first all agree, in the second sentiment is apart."""
+    draw = np.random.default_rng(0)
+    first, second = draw.random(100) < 0.5, {kind: draw.random(100) < 0.5 for kind in ("SA", "other")}
+    return {name: np.stack([first, second["SA" if TYPES[name] == "SA" else "other"]]) for name in ("qqp", *TYPES)}
+
+
+def test_neurons_stand_in_one_order_in_all_panels(states):
+    figure = plot_neurons(states, TYPES, bins=20)
+    names = [axes.get_title(loc="left") for axes in figure.axes[:4]]
+    assert names == ["SST-2", "IMDB", "SNLI", "QQP"]
+    cells = [axes.images[0].get_array() for axes in figure.axes[:4]]
+    assert all(image.shape == (2, 20) for image in cells)
+    assert all((image[0] == cells[0][0]).all() for image in cells) and (np.diff(cells[0][0]) <= 0).all()
+    assert (cells[0][1] == cells[1][1]).all() and (cells[0][1] != cells[2][1]).any()
+    assert cells[0].mean() == pytest.approx(states["sst2"].mean(), abs=1e-9)
+
+
+def test_neurons_that_prompts_share(states):
+    (image,) = plot_neurons(states, TYPES, shows="shared").axes[0].images
+    shares = np.asarray(image.get_array())
+    assert shares.shape == (2, 5) and shares.sum(1) == pytest.approx(1)
+    assert shares[0, [0, 4]].sum() == pytest.approx(1) and shares[1, 2] > 0.3
+
+
+def test_where_types_part(states):
+    lines = {line.get_label(): line for line in plot_neurons(states, TYPES, shows="types").axes[0].lines}
+    apart = (states["sst2"][1] != states["snli"][1]).mean()
+    assert lines["sentiment analysis"].get_ydata() == pytest.approx([0, apart])
+    assert "by chance" in lines
+
+
+def test_neurons_of_a_model_with_fewer_than_the_columns(states):
+    assert plot_neurons(states, TYPES, bins=500).axes[0].images[0].get_array().shape == (2, 100)
+
+
+def test_neurons_that_are_refused(states):
+    with pytest.raises(UnknownNameError, match="unknown picture of neurons 'state'; did you mean 'states'"):
+        plot_neurons(states, TYPES, shows="state")
+    with pytest.raises(ValueError, match="bins is 0"):
+        plot_neurons(states, TYPES, bins=0)
+    with pytest.raises(ValueError, match=r"one model; got float64 \[2, 100\]"):
+        plot_neurons({name: state * 1.0 for name, state in states.items()}, TYPES)
+    with pytest.raises(ValueError, match=r"bool \[1, 100\], bool \[2, 100\]"):
+        plot_neurons(states | {"qqp": states["qqp"][:1]}, TYPES)
+    with pytest.raises(ValueError, match="got none"):
+        plot_neurons({}, TYPES)
+    with pytest.raises(ValueError, match="task 'sst2' has no type"):
+        plot_neurons(states, {"qqp": "PI"})
+    with pytest.raises(ValueError, match="all prompts are of type SA"):
+        plot_neurons({name: states[name] for name in ("sst2", "imdb")}, TYPES, shows="types")
+
+
 # ---------------------------------------------------------------- SVG
 
 
-@pytest.fixture(params=["matrix", "curves", "table", "similarity", "profile", "correlation"])
+@pytest.fixture(params=["matrix", "curves", "table", "similarity", "profile", "correlation", "states"])
 def draw(request):
     """A function that draws one of the figures anew."""
     if request.param == "profile":
@@ -484,6 +542,7 @@ def draw(request):
         tables = [request.getfixturevalue(name) for name in ("similarity", "matrix")]
         return lambda: plot_correlation(*tables, TYPES)
     plots = {"matrix": plot_transfer, "curves": plot_curves, "table": plot_summary, "similarity": plot_similarity}
+    plots |= {"states": plot_neurons}
     return lambda: plots[request.param](request.getfixturevalue(request.param), TYPES)
 
 

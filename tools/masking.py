@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""What prompts lose when neurons are silenced: their own most activated ones, other prompts', and as many at random.
+
+    python tools/masking.py results/micro --out results/masking/micro.csv
+    python tools/masking.py results/small --models ../shared/models --data ../shared/data --max-eval 100 \\
+        --out results/masking/small.csv
+
+Reads the prompts of a study, masks neurons of its model, and evaluates each prompt on its own task. A row of the table
+is a mask. Nothing is trained; the same seed gives the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.experiments import Sources
+from prompt_transferability.files import written_whole
+from prompt_transferability.neurons import (
+    evaluate_masked,
+    mean_of_others,
+    most_activated,
+    random_neurons,
+    share_of,
+)
+from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.provenance import surroundings
+from prompt_transferability.results import Results
+from prompt_transferability.similarity import activation_values
+from prompt_transferability.tasks import TaskData, load_task
+
+Mask = tuple[str, str, int, Tensor]  # what is masked, whose prompt's, which draw, bool [layers, ffn]
+
+
+def rankings(values: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:  # [layers, ffn] each
+    "What the neurons of a task's prompt are ranked by: its own values, the others', and how far it is above them."
+    others = mean_of_others(values)[task]
+    return {"own": values[task], "shared": others, "specific": values[task] - others}
+
+
+def own_masks(
+    values: Mapping[str, Tensor],  # [layers, ffn] each, by task, of the prompts of one seed
+    task: str,
+    ratio: float,
+    draws: int,
+    seed: int,
+) -> Iterator[Mask]:
+    "The neurons of a task's prompt by each ranking, and random ones."
+    ranked = {name: most_activated(ranking, ratio) for name, ranking in rankings(values, task).items()}
+    for name, masked in ranked.items():
+        yield name, "", 0, masked
+    for name, masked, by_layer in (
+        ("random", ranked["own"], False),
+        ("random by layer", ranked["own"], True),
+        ("random by layer, as specific", ranked["specific"], True),
+    ):
+        for draw, drawn in enumerate(random_neurons(masked, draws, seed, by_layer=by_layer), 1):
+            yield name, "", draw, drawn
+
+
+def others_masks(values: Mapping[str, Tensor], task: str, ratio: float, types: Mapping[str, str]) -> Iterator[Mask]:
+    "The most activated neurons of each other task's prompt."
+    for other in [other for other in values if other != task]:
+        kind = "same type" if types[other] == types[task] else "other types"
+        yield kind, other, 0, most_activated(values[other], ratio)
+
+
+def losses_of(
+    backbone: Backbone,
+    prompt: SoftPrompt,
+    data: TaskData,
+    masks: Mapping[float, list[Mask]],  # by ratio
+) -> Iterator[dict]:
+    "A row a mask; the whole model is a row of each ratio."
+    own = {ratio: next(masked for name, *_, masked in of if name == "own") for ratio, of in masks.items()}
+    listed = [(ratio, *mask) for ratio, of in masks.items() for mask in of]
+    nothing = torch.zeros_like(listed[0][-1])
+    whole, *found = evaluate_masked(backbone, prompt, data, [nothing, *(mask[-1] for mask in listed)])
+    listed = [*((ratio, "nothing", "", 0, nothing) for ratio in masks), *listed]
+    found = [whole] * len(masks) + found
+    for (ratio, by, name, draw, masked), result in zip(listed, found, strict=True):
+        about = {"ratio": ratio, "by": by, "prompt": name, "draw": draw, "neurons": int(masked.sum())}
+        yield about | {"of_own": share_of(masked, own[ratio]), "accuracy": result.accuracy, "n": result.n}
+
+
+def shares_by_layer(of_seeds: Iterable[Mapping[str, Tensor]], ratio: float) -> dict[str, list[float]]:
+    "Which share of each layer's neurons is masked, on average over tasks and seeds."
+    shares = {}
+    for values in of_seeds:
+        for task in values:
+            for name, ranking in rankings(values, task).items():
+                shares.setdefault(name, []).append(most_activated(ranking, ratio).double().mean(1))
+    return {name: [round(share, 4) for share in torch.stack(of).mean(0).tolist()] for name, of in shares.items()}
+
+
+def in_words(argument: str) -> str:
+    "Of a path on this machine, the name only."
+    return Path(argument).name if os.path.isabs(argument) else argument
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of a study")
+    parser.add_argument("--backbone", help="a model of the study (default: its first)")
+    parser.add_argument("--models", help="folder of model folders and .gguf files")
+    parser.add_argument("--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ratios", nargs="+", type=float, default=[0.05, 0.1, 0.2, 0.4])
+    parser.add_argument("--others-at", nargs="+", type=float, help="ratios for other prompts' neurons (default: all)")
+    parser.add_argument("--draws", type=int, default=5, help="of each kind of random neurons")
+    parser.add_argument("--seed", type=int, default=0, help="of these draws")
+    parser.add_argument("--max-eval", type=int, help="dev rows of a task (default: those of the study)")
+    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv), its origin beside it")
+    options, begun = parser.parse_args(), time.perf_counter()
+    results = Results(options.results)
+    study, name = results.study, results.check_backbone(options.backbone)
+    if study.unified_label_words:
+        parser.error("the study's label words are unified, which is not masked here; name another study")
+    backbone = Sources(None, options.models, options.device).backbone(name, study.layout, study.max_length)
+    with_others = options.ratios if options.others_at is None else options.others_at
+    datas = {
+        task: load_task(study.task(task), options.data, ["dev"], max_eval=options.max_eval or study.max_eval)
+        for task in study.tasks
+    }
+    rows, all_values = [], []
+    for seed in study.seeds:
+        prompts = results.prompts(name, seed)
+        values = activation_values(prompts, backbone)
+        all_values.append(values)
+        for task, prompt in tqdm(prompts.items(), desc=f"seed {seed}", unit="task"):
+            masks = {
+                ratio: [
+                    *own_masks(values, task, ratio, options.draws, options.seed),
+                    *(others_masks(values, task, ratio, study.types()) if ratio in with_others else ()),
+                ]
+                for ratio in options.ratios
+            }
+            rows += [{"task": task, "seed": seed} | row for row in losses_of(backbone, prompt, datas[task], masks)]
+    origin = {
+        "command": shlex.join(["python", "tools/masking.py", *map(in_words, sys.argv[1:])]),
+        "seed": options.seed,
+        "model": name,
+        "fingerprint": backbone.fingerprint,
+        "layers": backbone.num_layers,
+        "neurons_in_a_layer": backbone.ffn_size,
+        "share_of_each_layer": {ratio: shares_by_layer(all_values, ratio) for ratio in options.ratios},
+        "seconds": round(time.perf_counter() - begun),
+        "threads": torch.get_num_threads(),
+    }
+    with written_whole(options.out) as part:
+        pd.DataFrame(rows).to_csv(part, index=False, float_format="%.5g")
+    with written_whole(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps(origin | surroundings(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
