@@ -48,7 +48,7 @@ from .tasks import ALL_TASKS, TaskData, UnknownNameError
 # %% auto #0
 __all__ = ['INDEX', 'FORMAT', 'WarehouseError', 'Entry', 'Warehouse']
 
-# %% ../nbs/library/warehouse.ipynb #2e5cd05d
+# %% ../nbs/library/warehouse.ipynb #36179f2f
 INDEX = "warehouse.json"
 "The file that says what lies in a warehouse."
 
@@ -66,7 +66,7 @@ def _file_of(name: str) -> str:
     fits = name and name[0] not in "./" and is_printable(name) and not _IN_NO_FILE & {*name}
     if not fits or _name_of(file) != name or len(file.encode()) > 200:
         raise WarehouseError(
-            f"{printable(name)[:80]!r} cannot be the name of a prompt: it has one line of at most 180 bytes, begins "
+            f"{name[:80]!r} cannot be the name of a prompt: it has one line of at most 180 bytes, begins "
             f"with neither . nor /, and holds no -- and none of {''.join(sorted(_IN_NO_FILE))}; give another name"
         )
     return file
@@ -122,7 +122,7 @@ def _files(folder: Path) -> dict[str, os.stat_result]:  # by name
                     found[_name_of(entry.name)] = stat
     return dict(sorted(found.items()))
 
-# %% ../nbs/library/warehouse.ipynb #c254c525
+# %% ../nbs/library/warehouse.ipynb #08fdcc94
 class Entry(TypedDict):
     "What the index says of a prompt."
 
@@ -154,7 +154,11 @@ def _entry(path: Path, stat: os.stat_result) -> Entry:
     return Entry(
         file=path.name,
         task=prompt.task,
-        task_type=known.task_type if known else own_type if isinstance(own_type, str) else None,
+        task_type=known.task_type
+        if known
+        else own_type
+        if isinstance(own_type, str) and is_printable(own_type)
+        else None,
         backbone=prompt.backbone,
         fingerprint=noted.get("backbone_fingerprint"),
         layout=prompt.layout,
@@ -167,7 +171,7 @@ def _entry(path: Path, stat: os.stat_result) -> Entry:
         modified=stat.st_mtime_ns,
     )
 
-# %% ../nbs/library/warehouse.ipynb #07678766
+# %% ../nbs/library/warehouse.ipynb #61d8e62f
 FORMAT = "prompt_transferability/warehouse/1"
 "The entry by which an index is known."
 
@@ -193,7 +197,7 @@ def _read_index(path: Path, advice: str) -> dict[str, Entry]:  # by name
     for name, entry in found.items():
         if entry["file"] != _file_of(name):
             raise WarehouseError(
-                f"{str(path)!r} says that {printable(name)[:80]!r} lies in {printable(entry['file'])[:80]!r}, where no "
+                f"{str(path)!r} says that {name[:80]!r} lies in {entry['file'][:80]!r}, where no "
                 f"warehouse puts it; {advice}"
             )
     return found
@@ -320,7 +324,7 @@ def add(
     [name] = self.add_all([prompt] if name is None else {name: prompt})
     return name
 
-# %% ../nbs/library/warehouse.ipynb #23da5fbf
+# %% ../nbs/library/warehouse.ipynb #f4380381
 @patch
 def prompts(
     self: Warehouse,
@@ -330,39 +334,36 @@ def prompts(
     fingerprint: str | None = None,  # of the model's weights
 ) -> pd.DataFrame:  # a row a prompt, by name: the columns of `Entry`
     "The prompts, or those that fit every condition. Errors as in `index`."
-    table = pd.DataFrame.from_dict(self.index(), orient="index", columns=[*Entry.__annotations__])
-    table = table.astype({"seed": "object", "accuracy": float}).rename_axis("name")
-    for column, wanted in {
-        "task": task,
-        "task_type": task_type,
-        "backbone": backbone,
-        "fingerprint": fingerprint,
-    }.items():
-        if wanted is not None:
-            table = table[table[column] == wanted]
-    return table
-
-# %% ../nbs/library/warehouse.ipynb #c7b85dc1
-def _comparable(table: pd.DataFrame, prompt: SoftPrompt, metric: str, of_same_model: bool) -> pd.Series:  # of bool
-    "Which prompts a metric can compare with this one."
-    fits = (table["width"] == prompt.hidden_size) & (table["layout"] == prompt.layout)
-    if metric.endswith("concat"):
-        fits &= table["length"] == prompt.length
-    if of_same_model:
-        own = prompt.backbone, prompt.metadata.get("backbone_fingerprint")
-        others = zip(table["backbone"], table["fingerprint"], strict=True)
-        fits &= np.array([same_model(*other, *own) is not False for other in others], dtype=bool)
-    return fits
+    wanted = {"task": task, "task_type": task_type, "backbone": backbone, "fingerprint": fingerprint}
+    wanted = {column: value for column, value in wanted.items() if value is not None}
+    entries = self.index().items()
+    return _table({name: entry for name, entry in entries if all(entry[key] == wanted[key] for key in wanted)})
 
 
-def _nothing_comparable(folder: Path, table: pd.DataFrame, prompt: SoftPrompt, metric: str) -> str:
-    "Why no prompt of a folder could be compared with this one."
-    if len(table) and _comparable(table, prompt, metric, of_same_model=False).any():
-        models = ", ".join(map(repr, sorted({*table["backbone"]})[:3]))
+def _table(entries: Mapping[str, Mapping[str, object]], *first: str) -> pd.DataFrame:
+    table = pd.DataFrame.from_dict(entries, orient="index", columns=[*first, *Entry.__annotations__])
+    return table.astype({"seed": "Int64", "accuracy": float}).rename_axis("name")
+
+# %% ../nbs/library/warehouse.ipynb #1ddd9df0
+def _comparable(entry: Entry, prompt: SoftPrompt, metric: str, of_same_model: bool) -> bool:
+    "Whether a metric can compare the prompt of an entry with this one."
+    own = prompt.backbone, prompt.metadata.get("backbone_fingerprint")
+    return (
+        entry["width"] == prompt.hidden_size
+        and entry["layout"] == prompt.layout
+        and (entry["length"] == prompt.length or not metric.endswith("concat"))
+        and not (of_same_model and same_model(entry["backbone"], entry["fingerprint"], *own) is False)
+    )
+
+
+def _nothing_comparable(folder: Path, entries: Mapping[str, Entry], prompt: SoftPrompt, metric: str) -> str:
+    "Why none of these prompts could be compared with this one."
+    models = sorted({one["backbone"] for one in entries.values() if _comparable(one, prompt, metric, False)})
+    if models:
         return (
             f"no prompt in {str(folder)!r} was trained for the model of this one, {prompt.backbone!r}, but for "
-            f"{models}, and vectors of different models live in different spaces: carry it over with a projector, or "
-            "compare by neuron_overlap with same_model=False"
+            f"{', '.join(map(repr, models[:3]))}, and vectors of different models live in different spaces: carry it "
+            "over with a projector, or compare by neuron_overlap with same_model=False"
         )
     length = f", {prompt.length} vectors long" if metric.endswith("concat") else ""
     return (
@@ -370,23 +371,23 @@ def _nothing_comparable(folder: Path, table: pd.DataFrame, prompt: SoftPrompt, m
         f"{length}, in layout {prompt.layout!r}"
     )
 
-# %% ../nbs/library/warehouse.ipynb #634ac3c0
+# %% ../nbs/library/warehouse.ipynb #9b1efc66
 @patch
-def _vectors(self: Warehouse, entries: pd.DataFrame) -> Iterator[np.ndarray]:  # float32 [length, width]
+def _vectors(self: Warehouse, entries: Mapping[str, Entry]) -> Iterator[np.ndarray]:  # float32 [length, width]
     "The vectors of prompts, one after another. Each stands where the one before it stood, and has to be used at once."
     values = np.empty((0, 0), np.float32)
-    for file, size, *shape in entries[["file", "bytes", "length", "width"]].itertuples(index=False, name=None):
-        if values.shape != (*shape,):
-            values = np.empty(shape, np.float32)
+    for entry in entries.values():
+        if values.shape != (entry["length"], entry["width"]):
+            values = np.empty((entry["length"], entry["width"]), np.float32)
         read = 0
-        with suppress(FileNotFoundError), open(self.folder / file, "rb", buffering=0) as stream:
-            stream.seek(size - values.nbytes)  # the vectors are the end of a file
-            read = stream.readinto(values.reshape(-1).view(np.uint8))
+        with suppress(FileNotFoundError), open(self.folder / entry["file"], "rb", buffering=0) as file:
+            file.seek(entry["bytes"] - values.nbytes)  # the vectors are the end of a file
+            read = file.readinto(values.reshape(-1).view(np.uint8))
         if read != values.nbytes:
-            raise WarehouseError(f"{file!r} in {str(self.folder)!r} has changed while it was read; ask again")
+            raise WarehouseError(f"{entry['file']!r} in {str(self.folder)!r} has changed while it was read; ask again")
         yield values
 
-# %% ../nbs/library/warehouse.ipynb #23910d3f
+# %% ../nbs/library/warehouse.ipynb #d4b1f196
 def _read_kept(path: Path, like: Tensor) -> tuple[list[str], Tensor]:
     "The rows that are kept in a file, all like this one, and the SHA-256 of what each was computed from."
     with suppress(OSError, WarehouseError):
@@ -401,37 +402,38 @@ def _read_kept(path: Path, like: Tensor) -> tuple[list[str], Tensor]:
 def _kept(
     self: Warehouse,
     kind: str,  # of rows
-    entries: pd.DataFrame,
+    entries: Mapping[str, Entry],
     like: Tensor,  # a row of that kind
-    compute: Callable[[pd.DataFrame], Iterable[Tensor]],  # the rows of some entries
+    compute: Callable[[Mapping[str, Entry]], Iterable[Tensor]],  # the rows of some entries
 ) -> Tensor:  # a row an entry
     "What is derived from prompts, computed where it has not been."
     path = self.folder / f".{kind}.cache"
     hashes, rows = _read_kept(path, like)
-    missing = entries[~entries["sha256"].isin(hashes)].drop_duplicates("sha256")
-    if len(missing):
-        there = {*self.prompts()["sha256"]}
+    kept = {*hashes}
+    missing = {name: entry for name, entry in entries.items() if entry["sha256"] not in kept}
+    if missing:
+        there = {entry["sha256"] for entry in self.index().values()}
         stay = [i for i, digest in enumerate(hashes) if digest in there]
-        hashes = [*(hashes[i] for i in stay), *missing["sha256"]]
+        hashes = [*(hashes[i] for i in stay), *(entry["sha256"] for entry in missing.values())]
         rows = torch.cat([rows[stay], torch.stack([*compute(missing)])])
         with suppress(OSError), _unfinished(self.folder) as unfinished:
             save_tensors({"rows": rows}, unfinished, {"sha256": " ".join(hashes)})
             unfinished.replace(path)
     at = {digest: i for i, digest in enumerate(hashes)}
-    return rows[[at[digest] for digest in entries["sha256"]]]
+    return rows[[at[entry["sha256"]] for entry in entries.values()]]
 
-# %% ../nbs/library/warehouse.ipynb #71cf49f6
-def _search_directions(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftPrompt, _) -> Sequence[float]:
+# %% ../nbs/library/warehouse.ipynb #f49e7906
+def _search_directions(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     cosine_average(prompt.values, prompt.values)  # raises for a prompt that has no direction
     own = mean_directions(prompt.values[None])[0]
 
-    def compute(few: pd.DataFrame) -> Iterator[Tensor]:
+    def compute(few: Mapping[str, Entry]) -> Iterator[Tensor]:
         return (mean_directions(torch.from_numpy(values)[None])[0] for values in warehouse._vectors(few))
 
     return (warehouse._kept(f"cosine_average-{prompt.hidden_size}", entries, own, compute) @ own).numpy()
 
 
-def _search_angles(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftPrompt, _) -> Sequence[float]:
+def _search_angles(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     cosine_concat(prompt.values, prompt.values)
     own = prompt.values.double().flatten().numpy()
     length, other = math.sqrt(own @ own), np.empty_like(own)
@@ -444,7 +446,7 @@ def _search_angles(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftProm
     return [angle(values) for values in warehouse._vectors(entries)]
 
 
-def _search_distances(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftPrompt, _) -> Sequence[float]:
+def _search_distances(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     own = prompt.values.double().flatten().numpy()
     difference = np.empty_like(own)
 
@@ -455,25 +457,25 @@ def _search_distances(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftP
     return [closeness(values) for values in warehouse._vectors(entries)]
 
 
-def _search_pairs(warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftPrompt, _) -> Sequence[float]:
+def _search_pairs(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     return [euclidean_average(prompt.values, torch.from_numpy(values)) for values in warehouse._vectors(entries)]
 
-# %% ../nbs/library/warehouse.ipynb #4e131d44
+# %% ../nbs/library/warehouse.ipynb #9cc0a7a1
 _AT_A_TIME = 256
 "Prompts whose neurons are looked at together."
 
 
 def _search_neurons(
-    warehouse: Warehouse, entries: pd.DataFrame, prompt: SoftPrompt, backbone: Backbone
+    warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, backbone: Backbone
 ) -> Sequence[float]:
     own = activation_states({"the prompt": prompt}, backbone)["the prompt"]
 
     def packed(state: Tensor) -> Tensor:  # uint8
         return torch.from_numpy(np.packbits(state.numpy()))
 
-    def compute(few: pd.DataFrame) -> Iterator[Tensor]:
+    def compute(few: Mapping[str, Entry]) -> Iterator[Tensor]:
         for i in range(0, len(few), _AT_A_TIME):
-            prompts = {name: warehouse.load(name) for name in few.index[i : i + _AT_A_TIME]}
+            prompts = {name: warehouse.load(name) for name in [*few][i : i + _AT_A_TIME]}
             yield from map(packed, activation_states(prompts, backbone).values())
 
     kind = f"neuron_overlap-{backbone.fingerprint}-{str(backbone.dtype).removeprefix('torch.')}"
@@ -490,7 +492,7 @@ _SEARCHES = {
     "neuron_overlap": _search_neurons,
 }
 
-# %% ../nbs/library/warehouse.ipynb #161cd624
+# %% ../nbs/library/warehouse.ipynb #5ea1c12b
 @patch
 def nearest(
     self: Warehouse,
@@ -512,13 +514,17 @@ def nearest(
     if metric == "neuron_overlap" and backbone is None:
         raise ValueError("neuron_overlap is about a model's neurons; give the backbone")
     own_name, prompt = (prompt, self.load(prompt)) if isinstance(prompt, str) else (None, prompt)
-    table = self.prompts()
-    entries = table[_comparable(table, prompt, metric, same_model) & (table.index != own_name)]
-    if entries.empty:
-        raise WarehouseError(_nothing_comparable(self.folder, table, prompt, metric))
-    scores = pd.Series(_SEARCHES[metric](self, entries, prompt, backbone), entries.index, dtype=float).dropna()
+    there = self.index()
+    entries = {
+        name: entry
+        for name, entry in there.items()
+        if name != own_name and _comparable(entry, prompt, metric, same_model)
+    }
+    if not entries:
+        raise WarehouseError(_nothing_comparable(self.folder, there, prompt, metric))
+    scores = pd.Series(_SEARCHES[metric](self, entries, prompt, backbone), [*entries], dtype=float).dropna()
     best = scores.sort_values(ascending=False, kind="stable").head(k)
-    return entries.loc[best.index].assign(similarity=best)[["similarity", *table.columns]]
+    return _table({name: {"similarity": score} | entries[name] for name, score in best.items()}, "similarity")
 
 # %% ../nbs/library/warehouse.ipynb #06f2f36b
 @patch
