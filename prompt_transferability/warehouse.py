@@ -122,7 +122,7 @@ def _files(folder: Path) -> dict[str, os.stat_result]:  # by name
                     found[_name_of(entry.name)] = stat
     return dict(sorted(found.items()))
 
-# %% ../nbs/library/warehouse.ipynb #08fdcc94
+# %% ../nbs/library/warehouse.ipynb #7f44a911
 class Entry(TypedDict):
     "What the index says of a prompt."
 
@@ -165,13 +165,13 @@ def _entry(path: Path, stat: os.stat_result) -> Entry:
         length=prompt.length,
         width=prompt.hidden_size,
         accuracy=float(accuracy) if type(accuracy) in (int, float) and 0 <= accuracy <= 1 else None,
-        seed=seed if type(seed) is int else None,
+        seed=seed if type(seed) is int and abs(seed) < 2**63 else None,
         sha256=hash_of(path),
         bytes=stat.st_size,
         modified=stat.st_mtime_ns,
     )
 
-# %% ../nbs/library/warehouse.ipynb #61d8e62f
+# %% ../nbs/library/warehouse.ipynb #1c9a570b
 FORMAT = "prompt_transferability/warehouse/1"
 "The entry by which an index is known."
 
@@ -203,18 +203,21 @@ def _read_index(path: Path, advice: str) -> dict[str, Entry]:  # by name
     return found
 
 
-def _write_index(folder: Path, entries: Mapping[str, Entry]) -> None:
+def _write_index(folder: Path, entries: Mapping[str, Entry], began: int) -> None:
+    "Write an index whose time is that at which its reading of the folder began, by the file system's clock."
     lines = [f"  {json.dumps(name, ensure_ascii=False)}: {_line(entry)}" for name, entry in sorted(entries.items())]
     text = f'{{\n "format": {json.dumps(FORMAT)},\n "prompts": {{\n' + ",\n".join(lines) + "\n }\n}\n"
     with _unfinished(folder) as path:
         path.write_text(text, encoding="utf-8")
+        modified = path.stat().st_mtime_ns - (time.monotonic_ns() - began)
+        os.utime(path, ns=(modified, modified))
         path.replace(folder / INDEX)
 
 
 def _line(entry: Entry) -> str:
     return json.dumps(entry, sort_keys=True, ensure_ascii=False)
 
-# %% ../nbs/library/warehouse.ipynb #357bff57
+# %% ../nbs/library/warehouse.ipynb #a89dd1d5
 _SETTLED = 2 * 10**9
 "Nanoseconds: the coarsest clock of a file system in use."
 
@@ -231,22 +234,22 @@ class Warehouse:
         Raises `FileNotFoundError` where there is no folder; `WarehouseError` or `PromptError` for a file in it that
         holds no prompt, a link, and an index that was not written here.
         """
-        there, known, written = _files(self.folder), {}, 0
+        began, there, known, last = time.monotonic_ns(), _files(self.folder), {}, 0
         if (self.folder / INDEX).is_file():
-            written = (self.folder / INDEX).stat().st_mtime_ns
+            last = (self.folder / INDEX).stat().st_mtime_ns
             known = _read_index(self.folder / INDEX, "remove it, and it is made again from the prompt files")
         entries, read = {}, 0
         for name, stat in there.items():
             entry = known.get(name)
             unchanged = entry and (entry["bytes"], entry["modified"]) == (stat.st_size, stat.st_mtime_ns)
-            if unchanged and stat.st_mtime_ns + _SETTLED < written:
+            if unchanged and stat.st_mtime_ns + _SETTLED < last:
                 entries[name] = entry
                 continue
             with suppress(FileNotFoundError):  # somebody has removed it meanwhile
                 entries[name], read = _entry(self.folder / _file_of(name), stat), read + 1
         if read or entries != known:
             with suppress(OSError):
-                _write_index(self.folder, entries)
+                _write_index(self.folder, entries, began)
         return entries
 
     def load(self, name: str) -> SoftPrompt:
@@ -261,22 +264,22 @@ class Warehouse:
     def __repr__(self) -> str:
         return f"Warehouse({str(self.folder)!r})"
 
-# %% ../nbs/library/warehouse.ipynb #f189343c
+# %% ../nbs/library/warehouse.ipynb #cae83339
 @patch
 def add_all(
     self: Warehouse,
     prompts: Mapping[str, SoftPrompt] | Iterable[SoftPrompt],  # by name, or to be named by their tasks
 ) -> list[str]:  # their names here
     "Add prompts. Raises `WarehouseError` for a name that cannot be one, or that another prompt has."
-    named = [*prompts.items()] if isinstance(prompts, Mapping) else [(None, prompt) for prompt in prompts]
-    for name, prompt in named:
-        _file_of(prompt.task if name is None else name)  # before anything is written
+    by_name = isinstance(prompts, Mapping)
+    for name in prompts if by_name else ():
+        _file_of(name)  # before anything is written
     self.folder.mkdir(parents=True, exist_ok=True)
     _remove_forgotten(self.folder)
     known = {entry["sha256"]: name for name, entry in self.index().items()}
     numbered: dict[str, Iterator[str]] = {}
     names = []
-    for name, prompt in named:
+    for name, prompt in prompts.items() if by_name else ((None, prompt) for prompt in prompts):
         with _unfinished(self.folder) as path:
             digest = hash_of(prompt.save(path))
             if name is not None:
@@ -371,7 +374,7 @@ def _nothing_comparable(folder: Path, entries: Mapping[str, Entry], prompt: Soft
         f"{length}, in layout {prompt.layout!r}"
     )
 
-# %% ../nbs/library/warehouse.ipynb #9b1efc66
+# %% ../nbs/library/warehouse.ipynb #084c03cf
 @patch
 def _vectors(self: Warehouse, entries: Mapping[str, Entry]) -> Iterator[np.ndarray]:  # float32 [length, width]
     "The vectors of prompts, one after another. Each stands where the one before it stood, and has to be used at once."
@@ -381,8 +384,9 @@ def _vectors(self: Warehouse, entries: Mapping[str, Entry]) -> Iterator[np.ndarr
             values = np.empty((entry["length"], entry["width"]), np.float32)
         read = 0
         with suppress(FileNotFoundError), open(self.folder / entry["file"], "rb", buffering=0) as file:
-            file.seek(entry["bytes"] - values.nbytes)  # the vectors are the end of a file
-            read = file.readinto(values.reshape(-1).view(np.uint8))
+            if os.fstat(file.fileno()).st_mtime_ns == entry["modified"]:
+                file.seek(entry["bytes"] - values.nbytes)  # the vectors are the end of a file
+                read = file.readinto(values.reshape(-1).view(np.uint8))
         if read != values.nbytes:
             raise WarehouseError(f"{entry['file']!r} in {str(self.folder)!r} has changed while it was read; ask again")
         yield values

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -220,10 +221,10 @@ def test_what_a_header_says_wrongly_is_not_known(tmp_path):
     warehouse = Warehouse(tmp_path)
     warehouse.add(prompt_of(0, accuracy="high", task_type=["SA"]), "odd")
     prompt = prompt_of(1, accuracy=7.5)
-    prompt.metadata["seed"] = True
+    prompt.metadata["seed"] = 2**70
     warehouse.add(prompt, "odder")
     assert warehouse.prompts()["accuracy"].isna().all()
-    assert warehouse.index()["odder"]["seed"] is None
+    assert warehouse.prompts()["seed"].tolist() == [0, pd.NA]
 
 
 # ---- searching
@@ -294,6 +295,13 @@ def test_what_is_kept_follows_the_files(warehouse):
         assert warehouse.nearest(target, 10)["similarity"].equals(after)
     save_tensors({"rows": torch.zeros(1, 6)}, path, {"sha256": "a b c"})
     assert warehouse.nearest(target, 10)["similarity"].equals(after)
+
+
+def test_a_file_that_changes_during_a_search_is_not_mixed_up(warehouse):
+    entries = settle(warehouse)
+    prompt_of(82).save(warehouse.folder / "sst2 0.safetensors")
+    with pytest.raises(WarehouseError, match="'sst2 0.safetensors' in .* has changed while it was read; ask again"):
+        [*warehouse._vectors(entries)]
 
 
 def test_models_are_not_mixed(warehouse):
