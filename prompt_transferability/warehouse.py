@@ -426,7 +426,7 @@ def _kept(
     at = {digest: i for i, digest in enumerate(hashes)}
     return rows[[at[entry["sha256"]] for entry in entries.values()]]
 
-# %% ../nbs/library/warehouse.ipynb #f49e7906
+# %% ../nbs/library/warehouse.ipynb #5017bd61
 def _search_directions(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     cosine_average(prompt.values, prompt.values)  # raises for a prompt that has no direction
     own = mean_directions(prompt.values[None])[0]
@@ -439,26 +439,25 @@ def _search_directions(warehouse: Warehouse, entries: Mapping[str, Entry], promp
 
 def _search_angles(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     cosine_concat(prompt.values, prompt.values)
-    own = prompt.values.double().flatten().numpy()
-    length, other = math.sqrt(own @ own), np.empty_like(own)
+    own = prompt.values.numpy().reshape(-1)
+    length = math.sqrt(own @ own)
 
-    def angle(values: np.ndarray) -> float:
-        np.copyto(other, values.reshape(-1))
+    def angle(other: np.ndarray) -> float:
         lengths = length * math.sqrt(other @ other)
-        return min(1.0, max(-1.0, (other @ own) / lengths)) if lengths else math.nan
+        return min(1.0, max(-1.0, float(own @ other) / lengths)) if lengths else math.nan
 
-    return [angle(values) for values in warehouse._vectors(entries)]
+    return [angle(values.reshape(-1)) for values in warehouse._vectors(entries)]
 
 
 def _search_distances(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
-    own = prompt.values.double().flatten().numpy()
+    own = prompt.values.numpy().reshape(-1)
     difference = np.empty_like(own)
 
-    def closeness(values: np.ndarray) -> float:
-        np.subtract(values.reshape(-1), own, out=difference)
+    def closeness(other: np.ndarray) -> float:
+        np.subtract(other, own, out=difference)
         return 1 / (1 + math.sqrt(difference @ difference))
 
-    return [closeness(values) for values in warehouse._vectors(entries)]
+    return [closeness(values.reshape(-1)) for values in warehouse._vectors(entries)]
 
 
 def _search_pairs(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:

@@ -241,20 +241,19 @@ def test_a_search_gives_what_the_matrix_says(tmp_path, metric):
     for _ in range(2):  # the second time from what was kept
         found = warehouse.nearest(target, 10, metric)
         assert [*found.index] == [*expected.index[:10]]
-        assert found["similarity"].to_numpy() == pytest.approx(expected.to_numpy()[:10], abs=1e-12)
+        assert found["similarity"].to_numpy() == pytest.approx(expected.to_numpy()[:10], abs=1e-6)
     assert "p3" not in warehouse.nearest("p3", 500, metric).index
 
 
-def test_a_search_of_500_prompts_is_quick(tmp_path):
-    warehouse = Warehouse(tmp_path)
+@pytest.mark.parametrize("metric", EMBEDDING_METRICS)
+def test_a_search_of_500_prompts_takes_little_of_the_processor(tmp_path, metric):
+    warehouse, target = Warehouse(tmp_path), prompt_of(1000, length=10, width=32)
     warehouse.add_all({f"p{i}": prompt_of(i, length=10, width=32) for i in range(500)})
     settle(warehouse)
-    target = prompt_of(1000, length=10, width=32)
-    for metric in EMBEDDING_METRICS:
-        warehouse.nearest(target, 5, metric)
-        started = time.perf_counter()
-        warehouse.nearest(target, 5, metric)
-        assert time.perf_counter() - started < 2
+    warehouse.nearest(target, 5, metric)
+    started = time.process_time()
+    warehouse.nearest(target, 5, metric)
+    assert time.process_time() - started < 2
 
 
 def test_the_nearest_by_neurons_and_what_is_kept_of_them(tmp_path):
