@@ -3,10 +3,10 @@
     python benchmarks/warehouse.py --out results/benchmarks/warehouse.json
 
 draws 10,000 prompts of RoBERTa-base's size, 100 vectors of 768 numbers, into a temporary folder (3 GB, removed in the
-end), and searches them by each metric: with every file out of the page cache ("cold"), and again ("warm", the
-fastest of three, or of one where that is slow); where something is kept, also the search that computes it ("first"). Of each it notes the seconds that passed
-and those that the processor worked, which differ where a disk or other processes are waited for; `load` is how many
-processes there were on average in the minute before.
+end), and searches them by each metric: with every file out of the page cache ("cold"), and again ("warm", the fastest
+of three, or of one where that is slow); where something is kept, also the search that computes it ("first"). Of each it
+notes the seconds that passed and those that the processor worked, which differ where a disk or other processes are
+waited for; `load` is how many processes there were on average in the minute before.
 """
 
 import argparse
