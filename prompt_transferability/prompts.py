@@ -41,7 +41,7 @@ from .tasks import ALL_TASKS, Task, UnknownNameError
 
 # %% auto #0
 __all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'TASK_ENTRIES', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PEFT_TASKS', 'PromptError',
-           'SoftPrompt', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
+           'same_model', 'SoftPrompt', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #38fddd00
 FORMAT = "prompt_transferability/1"
@@ -58,6 +58,19 @@ UNTRAINED = ("random", "vocabulary", "label words")
 
 class PromptError(ValueError):
     "Vectors that are no soft prompt, or a file that holds none."
+
+
+def same_model(
+    name: str,
+    fingerprint: str | None,  # None: not known
+    other_name: str,
+    other_fingerprint: str | None,
+) -> bool | None:  # None: the names agree, and more is not known
+    "Whether two names and fingerprints stand for one model."
+    known = fingerprint is not None and other_fingerprint is not None
+    if known and fingerprint.startswith("memory-") == other_fingerprint.startswith("memory-"):
+        return fingerprint == other_fingerprint
+    return None if name.rpartition("/")[2] == other_name.rpartition("/")[2] else False
 
 
 @dataclass(eq=False)
@@ -130,9 +143,7 @@ class SoftPrompt:
         noted = self.metadata.get("backbone_fingerprint")
         if self.task in UNTRAINED:
             return None
-        if noted is not None and noted.startswith("memory-") == backbone.fingerprint.startswith("memory-"):
-            return noted == backbone.fingerprint
-        return None if self.backbone.rpartition("/")[2] == backbone.name.rpartition("/")[2] else False
+        return same_model(self.backbone, noted, backbone.name, backbone.fingerprint)
 
     def __repr__(self) -> str:
         return (

@@ -259,6 +259,16 @@ def prompt(
     prompt.metadata |= {"run": run, "published_as": file}
     return prompt
 
+# %% ../nbs/library/release.ipynb #b1c0a7d2
+@patch
+def prompts(
+    self: Release,
+) -> dict[str, SoftPrompt]:  # by task, model and run, such as "imdb roberta-base tuned"
+    "All published prompts, without copies; errors as in `Release.path`."
+    found = _catalogue().query("kind == 'prompt' and copy_of.isna()")
+    asked = zip(found["task"], found["backbone"], found["run"], strict=True)
+    return {" ".join(one): self.prompt(*one) for one in asked}
+
 # %% ../nbs/library/release.ipynb #c241330b
 @patch
 def accuracy(self: Release, file: str) -> float:  # in [0, 1]

@@ -30,12 +30,12 @@ from prompt_transferability.statistics import (
 from .tasks import UnknownNameError
 
 # %% auto #0
-__all__ = ['EMBEDDING_METRICS', 'METRICS', 'euclidean_concat', 'euclidean_average', 'cosine_concat', 'cosine_average',
-           'activation_values', 'activation_states', 'active_share', 'layer_groups', 'layer_label', 'layer_rows',
-           'neuron_overlap', 'named_prompts', 'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means',
-           'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline', 'label_baseline',
-           'type_pairs', 'by_source', 'transferability_correlation', 'correlation_gain', 'pooled_correlation',
-           'partial_correlations']
+__all__ = ['EMBEDDING_METRICS', 'METRICS', 'mean_directions', 'euclidean_concat', 'euclidean_average', 'cosine_concat',
+           'cosine_average', 'activation_values', 'activation_states', 'active_share', 'layer_groups', 'layer_label',
+           'layer_rows', 'neuron_overlap', 'named_prompts', 'overlap_matrix', 'similarity_matrix', 'independent_pairs',
+           'pair_means', 'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline',
+           'label_baseline', 'type_pairs', 'by_source', 'transferability_correlation', 'correlation_gain',
+           'pooled_correlation', 'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -49,9 +49,15 @@ def _cosine_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [
     return (one @ other.T).clamp(-1, 1)
 
 
+def mean_directions(
+    prompts: Tensor,  # [m, l, hidden]
+) -> Tensor:  # float64 [m, hidden]; NaN for a prompt with a vector of zeros
+    "The mean of each prompt's unit vectors: all that the cosine of averages reads of a prompt (Eq. 3)."
+    return F.normalize(prompts.double(), dim=-1, eps=0).mean(1)
+
+
 def _cosine_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] -> [m, k]
-    one, other = (F.normalize(values.double(), dim=-1, eps=0).mean(1) for values in (p, q))
-    return one @ other.T
+    return mean_directions(p) @ mean_directions(q).T
 
 # %% ../nbs/library/similarity.ipynb #b87254ea
 _CANCELLED = 1e-6
