@@ -134,7 +134,7 @@ def _reject_meaningless(args: TrainingArguments) -> None:
         value, default = getattr(args, one.name), _default(one)
         if value != default and not (_is_off(value) and _is_off(default)):
             reason = _REASONS.get(one.name, "it has no meaning for a soft prompt")
-            raise HubError(f"{one.name}={value!r} cannot be had: {reason}; leave it out")
+            raise HubError(f"{one.name}={value!r} is not supported: {reason}; leave it out")
     _restore_meaningless(args)  # what is off in other words
 
 
