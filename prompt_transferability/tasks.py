@@ -621,9 +621,9 @@ def checked_texts(
         problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")
-        if _is_blank(row.get("text_b")) and "text_b" in row:
+        paired = bool((row.get("text_b") or "").strip())
+        if "text_b" in row and not paired:
             row["text_b"] = None
-        paired = row.get("text_b") is not None
         first = first or (number, paired)
         if paired != first[1]:
             raise _unpaired(origin, unit, *((first[0], number) if paired else (number, first[0])))
