@@ -461,15 +461,16 @@ def _json_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
 # %% ../nbs/library/tasks.ipynb #62895a09
 def _fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
     "What a reader of the csv module reads, which refuses fields of more than 131,072 characters otherwise."
-    fields: list[str] | None = []
-    while fields is not None:
-        limit = csv.field_size_limit(min(size_limit(), 2**31 - 1))
+    longest = min(size_limit(), 2**31 - 1)
+    while True:
+        limit = csv.field_size_limit(longest)
         try:
-            fields = next(reader, None)
+            fields = next(reader)
+        except StopIteration:
+            return
         finally:
             csv.field_size_limit(limit)
-        if fields is not None:
-            yield fields
+        yield fields
 
 
 def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
@@ -620,9 +621,9 @@ def checked_texts(
         problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")
-        if _is_blank(row.get("text_b")) and "text_b" in row:
+        paired = bool((row.get("text_b") or "").strip())
+        if "text_b" in row and not paired:
             row["text_b"] = None
-        paired = row.get("text_b") is not None
         first = first or (number, paired)
         if paired != first[1]:
             raise _unpaired(origin, unit, *((first[0], number) if paired else (number, first[0])))
