@@ -293,6 +293,25 @@ def cross_model(
     table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 
+# %% ../nbs/library/results.ipynb #5ba1ce11
+@patch
+def cross_model_by_seed(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # a learned one, as the rows of `cross_model` are called
+    untrained: bool = False,  # what comes of the vectors that the prompts began with
+) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", means over seeds, and the seeds; columns: tasks
+    """What prompts are worth that were carried in a way that learned from prompts of their own seed, seed by seed.
+
+    `recovered_share` takes its rows. Raises `UnknownNameError`, and `StudyError` where the way cannot be gone.
+    """
+    self._of_way(source, target, way)
+    rows = self.carried(source, target).query("way == @way and split == 'dev' and seed == fit_seed")
+    by_seed = rows[(rows.source == "random") == untrained].pivot_table("accuracy", "seed", "target")
+    ends = self.cross_model(source, target).loc[["tuned", "random"]]
+    return pd.concat([ends, by_seed])[[*ends]]
+
 # %% ../nbs/library/results.ipynb #ee6a90dd
 @patch
 def carried_prompts(

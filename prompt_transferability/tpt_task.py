@@ -30,8 +30,8 @@ from .zero_shot_transfer import evaluate_prompts
 # %% auto #0
 __all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
-           'times_by_chance', 'sooner_beyond_chance', 'sooner_by_rule', 'sooner_or_later', 'compare_starts',
-           'choice_regret', 'mean_regret']
+           'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_or_later',
+           'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 WAYS = ("transfer", "trial", *METRICS)
@@ -484,6 +484,14 @@ def sooner_beyond_chance(
     runs, chance = paired_times(tuned, baseline, tolerance), times_by_chance(baseline, tolerance)
     shares = [(times["comparable_time"] < 1).groupby(level="task", sort=False).mean() for times in (runs, chance)]
     return (shares[0] - shares[1].reindex(shares[0].index)).rename("sooner beyond chance")
+
+# %% ../nbs/library/tpt_task.ipynb #5ba1ce05
+def loss_left(
+    runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`, with the column loss
+) -> pd.Series:  # by task and seed
+    "The training loss at a run's end, as a share of that at its first evaluation after the start (beside Figure 10)."
+    losses = _table_of(runs).dropna(subset="loss").sort_values("step").groupby(["task", "seed"], sort=False)["loss"]
+    return losses.last() / losses.first()
 
 # %% ../nbs/library/tpt_task.ipynb #c0ffb102
 def sooner_by_rule(

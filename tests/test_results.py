@@ -428,6 +428,21 @@ def test_carried_prompts_counted_by_hand(tmp_path):
     assert percent(seeds="others", untrained=True) == [(11 + 12 + 10 + 18) / 4, 11]
 
 
+@pytest.mark.parametrize("untrained", [False, True])
+def test_seed_by_seed_prompts_are_beside_what_their_own_projector_makes_of_them(tmp_path, untrained):
+    results = write(CROSS, tmp_path)
+    by_seed = results.cross_model_by_seed(*MODELS, "task tuning (sst2)", untrained)
+    means = results.cross_model(*MODELS, untrained=untrained)
+    assert list(by_seed.index) == ["tuned", "random", *CROSS.seeds] and list(by_seed) == list(means)
+    if not untrained:
+        assert by_seed.loc[[*CROSS.seeds], "imdb"].mul(100).round(6).tolist() == [50, 54]
+    pd.testing.assert_series_equal(
+        by_seed.loc[[*CROSS.seeds]].mean(), means.loc["task tuning (sst2)"], check_names=False
+    )
+    with pytest.raises(UnknownNameError, match="did you mean 'task tuning .sst2.'"):
+        results.cross_model_by_seed(*MODELS, "task tuning (sst)")
+
+
 def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
     results = write(
         CROSS,

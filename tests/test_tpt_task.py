@@ -14,6 +14,7 @@ from prompt_transferability.statistics import interval
 from prompt_transferability.tasks import UnknownNameError, load_task
 from prompt_transferability.tpt_task import (
     compare_runs,
+    loss_left,
     mixed_prompt,
     paired_times,
     score_sources,
@@ -243,6 +244,13 @@ def test_sooner_beyond_chance_is_beside_other_starts_of_the_same_task():
     found = sooner_beyond_chance(curves(a_0=at_once, a_1=at_once, b_0=at_once), baseline)
     assert found["a"] == 0.5 and np.isnan(found["b"])
     assert sooner_beyond_chance(curves(a_0=LATE), baseline)["a"] == -0.5
+
+
+def test_what_is_left_of_the_loss_is_counted_from_the_first_loss_to_the_last():
+    "Whatever the order of the rows; there is no loss before the first step."
+    table = pd.concat([curves(a_0=LATE).assign(loss=[np.nan, 0.8, 0.9, 0.2]), curves(a_1=LATE).assign(loss=1.5)])
+    pd.testing.assert_series_equal(loss_left(table[::-1]).sort_index(), loss_left(table).sort_index())
+    assert loss_left(table)[("a", 0)] == pytest.approx(0.25) and loss_left(table)[("a", 1)] == 1
 
 
 @pytest.mark.parametrize("compare", [compare_runs, paired_times])

@@ -15,16 +15,16 @@ from prompt_transferability.articles import refreshed
 ROOT = Path(__file__).parents[1]
 
 
-def is_check(cell) -> bool:
-    "Whether a cell compares the page with what was computed, which it is not yet like."
-    return "check_page(" in cell.source
+def is_left_out(cell) -> bool:
+    "Whether a cell compares the page with what was computed, which it is not yet like, or reads the published files."
+    return "check_page(" in cell.source or cell.source.startswith("#| data")
 
 
 def refresh(page: Path) -> bool:
     "Run a page, and write its outputs and numbers into it; whether a number changed."
     notebook, shell = read_nb(page), CaptureShell(path=page.parent)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    shell.run_all(notebook, exc_stop=True, preproc=is_check)
+    shell.run_all(notebook, exc_stop=True, preproc=is_left_out)
     changed = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
