@@ -17,7 +17,7 @@ PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help study test site serve lab explorer models bench dist clean
+.PHONY: help study test pages site serve lab explorer models bench dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -55,6 +55,9 @@ serve: site ## build the website and serve it on this machine
 
 lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nbs/
 	$(BIN)/jupyter lab
+
+pages: $(ENVIRONMENT) ## run the pages of results and write their numbers into their text
+	$(BIN)/python tools/refresh_pages.py
 
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
 	$(BIN)/python tools/explorer_data.py

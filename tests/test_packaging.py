@@ -1,9 +1,10 @@
-"""The metadata agrees wherever it stands, the distributions hold what they should, and no module has drifted."""
+"""The metadata, the distributions, the modules, the workflows and README agree with each other."""
 
 import ast
 import configparser
 import filecmp
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -242,3 +244,92 @@ def test_no_notebook_holds_a_path_of_the_machine_that_ran_it():
         text = notebook.read_text(encoding="utf-8")
         for place in (str(ROOT), str(Path.home()), "site-packages/"):
             assert place not in text, f"{notebook.name} holds {place}"
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+
+
+def steps(workflow: Path) -> list[dict]:
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]
+    return [step for job in jobs.values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_calls_what_is_there(workflow):
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    called = [target for step in steps(workflow) for target in re.findall(r"make (\w+)", step.get("run", ""))]
+    assert called and set(called) <= set(targets)
+    versions = [step["with"]["python-version"] for step in steps(workflow) if "python-version" in step.get("with", {})]
+    oldest = re.search(r"^min_python = (.+)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M)[1]
+    assert versions == [oldest]
+
+
+def test_only_what_was_tested_is_deployed():
+    deploy, test = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in WORKFLOWS)
+    assert deploy[True] == {  # YAML 1.1 reads `on` so
+        "workflow_run": {"workflows": [test["name"]], "types": ["completed"], "branches": ["main"]},
+        "workflow_dispatch": None,
+    }
+    condition = deploy["jobs"]["deploy"]["if"]
+    assert "workflow_run.conclusion == 'success'" in condition and "workflow_run.event == 'push'" in condition
+    checkout, *_ = deploy["jobs"]["deploy"]["steps"]
+    assert "workflow_run.head_sha" in checkout["with"]["ref"]
+    assert deploy["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+    assert test["permissions"] == {"contents": "read"} and {"push", "pull_request"} < test[True].keys()
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_torch_comes_without_cuda(workflow):
+    assert yaml.safe_load(workflow.read_text(encoding="utf-8"))["env"]["PIP_EXTRA_INDEX_URL"].endswith("/whl/cpu")
+
+
+def test_the_site_is_tested_and_deployed():
+    assert [path.stem for path in WORKFLOWS] == ["deploy", "test"]
+    (uploaded,) = (step["with"]["path"] for step in steps(WORKFLOWS[0]) if "upload" in step.get("uses", ""))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^site:.*into (\S+)/$", makefile, re.M)[1] == uploaded
+
+
+VERDICTS = ("holds", "partly", "does not hold", "cannot be decided")
+
+
+def words(page: str) -> str:
+    "The text of a page's Markdown cells, without the marks of its numbers."
+    cells = json.loads((ROOT / "nbs" / page).read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"<!--=[\w.]+-->|<!--/-->", "", text)
+
+
+def claims(text: str) -> list[list[str]]:
+    "The rows of the first table of claims: claim, verdict, evidence, page."
+    rows = text[text.index("| the paper claims | verdict | evidence | page |") :].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_opens_with_the_claims_of_home():
+    home = [[cell.replace("](", "](nbs/") for cell in row] for row in claims(words("index.ipynb"))]
+    assert claims(readme()) == home, "copy the first table of nbs/index.ipynb into README.md"
+
+
+def test_a_claim_has_one_verdict_on_all_pages():
+    found = {claim: verdict for claim, verdict, *_ in claims(words("paper/findings.ipynb"))}
+    assert all(any(f"**{verdict}**" in said for verdict in VERDICTS) for said in found.values())
+    for claim, verdict, *_ in claims(words("index.ipynb")):
+        assert found[claim] == verdict
+
+
+def test_the_pages_of_claims_are_there():
+    for _, _, _, page in claims(readme()):
+        (link,) = re.findall(r"\]\((.+?)\)", page)
+        assert (ROOT / link).is_file(), link
+
+
+def test_twenty_lines_are_twenty_and_name_what_there_is():
+    (code,) = re.findall(r"```python\n(.*?)```", readme(), re.S)
+    assert len([line for line in code.splitlines() if line]) <= 20
+    imports = [node for node in ast.parse(code).body if isinstance(node, ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
