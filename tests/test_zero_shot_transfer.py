@@ -184,7 +184,8 @@ def test_a_share_that_is_kept_has_the_tasks_of_its_pairs():
     pairs = np.zeros((8, 8), dtype=bool)
     pairs[:6, :6] = ~np.eye(6, dtype=bool)
     share, low, high = kept_share(matrix, pairs)
-    assert low < share < high
+    gains = (matrix.iloc[:8] - matrix.loc["random"]).to_numpy()
+    assert low < share < high and share == pytest.approx((gains * pairs).sum() / (np.diag(gains) * pairs).sum())
     names = [*matrix.columns[:6]]
     alone = kept_share(matrix.loc[[*names, "random"], names], pairs[:6, :6])
     assert alone == pytest.approx((share, low, high))
