@@ -114,7 +114,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(["use_liger_kernel", "neftune_noise_alpha"], _FROZEN),
 }
 
-
+# %% ../nbs/library/prompt_hub.ipynb #2b065e04
 def _default(of: Field) -> Any:
     return of.default if of.default_factory is MISSING else of.default_factory()
 
@@ -304,7 +304,7 @@ class Watch:
         "All callbacks, one of the events of `TrainerCallback`."
         self.control = getattr(self.callbacks, event)(self.args, self.state, self.control, **facts)
 
-
+# %% ../nbs/library/prompt_hub.ipynb #507481e6
 def _reporters(args: PromptTrainingArguments) -> list[Any]:
     "The loggers' callbacks. Raises `HubError` for a logger that is not installed."
     try:
@@ -336,7 +336,7 @@ def __call__(self: Watch, loop: Loop, asked: dict) -> None:
     if loop.step == self.state.max_steps:
         self._end(loop)
 
-
+# %% ../nbs/library/prompt_hub.ipynb #3f30de79
 @patch
 def _count(self: Watch, loop: Loop) -> None:
     self.state.global_step, self.state.epoch = loop.step, loop.step / self.per_epoch
@@ -379,7 +379,7 @@ def best(self: Watch) -> Path | None:
     step = self.state.best_global_step
     return None if step is None else self.folder / f"checkpoint-{step}"
 
-
+# %% ../nbs/library/prompt_hub.ipynb #66238724
 @patch
 def _save(self: Watch, loop: Loop, asked: dict) -> None:
     place = self.folder / f"checkpoint-{loop.step}"
@@ -419,7 +419,7 @@ def _begin(self: Watch, loop: Loop, asked: dict) -> None:
     if self.args.eval_on_start and not loop.step:
         self._report_evaluation(loop)
 
-
+# %% ../nbs/library/prompt_hub.ipynb #3d051073
 @patch
 def _read_journal(self: Watch, path: Path) -> None:
     before = read_json(path, HubError)
@@ -435,7 +435,7 @@ def _read_journal(self: Watch, path: Path) -> None:
         raise HubError(f"{str(path)!r} is no journal of a run ({error}); remove its checkpoint") from error
     self.state.best_global_step, self.state.best_metric, self.state.log_history = step, metric, history
 
-
+# %% ../nbs/library/prompt_hub.ipynb #2aee88bf
 @patch
 def _end(self: Watch, loop: Loop) -> None:
     self.last = {name: weight.detach().to("cpu", copy=True) for name, weight in loop.objective.weights[0].items()}
@@ -512,7 +512,7 @@ def train_prompt(
     prompt.save(folder / PROMPT)
     return replace(run, prompt=prompt)
 
-
+# %% ../nbs/library/prompt_hub.ipynb #807fd0d8
 @patch(as_prop=True)
 def _bar(self: PromptHub) -> dict[str, bool]:
     return {"progress": not self.args.disable_tqdm}
@@ -562,7 +562,7 @@ def get_prompt_emb(
     "The vectors of the prompt that was trained; errors as in `prompt`."
     return self.prompt(model, dataset).values
 
-
+# %% ../nbs/library/prompt_hub.ipynb #29137b08
 @patch
 def eval_prompt(
     self: PromptHub,
@@ -580,7 +580,7 @@ def eval_prompt(
     found = evaluate(self.backbone(model, prompt.layout), prompt, self.data(dataset), split)
     return _kept(metrics_of(found), self.folder(model, dataset) / "eval_prompt_results.json")
 
-
+# %% ../nbs/library/prompt_hub.ipynb #78f18368
 @patch
 def _given(
     self: PromptHub, prompt: SoftPrompt | Tensor | str | Path, model: str | None, dataset: str | None
@@ -684,7 +684,7 @@ def activated_neuron(
     before, after = model.neuron_values(self.prompt(backbone, dataset).values_for(model))
     return before.cpu().float(), after.cpu().float()
 
-
+# %% ../nbs/library/prompt_hub.ipynb #398788f2
 @patch
 def neuron_similarity(
     self: PromptHub,
@@ -722,7 +722,7 @@ def mask_activated_neuron(
     results = _kept(metrics_of(found), self.folder(backbone, dataset) / "mask_activated_neuron_results.json")
     return results, mask
 
-
+# %% ../nbs/library/prompt_hub.ipynb #1f0ab9fc
 @patch
 def plot_neuron(
     self: PromptHub,
