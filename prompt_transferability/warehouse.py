@@ -171,7 +171,7 @@ def _entry(path: Path, stat: os.stat_result) -> Entry:
         modified=stat.st_mtime_ns,
     )
 
-# %% ../nbs/library/warehouse.ipynb #1c9a570b
+# %% ../nbs/library/warehouse.ipynb #18e93525
 FORMAT = "prompt_transferability/warehouse/1"
 "The entry by which an index is known."
 
@@ -190,7 +190,7 @@ def _read_index(path: Path, advice: str) -> dict[str, Entry]:  # by name
         found = _FORM.validate_python(read_json(path, WarehouseError), strict=True)["prompts"]
     except ValidationError as error:
         first = error.errors()[0]
-        where = printable(" ".join(map(str, first["loc"])))[:80]
+        where = printable(" ".join(map(str, first["loc"])))[:80] or "the whole"
         raise WarehouseError(
             f"{str(path)!r} is no index of a warehouse ({where}: {printable(first['msg'])[:80]}); {advice}"
         ) from None
