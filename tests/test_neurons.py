@@ -69,17 +69,26 @@ def hooks_of(backbone):
 # ---- every type of model
 
 
-def test_the_largest_pre_activations_of_all_layers_are_silenced(backbone, data):
+def masks_seen(monkeypatch):
+    "The masks that are silenced from here on, in their order."
+    seen, original = [], Backbone.without_neurons
+    monkeypatch.setattr(Backbone, "without_neurons", lambda self, masked: seen.append(masked) or original(self, masked))
+    return seen
+
+
+def test_the_largest_pre_activations_of_all_layers_are_silenced(backbone, data, monkeypatch):
     prompt, before = drawn(backbone), hooks_of(backbone)
     values = backbone.neuron_values(prompt.values)[0].numpy()
     count = round(0.3 * values.size)
     own = torch.from_numpy(values >= np.sort(values, axis=None)[-count])
     with backbone.without_neurons(own):
         by_hand = evaluate(backbone, prompt, data)
+    seen = masks_seen(monkeypatch)
     table = mask_neurons(backbone, prompt, data, 0.3, by=["own", "random", "random by layer"], draws=2)
     assert table["by"].tolist() == ["nothing", "own", *["random"] * 2, *["random by layer"] * 2]
     assert table["neurons"].tolist() == [0, *[count] * 5]
     assert table["accuracy"][0] == evaluate(backbone, prompt, data).accuracy
+    assert torch.equal(seen[1], own) and not seen[0].any() and len(seen) == len(table)
     assert table["accuracy"][1] == by_hand.accuracy and table["of_own"][1] == 1
     assert (table["n"] == len(data.dev)).all() and hooks_of(backbone) == before
 
@@ -112,9 +121,7 @@ def test_silenced_neurons_are_those_whose_outgoing_weights_are_zero(backbone, da
 
 
 def test_a_group_of_layers_is_masked_in_these_layers(backbone, data, monkeypatch):
-    seen, last = [], backbone.num_layers
-    original = Backbone.without_neurons
-    monkeypatch.setattr(Backbone, "without_neurons", lambda self, masked: seen.append(masked) or original(self, masked))
+    seen, last = masks_seen(monkeypatch), backbone.num_layers
     table = mask_neurons(backbone, drawn(backbone), data, 0.25, layers=(last, last), draws=2)
     expected = round(0.25 * backbone.ffn_size)
     assert table["neurons"].tolist() == [0, *[expected] * 5]
