@@ -995,7 +995,7 @@ def text_logits(
                 f"{self.name!r} answers task {task.name!r} with logits that are not finite: the prompt's numbers are "
                 f"too large for {str(self.dtype).removeprefix('torch.')}, or a weight is no number"
             )
-        found[torch.from_numpy(rows)] = logits.cpu()
+        found[torch.from_numpy(rows)] = logits.to("cpu", found.dtype)
     return found
 
 

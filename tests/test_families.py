@@ -415,6 +415,7 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "microworld._new_seq2seq",
     "microworld._unigram",
     "microworld._word_piece",
+    "prompt_hub.PromptTrainingArguments",
     "study.PRESETS",
     "study._GEMMA",
     "study._MICRO",

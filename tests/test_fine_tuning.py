@@ -102,5 +102,5 @@ def test_it_is_asked_as_a_prompt_is_but_for_its_start_and_rate():
         {name: parameter.default for name, parameter in signature(function).parameters.items()}
         for function in (fine_tune, tune_prompt)
     )
-    assert prompt.keys() - model.keys() == {"init", "length"}
+    assert prompt.keys() - model.keys() == {"init", "length", "watch"}
     assert {name for name in model if model[name] != prompt[name]} == {"learning_rate"}

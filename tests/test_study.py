@@ -1417,19 +1417,20 @@ def small_papers(tmp_path_factory):
         shutil.copytree(model_folder(micro), models / name)
     for task in PAPERS_FEW:
         (data / "tasks" / task).mkdir(parents=True)
-        for split, rows in load_task(f"micro/{task}", max_train=24, max_eval=8).splits().items():
+        for split, rows in load_task(f"micro/{task}", max_train=16, max_eval=4).splits().items():
             rows = rows.to_pandas()
             rows["label"] = [ALL_TASKS[task].labels[label] for label in rows["label"]]
             rows.to_json(data / "tasks" / task / f"{split}.jsonl", orient="records", lines=True)
     return {"models": models, "data": data}
 
 
-PAPERS_FEW = ("imdb", "laptop", "mnli", "ethics_justice", "qqp")  # one a type, and those that projectors learn from
+PAPERS_FEW = ("imdb", "laptop", "mnli")  # those that projectors learn from
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
 def test_the_study_of_the_paper_runs_whole(name, small_papers, one_thread, tmp_path):
-    study, smaller = Study.from_preset(name), dict(length=3, seeds=(0,), steps=2, eval_every=2)
+    study = Study.from_preset(name)
+    smaller = dict(length=3, seeds=(0,), random_seeds=study.random_seeds[:1], steps=2, eval_every=2)
     asked = {cell.kind for cell in study.cells()}
     if study.cross_model is not None:
         crossing = replace(study.cross_model, tpt_seeds=(0,), hidden_size=4, steps=2, mapping_steps=2, eval_every=2)
