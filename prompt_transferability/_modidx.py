@@ -645,6 +645,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence._pairs': ( 'nbs/library/evidence.html#_pairs',
                                                                                              'prompt_transferability/evidence.py'),
+                                                 'prompt_transferability.evidence._percent': ( 'nbs/library/evidence.html#_percent',
+                                                                                               'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence._rho': ( 'nbs/library/evidence.html#_rho',
                                                                                            'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence._seeds_of': ( 'nbs/library/evidence.html#_seeds_of',

@@ -65,8 +65,8 @@ from prompt_transferability.zero_shot_transfer import (
 )
 
 # %% auto #0
-__all__ = ['STUDIES', 'HOLDS', 'FAILS', 'OPEN', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS', 'Evidence', 'studies_there',
-           'each_study', 'verdict', 'said', 'learned_tasks', 'whole_matrix', 'type_test', 'by_type',
+__all__ = ['STUDIES', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS', 'Evidence',
+           'studies_there', 'each_study', 'verdict', 'said', 'learned_tasks', 'whole_matrix', 'type_test', 'by_type',
            'pair_similarities', 'write_similarities', 'read_similarities', 'similarities', 'good_sources', 'holm',
            'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair', 'by_layers', 'by_choice', 'better_start',
            'by_start', 'by_step', 'by_words', 'by_method', 'by_projector', 'by_further', 'by_carried', 'across',
@@ -134,7 +134,7 @@ def studies_there(
         found += [Evidence(results, *pair) for pair in models]
     return found
 
-# %% ../nbs/library/evidence.ipynb #f8468f27
+# %% ../nbs/library/evidence.ipynb #0ed8c027
 def each_study(
     folder: str | Path,  # of studies' folders, `results`
     question: str,  # one of `STUDIES`
@@ -162,13 +162,16 @@ def _seeds_of(study: Evidence) -> list[Evidence]:
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided"
 "The three verdicts on a claim."
+DECLARED = ("paper", "smollm", "gemma", "real")
+"How the names of studies begin that had no results when the rules of verdicts were declared."
 
 
 def verdict(
+    study: Evidence,
     side: str | None,  # from `side_of`
 ) -> str:
-    "What an interval says to a claim that a difference is above zero."
-    return {"above": HOLDS, "below": FAILS, None: OPEN}[side]
+    "What an interval says to a claim that a difference is above zero; – of a study that was known before the rule."
+    return {"above": HOLDS, "below": FAILS, None: OPEN}[side] if study.name.startswith(DECLARED) else "–"
 
 
 def said(
@@ -237,7 +240,7 @@ def type_test(
 
     return permutation_test(gaps, len(tasks))
 
-# %% ../nbs/library/evidence.ipynb #ed55580b
+# %% ../nbs/library/evidence.ipynb #cab68e87
 def _in_points(row: pd.Series, sign: bool = False) -> str:
     return with_interval(row["mean"], row["low"], row["high"], 0, 100, sign=sign)
 
@@ -262,7 +265,7 @@ def by_type(study: Evidence) -> dict[str, str]:
         row |= {"same type": _in_points(of["within"]), "other types": _in_points(of["across"])}
         row |= {"random prompt": number(100 * chance, 0), "gap, points": _in_points(of["gap"], sign=True)}
         side = None if side == "above" and is_significant(tested) is not True else side
-        row |= {"p of types": p_value(tested.p).removeprefix("= "), "verdict": verdict(side)}
+        row |= {"p of types": p_value(tested.p).removeprefix("= "), "verdict": verdict(study, side)}
     return row
 
 # %% ../nbs/library/evidence.ipynb #8dbd63a9
@@ -400,7 +403,7 @@ def metrics_beside_transfer(study: Evidence, by_layer: bool = False) -> pd.DataF
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
     return table.assign(holm=holm(table.loc[[name for name in METRICS if name in table.index], "p_types"]))
 
-# %% ../nbs/library/evidence.ipynb #4cef2d13
+# %% ../nbs/library/evidence.ipynb #fc56bad3
 def _rho(row: pd.Series) -> str:
     return with_interval(row["rho"], row["low"], row["high"])
 
@@ -427,10 +430,10 @@ def by_similarity(study: Evidence) -> dict[str, str]:
         less = correlation_gain(found["neuron_overlap"], found[best], transfer).loc["overall"]
         row["less the best"] = with_interval(*less[["gain", "low", "high"]], sign=True)
         independent = len(study.results.study.seeds) > 1 and study.seed is None
-        row["follows best"] = verdict(side_of(less["low"], less["high"]) if independent else None)
+        row["follows best"] = verdict(study, side_of(less["low"], less["high"]) if independent else None)
         row["beyond types"] = f"{number(neurons['types'])} (p {p_value(neurons['holm'])})"
         side = ("above" if neurons["types"] > 0 else "below") if neurons["holm"] < 0.05 else None
-        row["says more"] = verdict(side)
+        row["says more"] = verdict(study, side)
     return row
 
 # %% ../nbs/library/evidence.ipynb #dc10dd8b
@@ -495,7 +498,7 @@ def _of_seed(matrix: pd.DataFrame, tasks: Sequence[str], seed: int) -> pd.DataFr
     names = [f"{task} {seed}" for task in tasks]
     return matrix.reindex(index=names, columns=names).set_axis(tasks).set_axis(tasks, axis=1)
 
-# %% ../nbs/library/evidence.ipynb #802098fe
+# %% ../nbs/library/evidence.ipynb #4451c4d8
 STARTS = ("random start", "vocabulary start", "twice the steps")
 "What a start from another task must beat."
 
@@ -531,12 +534,12 @@ def by_start(study: Evidence) -> dict[str, dict[str, str]]:
             "tasks sooner": f"{counts['sooner']} of {len(by_task)}",
             "p": p_value(counts["p"]).removeprefix("= "),
             "gain on dev, points": with_interval(*overall[["gain", "gain_low", "gain_high"]], 1, 100, sign=True),
-            "verdict": OPEN,
+            "verdict": verdict(study, None),
         }
         if len(over):
             least = over.loc[over["gain"].idxmin()]
             row["least gain on test"] = with_interval(*least[["gain", "low", "high"]], 1, 100, sign=True)
-            row["verdict"] = verdict(side_of(least["low"], least["high"]))
+            row["verdict"] = verdict(study, side_of(least["low"], least["high"]))
     return rows
 
 # %% ../nbs/library/evidence.ipynb #20e24777
@@ -614,7 +617,7 @@ def by_method(study: Evidence) -> dict[str, str]:
 def _ends(values: pd.Series, digits: int = 1) -> str:
     return f"{number(values.min(), digits, True)} to {number(values.max(), digits, True)}"
 
-# %% ../nbs/library/evidence.ipynb #d0ec6993
+# %% ../nbs/library/evidence.ipynb #b4c6ee49
 def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
     """Does task tuning carry the prompt to unseen tasks of its type (§5.2, Tables 4, 5 and 9)? A row a projector.
 
@@ -633,17 +636,22 @@ def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
             for table, name in ((shares, "task tuning"), (noise, "task tuning"), (shares, "own prompt"))
         )
         rows[way["task tuning"]] = {
-            "carried": percent(of),
-            "untrained vectors": percent(vectors),
-            "own prompts": percent(own),
-            "carried, other types": percent(shares["other types"].get(way["task tuning"], np.nan)),
-            "without LayerNorm": percent(shares["same type"].get(norm, np.nan)),
-            "prompt mapping": percent(shares["same type"].get(way["prompt mapping"], np.nan)),
-            "token mapping, all tasks": percent(_share(carried, "token mapping")),
-            "directly reused, all tasks": percent(_share(carried, "directly reused")),
-            "verdict": OPEN if np.isnan([of, vectors, own]).any() else HOLDS if of > max(vectors, own) else FAILS,
+            "carried": _percent(of),
+            "untrained vectors": _percent(vectors),
+            "own prompts": _percent(own),
+            "carried, other types": _percent(shares["other types"].get(way["task tuning"], np.nan)),
+            "without LayerNorm": _percent(shares["same type"].get(norm, np.nan)),
+            "prompt mapping": _percent(shares["same type"].get(way["prompt mapping"], np.nan)),
+            "token mapping, all tasks": _percent(_share(carried, "token mapping")),
+            "directly reused, all tasks": _percent(_share(carried, "directly reused")),
         }
+        side = None if np.isnan([of, vectors, own]).any() else "above" if of > max(vectors, own) else "below"
+        rows[way["task tuning"]]["verdict"] = verdict(study, side)
     return rows
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else percent(share)
 
 
 def _share(matrix: pd.DataFrame, row: str) -> float:
@@ -711,7 +719,7 @@ def by_carried(
 def _length(prompts) -> float:
     return float(np.mean([float(prompt.values.norm(dim=1).mean()) for prompt in prompts]))
 
-# %% ../nbs/library/evidence.ipynb #279c930a
+# %% ../nbs/library/evidence.ipynb #2010ab75
 def across(study: Evidence) -> dict[str, str]:
     """Are other tasks' prompts of the model better than the task's own prompt from another model (abstract, §5.3)?
 
@@ -733,7 +741,7 @@ def across(study: Evidence) -> dict[str, str]:
     row = {"unseen tasks": str(len(differs))}
     row |= {name: number(100 * cells[name].mean(), 1) for name in ("other tasks", "learned tasks", "other model")}
     row["other tasks less model, points"] = with_interval(differs.mean(), *ends, 1, 100, sign=True)
-    return row | {"verdict": verdict(side_of(*ends))}
+    return row | {"verdict": verdict(study, side_of(*ends))}
 
 # %% ../nbs/library/evidence.ipynb #c066240e
 def progress(
@@ -755,13 +763,19 @@ def progress(
             rows[name] |= {kind: ", ".join(str(of)[:40] for of in origin[kind].dropna().unique()) for kind in kinds}
     return pd.DataFrame.from_dict(rows, orient="index").replace("", np.nan).fillna("–")
 
-# %% ../nbs/library/evidence.ipynb #997730e9
+# %% ../nbs/library/evidence.ipynb #45924eb1
 CLAIMS = {
     "Prompts transfer within a type, poorly across types (§4.1)": ("transfer", by_type, "verdict", "gap, points"),
     "Neuron overlap follows transfer best (§4.3)": ("transfer", by_similarity, "follows best", "less the best"),
     "Neuron overlap says more than the types": ("transfer", by_similarity, "says more", "beyond types"),
-    "Another task's prompt is a better start (§4.2)": ("starts", by_start, "verdict", "least gain on test"),
-    "Task tuning carries the prompt (§5.2)": ("models", by_projector, "verdict", "carried"),
+    "Another task's prompt is a better start (§4.2)": (
+        *("starts", by_start, "verdict"),
+        *("least gain on test", "gain on dev, points"),
+    ),
+    "Task tuning carries the prompt (§5.2)": (
+        *("models", by_projector, "verdict"),
+        *("carried", "untrained vectors", "own prompts"),
+    ),
     "Other tasks' prompts are better than carried ones (abstract)": (
         *("models", across, "verdict"),
         "other tasks less model, points",
@@ -773,8 +787,11 @@ CLAIMS = {
 def claims(folder: str | Path) -> pd.DataFrame:  # rows: claim and study; columns: verdict, evidence
     "What every study that is there says to each claim."
     tables = {row: each_study(folder, question, row) for question, row, *_ in CLAIMS.values()}
-    parts = {}
-    for claim, (_, row, *columns) in CLAIMS.items():
-        found = tables[row].reindex(columns=columns).fillna("–").set_axis(["verdict", "evidence"], axis=1)
-        parts[claim] = found[found["verdict"] != "–"]
-    return pd.concat(parts, names=["claim", "study"])
+    rows = {}
+    for claim, (_, row, said_in, *columns) in CLAIMS.items():
+        for study, of in tables[row].iterrows():
+            evidence = "; ".join(f"{name} {of[name]}" for name in columns if of.get(name, "–") != "–")
+            if evidence:
+                rows[claim, study] = {"verdict": of.get(said_in, "–"), "evidence": evidence}
+    index = pd.MultiIndex.from_tuples([*rows], names=["claim", "study"]) if rows else None
+    return pd.DataFrame([*rows.values()], index, ["verdict", "evidence"])

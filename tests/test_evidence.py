@@ -190,9 +190,8 @@ def test_task_tuning_carries_only_what_noise_and_own_prompts_do_not_bring(monkey
         assert {row["verdict"] for row in by_projector(study).values()} == {said_so}
 
 
-def test_one_seed_cannot_decide_what_takes_several(tiny, tmp_path):
-    results = Results(tiny)
-    study = Evidence(results, "micro-bert", seed=0)
+def test_one_seed_cannot_decide_what_takes_several(folder):
+    study = Evidence(Results(folder / "paper"), "micro-bert", seed=0)
     assert by_similarity(study)["follows best"] == OPEN
     assert compared(study)[1].shape == (4, 4)
 

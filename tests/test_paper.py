@@ -1,11 +1,24 @@
-"The transcribed tables are those of the paper's text, cell by cell."
+"The printed tables are the paper's, and the recomputed ones those of the published files."
 
+import json
 import re
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
+from prompt_transferability import recomputed, release
+from prompt_transferability.backbones import Backbone
+from prompt_transferability.cli import main
+from prompt_transferability.microworld import model_folder
 from prompt_transferability.paper import printed, table
+from prompt_transferability.recomputed import TABLES, read_origin, read_table, write_tables
+from prompt_transferability.release import Release, load_release
+from prompt_transferability.similarity import similarity_matrix
+from prompt_transferability.tasks import UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +70,98 @@ def test_tables_are_new_frames_each_time():
     numbers = table(4)
     numbers.loc["tuned", "imdb"] = 0
     assert table(4).loc["tuned", "imdb"] == 0.899
+
+
+# ---- tables recomputed from what the authors published
+
+KEPT = Path(__file__).parents[1] / "results" / "release"
+MADE_UP = pd.DataFrame({"imdb": [0.1 + 0.2, None], "sst2": [1 / 3, 1.0]}, pd.Index(["imdb", "random"], name="source"))
+
+
+@pytest.fixture
+def two_tables(monkeypatch):
+    "Two tables that need no published file."
+    tables = {"first": lambda release: MADE_UP, "second": lambda release: 1 - MADE_UP}
+    monkeypatch.setattr(recomputed, "TABLES", tables)
+
+
+def test_a_table_is_read_as_it_was_computed(two_tables, tmp_path):
+    write_tables(Release(tmp_path), tmp_path / "out", "a command")
+    for name, expected in (("first", MADE_UP), ("second", 1 - MADE_UP)):
+        pd.testing.assert_frame_equal(read_table(tmp_path / "out", name), expected, check_exact=True)
+    origin = read_origin(tmp_path / "out")
+    assert origin["command"] == "a command" and origin["release"] == release.COMMIT
+    assert origin["tables"] == "2" and "torch 2" in origin["libraries"]
+    assert all(isinstance(fact, str) and fact for fact in origin)
+    assert str(tmp_path) not in (tmp_path / "out" / "provenance.json").read_text()
+
+
+def test_nothing_is_written_when_one_table_fails(two_tables, tmp_path, monkeypatch):
+    monkeypatch.setitem(recomputed.TABLES, "third", lambda release: release.transfer("roberta-base"))
+    with pytest.raises(FileNotFoundError, match="release download"):
+        write_tables(Release(tmp_path / "empty"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_are_not_there(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'transfer_t5-base'"):
+        read_table(KEPT, "transfer_t5base")
+    with pytest.raises(FileNotFoundError, match="release tables --out"):
+        read_table(tmp_path, "transfer_t5-base")
+
+
+def test_the_command_writes_the_tables(two_tables, tmp_path, capsys, monkeypatch):
+    (tmp_path / "authors-release").mkdir()
+    out = tmp_path / "out"
+    assert main(["release", "tables", "--data", str(tmp_path), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(out)}
+    assert sorted(path.name for path in out.iterdir()) == ["first.csv", "provenance.json", "second.csv"]
+    monkeypatch.undo()
+    assert main(["release", "tables", "--data", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
+    assert (
+        f"`prompt-transfer release download --data {tmp_path}`" in capsys.readouterr().err
+        and not (tmp_path / "other").exists()
+    )
+
+
+def test_the_kept_tables_are_all_there():
+    assert {path.stem for path in KEPT.glob("*.csv")} == {*TABLES}
+    assert json.loads((KEPT / "provenance.json").read_text())["tables"] == [*TABLES]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_kept_tables_are_those_of_the_published_files(name, real_data):
+    if not (real_data / "authors-release").is_dir():
+        pytest.skip("needs the published files: authors-release/ beside the tasks")
+    again = TABLES[name](load_release(real_data))
+    # Another processor sums in another order, which moves the last digits of the distances.
+    pd.testing.assert_frame_equal(read_table(KEPT, name), again, rtol=1e-9, atol=1e-12, check_names=False)
+
+
+# ---- the neurons of the published prompts
+
+
+def test_whoever_has_the_model_gets_the_tables_of_its_neurons(real_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recomputed, "TABLES", {})
+    config = RobertaConfig(
+        hidden_size=768,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        intermediate_size=24,
+        vocab_size=len(AutoTokenizer.from_pretrained(model_folder("micro-roberta"))),
+    )
+    torch.manual_seed(0)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta-base")
+    for file in model_folder("micro-roberta").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "roberta-base")
+    line = ["release", "tables", "--data", str(real_data), "--out", str(tmp_path / "out"), "--json"]
+    assert main([*line, "--backbone", "roberta-base", "--models", str(tmp_path)]) == 0, capsys.readouterr().err
+    found = read_table(tmp_path / "out", "neuron_correlation_roberta-base")
+    assert [*dict.fromkeys(found.index)] == ["1-5", "1-2", "3", "4", "5"]
+    assert found.query("target == 'overall' and not self_pairs")["n"].tolist() == [13] * 5
+    release, backbone = load_release(real_data), Backbone.from_pretrained(tmp_path / "roberta-base", "authors")
+    pairs = read_table(tmp_path / "out", "neurons_to_tuned_proj").query("layers == '3'").set_index("tuned", append=True)
+    one, other = release.prompt("sst2", "roberta-base", "proj"), release.prompt("imdb", "roberta-base")
+    matrix = similarity_matrix({"one": one, "other": other}, "neuron_overlap", backbone, (3, 3))
+    assert pairs.loc[("sst2", "imdb"), "neuron_overlap"] == pytest.approx(matrix.loc["one", "other"])
+    assert backbone.fingerprint in json.loads((tmp_path / "out" / "provenance.json").read_text())["model"]
