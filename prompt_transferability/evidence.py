@@ -66,28 +66,25 @@ from prompt_transferability.zero_shot_transfer import (
 
 # %% auto #0
 __all__ = ['STUDIES', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS', 'Evidence',
-           'studies_there', 'each_study', 'verdict', 'said', 'learned_tasks', 'whole_matrix', 'type_test', 'by_type',
-           'pair_similarities', 'write_similarities', 'read_similarities', 'similarities', 'good_sources', 'holm',
-           'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair', 'by_layers', 'by_choice', 'better_start',
-           'by_start', 'by_step', 'by_words', 'by_method', 'by_projector', 'by_further', 'by_carried', 'across',
-           'progress', 'claims']
+           'studies_there', 'each_study', 'verdict', 'said', 'learned_tasks', 'tuned_on_dev', 'whole_matrix',
+           'type_test', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities', 'similarities',
+           'good_sources', 'holm', 'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair', 'by_layers',
+           'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector', 'by_further',
+           'by_carried', 'across', 'progress', 'claims']
 
-# %% ../nbs/library/evidence.ipynb #ad283603
+# %% ../nbs/library/evidence.ipynb #1ec20935
+_PLAIN = ("paper", "smollm", "gemma", "small", "micro")
 STUDIES = {
-    "transfer": ("paper", "smollm", "gemma", "small", "micro"),
+    "prompts": _PLAIN,
+    "transfer": _PLAIN,
     "starts": ("paper", "smollm-starts", "small", "micro-starts", "micro-tpt"),
     "words": ("paper-unified", "smollm-unified", "micro-unified"),
     "fine-tuning": ("paper-finetune", "smollm-finetune", "small-finetune", "micro-finetune"),
     "models": ("paper", "real-cross", "small-cross", "micro-cross", "micro-cross-large"),
 }
 "The studies that can answer a question, by the names of their folders: the strongest evidence about the paper first."
-_KIND = {
-    "transfer": "transfer",
-    "starts": "tpt",
-    "words": "transfer",
-    "fine-tuning": "fine_tune",
-    "models": "projected",
-}
+_KIND = {"prompts": "tune", "transfer": "transfer", "starts": "tpt", "words": "transfer", "fine-tuning": "fine_tune"}
+_KIND["models"] = "projected"
 
 
 @dataclass(frozen=True)
@@ -134,12 +131,12 @@ def studies_there(
         found += [Evidence(results, *pair) for pair in models]
     return found
 
-# %% ../nbs/library/evidence.ipynb #0ed8c027
+# %% ../nbs/library/evidence.ipynb #ba27a58f
 def each_study(
     folder: str | Path,  # of studies' folders, `results`
     question: str,  # one of `STUDIES`
     row: Callable[[Evidence], Mapping],  # what a study says: texts by column, or several such rows by name
-    each_seed: bool = False,  # beside the means, where a study has several
+    each_seed: bool = False,  # beside the means, where a study has several and rules were declared for it
 ) -> pd.DataFrame:  # texts, a row a study; – where a study says nothing
     "What all studies that are there say. A study that lacks something that a row takes says nothing yet."
     rows, shown = {}, studies_there(folder, question)
@@ -152,12 +149,13 @@ def each_study(
             found = {}
         several = found and all(isinstance(part, Mapping) for part in found.values())
         rows |= {f"{study.label}; {name}": part for name, part in found.items()} if several else {study.label: found}
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+    return pd.DataFrame([*rows.values()], pd.Index([*rows], dtype=object)).fillna("–")
 
 
 def _seeds_of(study: Evidence) -> list[Evidence]:
     seeds = study.results.study.seeds
-    return [replace(study, seed=seed) for seed in seeds] if len(seeds) > 1 else []
+    several = len(seeds) > 1 and study.name.startswith(DECLARED)
+    return [replace(study, seed=seed) for seed in seeds] if several else []
 
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided"
@@ -204,6 +202,29 @@ def learned_tasks(results: Results, backbone: str | None = None) -> pd.DataFrame
             row |= {name: share, f"{name}_low": low, f"{name}_high": high}
         row["learned"] = all(row["accuracy_low"] > row[f"{name}_high"] for name in ("random", "majority"))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+
+# %% ../nbs/library/evidence.ipynb #056c4bb4
+def tuned_on_dev(results: Results, backbone: str | None = None) -> pd.DataFrame:  # a row a task, means over seeds
+    """How far training has come: `start`, `accuracy`, `low` and `high` (Wilson's) and `majority` on dev, `n` rows.
+
+    `above` says whether `low` lies above the upper end of the most frequent label's interval. Raises `StudyError` where
+    no prompt was trained yet.
+    """
+    runs = [
+        {
+            "task": cell.asked["task"],
+            "start": result["curve"]["accuracy"][0],
+            "accuracy": result["accuracy"],
+            "majority": result["majority"]["dev"],
+            "n": result["rows"]["dev"],
+        }
+        for cell, result in results.cells("tune", backbone)
+    ]
+    table = pd.DataFrame(runs).groupby("task", sort=False).mean().astype({"n": int})
+    ends = [wilson_interval(*pair) for pair in zip(table["accuracy"], table["n"], strict=True)]
+    chance = [wilson_interval(*pair)[1] for pair in zip(table["majority"], table["n"], strict=True)]
+    table[["low", "high"]] = ends
+    return table.assign(above=table["low"] > chance)
 
 # %% ../nbs/library/evidence.ipynb #c4be1bdb
 def whole_matrix(study: Evidence) -> pd.DataFrame:  # sources in rows, with "random" where it is there
@@ -542,7 +563,7 @@ def by_start(study: Evidence) -> dict[str, dict[str, str]]:
             row["verdict"] = verdict(study, side_of(least["low"], least["high"]))
     return rows
 
-# %% ../nbs/library/evidence.ipynb #20e24777
+# %% ../nbs/library/evidence.ipynb #2be35008
 def by_step(study: Evidence) -> dict[str, dict[str, str]]:
     "On how many tasks the curve from another task lies above that of prompt tuning, at three moments (Figure 4)."
     declared, rows = study.results.study, {}
@@ -553,12 +574,8 @@ def by_step(study: Evidence) -> dict[str, dict[str, str]]:
         except StudyError:  # none of these has been run yet
             continue
         last = curves["step"].max()
-        steps = sorted(curves["step"].unique())
-        moments = {
-            "at the start": 0,
-            "after a fifth": min(steps, key=lambda step: abs(step - last / 5)),
-            "at its end": last,
-        }
+        fifth = min(sorted(curves["step"].unique()), key=lambda step, last=last: abs(step - last / 5))
+        moments = {"at the start": 0, "after a fifth": fifth, "at its end": last}
         rows[f"from {choice}"] = {name: _above(curves, pt, step) for name, step in moments.items()} | {"end": str(last)}
     return rows
 

@@ -43,6 +43,7 @@ from prompt_transferability.evidence import (
     progress,
     said,
     studies_there,
+    tuned_on_dev,
     whole_matrix,
 )
 from prompt_transferability.results import Results
@@ -51,7 +52,8 @@ from prompt_transferability.study import CrossModel, Study
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in sorted((ROOT / "nbs").glob("*/*.ipynb")) if page.parent.name in ("paper", "results")]
 ROWS = {
-    "transfer": (by_type, by_similarity, by_pair, by_layers, by_choice),
+    "prompts": (by_pair, by_layers),
+    "transfer": (by_type, by_similarity, by_choice),
     "starts": (by_start, by_step),
     "words": (by_words,),
     "fine-tuning": (by_method,),
@@ -152,6 +154,10 @@ def test_a_study_that_is_being_run_says_so_and_shows_what_is_whole(tiny, tmp_pat
     (tmp_path / "smollm" / "study.yaml").write_text((tiny / "study.yaml").read_text())
     (half,) = studies_there(tmp_path, "transfer")
     assert "unfinished" in half.label and half.backbone == "micro-bert"
+    trained = studies_there(tmp_path, "prompts")
+    assert [study.backbone for study in trained] == [*TINY.backbones]
+    on_dev = tuned_on_dev(half.results, "micro-roberta")
+    assert [*on_dev.index] == [*TINY.tasks] and (on_dev["accuracy"] >= on_dev["start"]).all()
     assert [*whole_matrix(half).columns] == [*TINY.tasks[:3]]
     assert by_type(half)["tasks learned"].endswith("of 3") and metrics_beside_transfer(half).empty
     assert [*each_study(tmp_path, "transfer", by_choice).index] == [half.label]
@@ -220,7 +226,14 @@ def evidence_cells(page):
     "What a page needs for its tables of all studies: its imports, and the cells that make them."
     sources = [cell.source for cell in read_nb(page).cells if cell.cell_type == "code"]
     first = next(source for source in sources if "from pathlib import Path" in source)
-    return [first, *(source for source in sources if re.search(r"\b(each_study|claims|progress|said)\(", source))]
+    return [
+        first,
+        *(
+            source
+            for source in sources
+            if re.search(r"\b(each_study|claims|progress|said|real_models|metrics_beside_transfer)\(", source)
+        ),
+    ]
 
 
 SHOWN = [page for page in PAGES if len(evidence_cells(page)) > 1]

@@ -44,14 +44,14 @@ def test_what_a_tutorial_links_to_is_there(page):
 
 
 @pytest.mark.parametrize("page", LINE)
-def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page):
-    """Of the processor's time, which what else runs changes little, and not of the clock's.
+def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, tmp_path):
+    """Of the processor's time, which what else runs changes little, and not of the clock's; with no real model.
 
     `make test` runs the tutorials here, and leaves them out where it runs the other notebooks.
     """
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = spent()
     command = [Path(sysconfig.get_path("scripts")) / "nbdev-test", page, "--n-workers", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GGUF": str(tmp_path)}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     assert 5 < spent() - before < 120  # below 5 nothing can have been trained
