@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
-import sysconfig
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from nbdev.doclinks import nbdev_export
 
 from prompt_transferability.cells import Store, pack
 from prompt_transferability.study import Study
@@ -121,21 +123,28 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
     (folder / "tiny_site.dist-info").mkdir()
     (folder / "tiny_site.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: tiny_site\nVersion: 0.1.0\n")
     (folder / "tiny_site.dist-info/entry_points.txt").write_text("[nbdev]\ntiny_site = tiny_site._modidx:d\n")
-    subprocess.run([Path(sysconfig.get_path("scripts")) / "nbdev-export"], cwd=folder, check=True)
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
-def build(project: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Build a site without Quarto, whether or not this machine has it."""
-    environment = os.environ | {"PATH": "", "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    environment.pop("GITHUB_REPOSITORY", None)  # where this runs on GitHub, pages would link to it
-    command = [sys.executable, str(project / "tools/build_site.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def build(fork) -> Callable:  # of a project and more words of the command line; what it gives is a process
+    """Builds a site without Quarto, whether or not this machine has it."""
+
+    def program(project: Path, arguments: tuple[str, ...]) -> None:
+        os.environ.pop("GITHUB_REPOSITORY", None)  # where this runs on GitHub, pages would link to it
+        nbdev_export()
+        for name in ("build_site", "check_site"):
+            del sys.modules[name]  # the project has its own
+        sys.path[:0] = [str(project / "tools"), str(project)]
+        sys.argv = [str(project / "tools/build_site.py"), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return lambda project, *arguments: fork(partial(program, project, arguments), project, PATH="")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def site(tmp_path_factory, build) -> Path:
     project = make_project(tmp_path_factory.mktemp("site"))
     done = build(project)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -264,14 +273,14 @@ def replaced(cell: int, *new: str) -> list[tuple]:
         ([*PAGE[:5], BARE, *PAGE[5:]], HOME, "fig-bare has no caption"),
     ],
 )
-def test_a_mistake_is_named(tmp_path, page, home, message):
+def test_a_mistake_is_named(tmp_path, page, home, message, build):
     done = build(make_project(tmp_path, page, home))
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_listed_page_that_is_missing_is_named(tmp_path):
+def test_a_listed_page_that_is_missing_is_named(tmp_path, build):
     project = make_project(tmp_path)
     (project / "nbs/library/demo.ipynb").unlink()
     done = build(project)
@@ -279,7 +288,7 @@ def test_a_listed_page_that_is_missing_is_named(tmp_path):
     assert "lists pages that do not exist: nbs/library/demo.ipynb" in done.stderr
 
 
-def test_a_project_file_that_is_no_yaml_is_named(tmp_path):
+def test_a_project_file_that_is_no_yaml_is_named(tmp_path, build):
     project = make_project(tmp_path)
     (project / "_quarto.yml").write_text("project: {type: website}\nwebsite:\n  title: [unclosed\nformat: html\n")
     done = build(project)
@@ -287,7 +296,7 @@ def test_a_project_file_that_is_no_yaml_is_named(tmp_path):
     assert "_quarto.yml, line 4: no YAML" in done.stderr
 
 
-def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
+def test_a_folder_that_is_no_site_is_left_alone(tmp_path, build):
     project, kept = make_project(tmp_path / "project"), tmp_path / "mine" / "notes.txt"
     kept.parent.mkdir()
     kept.write_text("mine")
