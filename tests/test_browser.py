@@ -151,12 +151,17 @@ def test_the_site_builds_and_holds_together(website):
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("size", [NARROW, PHONE, DESK], ids=["narrow", "phone", "desk"])
-def test_page_loads_from_a_folder_and_fits(browser, home, page, size):
-    with Tab(browser, home, size).open(page) as tab:
+def test_page_loads_from_a_folder_fits_and_is_accessible(browser, home, page):
+    "Once, since to load and to draw a page takes longer than to look at it."
+    with Tab(browser, home, PHONE).open(page) as tab:
         assert tab.page.locator("main h1").count() == 1
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+        for size in (PHONE, NARROW, DESK):
+            tab.page.set_viewport_size(size)
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+            assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+        tab.page.evaluate(THINNED)
+        tab.page.evaluate(axe.AXE_SCRIPT)
+        assert tab.page.evaluate(VIOLATIONS) == []
 
 
 @pytest.mark.parametrize("width", [1000, 1100])
@@ -166,14 +171,6 @@ def test_the_bar_fits_where_it_has_just_unfolded(browser, home, width):
         tab.page.get_by_placeholder("Search").locator("visible=true").first.focus()
         tab.page.wait_for_timeout(300)  # it grows
         assert tab.page.evaluate(LOST) == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_page_is_accessible(browser, home, page):
-    with Tab(browser, home).open(page) as tab:
-        tab.page.evaluate(THINNED)
-        tab.page.evaluate(axe.AXE_SCRIPT)
-        assert tab.page.evaluate(VIOLATIONS) == []
 
 
 def test_links_of_the_running_pages_lead_somewhere(browser, home):
