@@ -17,8 +17,8 @@ from prompt_transferability.study import Study
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from build_site import lead_to_sources  # noqa: E402  (tools/ is no package)
 from check_site import site_problems  # noqa: E402
+from link_origins import lead_to_sources  # noqa: E402  (tools/ is no package)
 
 MODULE = """\
 def area(
