@@ -825,9 +825,8 @@ def _carried_findings(results: Results, source: str, target: str) -> list[str]:
     found = [f"Carried from {source} to {target}, prompts give at best {at_best}; {beside}."]
     untrained = results.cross_model(source, target, seeds="others", untrained=True).mean(axis=1)
     if best in untrained:
-        found.append(
-            f"Of vectors that were never trained, the same method makes prompts that give {percent(untrained[best], 1)}."
-        )
+        there = percent(untrained[best], 1)
+        found.append(f"Of vectors that were never trained, the same method makes prompts that give {there}.")
     return found
 
 
@@ -943,8 +942,8 @@ def _cross_section(
     parts = [
         f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
         "<p>Above the carried prompts stand the target's own, random ones, and what its own prompts of the tasks in "
-        "brackets are worth without a projector. A learned method learned from prompts of the same seed on the tasks in "
-        "brackets. Where untrained vectors do as well, nothing of the prompt was carried over. Of tuning that goes on, "
+        "brackets are worth without a projector. A learned method learned from prompts of its seed on these tasks. "
+        "Where untrained vectors do as well, nothing of the prompt was carried over. Of tuning that goes on, "
         "times are in % of the baseline step, at which tuning from random vectors had converged.</p>",
     ]
     for name, table in tables.items():
@@ -957,17 +956,22 @@ def _cross_section(
 # %% ../nbs/library/results.ipynb #rp-page
 REPORT_STYLE = """
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { overflow-wrap: break-word }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto; background: #fff }
-@media (max-width: 600px) { figure svg { min-width: 34rem } }
 figcaption, caption { text-align: left; padding: .3rem 0; font-size: .9rem }
-.scroll { overflow-x: auto; margin: 1rem 0 } table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto; margin: 1rem 0 }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8a949c; vertical-align: bottom }
 th { text-align: left } thead th { text-align: right }
-.scroll table:not(:has(tbody [rowspan])) tr > :first-child { position: sticky; left: 0; background: Canvas; text-align: left }
+.scroll table:not(:has(tbody [rowspan])) tr > :first-child { position: sticky; left: 0; background: Canvas }
 pre { border: 1px solid #8a949c; padding: 1rem; overflow-x: auto; white-space: pre-wrap }
-@media print { body { margin: 0; max-width: none } .scroll, figure { overflow: visible } figure, tr { break-inside: avoid }
-  table { font-size: 6.5pt } th, td { padding: .1rem .25rem; overflow-wrap: anywhere } .scroll tr > :first-child { position: static !important } }
+@media (max-width: 600px) { figure svg { min-width: 34rem } }
+@media print {
+  body { margin: 0; max-width: none } .scroll, figure { overflow: visible } figure, tr { break-inside: avoid }
+  table { font-size: 6.5pt } th, td { padding: .1rem .25rem; overflow-wrap: anywhere }
+  .scroll tr > :first-child { position: static !important }
+}
 """
 
 

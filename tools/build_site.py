@@ -158,6 +158,7 @@ def not_found(home: str) -> str:
 
 def finish_pages(out: Path, title: str) -> None:
     """Give every rendered page what readers need and neither renderer brings."""
+    shutil.copy(Path(__file__).with_name("site.js"), out / "site_libs")
     glossary = out / "nbs" / "glossary.html"
     terms = glossary_terms(glossary.read_text(encoding="utf-8")) if glossary.is_file() else {}
     for page in out.rglob("*.html"):

@@ -18,12 +18,14 @@ from prompt_transferability.study import StudyError
 FILES_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Files of results/{folder}</title>
-<meta name="description" content="The files of results/{folder}, which pages of the site read."><link rel="icon" href="../../nbs/favicon.svg">
+<meta name="description" content="The files of results/{folder}, which pages of the site read.">
+<link rel="icon" href="../../nbs/favicon.svg">
 <style>:root {{ color-scheme: light dark; }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }}
 caption {{ text-align: left; padding-bottom: 0.4rem; }} a {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
-@media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}</style>
+@media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
+</style>
 </head><body><main><h1>results/{folder}</h1>
 <p>What the site's pages read. <a href="../../index.html">Home</a></p>
 <div tabindex="0" role="region" aria-label="Files"><table>
@@ -33,6 +35,7 @@ th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: 
 {rows}
 </tbody></table></div></main></body></html>
 """
+BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
 STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "begun", "seconds"))
 
@@ -113,7 +116,9 @@ def study_rows(folder: Path, out: Path) -> list[str]:
         facts = f"<td>{begun}</td><td>{origin['seconds']:.0f}</td>"
         rows.append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
     with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
-        write_report(results, out / "report")
+        report = write_report(results, out / "report")
+        text = report.read_text(encoding="utf-8").replace("<main>", f"<main>\n{BACK}", 1)
+        report.write_text(text, encoding="utf-8")
         rows.insert(
             0, '<tr><th scope="row">report</th><td><a href="report/index.html">figures</a></td><td></td><td></td></tr>'
         )

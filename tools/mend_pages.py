@@ -205,7 +205,7 @@ def with_head(page: str, name: Path, site: str) -> str:
         owner, repository = address.split("/")
         tags["og:url"] = f"https://{owner.lower()}.github.io/{repository}/{name.as_posix()}"
     lines = "".join(f'<meta property="{key}" content="{value}">' for key, value in tags.items())
-    script = "../" * (len(name.parts) - 1) + "nbs/site.js"
+    script = "../" * (len(name.parts) - 1) + "site_libs/site.js"
     page = page.replace("</title>", f'</title>{lines}<script src="{script}"></script>', 1)
     return page.replace('<div class="quarto-navbar-tools">', f'<div class="quarto-navbar-tools">{TOGGLE}', 1)
 
