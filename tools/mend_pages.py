@@ -177,7 +177,7 @@ def finish(
     if not name.as_posix().startswith(UNLINKED):
         main = with_terms(main, terms, "../" * (len(name.parts) - 2) + "glossary.html" if terms else "")
     if contents := CONTENTS.search(before):
-        small = re.sub(r' (?:id|data-scroll-target)="[^"]*"', "", contents[1])
+        small = re.sub(r'\s(?:id|data-scroll-target)="[^"]*"', "", contents[1])
         small = f'<summary>On this page</summary><nav aria-label="Contents">{small}</nav>'
         main = main.replace("</header>", f'</header><details class="contents">{small}</details>', 1)
     return before + start + main + end + after
