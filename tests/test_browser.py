@@ -247,6 +247,78 @@ def test_search_finds_a_term_of_the_paper(browser, request, place, size):
         assert tab.problems == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ("TPT", "glossary.html#tpt"),
+        ("regret", "glossary.html#regret"),
+        ("does it reproduce", "(index|findings|reproduce).html"),
+        ("roberta-base gpu", "(reproduce|your_own|real|speed|index).html"),
+    ],
+)
+def test_search_finds_what_a_reader_means(browser, home, asked, first):
+    with Tab(browser, home).open(PAGES[0]) as tab:
+        tab.page.get_by_placeholder("Search").locator("visible=true").first.fill(asked)
+        tab.page.locator("a.search-result").first.wait_for()
+        found = tab.page.locator("a.search-result").evaluate_all("(all) => all.slice(0, 3).map((link) => link.href)")
+        assert any(re.search(first, link) for link in found), found
+        assert "/library/" not in found[0]
+
+
+# ---------------------------------------------------------------- light, dark, paper
+
+
+@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
+def test_page_is_accessible_on_a_phone_in_the_dark(browser, home, page):
+    with Tab(browser, home, PHONE).open(page) as tab:
+        tab.page.emulate_media(color_scheme="dark")
+        tab.page.evaluate(THINNED)
+        tab.page.evaluate(axe.AXE_SCRIPT)
+        assert tab.page.evaluate(VIOLATIONS) == []
+
+
+def test_the_reader_chooses_light_or_dark_for_all_pages(browser, home):
+    dark = "getComputedStyle(document.body).backgroundColor"
+    with Tab(browser, home).open(PAGES[0]) as tab:
+        before = tab.page.evaluate(dark)
+        tab.page.get_by_role("button", name="Dark mode").click()
+        after = tab.page.evaluate(dark)
+        assert before == "rgb(255, 255, 255)" != after
+        tab.open(PAGES[1])
+        assert tab.page.evaluate(dark) == after and tab.problems == []
+
+
+SHEET = {"width": 718, "height": 1000}  # A4 less its margins, in pixels of CSS
+
+
+@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
+def test_page_prints_whole(browser, home, page):
+    with Tab(browser, home, SHEET).open(page) as tab:
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate(LOST) == []
+        assert not tab.page.locator(".smalldocs-search, #quarto-sidebar").locator("visible=true").count()
+
+
+def test_contents_and_the_drawing_are_whole_on_a_phone(browser, home):
+    with Tab(browser, home, PHONE).open(PAGES[0]) as tab:
+        drawing = tab.page.locator("figure img").first.bounding_box()
+        assert 200 < drawing["width"] and drawing["x"] + drawing["width"] <= PHONE["width"]
+        tab.page.get_by_text("On this page").locator("visible=true").click()
+        tab.page.locator("details.contents a").nth(1).click()
+        assert "#" in tab.page.url
+
+
+def test_what_scrolls_is_reached_with_the_keyboard_and_keeps_names_in_view(browser, home):
+    with Tab(browser, home, PHONE).open("nbs/paper/table3.html") as tab:
+        wide = ".scroll[tabindex='0']:has(tbody th.row_heading)"
+        tab.page.locator(wide).first.focus()
+        name = f"document.querySelector(\"{wide}\").querySelector('tbody th').getBoundingClientRect().left"
+        before = tab.page.evaluate(name)
+        tab.page.keyboard.press("ArrowRight")
+        tab.page.wait_for_function(f'document.querySelector("{wide}").scrollLeft > 0')
+        assert tab.page.evaluate(name) == before
+
+
 # ---------------------------------------------------------------- the explorer
 
 
@@ -281,13 +353,47 @@ def test_every_collection_is_drawn_and_named(browser, home, size):
             ours = not collection["id"].startswith("published")
             whose = collection["name"] + (": not RoBERTa" if ours else ", published")
             parts = {"scatter": "similarity", "layers": "profile", "map": "maps", "curves": "curves"}
+            owners = {"layers": collection.get("profile", {}).get("whose", whose)}  # of figures of other numbers
             for place in ("matrix", *parts):
-                assert tab.page.inner_text(f"#explorer-{place} > p:first-child") == whose
+                assert tab.page.inner_text(f"#explorer-{place} > p:first-child") == owners.get(place, whose)
             for place, part in parts.items():
                 svgs = tab.page.locator(f"#explorer-{place} svg:not([aria-hidden])")
                 assert svgs.count() > 0 if part in collection else svgs.count() == 0
-                assert all(svg.get_attribute("aria-label").startswith(whose) for svg in svgs.all())
+                says = owners.get(place, whose)
+                assert all(svg.get_attribute("aria-label").startswith(says) for svg in svgs.all())
             assert (tab.page.evaluate(LOST), tab.page.evaluate(CROWDED), tab.problems) == ([], [], [])
+
+
+def test_the_explorer_opens_on_the_finding(explorer):
+    "The best metric of embeddings by the published prompts' live vectors; the neurons are the paper's own numbers."
+    offered = explorer.page.locator("#explorer-metric option:checked").inner_text()
+    assert explorer.page.input_value("#explorer-whose") == "published-roberta-base"
+    assert offered == "cosine_average (99 vectors, those that act)"
+    assert f"follows transfer best is {offered}" in explorer.page.inner_text("#explorer-says")
+    assert (
+        explorer.page.inner_text("#explorer-layers > p:first-child") == "RoBERTa-base, printed in the paper's Table 2"
+    )
+    controls, figure = (
+        explorer.page.locator(name).bounding_box()["y"] for name in ("form.explorer", "#explorer-matrix")
+    )
+    assert controls < figure and controls < DESK["height"] / 2
+
+
+def test_the_address_keeps_what_was_chosen(browser, home):
+    with Tab(browser, home).open("nbs/explorer.html#the-data") as tab:
+        of_model(tab, "small-all-MiniLM-L6-v2")
+        tab.page.select_option("#explorer-metric", "1")
+        tab.page.select_option("#explorer-target", "qqp")
+        tab.page.uncheck("input[name=sources][value=NLI]")
+        tab.page.check("#explorer-self")
+        said, address = tab.page.inner_text("#explorer-scatter"), tab.page.url
+        assert address.endswith("#the-data")
+        with Tab(browser, home).open(address.removeprefix(f"{home}/")) as other:
+            assert other.page.inner_text("#explorer-scatter") == said
+            chosen = [other.page.input_value(f"#explorer-{name}") for name in ("whose", "metric", "target")]
+            assert chosen == ["small-all-MiniLM-L6-v2", "1", "qqp"] and other.page.is_checked("#explorer-self")
+            assert not other.page.is_checked("input[name=sources][value=NLI]")
+            assert tab.problems == other.problems == []
 
 
 def test_filters_change_what_is_drawn(explorer):
@@ -337,7 +443,8 @@ def test_a_targets_correlation_is_scipys(explorer):
     names = [task["name"] for task in held["tasks"]]
     target = names.index("micro/mnli")
     others = [place for place in range(len(names)) if place != target]
-    accuracy, similar = np.array(held["transfer"]["accuracy"]), np.array(held["similarity"][0]["values"])
+    accuracy = np.array(held["transfer"]["accuracy"])
+    similar = np.array(held["similarity"][held["opens_on"]]["values"])
     rho = spearmanr(accuracy[others, target], similar[others, target]).statistic
     explorer.page.select_option("#explorer-target", "micro/mnli")
     said = explorer.page.inner_text("#explorer-correlation").replace("−", "-")
@@ -391,7 +498,8 @@ def test_points_stand_where_the_numbers_are(explorer):
     names = [task["title"] for task in held["tasks"]]
     points = marks(explorer, ".explorer-point")
     pairs = [re.match(r"(\S+) on (\S+):", says).groups() for says, *_ in points]
-    tables = np.array(held["similarity"][0]["values"]), np.array(held["transfer"]["accuracy"])
+    metric = held["similarity"][held["opens_on"]]
+    tables = np.array(metric["values"]), np.array(held["transfer"]["accuracy"])
     asked = [[table[names.index(source), names.index(target)] for table in tables] for source, target in pairs]
     follows(np.array(asked), np.array([place for _, place, *_ in points]))
     mapped = held["maps"][0]

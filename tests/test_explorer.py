@@ -3,20 +3,16 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from prompt_transferability.cells import Store
+from prompt_transferability.explorer import gather, read_script, write_explorer
 from prompt_transferability.results import Results
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-from explorer_data import gather, read_script  # noqa: E402  (tools/ is no package)
 
 COMPUTED = ("similarity", "maps", "profile")  # by floating-point arithmetic, which differs a little between machines
 
@@ -93,8 +89,7 @@ def test_a_study_without_a_matrix_is_passed_over_and_a_partial_one_is_shown(tmp_
     kept = [cell for cell in cells if cell not in gone]
     assert Store(tmp_path / "partial").take(kept, [Store(ROOT / "results/small")]) == len(kept)
     out = tmp_path / "data.js"
-    command = [sys.executable, str(ROOT / "tools/explorer_data.py"), "--results", str(tmp_path), "--out", str(out)]
-    subprocess.run(command, check=True)
+    write_explorer(tmp_path, out)
     *published, partial = read_script(out.read_text(encoding="utf-8"))["collections"]
     assert gone and all(collection["id"].startswith("published") for collection in published)
     assert partial["source"] == "results/partial/files.html" and "mnli" not in partial["transfer"]["rows"]

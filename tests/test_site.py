@@ -19,8 +19,10 @@ from prompt_transferability.study import Study
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from build_site import lead_to_sources  # noqa: E402  (tools/ is no package)
+from build_site import not_found  # noqa: E402  (tools/ is no package)
 from check_site import site_problems  # noqa: E402
+from link_origins import lead_to_sources  # noqa: E402
+from mend_pages import finish, glossary_terms  # noqa: E402
 
 MODULE = """\
 def area(
@@ -328,3 +330,68 @@ def test_the_check_finds(tmp_path, markup, problem):
     (tmp_path / "page.html").write_text(markup)
     (found,) = site_problems(tmp_path)
     assert problem in found
+
+
+# ---------------------------------------------------------------- what readers get
+
+
+MAIN = """<html><head><title>A page – tiny</title></head><body><nav id="TOC"><p>On this page</p><ul><li><a href="#a"
+id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1></header><h2>Part</h2>
+<p>See <a href="x.html">TPT</a>, <code>TPT</code> and PTs; TPT-task and micro worlds. TPT again, a layout.</p>
+<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00</td><td>2026-01-02, 1e-05</td></tr></table>
+<div class="sd-table"><table><caption>Our Table A. Told.</caption><tr><td>a</td></tr></table></div>
+<div class="cell-output cell-output-display">
+<svg role="img"><g></g></svg></div>
+</div>
+<p>Our Figure A. What to see.</p></main></body></html>"""
+GLOSSARY = """<h3 class="anchored" data-anchor-id="tpt">TPT</h3><p>Training.</p>
+<h3 class="anchored" data-anchor-id="micro-world">Micro world</h3><p>Made.</p>
+<h3 class="anchored" data-anchor-id="layout">Layout</h3><p>Where.</p>"""
+
+
+@pytest.fixture(scope="module")
+def finished() -> str:
+    return finish(MAIN, Path("nbs/paper/page.html"), glossary_terms(GLOSSARY), "tiny")
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary(finished):
+    linked = re.findall(r'<a class="term" href="([^"]*)">(.*?)</a>(\S*)', finished)
+    assert linked == [("../glossary.html#tpt", "TPT", "-task"), ("../glossary.html#micro-world", "micro worlds", ".")]
+
+
+def test_tables_have_captions_and_true_numbers_and_scroll(finished):
+    assert (
+        '<td>−0.35 <span class="interval">[−0.70, 0.10]</span></td><td>0.00</td><td>2026-01-02, 1e-05</td>' in finished
+    )
+    assert finished.count('<div class="scroll">') == finished.count("<caption") == 2 and "<th>SST-2</th>" in finished
+    assert '<caption class="visually-hidden">Part</caption>' in finished and "<strong>Our Table A.</strong>" in finished
+
+
+def test_figures_have_captions(finished):
+    assert "</g></svg><figcaption>Our Figure A. What to see.</figcaption></figure>" in finished
+    assert "<p>Our Figure" not in finished
+
+
+def test_a_page_can_be_shared_and_has_contents_on_a_phone(finished, monkeypatch):
+    assert '<meta property="og:title" content="A page">' in finished and "og:url" not in finished
+    assert '<script src="../../site_libs/site.js"></script>' in finished and finished.count('id="toc-a"') == 1
+    assert '<details class="contents"><summary>On this page</summary>' in finished
+    monkeypatch.setenv("GITHUB_REPOSITORY", "Someone/prompts")
+    named = finish(MAIN, Path("nbs/paper/page.html"), {}, "tiny")
+    assert 'content="https://someone.github.io/prompts/nbs/paper/page.html"' in named
+
+
+def test_an_unknown_address_leads_home(site, monkeypatch):
+    assert 'href="nbs/index.html"' in (site / "404.html").read_text(encoding="utf-8")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/prompts")
+    assert 'href="/prompts/nbs/index.html"' in not_found("nbs/index.ipynb")
+
+
+def test_every_table_of_the_site_is_as_it_should_be(site):
+    for path in site.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        tables = re.findall(r"<table\b.*?</table>", page, re.S)
+        assert all("<caption" in table for table in tables), path
+        numbers = [words(cell) for table in tables for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.S)]
+        assert not [cell for cell in numbers if re.match(r"-\d|−0(\.0+)?$", cell)], path
+        assert '<meta name="description"' in page or path.parent == site, path
