@@ -36,6 +36,7 @@ LISTED = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["pro
 PAGES = [Path(page).with_suffix(".html").as_posix() for page in LISTED] + ["results/micro/files.html"]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 NARROW = {"width": 320, "height": 640}  # to which WCAG asks that pages reflow
+SHEET = {"width": 718, "height": 1000}  # A4 less its margins, in pixels of CSS
 
 # What reaches over the right edge of the window and stands in nothing that can be scrolled: it is lost to the reader.
 # The page's own width does not tell, since its frame cuts off what is too wide; nor do boxes alone, since words reach
@@ -150,8 +151,8 @@ def test_the_site_builds_and_holds_together(website):
     assert len(list(website.rglob("*.html"))) > 1 and site_problems(website) == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_page_loads_from_a_folder_fits_and_is_accessible(browser, home, page):
+@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
+def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, page):
     "Once, since to load and to draw a page takes longer than to look at it."
     with Tab(browser, home, PHONE).open(page) as tab:
         assert tab.page.locator("main h1").count() == 1
@@ -159,9 +160,16 @@ def test_page_loads_from_a_folder_fits_and_is_accessible(browser, home, page):
             tab.page.set_viewport_size(size)
             assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
             assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+        tab.page.set_viewport_size(SHEET)
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate(LOST) == []
+        assert not tab.page.locator(".smalldocs-search, #quarto-sidebar").locator("visible=true").count()
         tab.page.evaluate(THINNED)
         tab.page.evaluate(axe.AXE_SCRIPT)
-        assert tab.page.evaluate(VIOLATIONS) == []
+        for size, scheme in ((DESK, "light"), (PHONE, "dark")):
+            tab.page.set_viewport_size(size)
+            tab.page.emulate_media(media="screen", color_scheme=scheme)
+            assert tab.page.evaluate(VIOLATIONS) == [], scheme
 
 
 @pytest.mark.parametrize("width", [1000, 1100])
@@ -265,16 +273,7 @@ def test_search_finds_what_a_reader_means(browser, home, asked, first):
         assert "/library/" not in found[0]
 
 
-# ---------------------------------------------------------------- light, dark, paper
-
-
-@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
-def test_page_is_accessible_on_a_phone_in_the_dark(browser, home, page):
-    with Tab(browser, home, PHONE).open(page) as tab:
-        tab.page.emulate_media(color_scheme="dark")
-        tab.page.evaluate(THINNED)
-        tab.page.evaluate(axe.AXE_SCRIPT)
-        assert tab.page.evaluate(VIOLATIONS) == []
+# ---------------------------------------------------------------- light and dark, on a phone
 
 
 def test_the_reader_chooses_light_or_dark_for_all_pages(browser, home):
@@ -286,17 +285,6 @@ def test_the_reader_chooses_light_or_dark_for_all_pages(browser, home):
         assert before == "rgb(255, 255, 255)" != after
         tab.open(PAGES[1])
         assert tab.page.evaluate(dark) == after and tab.problems == []
-
-
-SHEET = {"width": 718, "height": 1000}  # A4 less its margins, in pixels of CSS
-
-
-@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
-def test_page_prints_whole(browser, home, page):
-    with Tab(browser, home, SHEET).open(page) as tab:
-        tab.page.emulate_media(media="print")
-        assert tab.page.evaluate(LOST) == []
-        assert not tab.page.locator(".smalldocs-search, #quarto-sidebar").locator("visible=true").count()
 
 
 def test_contents_and_the_drawing_are_whole_on_a_phone(browser, home):
