@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import BackboneError, read_checkpoint, tokenizer_facts
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
@@ -285,7 +285,7 @@ def apart(self: _Groups, row: Tensor) -> list[Tensor]:
 class FastEncoder:
     "The layers of a BERT-like encoder, read at the first position."
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: transformers.PreTrainedModel):
         record, base, config = FAMILIES[model.config.model_type], model.base_model, model.config
         made: dict[int, EncoderLayer] = {}  # one layer may run many times
         for source, activation in zip(record.layers(base), record.activations(base), strict=True):
@@ -351,8 +351,8 @@ class Backbone:
 
     def __init__(
         self,
-        model: PreTrainedModel,  # of a type in `FAMILIES`
-        tokenizer: PreTrainedTokenizerBase,  # its own
+        model: transformers.PreTrainedModel,  # of a type in `FAMILIES`
+        tokenizer: transformers.PreTrainedTokenizerBase,  # its own
         name: str,  # what prompts trained on it are labelled with
         layout: str = "paper",  # one of `LAYOUTS`
         device: str | torch.device = "cpu",  # "auto": cuda, else mps, where present, else cpu
@@ -895,10 +895,6 @@ def _packed_attention(
     behind = [_attend_behind(how, (keys, values), *own) for keys, values, *own in each if len(own[0])]
     return packing.row(_attend_alone(how, *of_prompts), torch.cat(behind))[None], None
 
-
-AttentionInterface.register("packed", _packed_attention)
-AttentionMaskInterface.register("packed", lambda *_, **__: None)
-
 # %% ../nbs/library/backbones.ipynb #727adda5
 @patch
 def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: list[int]) -> Tensor:
@@ -909,6 +905,9 @@ def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: lis
     positions = torch.arange(length + tokens, device=self.device)
     at = torch.cat([positions[:length].repeat(len(counts)), positions[length:].expand_as(real)[real]])
     x = torch.cat([prompts.flatten(0, 1), self.embed_tokens(text.ids[real])])
+    # Here, since to import what `transformers` makes models of takes three seconds, for which no `--help` should wait.
+    transformers.AttentionInterface.register("packed", _packed_attention)
+    transformers.AttentionMaskInterface.register("packed", lambda *_, **__: None)
     config, ends = self.model.config, packing.width + text.lengths.cumsum(0) - 1
     implementation, config._attn_implementation = config._attn_implementation, "packed"
     try:

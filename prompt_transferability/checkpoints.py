@@ -24,7 +24,6 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -73,7 +72,7 @@ def _check_config(name: str, config: dict) -> None:
             )
     for setting in ("hidden_act", "hidden_activation", "activation_function", "activation"):
         named = config.get(setting)
-        if named is not None and not (isinstance(named, str) and named in ACT2FN):
+        if named is not None and not (isinstance(named, str) and named in transformers.activations.ACT2FN):
             raise BackboneError(
                 f"{name!r} has {setting}={named!r} in its configuration, an activation function that is not known; "
                 "correct its config.json, or take another version of the model"

@@ -26,22 +26,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    RobertaTokenizer,
-    T5Config,
-    T5ForConditionalGeneration,
-    T5Tokenizer,
-)
 
 # %% auto #0
 __all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'HEROES', 'EVENTS', 'TAXONOMY',
@@ -720,7 +707,7 @@ def _learn_words(tokenizer: Tokenizer, first: list, **options) -> None:
     tokenizer.train_from_iterator([" ".join(vocabulary()) + " . , : ?"], trainer)
 
 # %% ../nbs/library/microworld.ipynb #69cae4ef
-def _word_piece() -> BertTokenizer:
+def _word_piece() -> transformers.BertTokenizer:
     letters = sorted(set("".join(vocabulary())))
     first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters)]
     learned = Tokenizer(models.BPE(continuing_subword_prefix="##"))
@@ -731,20 +718,20 @@ def _word_piece() -> BertTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
+    return transformers.BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
 
 # %% ../nbs/library/microworld.ipynb #c2216503
-def _byte_level_bpe() -> RobertaTokenizer:
+def _byte_level_bpe() -> transformers.RobertaTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     first = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
     _learn_words(tokenizer, first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
-    return RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
+    return transformers.RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
 
 # %% ../nbs/library/microworld.ipynb #aafa6996
-def _bpe_of_lines() -> PreTrainedTokenizerFast:
+def _bpe_of_lines() -> transformers.PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -757,16 +744,16 @@ def _bpe_of_lines() -> PreTrainedTokenizerFast:
     _learn_words(tokenizer, ["<|endoftext|>", "<|pad|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.decoder = decoders.ByteLevel()
     special = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)
 
 # %% ../nbs/library/microworld.ipynb #22b46e0a
-def _unigram() -> T5Tokenizer:
+def _unigram() -> transformers.T5Tokenizer:
     letters = sorted(set("".join(vocabulary()))) + [*".,:?"]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [("▁" + word, -5.0) for word in vocabulary()]
     pieces += [(letter, -10.0) for letter in ["▁", *letters]]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
-    return T5Tokenizer(vocab=pieces, model_max_length=MAX_TOKENS)
+    return transformers.T5Tokenizer(vocab=pieces, model_max_length=MAX_TOKENS)
 
 # %% ../nbs/library/microworld.ipynb #08333285
 _TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe, "llama": _bpe_of_lines, "t5": _unigram}  # by family
@@ -799,10 +786,10 @@ _ALL_MODELS = [
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
 # %% ../nbs/library/microworld.ipynb #d87b0e1f
-def _new_masked(shape: MicroModel, tokenizer) -> BertForMaskedLM | RobertaForMaskedLM:
+def _new_masked(shape: MicroModel, tokenizer) -> transformers.BertForMaskedLM | transformers.RobertaForMaskedLM:
     roberta = shape.family == "roberta"
-    config_class, model_class = (RobertaConfig, RobertaForMaskedLM) if roberta else (BertConfig, BertForMaskedLM)
-    config = config_class(
+    name = "Roberta" if roberta else "Bert"
+    config = getattr(transformers, f"{name}Config")(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -817,11 +804,11 @@ def _new_masked(shape: MicroModel, tokenizer) -> BertForMaskedLM | RobertaForMas
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
-    return model_class(config)
+    return getattr(transformers, f"{name}ForMaskedLM")(config)
 
 # %% ../nbs/library/microworld.ipynb #cd899f18
-def _new_causal(shape: MicroModel, tokenizer) -> LlamaForCausalLM:
-    config = LlamaConfig(
+def _new_causal(shape: MicroModel, tokenizer) -> transformers.LlamaForCausalLM:
+    config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -835,11 +822,11 @@ def _new_causal(shape: MicroModel, tokenizer) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(config)
 
 # %% ../nbs/library/microworld.ipynb #d0f689a0
-def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
-    config = T5Config(
+def _new_seq2seq(shape: MicroModel, tokenizer) -> transformers.T5ForConditionalGeneration:
+    config = transformers.T5Config(
         vocab_size=len(tokenizer),
         d_model=shape.width,
         d_kv=shape.width // shape.heads,
@@ -853,7 +840,7 @@ def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    return T5ForConditionalGeneration(config)
+    return transformers.T5ForConditionalGeneration(config)
 
 # %% ../nbs/library/microworld.ipynb #f78667bd
 def _layer_maps(model) -> list[torch.nn.Linear]:
