@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from build_site import not_found  # noqa: E402  (tools/ is no package)
-from check_site import site_problems  # noqa: E402
-from link_origins import lead_to_sources  # noqa: E402
+from link_origins import lead_to_sources, site_problems  # noqa: E402
 from mend_pages import finish, glossary_terms  # noqa: E402
 
 MODULE = """\

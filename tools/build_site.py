@@ -2,7 +2,7 @@
 
 nbdev processes the notebooks that _quarto.yml lists into _proc/. From there Quarto renders the site where it is on
 PATH, and smalldocs, a pure-Python renderer of the same project file, does elsewhere. `mend_pages.py` mends what the
-renderers leave, `link_origins.py` leads from pages to sources and results, and `check_site.py` tries every link.
+renderers leave; `link_origins.py` leads from pages to sources and results and checks where every link leads.
 """
 
 import argparse
@@ -15,9 +15,8 @@ import sys
 from pathlib import Path, PurePosixPath
 
 import yaml
-from check_site import site_problems
 from fastcore.nbio import NbCell, mk_cell, read_nb, write_nb
-from link_origins import lead_methods_to_their_class, lead_to_sources
+from link_origins import lead_methods_to_their_class, lead_to_sources, site_problems
 from mend_pages import SiteError, finish, glossary_terms, mend, search_without_server
 from nbdev.processors import FilterDefaults
 from smalldocs.config import load

@@ -1,4 +1,4 @@
-"""Lead every page to the file that it is made from and to the results that its numbers are read from."""
+"""Lead every page to its source and to the results that it reads, and check where all links of the site lead."""
 
 import html
 import json
@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from fastcore.nbio import read_nb
 
@@ -38,6 +40,11 @@ th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: 
 BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
 STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "begun", "seconds"))
+# Attributes that a browser follows by itself; `href` counts for <link> and not for <a>
+REQUESTS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
+REMOTE = re.compile(r"^(https?:)?//")
+REMOTE_IN_CSS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""")
+REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
 
 
 def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
@@ -137,3 +144,49 @@ def lead_methods_to_their_class(out: Path) -> None:
 
         page = path.read_text(encoding="utf-8")
         path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- where links lead
+
+
+class Page(HTMLParser):
+    """What a page defines and what it points to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.anchors, self.links, self.requests = set(), set(), set()
+        self.feed(text)
+        self.requests |= set(REMOTE_IN_CSS.findall(text)) | set(REMOTE_IN_SCRIPT.findall(text))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("id", "name") and value:
+                self.anchors.add(value)
+            if key in ("href", "src") and value:
+                self.links.add(value)
+                if (tag, key) in REQUESTS and REMOTE.match(value):
+                    self.requests.add(value)
+
+
+def site_problems(
+    folder: Path,  # a built site
+) -> list[str]:  # one line for each fault; empty when there is none
+    """Every broken link, every link to an anchor that is not there, and every request to another host."""
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    problems = []
+    for path, page in pages.items():
+        name = path.relative_to(folder)
+        problems += [f"{name}: asks another host for {url}" for url in sorted(page.requests)]
+        for link in sorted(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file():
+                problems.append(f"{name}: {link} leads to no file")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                problems.append(f"{name}: {link} leads to no anchor")
+    for path in sorted(folder.rglob("*.css")):
+        remote = sorted(set(REMOTE_IN_CSS.findall(path.read_text(encoding="utf-8"))))
+        problems += [f"{path.relative_to(folder)}: asks another host for {url}" for url in remote]
+    return problems
