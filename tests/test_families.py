@@ -416,11 +416,12 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "microworld._unigram",
     "microworld._word_piece",
     "prompt_hub.PromptTrainingArguments",
+    "results.said_of_models",
     "study.PRESETS",
     "study._GEMMA",
     "study._MICRO",
 }
-PUBLISHED = ("release", "recomputed")  # rooms that name the authors' models
+PUBLISHED = ("release", "recomputed", "explorer")  # rooms that name the authors' models
 NAMES = r"bert|electra|mpnet|gpt|neox|llama|mistral|qwen|gemma|phi3|t5|softcapping|extra_id|type_embeddings"
 
 
