@@ -42,13 +42,13 @@ def test_what_a_tutorial_links_to_is_there(page):
 
 
 @pytest.mark.parametrize("page", LINE)
-def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, fork):
-    """Of the processor's time, which what else runs changes little, and not of the clock's.
+def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, fork, tmp_path):
+    """Of the processor's time, which what else runs changes little, and not of the clock's; with no real model.
 
     `make test` runs the tutorials here, and leaves them out where it runs the other notebooks.
     """
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = spent()
-    done = fork(lambda: not test_nb(page)[0], ROOT)
+    done = fork(lambda: not test_nb(page)[0], ROOT, GGUF=str(tmp_path))
     assert done.wait() == 0, done.stderr
     assert 3 < spent() - before < 120  # below 3 nothing can have been trained
