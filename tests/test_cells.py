@@ -264,6 +264,44 @@ def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path)
     assert Store(into).read(more[-1]) == {"value": 99}
 
 
+def ended_at(call, number):
+    "A function of `os` that ends its process in the place of one of its calls, as a kill would."
+    calls = iter(range(number))
+    return lambda *given, **named: os._exit(9) if next(calls, None) is None else call(*given, **named)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [*(("replace", n) for n in range(6)), *(("unlink", n) for n in (0, 1, 2, 5))]
+)
+def test_a_packing_that_is_killed_loses_nothing(tmp_path, name, number):
+    run_cells(CELLS[:8], Store(tmp_path), answer)
+    (tmp_path / "study.yaml").write_text("name: sums\n")
+    pack(tmp_path, tmp_path, CELLS)
+    run_cells(CELLS, Store(tmp_path), answer)  # some are packed now, and some are loose
+    child = os.fork()
+    if not child:
+        setattr(os, name, ended_at(getattr(os, name), number))
+        pack(tmp_path, tmp_path, CELLS)
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended == 9 or (name, number) == ("replace", 5)  # the plan, three files and the manifest have been replaced
+    assert run_cells(CELLS, Store(tmp_path), fails).answered == 0  # whoever owns the folder next finds them all
+    assert pack(tmp_path, tmp_path, CELLS) == len(CELLS)
+    store = Store(tmp_path)
+    for cell in CELLS:
+        assert store.read(cell)["value"] == store.tensors(cell, "prompt.safetensors")[1]["vectors"][0, 0]
+    assert sorted(os.listdir(tmp_path)) == [MANIFEST, "cells", TABLE, "prompts.safetensors", "study.yaml"]
+    assert not list(tmp_path.glob("cells/*/*"))
+
+
+def test_an_answer_without_its_result_is_named(tmp_path):
+    store = Store(tmp_path)
+    run_cells(FIRST[:1], store, answer)
+    (store.place(FIRST[0]) / "result.json").unlink()
+    with pytest.raises(StoreError, match="result.json' is missing; remove its folder"):
+        store.read(FIRST[0])
+
+
 @pytest.mark.parametrize("name", [TABLE, "prompts.safetensors"])
 def test_a_packed_file_that_was_cut_is_named(packed, name):
     into, _ = packed
