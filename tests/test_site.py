@@ -199,8 +199,8 @@ def test_site_works_from_a_folder(site):
     assert site_problems(site) == []
     assert 'url=nbs/index.html"' in (site / "index.html").read_text(encoding="utf-8")
     assert (site / "results/scores.csv").is_file()
-    script = (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
-    assert "Projectors" in script and "search.json" not in script
+    assert "search.json" not in (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
+    assert "Projectors" in (site / "site_libs/search-index.js").read_text(encoding="utf-8")
 
 
 def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page):
