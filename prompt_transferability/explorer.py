@@ -315,7 +315,7 @@ def study_collection(
         "curves": curves(results, backbone),
     }
     if known:
-        return collection
+        return collection | {"repeats": True}
     prompts = {seed: results.prompts(backbone, seed) for seed in study.seeds}
     runs = {f"{task} {seed}": prompt for seed, of_seed in prompts.items() for task, prompt in of_seed.items()}
     return collection | similarities(runs, backbone, study.layout, matrix)

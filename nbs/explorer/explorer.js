@@ -146,7 +146,7 @@
     }
     const elsewhere = (shown.collection.elsewhere || {})[source];
     if (!rows.length) rows.push(["the paper", elsewhere ? `printed of projectors whose training is named: see ${elsewhere}` : "not printed", "–", "–"]);
-    const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection)];
+    const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection && !other.repeats)];
     for (const collection of seen) {
       const name = (own) => collection.transfer.rows.concat(collection.tasks.map((task) => task.name))
         .find((other) => plain(other) === plain(own));
