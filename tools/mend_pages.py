@@ -150,6 +150,9 @@ OUR_FIGURE = re.compile(
     r"<p>(Our Figure [A-Z]\..*?)</p>",
     re.S,
 )
+OUR_TABLE = re.compile(
+    r"<p>(Our Table [A-Z]\.(?:(?!</p>).)*)</p>((?:(?!<p\b|<h\d|<table\b).)*<table\b[^>]*>)(?!\s*<caption)", re.S
+)  # its caption, which stands above the cell that computes it
 TITLES = {name: task.title for name, task in PAPER_TASKS.items()}
 TITLED = ("nbs/paper/", "nbs/results/", "nbs/index")  # pages that name tasks as the paper does
 UNLINKED = ("nbs/glossary", "nbs/house/", "CONTRIBUTING")  # where no term leads to the glossary
@@ -172,7 +175,7 @@ def finish(
     before, start, rest = page.partition("<main")
     main, end, after = rest.rpartition("</main>")
     main = OUR_FIGURE.sub(r'\1<figure class="ours">\2<figcaption>\4</figcaption></figure>\3', main)
-    main = with_tables(main, name)
+    main = with_tables(OUR_TABLE.sub(r"\2<caption>\1</caption>", main), name)
     main = outside(main, NOT_RUNNING, lambda text: INTERVAL.sub(r'<span class="interval">\g<0></span>', text))
     if not name.as_posix().startswith(UNLINKED):
         main = with_terms(main, terms, "../" * (len(name.parts) - 2) + "glossary.html" if terms else "")
