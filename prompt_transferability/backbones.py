@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import BackboneError, read_checkpoint, tokenizer_facts
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
@@ -34,7 +34,7 @@ __all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLay
 LAYOUTS = ("paper", "authors")
 "Where a prompt's vectors stand in the input; see the tables above."
 
-# %% ../nbs/library/backbones.ipynb #fc492331
+# %% ../nbs/library/backbones.ipynb #1070249e
 @dataclass(frozen=True)
 class TextBatch:
     "Token ids of a few texts, padded on the right to the longest of them."
@@ -52,26 +52,30 @@ class TextBatch:
         columns = slice(int(lengths.max()))
         return TextBatch(self.ids[rows, columns], self.types[rows, columns], lengths)
 
-    def to(self, device: str | torch.device) -> TextBatch:
-        "The same batch on another device."
-        return TextBatch(self.ids.to(device), self.types.to(device), self.lengths.to(device))
+# %% ../nbs/library/backbones.ipynb #f88e4ad7
+@patch(as_prop=True)
+def real(self: TextBatch) -> Tensor:  # bool [batch, tokens]
+    "True where a token is no padding."
+    return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
-    @property
-    def real(self) -> Tensor:  # bool [batch, tokens]
-        "True where a token is no padding."
-        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
-    @classmethod
-    def concatenate(cls, batches: Sequence[TextBatch]) -> TextBatch:
-        "Several batches as one, padded to the longest text."
-        tokens = max(batch.ids.shape[1] for batch in batches)
+@patch
+def to(self: TextBatch, device: str | torch.device) -> TextBatch:
+    "The same batch on another device."
+    return TextBatch(self.ids.to(device), self.types.to(device), self.lengths.to(device))
 
-        def padded(name: str) -> Tensor:  # what stands at padding is never looked at, so 0 serves every tokenizer
-            return torch.cat([F.pad(getattr(batch, name), (0, tokens - batch.ids.shape[1])) for batch in batches])
+# %% ../nbs/library/backbones.ipynb #60e3c65d
+@patch(cls_method=True)
+def concatenate(cls: TextBatch, batches: Sequence[TextBatch]) -> TextBatch:
+    "Several batches as one, padded to the longest text."
+    tokens = max(batch.ids.shape[1] for batch in batches)
 
-        return cls(padded("ids"), padded("types"), torch.cat([batch.lengths for batch in batches]))
+    def padded(name: str) -> Tensor:  # what stands at padding is never looked at, so 0 serves every tokenizer
+        return torch.cat([F.pad(getattr(batch, name), (0, tokens - batch.ids.shape[1])) for batch in batches])
 
-# %% ../nbs/library/backbones.ipynb #f3fc1ad7
+    return cls(padded("ids"), padded("types"), torch.cat([batch.lengths for batch in batches]))
+
+# %% ../nbs/library/backbones.ipynb #35ce7644
 class EncodedTexts:
     "The token ids of many texts, ready to be picked in batches."
 
@@ -122,7 +126,7 @@ def batches_by_length(
         yield order[start : start + size]
         start += size
 
-# %% ../nbs/library/backbones.ipynb #b5211619
+# %% ../nbs/library/backbones.ipynb #0f2e8be0
 LONG = 256
 "Positions from which on attention is left to the fused kernel."
 
@@ -130,7 +134,7 @@ LONG = 256
 def _half_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
 
-
+# %% ../nbs/library/backbones.ipynb #1edf97bd
 class EncoderLayer:
     "One layer of a BERT-like encoder."
 
@@ -154,13 +158,13 @@ class EncoderLayer:
         self.ffn_norm = part(source, names.ffn_norm)
         self.own, self.replaced = [self.weight, self.bias], [w for linear in linears for w in linear.parameters()]
 
-# %% ../nbs/library/backbones.ipynb #68dd812c
+# %% ../nbs/library/backbones.ipynb #6045359b
 @patch
 def queries_keys_values(self: EncoderLayer, x: Tensor) -> Tensor:  # [.., hidden] -> [.., 3 * hidden]
     "What attention computes with, side by side."
     return F.linear(x, self.weight, self.bias)
 
-
+# %% ../nbs/library/backbones.ipynb #941d236b
 @patch
 def attend(
     self: EncoderLayer,
@@ -223,7 +227,7 @@ def _similar_lengths(
     whole = len(order) * (before + int(lengths.max()))
     return list(groups) if padded < (1 - saved) * whole else [torch.arange(len(order), device=order.device)]
 
-# %% ../nbs/library/backbones.ipynb #dcf87ea4
+# %% ../nbs/library/backbones.ipynb #3a6dce57
 def _one_a_row(
     prompts: Tensor,  # [k, ..]
     counts: Sequence[int],  # texts of each
@@ -233,7 +237,7 @@ def _one_a_row(
     each = [prompt.expand(n, *prompt.shape) for prompt, n in zip(prompts, counts, strict=True)]
     return each[0] if len(each) == 1 else torch.cat(each)
 
-
+# %% ../nbs/library/backbones.ipynb #998c645f
 def _group(text: Tensor, lengths: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor | None]:
     "Some of the texts, and the padding behind slots and text as `EncoderLayer.attend` takes it."
     lengths, tokens = lengths[rows], int(lengths[rows].max())
@@ -245,7 +249,7 @@ def _group(text: Tensor, lengths: Tensor, rows: Tensor, before: int) -> tuple[Te
         return text, None
     return text, text.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
 
-# %% ../nbs/library/backbones.ipynb #934d9240
+# %% ../nbs/library/backbones.ipynb #68dd672e
 @dataclass(frozen=True)
 class _Groups:
     "A batch in groups of similar length, behind slots."
@@ -261,23 +265,27 @@ class _Groups:
         texts, paddings = zip(*(_group(text, lengths, of_group, before) for of_group in rows), strict=True)
         return cls(rows, texts, paddings, before)
 
-    def joined(self, slots: Tensor, texts: Iterable[Tensor], counts: Sequence[int]) -> list[Tensor]:
-        "The blocks [n, positions, ..], from the slots [k, s, ..] of k prompts and the texts that each stands before."
-        each = _one_a_row(slots, counts)
-        of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in self.rows)
-        return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
+# %% ../nbs/library/backbones.ipynb #0c713910
+@patch
+def joined(self: _Groups, slots: Tensor, texts: Iterable[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    "The blocks [n, positions, ..], from the slots [k, s, ..] of k prompts and the texts that each stands before."
+    each = _one_a_row(slots, counts)
+    of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in self.rows)
+    return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
 
-    def apart(self, row: Tensor) -> list[Tensor]:
-        "The blocks again, from all their positions in one row [T, ..]."
-        sizes = [len(x) * (self.before + x.shape[1]) for x in self.texts]
-        blocks = zip(row.split(sizes), self.texts, strict=True)
-        return [block.view(len(x), -1, row.shape[-1]) for block, x in blocks]
+
+@patch
+def apart(self: _Groups, row: Tensor) -> list[Tensor]:
+    "The blocks again, from all their positions in one row [T, ..]."
+    sizes = [len(x) * (self.before + x.shape[1]) for x in self.texts]
+    blocks = zip(row.split(sizes), self.texts, strict=True)
+    return [block.view(len(x), -1, row.shape[-1]) for block, x in blocks]
 
 # %% ../nbs/library/backbones.ipynb #aeb13805
 class FastEncoder:
     "The layers of a BERT-like encoder, read at the first position."
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: transformers.PreTrainedModel):
         record, base, config = FAMILIES[model.config.model_type], model.base_model, model.config
         made: dict[int, EncoderLayer] = {}  # one layer may run many times
         for source, activation in zip(record.layers(base), record.activations(base), strict=True):
@@ -310,7 +318,7 @@ def __call__(
     states = last.finish(masks, last.attend_at_mask(masks, blocks, groups.paddings))
     return states.index_select(0, torch.cat(groups.rows).argsort())
 
-# %% ../nbs/library/backbones.ipynb #dd12c37e
+# %% ../nbs/library/backbones.ipynb #c4e00c7b
 def _device(device: str | torch.device) -> torch.device:
     there = ["cpu"]
     if torch.backends.mps.is_available():
@@ -326,7 +334,7 @@ def _device(device: str | torch.device) -> torch.device:
         ) from error
     return found
 
-
+# %% ../nbs/library/backbones.ipynb #653257d4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 "Number types that a backbone computes in."
 
@@ -343,8 +351,8 @@ class Backbone:
 
     def __init__(
         self,
-        model: PreTrainedModel,  # of a type in `FAMILIES`
-        tokenizer: PreTrainedTokenizerBase,  # its own
+        model: transformers.PreTrainedModel,  # of a type in `FAMILIES`
+        tokenizer: transformers.PreTrainedTokenizerBase,  # its own
         name: str,  # what prompts trained on it are labelled with
         layout: str = "paper",  # one of `LAYOUTS`
         device: str | torch.device = "cpu",  # "auto": cuda, else mps, where present, else cpu
@@ -381,27 +389,7 @@ class Backbone:
         self._label_ids: dict[tuple, Tensor] = {}
         self._fingerprint = fingerprint
 
-# %% ../nbs/library/backbones.ipynb #8854a322
-@patch
-def __repr__(self: Backbone) -> str:
-    return (
-        f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
-        f"layout {self.layout!r}, {self.device})"
-    )
-
-
-@patch(as_prop=True)
-def dtype(self: Backbone) -> torch.dtype:
-    "The number type that the model computes in."
-    return self._words.weight.dtype
-
-
-@patch(as_prop=True)
-def no_prompt(self: Backbone) -> Tensor:
-    "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
-    return torch.empty(0, self.embedding_size, device=self.device)
-
-# %% ../nbs/library/backbones.ipynb #8ea58ae0
+# %% ../nbs/library/backbones.ipynb #c6310483
 @patch(as_prop=True)
 def _embeddings(self: Backbone) -> nn.Module:
     "What a masked model embeds a text with."
@@ -420,7 +408,7 @@ def _first_position(self: Backbone) -> int:
     padding = self._positions.padding_idx
     return 0 if padding is None else padding + 1
 
-
+# %% ../nbs/library/backbones.ipynb #8a389808
 @patch
 def _checked_length(self: Backbone, max_length: int) -> int:
     "How many tokens a text may have, which must be within what the model has positions for."
@@ -431,6 +419,37 @@ def _checked_length(self: Backbone, max_length: int) -> int:
     if not 2 < max_length <= room:
         raise BackboneError(f"max_length is {max_length}; {self.name!r} takes texts of 3 to {room} tokens")
     return max_length
+
+# %% ../nbs/library/backbones.ipynb #5b1e448d
+@patch(as_prop=True)
+def answer_id(self: Backbone) -> int:
+    "The token that a causal model answers after. Raises `BackboneError` where `answer` is not one token."
+    pieces = self.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
+    pieces = [piece for piece in pieces if self.tokenizer.convert_ids_to_tokens(piece) != "▁"]
+    if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
+        raise BackboneError(
+            f"the answer {self.answer!r} is not one token of {self.name!r}; name another, such as answer=':'"
+        )
+    return pieces[0]
+
+# %% ../nbs/library/backbones.ipynb #5ba06685
+@patch(as_prop=True)
+def joint_id(self: Backbone) -> int | None:
+    """The token that the package sets between the texts of a pair; None where the tokenizer joins them.
+
+    Raises `BackboneError` where the tokenizer has no such token.
+    """
+    if self.kind == "causal":
+        return self.answer_id
+    if self.layout == "paper" or self._record.joint is None:
+        return None
+    found = self.tokenizer.convert_tokens_to_ids(self._record.joint)
+    if found in (None, self.tokenizer.unk_token_id):
+        raise BackboneError(
+            f"layout 'authors' sets {self._record.joint!r} between two texts, which the tokenizer of {self.name!r} "
+            "lacks; take layout 'paper'"
+        )
+    return found
 
 # %% ../nbs/library/backbones.ipynb #58ffdf0b
 @patch(cls_method=True)
@@ -461,6 +480,26 @@ def from_pretrained(
         read.model, read.tokenizer, name, layout, device, max_length, read.has_head, revision, answer, read.fingerprint
     )
 
+# %% ../nbs/library/backbones.ipynb #3c9a4b27
+@patch
+def __repr__(self: Backbone) -> str:
+    return (
+        f"Backbone({self.name!r}, {self.family}, {self.num_layers} layers × {self.hidden_size}, "
+        f"layout {self.layout!r}, {self.device})"
+    )
+
+
+@patch(as_prop=True)
+def dtype(self: Backbone) -> torch.dtype:
+    "The number type that the model computes in."
+    return self._words.weight.dtype
+
+# %% ../nbs/library/backbones.ipynb #a8b4b5da
+@patch(as_prop=True)
+def no_prompt(self: Backbone) -> Tensor:
+    "A prompt without vectors, [0, embedding_size]: the model reads the text, and nothing else."
+    return torch.empty(0, self.embedding_size, device=self.device)
+
 # %% ../nbs/library/backbones.ipynb #1a55681a
 def _joined(
     first: Sequence[int],
@@ -475,37 +514,6 @@ def _joined(
     room = max_length - 2
     kept = first[: max(room - len(second), min(len(first), room - room // 2))]
     return [*kept, between, *second[: room - len(kept)], end]
-
-# %% ../nbs/library/backbones.ipynb #11e2fc4d
-@patch(as_prop=True)
-def answer_id(self: Backbone) -> int:
-    "The token that a causal model answers after. Raises `BackboneError` where `answer` is not one token."
-    pieces = self.tokenizer(self.answer, add_special_tokens=False)["input_ids"]
-    pieces = [piece for piece in pieces if self.tokenizer.convert_ids_to_tokens(piece) != "▁"]
-    if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
-        raise BackboneError(
-            f"the answer {self.answer!r} is not one token of {self.name!r}; name another, such as answer=':'"
-        )
-    return pieces[0]
-
-
-@patch(as_prop=True)
-def joint_id(self: Backbone) -> int | None:
-    """The token that the package sets between the texts of a pair; None where the tokenizer joins them.
-
-    Raises `BackboneError` where the tokenizer has no such token.
-    """
-    if self.kind == "causal":
-        return self.answer_id
-    if self.layout == "paper" or self._record.joint is None:
-        return None
-    found = self.tokenizer.convert_tokens_to_ids(self._record.joint)
-    if found in (None, self.tokenizer.unk_token_id):
-        raise BackboneError(
-            f"layout 'authors' sets {self._record.joint!r} between two texts, which the tokenizer of {self.name!r} "
-            "lacks; take layout 'paper'"
-        )
-    return found
 
 # %% ../nbs/library/backbones.ipynb #461520e4
 def _checked_rows(rows: Sequence[Mapping]) -> tuple[list[str], list[str] | None]:
@@ -572,7 +580,7 @@ def fingerprint(self: Backbone) -> str:
     digest.update(json.dumps([self.model.config.to_diff_dict(), tokenizer_facts(self.tokenizer)], default=str).encode())
     return f"memory-{digest.hexdigest()}"
 
-# %% ../nbs/library/backbones.ipynb #d46f0c16
+# %% ../nbs/library/backbones.ipynb #3820a12b
 @patch
 def parameters(self: Backbone) -> Iterator[nn.Parameter]:
     "Every weight of the model that is computed with, once."
@@ -580,7 +588,7 @@ def parameters(self: Backbone) -> Iterator[nn.Parameter]:
     yield from (parameter for parameter in self.model.parameters() if id(parameter) not in replaced)
     yield from () if self.encoder is None else (weight for layer in self.encoder.layers for weight in layer.own)
 
-
+# %% ../nbs/library/backbones.ipynb #ab0e1bc1
 @patch
 def trainable_copy(
     self: Backbone,
@@ -596,7 +604,21 @@ def trainable_copy(
         parameter.requires_grad_(True)
     return copied
 
-# %% ../nbs/library/backbones.ipynb #08dfaa97
+# %% ../nbs/library/backbones.ipynb #812d3d20
+@patch
+def _word_token_id(self: Backbone, word: str, label: str, task: Task) -> int:
+    pieces, bare = (self.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (" " + word, word))
+    if len(pieces) != 1 and self.tokenizer.convert_ids_to_tokens(bare[:1]) == ["▁" + word]:
+        pieces = bare  # the tokenizer sets a space before the text itself
+    if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
+        shown = self.tokenizer.convert_ids_to_tokens(pieces)
+        raise BackboneError(
+            f"the word {word!r} (label {label!r} of task {task.name!r}) is not one token of {self.name!r}, but "
+            f"{shown}; choose another word with dataclasses.replace(task, label_words=...)"
+        )
+    return pieces[0]
+
+# %% ../nbs/library/backbones.ipynb #e4192b96
 @patch
 def label_token_ids(self: Backbone, task: Task) -> Tensor:  # int64 [words]
     """The token of each of the task's label words, in the order of its labels and of their words.
@@ -617,21 +639,7 @@ def label_token_ids(self: Backbone, task: Task) -> Tensor:  # int64 [words]
         self._label_ids[task.label_words] = torch.tensor(ids, device=self.device)
     return self._label_ids[task.label_words]
 
-
-@patch
-def _word_token_id(self: Backbone, word: str, label: str, task: Task) -> int:
-    pieces, bare = (self.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (" " + word, word))
-    if len(pieces) != 1 and self.tokenizer.convert_ids_to_tokens(bare[:1]) == ["▁" + word]:
-        pieces = bare  # the tokenizer sets a space before the text itself
-    if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
-        shown = self.tokenizer.convert_ids_to_tokens(pieces)
-        raise BackboneError(
-            f"the word {word!r} (label {label!r} of task {task.name!r}) is not one token of {self.name!r}, but "
-            f"{shown}; choose another word with dataclasses.replace(task, label_words=...)"
-        )
-    return pieces[0]
-
-# %% ../nbs/library/backbones.ipynb #de20bbaa
+# %% ../nbs/library/backbones.ipynb #c907515c
 @patch
 def embed_tokens(
     self: Backbone,
@@ -646,7 +654,7 @@ def word_embeddings(self: Backbone) -> Tensor:
     "The vectors of the whole vocabulary, [vocabulary, embedding_size]."
     return self.embed_tokens(torch.arange(self._words.num_embeddings))
 
-
+# %% ../nbs/library/backbones.ipynb #37664da7
 @patch
 def _check_prompt(self: Backbone, prompts: Tensor) -> None:
     if not isinstance(prompts, Tensor):
@@ -699,14 +707,14 @@ def embed_text(
         vectors = vectors + types(text.types if types.num_embeddings > 1 else torch.zeros_like(text.ids))
     return part(self._embeddings, self._record.embedding_norm)(vectors)
 
-# %% ../nbs/library/backbones.ipynb #c2ce59ad
+# %% ../nbs/library/backbones.ipynb #216fa69d
 class _Given(nn.Module):
     "Takes the place of a model's embeddings, and hands on what has been embedded."
 
     def forward(self, *args, **kwargs) -> Tensor:
         return next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point())
 
-
+# %% ../nbs/library/backbones.ipynb #5215e8d5
 @patch
 @contextmanager
 def _embedded(self: Backbone) -> Iterator[None]:
@@ -780,7 +788,7 @@ def generic_states(
         return states[:, 0]
     return states[torch.arange(len(text), device=self.device), slots.shape[1] + text.lengths - 1]
 
-# %% ../nbs/library/backbones.ipynb #ec9aba3b
+# %% ../nbs/library/backbones.ipynb #d58849b8
 @dataclass(frozen=True)
 class Packing:
     "How prompts and texts stand in one row without padding."
@@ -795,22 +803,28 @@ class Packing:
         "Vectors of all prompts."
         return self.length * len(self.counts)
 
-    def prompts(self, row: Tensor) -> Tensor:  # [T, heads, d] -> [k, heads, l, d]
-        "The prompts of a row."
-        return row[: self.width].view(len(self.counts), self.length, *row.shape[1:]).transpose(1, 2)
+# %% ../nbs/library/backbones.ipynb #12e31518
+@patch
+def prompts(self: Packing, row: Tensor) -> Tensor:  # [T, heads, d] -> [k, heads, l, d]
+    "The prompts of a row."
+    return row[: self.width].view(len(self.counts), self.length, *row.shape[1:]).transpose(1, 2)
 
-    def texts(self, row: Tensor) -> Tensor:  # [T, heads, d] -> [texts, heads, tokens, d]
-        "The texts of a row, padded with zeros."
-        padded = row.new_zeros(sum(self.counts) * self.tokens, *row.shape[1:])
-        padded = padded.index_copy(0, self.places, row[self.width :])
-        return padded.view(-1, self.tokens, *row.shape[1:]).transpose(1, 2)
 
-    def row(self, prompts: Tensor, texts: Tensor) -> Tensor:  # what `prompts` and `texts` give -> [T, heads, d]
-        "The row put together again."
-        flat = texts.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
-        return torch.cat([prompts.transpose(1, 2).flatten(0, 1), flat])
+@patch
+def texts(self: Packing, row: Tensor) -> Tensor:  # [T, heads, d] -> [texts, heads, tokens, d]
+    "The texts of a row, padded with zeros."
+    padded = row.new_zeros(sum(self.counts) * self.tokens, *row.shape[1:])
+    padded = padded.index_copy(0, self.places, row[self.width :])
+    return padded.view(-1, self.tokens, *row.shape[1:]).transpose(1, 2)
 
-# %% ../nbs/library/backbones.ipynb #50f3fede
+
+@patch
+def row(self: Packing, prompts: Tensor, texts: Tensor) -> Tensor:  # what `prompts` and `texts` give -> [T, heads, d]
+    "The row put together again."
+    flat = texts.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
+    return torch.cat([prompts.transpose(1, 2).flatten(0, 1), flat])
+
+# %% ../nbs/library/backbones.ipynb #e7699007
 @dataclass(frozen=True)
 class _Attention:
     "How a layer attends."
@@ -826,11 +840,13 @@ class _Attention:
         seen = (ahead >= 0) & (ahead < (keys + 1 if self.window is None else self.window))
         return torch.zeros(queries, keys, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
 
-    def scores(self, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:  # [b, q, d], [b, k, d] -> [b, q, k]
-        "Scaled, capped and masked products of queries and keys."
-        if self.softcap is None:
-            return torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.scaling)
-        return self.softcap * torch.tanh(torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)) + bias
+# %% ../nbs/library/backbones.ipynb #56d37879
+@patch
+def scores(self: _Attention, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:  # [b, q, d], [b, k, d] -> [b, q, k]
+    "Scaled, capped and masked products of queries and keys."
+    if self.softcap is None:
+        return torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.scaling)
+    return self.softcap * torch.tanh(torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)) + bias
 
 # %% ../nbs/library/backbones.ipynb #5af327de
 def _attend_alone(how: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -867,7 +883,7 @@ def _attend_behind(how: _Attention, prompt: Sequence[Tensor], query: Tensor, key
     from_text = torch.bmm(weights[..., length:].flatten(0, 1), value.flatten(0, 1))
     return (from_prompt.transpose(0, 1) + from_text.view(n, key_heads, groups * q, d)).reshape(n, heads, q, d)
 
-# %% ../nbs/library/backbones.ipynb #90756257
+# %% ../nbs/library/backbones.ipynb #0be8399c
 def _packed_attention(
     module, query, key, value, mask, scaling=None, sliding_window=None, softcap=None, packing=None, **_
 ):
@@ -879,10 +895,6 @@ def _packed_attention(
     behind = [_attend_behind(how, (keys, values), *own) for keys, values, *own in each if len(own[0])]
     return packing.row(_attend_alone(how, *of_prompts), torch.cat(behind))[None], None
 
-
-AttentionInterface.register("packed", _packed_attention)
-AttentionMaskInterface.register("packed", lambda *_, **__: None)  # who sees whom is decided above
-
 # %% ../nbs/library/backbones.ipynb #727adda5
 @patch
 def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: list[int]) -> Tensor:
@@ -893,6 +905,9 @@ def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: lis
     positions = torch.arange(length + tokens, device=self.device)
     at = torch.cat([positions[:length].repeat(len(counts)), positions[length:].expand_as(real)[real]])
     x = torch.cat([prompts.flatten(0, 1), self.embed_tokens(text.ids[real])])
+    # Here, since to import what `transformers` makes models of takes three seconds, for which no `--help` should wait.
+    transformers.AttentionInterface.register("packed", _packed_attention)
+    transformers.AttentionMaskInterface.register("packed", lambda *_, **__: None)
     config, ends = self.model.config, packing.width + text.lengths.cumsum(0) - 1
     implementation, config._attn_implementation = config._attn_implementation, "packed"
     try:
@@ -972,7 +987,7 @@ def label_logits(
     encoded = self.encode(rows)
     return self.read_out(self.read_out_states(prompts, encoded.batch(np.arange(len(encoded)))), task)
 
-# %% ../nbs/library/backbones.ipynb #e10910a2
+# %% ../nbs/library/backbones.ipynb #1b2e88b2
 @patch
 @torch.no_grad()
 def text_logits(
@@ -998,7 +1013,7 @@ def text_logits(
         found[torch.from_numpy(rows)] = logits.to("cpu", found.dtype)
     return found
 
-
+# %% ../nbs/library/backbones.ipynb #be2dc4d0
 @patch
 def predict(
     self: Backbone,

@@ -156,7 +156,7 @@ def draw_texts(
 
 # %% ../nbs/library/bench.ipynb #1013b49c
 class Contestant:
-    "A way to train a prompt in front of a frozen model, and to score label words with it."
+    "A method of training a prompt in front of a frozen model, and of scoring label words with it."
 
     def __init__(self, backbone: Backbone, length: int, seed: int = 0):
         self.backbone, self.length = backbone, length
@@ -172,18 +172,22 @@ class Contestant:
         "The cross entropy of the label words."
         return F.cross_entropy(self.scores(text), labels)
 
-    def step(self, text: TextBatch, labels: Tensor) -> float:
-        "A training step; the loss before it."
-        loss = self.loss(text, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+# %% ../nbs/library/bench.ipynb #bd675eb4
+@patch
+def step(self: Contestant, text: TextBatch, labels: Tensor) -> float:
+    "A training step; the loss before it."
+    loss = self.loss(text, labels)
+    self.optimizer.zero_grad()
+    loss.backward()
+    self.optimizer.step()
+    return loss.item()
 
-    @torch.no_grad()
-    def evaluate(self, text: TextBatch) -> Tensor:  # [batch, labels]
-        "The scores alone."
-        return self.scores(text)
+
+@patch
+@torch.no_grad()
+def evaluate(self: Contestant, text: TextBatch) -> Tensor:  # [batch, labels]
+    "The scores alone."
+    return self.scores(text)
 
 # %% ../nbs/library/bench.ipynb #25960c42
 class ThisPackage(Contestant):
@@ -273,7 +277,7 @@ class WholeModel(ThisPackage):
         self.prompt = self.backbone.no_prompt
         self.optimizer = torch.optim.AdamW(self.backbone.parameters(), lr=2e-5, weight_decay=0.0)
 
-
+# %% ../nbs/library/bench.ipynb #a8ed432a
 CONTESTANTS = {"this package": ThisPackage, "PEFT": Peft, "every position": EveryPosition, "whole model": WholeModel}
 "What is measured, by name."
 
@@ -323,7 +327,7 @@ def masked_operations(
     shape: Dimensions,
     length: int,  # vectors of the prompt
     tokens: np.ndarray,  # int [texts], tokens of each text
-    training: bool = False,  # count the way back too
+    training: bool = False,  # count the backward pass too
 ) -> int:
     "Operations that a batch cannot do without in an encoder that is read at a mask in front of prompt and text."
     texts, positions = len(tokens), length + 1 + np.asarray(tokens)
@@ -350,7 +354,7 @@ def causal_operations(
     shape: Dimensions,
     length: int,  # vectors of the prompt
     tokens: np.ndarray,  # int [texts], tokens of each text
-    training: bool = False,  # count the way back too
+    training: bool = False,  # count the backward pass too
 ) -> int:
     "Operations that a batch cannot do without in a causal model that is read at the last token of each text."
     tokens, texts = np.asarray(tokens), len(tokens)
@@ -370,7 +374,7 @@ def causal_operations(
             total += layer_operations(shape, length, length, outputs, 4 * own + 3 * length * tokens.sum())
     return total
 
-
+# %% ../nbs/library/bench.ipynb #e04d6483
 COUNTS = {"masked": masked_operations, "causal": causal_operations}
 "What cannot be avoided, by the kind of model."
 
@@ -437,12 +441,12 @@ def labelled_texts(kind: str, backbone: Backbone, seed: int) -> tuple[EncodedTex
     labels = np.random.default_rng(seed).integers(len(TASK.labels), size=POOL)
     return texts, torch.from_numpy(labels).to(backbone.device)
 
-
+# %% ../nbs/library/bench.ipynb #ecb764ca
 def batch_rows(turn: int, batch_size: int) -> np.ndarray:  # int [batch_size]
     "Which of the texts are in the batch of a turn."
     return np.arange(turn * batch_size, (turn + 1) * batch_size) % POOL
 
-
+# %% ../nbs/library/bench.ipynb #f6429061
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     "Within it `torch` takes so many threads of the processor; None: as many as it does."
@@ -501,7 +505,7 @@ class Turn:
     operations: int | None  # that cannot be avoided; None of a whole model
     rate: float  # of matrix products in this round, operations a second
 
-
+# %% ../nbs/library/bench.ipynb #b98d85d6
 @patch
 def turn(self: Race, what: str, entrant: tuple[str, str], rows: np.ndarray, action: Callable, rate: float) -> Turn:
     "Do something with these texts, and time it."

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from glob import glob
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,9 +45,9 @@ from prompt_transferability.files import (
 )
 
 # %% auto #0
-__all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'Store', 'hash_of',
-           'check_manifest', 'pack', 'written_together', 'Failure', 'Report', 'compute', 'Schedule', 'shard_of',
-           'run_cells']
+__all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of', 'check_manifest',
+           'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack', 'Failure', 'Report',
+           'compute', 'Schedule', 'shard_of', 'run_cells']
 
 # %% ../nbs/library/cells.ipynb #b6f5626a
 @dataclass(frozen=True)
@@ -64,107 +65,21 @@ class Cell:
         question = json.dumps([self.kind, self.version, self.asked], sort_keys=True)
         return hashlib.sha256(question.encode()).hexdigest()[:16]
 
-# %% ../nbs/library/cells.ipynb #fa125cd2
+# %% ../nbs/library/cells.ipynb #6cffe902
+MANIFEST, TABLE, TENSORS = "MANIFEST", "cells.parquet", "prompts.safetensors"
+"The files of a packed store: the hashes of the others, the cells, and the tensors."
+
+
 class StoreError(ValueError):
     "A folder whose answers cannot be read, or that another process works on."
 
 
-MANIFEST, TABLE, TENSORS = "MANIFEST", "cells.parquet", "prompts.safetensors"
-"The files of a packed store: the hashes of the others, the cells, and the tensors."
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "key", "cell", "result", "provenance")])
-
-
-class Store:
-    "The answers of cells, in a folder."
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-
-    def place(self, cell: Cell) -> Path:
-        "Where the loose answer of a cell lies."
-        return self.folder / f"cells/{cell.kind}/{cell.key}"
-
-    def beside(self, cell: Cell, what: str) -> Path:
-        "A file or folder that lies beside that place."
-        return self.folder / "cells" / cell.kind / f".{cell.key}.{what}"
-
-    @cached_property
-    def packed(self) -> dict[str, dict[str, str]]:
-        "The rows of the packed table, by key. Raises `StoreError` where a packed file is not as it was written."
-        table = self.folder / TABLE
-        if not table.is_file():
-            return {}
-        check_manifest(self.folder)
-        try:
-            found = pq.read_table(table, schema=_SCHEMA).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{TABLE} in {self.folder.name!r} is no table of answers; get it again") from error
-        if any(None in row.values() for row in found):
-            raise StoreError(f"{TABLE} in {self.folder.name!r} has a row with a gap; get it again")
-        return {row["key"]: row for row in found}
-
-    @cached_property
-    def headers(self) -> dict[str, dict[str, Any]]:
-        "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
-        if not (self.folder / TENSORS).is_file():
-            return {}
-        header, there = tensor_header(self.folder / TENSORS, StoreError, "; get it again")
-        found = parse_json(header.get("files", "{}"), f"the header of {TENSORS} in {self.folder.name!r}", StoreError)
-        whole = isinstance(found, dict) and all(
-            name.count("/") >= 2
-            and isinstance(of, dict)
-            and isinstance(of.get("header"), dict)
-            and all(isinstance(value, str) for value in of["header"].values())
-            and isinstance(of.get("tensors"), list)
-            and all(isinstance(key, str) and f"{name}#{key}" in there for key in of["tensors"])
-            for name, of in found.items()
-        )
-        if not whole:
-            raise StoreError(
-                f"the header of {TENSORS} in {self.folder.name!r} does not say what it holds; get it again"
-            )
-        return found
-
-    @cached_property
-    def packed_files(self) -> dict[str, list[str]]:
-        "The names of the packed files of tensors, by the key of their cell."
-        found = defaultdict(list)
-        for name in self.headers:
-            _, key, rest = name.split("/", 2)
-            found[key].append(rest)
-        return found
-
-    def __contains__(self, cell: Cell) -> bool:
-        return self.place(cell).is_dir() or cell.key in self.packed
-
-    def keys(self) -> set[str]:
-        "The keys of all answers, whoever asked."
-        loose = {path.name for path in self.folder.glob("cells/*/[!.]*") if path.is_dir()}
-        return loose | self.packed.keys()
-
-    def read(
-        self,
-        cell: Cell,
-        part: str = "result",  # or "provenance"
-    ) -> dict[str, Any]:
-        "What is kept of a cell. Raises `StoreError` where there is no answer, or one that cannot be read."
-        place = self.place(cell)
-        if place.is_dir():
-            try:
-                return read_json(place / f"{part}.json", StoreError)
-            except StoreError as error:
-                raise StoreError(f"{error}; remove its folder and run the study again") from None
-        if cell.key not in self.packed:
-            raise StoreError(f"{self.folder.name!r} has no answer of the {cell.kind!r} cell {cell.key} yet")
-        return parse_json(self.packed[cell.key][part], f"the {part} of cell {cell.key} in {TABLE}", StoreError)
-
-# %% ../nbs/library/cells.ipynb #1f8d7013
 def hash_of(path: Path) -> str:
     "SHA-256 of a file."
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
+# %% ../nbs/library/cells.ipynb #06873d76
 def check_manifest(folder: Path) -> None:
     "Raise `StoreError` where a file of a packed store is missing, or not as it was written."
     if not (folder / MANIFEST).is_file():
@@ -175,6 +90,145 @@ def check_manifest(folder: Path) -> None:
             continue
         if not (folder / name).is_file() or hash_of(folder / name) != expected:
             raise StoreError(f"{name!r} in {str(folder)!r} is missing or not as {MANIFEST} says; get it again")
+
+# %% ../nbs/library/cells.ipynb #3820a529
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "key", "cell", "result", "provenance")])
+
+
+def read_table(folder: Path) -> dict[str, dict[str, str]]:
+    "The rows of the table in a folder, by key. Raises `StoreError` where a packed file is not as it was written."
+    table = folder / TABLE
+    if not table.is_file():
+        return {}
+    check_manifest(folder)
+    try:
+        found = pq.read_table(table, schema=_SCHEMA).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{TABLE} in {folder.name!r} is no table of answers; get it again") from error
+    if any(None in row.values() for row in found):
+        raise StoreError(f"{TABLE} in {folder.name!r} has a row with a gap; get it again")
+    return {row["key"]: row for row in found}
+
+# %% ../nbs/library/cells.ipynb #fae8bb6a
+def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
+    if not (folder / TENSORS).is_file():
+        return {}
+    header, there = tensor_header(folder / TENSORS, StoreError, "; get it again")
+    found = parse_json(header.get("files", "{}"), f"the header of {TENSORS} in {folder.name!r}", StoreError)
+    whole = isinstance(found, dict) and all(
+        name.count("/") >= 2
+        and isinstance(of, dict)
+        and isinstance(of.get("header"), dict)
+        and all(isinstance(value, str) for value in of["header"].values())
+        and isinstance(of.get("tensors"), list)
+        and all(isinstance(key, str) and f"{name}#{key}" in there for key in of["tensors"])
+        for name, of in found.items()
+    )
+    if not whole:
+        raise StoreError(f"the header of {TENSORS} in {folder.name!r} does not say what it holds; get it again")
+    return found
+
+# %% ../nbs/library/cells.ipynb #8bb9c857
+_PLAN = f".{MANIFEST}.next"  # the manifest of files that are complete and have not all got their names
+
+
+def finish_packing(folder: Path) -> None:
+    "Give files that are complete their names, where a packing has come so far."
+    if (folder / _PLAN).is_file():
+        (folder / MANIFEST).unlink(missing_ok=True)  # while files of two packings are there, it is not whole
+        for line in read_text(folder / _PLAN, StoreError).splitlines():
+            _, _, name = line.partition("  ")
+            with suppress(FileNotFoundError):  # it has its name already
+                (folder / f".{name}.part").replace(folder / name)
+        (folder / _PLAN).replace(folder / MANIFEST)
+
+# %% ../nbs/library/cells.ipynb #1a4b59e0
+@contextmanager
+def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+    "Where to write some files, which get their names when all are complete, and a manifest of their hashes."
+    unfinished = [folder / f".{name}.part" for name in names]
+    try:
+        yield unfinished
+        lines = [f"{hash_of(path)}  {name}\n" for path, name in zip(unfinished, names, strict=True)]
+        with written_whole(folder / _PLAN, through_links=False) as plan:
+            plan.write_text("".join(lines), encoding="utf-8")
+    except BaseException:
+        for path in unfinished:
+            path.unlink(missing_ok=True)
+        raise
+    finish_packing(folder)
+
+# %% ../nbs/library/cells.ipynb #960c169f
+class Store:
+    "The answers of cells, in a folder."
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @cached_property
+    def packed(self) -> dict[str, dict[str, str]]:
+        "The rows of the packed table, by key. Raises `StoreError` where a packed file is not as it was written."
+        return read_table(self.folder)
+
+    @cached_property
+    def headers(self) -> dict[str, dict[str, Any]]:
+        "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
+        return read_headers(self.folder)
+
+    @cached_property
+    def packed_files(self) -> dict[str, list[str]]:
+        "The names of the packed files of tensors, by the key of their cell."
+        found = defaultdict(list)
+        for name in self.headers:
+            _, key, rest = name.split("/", 2)
+            found[key].append(rest)
+        return found
+
+# %% ../nbs/library/cells.ipynb #bec260f5
+@patch
+def place(self: Store, cell: Cell) -> Path:
+    "Where the loose answer of a cell lies."
+    return self.folder / f"cells/{cell.kind}/{cell.key}"
+
+# %% ../nbs/library/cells.ipynb #51f5384e
+@patch
+def beside(self: Store, cell: Cell, what: str) -> Path:
+    "A file or folder that lies beside that place."
+    return self.folder / "cells" / cell.kind / f".{cell.key}.{what}"
+
+# %% ../nbs/library/cells.ipynb #bf5cc847
+@patch
+def __contains__(self: Store, cell: Cell) -> bool:
+    return self.place(cell).is_dir() or cell.key in self.packed
+
+# %% ../nbs/library/cells.ipynb #f949fc2c
+@patch
+def keys(self: Store) -> set[str]:
+    "The keys of all answers, whoever asked."
+    kinds = glob("cells/*/", root_dir=self.folder)
+    places = (place for kind in kinds for place in os.scandir(self.folder / kind))
+    return {place.name for place in places if place.name[0] != "." and place.is_dir()} | self.packed.keys()
+
+# %% ../nbs/library/cells.ipynb #6990e953
+@patch
+def read(
+    self: Store,
+    cell: Cell,
+    part: str = "result",  # or "provenance"
+) -> dict[str, Any]:
+    "What is kept of a cell. Raises `StoreError` where there is no answer, or one that cannot be read."
+    path = self.place(cell) / f"{part}.json"
+    if path.is_file():
+        try:
+            return read_json(path, StoreError)
+        except StoreError as error:
+            raise StoreError(f"{error}; remove its folder and run the study again") from None
+    if cell.key in self.packed:
+        return parse_json(self.packed[cell.key][part], f"the {part} of cell {cell.key} in {TABLE}", StoreError)
+    if path.parent.is_dir():
+        raise StoreError(f"{str(path)!r} is missing; remove its folder and run the study again")
+    raise StoreError(f"{self.folder.name!r} has no answer of the {cell.kind!r} cell {cell.key} yet")
 
 # %% ../nbs/library/cells.ipynb #09c0e99b
 _HOST = socket.gethostname()
@@ -201,6 +255,23 @@ def writing(self: Store, cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
+# %% ../nbs/library/cells.ipynb #f5c05484
+def _files_below(folder: str | Path) -> Iterator[str]:
+    "The names of all files in a folder and in the folders in it."
+    with suppress(FileNotFoundError), os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from (f"{entry.name}/{name}" for name in _files_below(entry.path))
+            else:
+                yield entry.name
+
+# %% ../nbs/library/cells.ipynb #80bae9fb
+@patch
+def files(self: Store, cell: Cell) -> list[str]:
+    "The names of the files of tensors in an answer."
+    loose = (name for name in _files_below(self.place(cell)) if name.endswith(".safetensors"))
+    return sorted({*loose, *self.packed_files.get(cell.key, ())})
+
 # %% ../nbs/library/cells.ipynb #51a3606d
 @patch
 def tensors(
@@ -222,193 +293,7 @@ def tensors(
     with safe_open(self.folder / TENSORS, "pt") as file:
         return noted["header"], {key: file.get_tensor(f"{prefix}#{key}").clone() for key in noted["tensors"]}
 
-# %% ../nbs/library/cells.ipynb #ef14c789
-ALIVE, SILENT = 5.0, 60.0
-"Seconds between two signs of life, and seconds without one after which an owner on another machine counts as dead."
-
-
-@patch
-@contextmanager
-def owned(
-    self: Store,
-    shard: tuple[int, int] = (1, 1),  # the first of one, say
-) -> Iterator[None]:
-    "Within it this process owns the folder. Raises `StoreError` where another one does."
-    if self.folder.exists() and not self.folder.is_dir():
-        raise StoreError(f"{str(self.folder)!r} is no folder; name one for the answers")
-    self.folder.mkdir(parents=True, exist_ok=True)
-    path = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
-    mine = {"host": _HOST, "process": os.getpid(), "started": _started(os.getpid())}
-    mine |= {"since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "token": secrets.token_hex(8)}
-    while True:
-        try:
-            with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "w") as file:
-                json.dump(mine, file)
-            break
-        except FileExistsError:
-            _remove_dead_owner(path)
-    try:
-        for other in self.folder.glob(".owner-*.json"):
-            if not other.name.endswith(f"-of-{shard[1]}.json"):  # a whole run beside shards, or shards of other numbers
-                _remove_dead_owner(other)
-    except StoreError:
-        path.unlink(missing_ok=True)
-        raise
-    over = threading.Event()
-    sign = threading.Thread(target=_signs_of_life, args=(path, over), daemon=True)
-    sign.start()
-    try:
-        yield
-    finally:
-        over.set()
-        sign.join()
-        if _owner(path).get("token") == mine["token"]:
-            path.unlink(missing_ok=True)
-
-
-def _signs_of_life(path: Path, over: threading.Event) -> None:
-    while not over.wait(ALIVE):
-        with suppress(OSError):
-            os.utime(path)
-
-
-def _owner(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):  # it has gone, or is being written
-        return {}
-    return found if isinstance(found, dict) and type(found.get("process")) is int else {}
-
-
-def _lives(owner: Mapping[str, Any], silent: float) -> bool:
-    "Whether an owner that gave its last sign of life so many seconds ago is still there."
-    if owner.get("host") == _HOST:
-        return _started(owner.get("process")) == owner.get("started") is not None
-    return silent < SILENT
-
-
-@patch
-def company(self: Store, shard: tuple[int, int]) -> bool:
-    "Whether somebody works on another part of the answers."
-    own = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
-    for path in self.folder.glob(f".owner-*-of-{shard[1]}.json"):
-        with suppress(FileNotFoundError):
-            if path != own and _lives(_owner(path), time.time() - path.stat().st_mtime):
-                return True
-    return False
-
-
-def _remove_dead_owner(path: Path) -> None:
-    "Remove the file of an owner that has died; raises `StoreError` where it lives."
-    owner = _owner(path)
-    try:
-        silent = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return
-    if _lives(owner, silent):
-        raise StoreError(
-            f"process {owner.get('process')} on {owner.get('host')} has worked on {path.parent.name!r} since "
-            f"{owner.get('since')}; wait for its end, or choose another folder"
-        )
-    taken = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # of two that try, one succeeds
-    with suppress(FileNotFoundError):
-        path.rename(taken)
-        taken.unlink()
-
-
-def _started(process: int | None) -> str | None:
-    "When a process of this machine began, which tells it from a later one of the same number; None: there is none."
-    if process is None:
-        return None
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        with suppress(OSError):
-            os.kill(process, 0)  # where there is no /proc: it is there, and more is not known
-            return "unknown"
-    return None
-
-# %% ../nbs/library/cells.ipynb #dbf1e36b
-def pack(
-    folder: str | Path,  # of a study, loose, packed or both
-    into: str | Path,  # where the packed files go; the same folder is allowed
-    cells: Sequence[Cell],  # what is packed, where it is answered
-    keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
-) -> int:  # answers that were packed
-    """Pack the answers of a study.
-
-    Raises `StoreError` for an answer that cannot be read, and where somebody works on the folder.
-    """
-    with Store(folder).owned():
-        return _pack(Store(folder), Path(into), cells, keep)
-
-
-def _pack(store: Store, into: Path, cells: Sequence[Cell], keep: Callable[[str], bool]) -> int:
-    answered = sorted((cell for cell in cells if cell in store), key=lambda cell: (cell.kind, cell.key))
-    rows, kept, headers = [], {}, {}
-    for cell in answered:
-        asked = {"version": cell.version, "asked": dict(cell.asked)}
-        parts = {"cell": asked, "result": store.read(cell), "provenance": store.read(cell, "provenance")}
-        rows.append({"kind": cell.kind, "key": cell.key} | {name: json.dumps(part) for name, part in parts.items()})
-        for name in filter(keep, store.files(cell)):
-            header, tensors = store.tensors(cell, name)
-            prefix = f"{cell.kind}/{cell.key}/{name}"
-            kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
-            headers[prefix] = {"header": header, "tensors": sorted(tensors)}
-    into.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(rows, _SCHEMA)
-    with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
-        pq.write_table(table, table_file, compression="zstd", compression_level=12, use_dictionary=["kind"])
-        save_tensors(kept, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
-        shutil.copyfile(store.folder / "study.yaml", declaration)
-    if into.resolve() == store.folder.resolve():
-        for cell in answered:
-            shutil.rmtree(store.place(cell), ignore_errors=True)
-    return len(answered)
-
-
-@contextmanager
-def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
-    "Where to write some files, which get their names when all are complete, and a manifest of their hashes."
-    unfinished = [folder / f".{name}.part" for name in names]
-    try:
-        yield unfinished
-        lines = [f"{hash_of(path)}  {name}\n" for path, name in zip(unfinished, names, strict=True)]
-        (folder / f".{MANIFEST}.part").write_text("".join(lines), encoding="utf-8")
-        (folder / MANIFEST).unlink(missing_ok=True)  # while files of two packings are there, it is not whole
-        for path, name in zip(unfinished, names, strict=True):
-            path.replace(folder / name)
-        (folder / f".{MANIFEST}.part").replace(folder / MANIFEST)
-    finally:
-        for path in (*unfinished, folder / f".{MANIFEST}.part"):
-            path.unlink(missing_ok=True)
-
-
-@patch
-def declare(self: Store, text: str) -> None:
-    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
-    unfinished = self.folder / f".study.yaml.{_HOST}-{os.getpid()}.part"  # shards may write it at one time
-    unfinished.unlink(missing_ok=True)
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(self.folder / "study.yaml")
-    if (self.folder / MANIFEST).is_file():
-        lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if not line.endswith("  study.yaml")]
-        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
-            lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
-            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-@patch
-def files(self: Store, cell: Cell) -> list[str]:
-    "The names of the files of tensors in an answer."
-    place = self.place(cell)
-    if place.is_dir():
-        there = (Path(folder, name) for folder, _, names in os.walk(place) for name in names if ".safetensors" in name)
-        return sorted(path.relative_to(place).as_posix() for path in there if path.suffix == ".safetensors")
-    return sorted(self.packed_files.get(cell.key, ()))
-
-
+# %% ../nbs/library/cells.ipynb #11b11ffa
 @patch
 def take(
     self: Store,
@@ -431,7 +316,200 @@ def take(
             taken += 1
     return taken
 
-# %% ../nbs/library/cells.ipynb #d2bd1f5a
+# %% ../nbs/library/cells.ipynb #77989cd7
+def _started(process: int | None) -> str | None:
+    "When a process of this machine began, which tells it from a later one of the same number; None: there is none."
+    if process is None:
+        return None
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        with suppress(OSError):
+            os.kill(process, 0)  # where there is no /proc: it is there, and more is not known
+            return "unknown"
+    return None
+
+# %% ../nbs/library/cells.ipynb #5588b3fa
+ALIVE, SILENT = 5.0, 60.0
+"Seconds between two signs of life, and seconds without one after which an owner on another machine counts as dead."
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):  # it has gone, or is being written
+        return {}
+    return found if isinstance(found, dict) and type(found.get("process")) is int else {}
+
+# %% ../nbs/library/cells.ipynb #edf77e7e
+def _lives(owner: Mapping[str, Any], silent: float) -> bool:
+    "Whether an owner that gave its last sign of life so many seconds ago is still there."
+    if owner.get("host") == _HOST:
+        return _started(owner.get("process")) == owner.get("started") is not None
+    return silent < SILENT
+
+# %% ../nbs/library/cells.ipynb #d19ba8c5
+def _remove_dead_owner(path: Path) -> None:
+    "Remove the file of an owner that has died; raises `StoreError` where it lives."
+    owner = _owner(path)
+    try:
+        silent = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if _lives(owner, silent):
+        raise StoreError(
+            f"process {owner.get('process')} on {owner.get('host')} has worked on {path.parent.name!r} since "
+            f"{owner.get('since')}; wait for its end, or choose another folder"
+        )
+    taken = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # of two that try, one succeeds
+    with suppress(FileNotFoundError):
+        path.rename(taken)
+        taken.unlink()
+
+# %% ../nbs/library/cells.ipynb #7ac19357
+@contextmanager
+def _signs_of_life(path: Path) -> Iterator[None]:
+    "Within it the file says every few seconds that its owner is there."
+    over = threading.Event()
+
+    def give() -> None:
+        while not over.wait(ALIVE):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=give, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+# %% ../nbs/library/cells.ipynb #8143e38b
+@patch
+@contextmanager
+def owned(
+    self: Store,
+    shard: tuple[int, int] = (1, 1),  # the first of one, say
+) -> Iterator[None]:
+    "Within it this process owns the folder. Raises `StoreError` where another one does."
+    if self.folder.exists() and not self.folder.is_dir():
+        raise StoreError(f"{str(self.folder)!r} is no folder; name one for the answers")
+    self.folder.mkdir(parents=True, exist_ok=True)
+    path = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
+    mine = {"host": _HOST, "process": os.getpid(), "started": _started(os.getpid())}
+    mine |= {"since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "token": secrets.token_hex(8)}
+    while True:
+        try:
+            with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "w") as file:
+                json.dump(mine, file)
+            break
+        except FileExistsError:
+            _remove_dead_owner(path)
+    try:
+        for other in self.folder.glob(".owner-*.json"):
+            if not other.name.endswith(f"-of-{shard[1]}.json"):
+                _remove_dead_owner(other)
+        finish_packing(self.folder)
+        with _signs_of_life(path):
+            yield
+    finally:
+        if _owner(path).get("token") == mine["token"]:
+            path.unlink(missing_ok=True)
+
+# %% ../nbs/library/cells.ipynb #c1321480
+@patch
+def company(self: Store, shard: tuple[int, int]) -> bool:
+    "Whether somebody works on another part of the answers."
+    own = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
+    for path in self.folder.glob(f".owner-*-of-{shard[1]}.json"):
+        with suppress(FileNotFoundError):
+            if path != own and _lives(_owner(path), time.time() - path.stat().st_mtime):
+                return True
+    return False
+
+# %% ../nbs/library/cells.ipynb #59e8ce4d
+def _row(store: Store, cell: Cell) -> dict[str, str]:
+    "What the packed table says of a cell."
+    row = {"kind": cell.kind, "key": cell.key}
+    row["cell"] = json.dumps({"version": cell.version, "asked": dict(cell.asked)})
+    for part in ("result", "provenance"):
+        try:
+            with open(f"{store.folder}/cells/{cell.kind}/{cell.key}/{part}.json", "rb") as file:
+                found = parse_json(file.read(2**24).decode(), part, StoreError)
+        except (OSError, ValueError):  # of a larger one, what has been read is no JSON
+            found = store.read(cell, part)  # which finds it elsewhere, or says what is wrong
+        row[part] = json.dumps(found)
+    return row
+
+# %% ../nbs/library/cells.ipynb #5c91957e
+def _all_tensors(
+    store: Store, answered: Sequence[Cell], keep: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    "The tensors of these answers, and what the packed file says of the files that they come from."
+    kept, headers = {}, {}
+    for cell in answered:
+        for name in filter(keep, store.files(cell)):
+            header, tensors = store.tensors(cell, name)
+            prefix = f"{cell.kind}/{cell.key}/{name}"
+            kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
+            headers[prefix] = {"header": header, "tensors": sorted(tensors)}
+    return kept, headers
+
+# %% ../nbs/library/cells.ipynb #2bc8bacf
+def _remove(place: str) -> None:
+    "Remove a loose answer; one of files alone, as most are, in a fraction of the time that `rmtree` takes."
+    with suppress(OSError):
+        for name in os.listdir(place):
+            os.unlink(f"{place}/{name}")
+        os.rmdir(place)
+    shutil.rmtree(place, ignore_errors=True)
+
+# %% ../nbs/library/cells.ipynb #0a11722f
+def pack(
+    folder: str | Path,  # of a study, loose, packed or both
+    into: str | Path,  # where the packed files go; the same folder is allowed
+    cells: Sequence[Cell],  # what is packed, where it is answered
+    keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
+) -> int:  # answers that were packed
+    """Pack the answers of a study.
+
+    Raises `StoreError` for an answer that cannot be read, and where somebody works on the folder.
+    """
+    into = Path(into)
+    with Store(folder).owned():
+        store = Store(folder)
+        there = store.keys()
+        answered = sorted((cell for cell in cells if cell.key in there), key=lambda cell: (cell.kind, cell.key))
+        table = pa.Table.from_pylist([_row(store, cell) for cell in answered], _SCHEMA)
+        tensors, headers = _all_tensors(store, answered, keep)
+        into.mkdir(parents=True, exist_ok=True)
+        finish_packing(into)
+        with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
+            pq.write_table(table, table_file, compression="zstd", compression_level=12, use_dictionary=["kind"])
+            save_tensors(tensors, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
+            shutil.copyfile(store.folder / "study.yaml", declaration)
+        if into.resolve() == store.folder.resolve():
+            for cell in answered:
+                _remove(f"{store.folder}/cells/{cell.kind}/{cell.key}")
+    return len(answered)
+
+# %% ../nbs/library/cells.ipynb #25d00b5a
+@patch
+def declare(self: Store, text: str) -> None:
+    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
+    unfinished = self.folder / f".study.yaml.{_HOST}-{os.getpid()}.part"  # shards may write it at one time
+    unfinished.unlink(missing_ok=True)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(self.folder / "study.yaml")
+    if (self.folder / MANIFEST).is_file():
+        lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.endswith("  study.yaml")]
+        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
+            lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
+            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+# %% ../nbs/library/cells.ipynb #7fde2dfc
 @dataclass(frozen=True)
 class Failure:
     "Why a cell has no answer."
@@ -441,7 +519,7 @@ class Failure:
     error: str  # one line
     traceback: str = ""
 
-
+# %% ../nbs/library/cells.ipynb #1cefc6d2
 @dataclass
 class Report:
     "What came of a run."
@@ -457,18 +535,7 @@ class Report:
         "Whether every cell has its answer."
         return not self.failed and not self.held_up
 
-
-@patch
-def failure(self: Store, cell: Cell) -> Failure | None:
-    "How the last attempt at a cell failed."
-    path, found = self.beside(cell, "failed.json"), None
-    with suppress(StoreError):
-        found = read_json(path, StoreError) if path.is_file() else None
-    names = {f.name for f in fields(Failure)}
-    whole = isinstance(found, dict) and found.keys() == names and all(isinstance(text, str) for text in found.values())
-    return Failure(**found) if whole else None  # what is not whole says nothing, and the cell is tried again
-
-
+# %% ../nbs/library/cells.ipynb #1667a854
 @patch
 def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) -> Failure:
     "Keep why a cell failed, beside its place."
@@ -487,7 +554,18 @@ def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) 
         unfinished.replace(path)
     return found
 
-# %% ../nbs/library/cells.ipynb #ae4c62ed
+# %% ../nbs/library/cells.ipynb #2819006f
+@patch
+def failure(self: Store, cell: Cell) -> Failure | None:
+    "How the last attempt at a cell failed."
+    path, found = self.beside(cell, "failed.json"), None
+    with suppress(StoreError):
+        found = read_json(path, StoreError) if path.is_file() else None
+    names = {f.name for f in fields(Failure)}
+    whole = isinstance(found, dict) and found.keys() == names and all(isinstance(text, str) for text in found.values())
+    return Failure(**found) if whole else None  # what is not whole says nothing, and the cell is tried again
+
+# %% ../nbs/library/cells.ipynb #8268c970
 Answer = Callable[[Cell, Store, Path], tuple[dict[str, Any], dict[str, Any]]]
 "Answers a cell: (cell, store to read what it needs, folder for its files) -> (result, provenance)."
 
@@ -500,7 +578,7 @@ def compute(cell: Cell, store: Store, answer: Answer) -> None:
     for what in ("failed.json", "checkpoint"):
         store.beside(cell, what).unlink(missing_ok=True)
 
-
+# %% ../nbs/library/cells.ipynb #1c133ffd
 class Schedule:
     "Which cells can be computed now. Each step takes a time that does not depend on how many cells there are."
 
@@ -520,36 +598,122 @@ class Schedule:
             if not absent:
                 self.ready.append(cell)
 
-    def answered(self, cell: Cell) -> None:
-        "Cells that needed only this one are ready now."
-        self.cells.pop(cell.key, None)
-        for later in self.after.pop(cell.key, ()):
-            self.waiting[later.key] -= 1
-            if not self.waiting[later.key] and later.key in self.cells:
-                self.ready.append(later)
+# %% ../nbs/library/cells.ipynb #b2ff48ce
+@patch
+def answered(self: Schedule, cell: Cell) -> None:
+    "Cells that needed only this one are ready now."
+    self.cells.pop(cell.key, None)
+    for later in self.after.pop(cell.key, ()):
+        self.waiting[later.key] -= 1
+        if not self.waiting[later.key] and later.key in self.cells:
+            self.ready.append(later)
 
-    def look(self, there: Callable[[Cell], bool]) -> bool:
-        "Take notice of what others have answered; whether there was anything."
-        found = [need for need in self.elsewhere.values() if there(need)]
-        for need in found:
-            del self.elsewhere[need.key]
-            self.answered(need)
-        return bool(found)
+# %% ../nbs/library/cells.ipynb #d56f2b42
+@patch
+def look(self: Schedule, there: Callable[[Cell], bool]) -> bool:
+    "Take notice of what others have answered; whether there was anything."
+    found = [need for need in self.elsewhere.values() if there(need)]
+    for need in found:
+        del self.elsewhere[need.key]
+        self.answered(need)
+    return bool(found)
 
-    def failed(self, cell: Cell) -> None:
-        "Whatever needs this cell, directly or not, is held up."
-        self.cells.pop(cell.key, None)
-        for later in self.after.pop(cell.key, ()):
-            if later.key in self.cells:
-                self.lost[later.key] = later
-                self.failed(later)
+# %% ../nbs/library/cells.ipynb #c7ac6bb5
+@patch
+def failed(self: Schedule, cell: Cell) -> None:
+    "Whatever needs this cell, directly or not, is held up."
+    self.cells.pop(cell.key, None)
+    for later in self.after.pop(cell.key, ()):
+        if later.key in self.cells:
+            self.lost[later.key] = later
+            self.failed(later)
 
-# %% ../nbs/library/cells.ipynb #ce8cc99b
+# %% ../nbs/library/cells.ipynb #b61ab16b
+@dataclass
+class _Run:
+    "Cells that are being computed, and what came of them."
+
+    schedule: Schedule
+    store: Store
+    answer: Answer
+    report: Report
+    fail_fast: bool
+    done: Callable[[Cell, float], object]
+
+    def goes_on(self) -> bool:
+        return not (self.fail_fast and self.report.failed)
+
+    def answered(self, cell: Cell, seconds: float) -> None:
+        self.report.answered += 1
+        self.schedule.answered(cell)
+        self.done(cell, seconds)
+
+    def failed(self, cell: Cell, why: BaseException | Failure | str) -> None:
+        self.report.failed.append(self.store.note_failure(cell, why))
+        self.schedule.failed(cell)
+
+# %% ../nbs/library/cells.ipynb #8c5953f0
+def _run_here(run: _Run) -> None:
+    while run.schedule.ready and run.goes_on():
+        cell, started = run.schedule.ready.popleft(), time.monotonic()
+        try:
+            compute(cell, run.store, run.answer)
+        except Exception as error:  # a cell's own, whatever it is: it is kept, and told at the end
+            run.failed(cell, error)
+            continue
+        run.answered(cell, time.monotonic() - started)
+
+# %% ../nbs/library/cells.ipynb #62632419
+@contextmanager
+def _without_leftovers(store: Store) -> Iterator[None]:
+    "Remove, before and after, what processes of this machine had begun that are no more."
+
+    def clear() -> None:
+        for path in (*store.folder.glob(f"cells/*/.*.{_HOST}-*.part"), *store.folder.glob(f".*.{_HOST}-*.part")):
+            process = path.name.removesuffix(".part").rpartition("-")[2]
+            if process.isdigit() and (int(process) == os.getpid() or _started(int(process)) is None):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    clear()
+    try:
+        yield
+    finally:
+        clear()
+
+# %% ../nbs/library/cells.ipynb #04d24294
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    "Within it SIGTERM does what Ctrl-C does, but for the exit code."
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+# %% ../nbs/library/cells.ipynb #a5d00b70
 def shard_of(cell: Cell, shards: int) -> int:  # 1 to `shards`
     "Which shard computes a cell."
     return int(cell.key, 16) % shards + 1
 
+# %% ../nbs/library/cells.ipynb #81133cab
+def _schedule(cells: Sequence[Cell], store: Store, report: Report, retry_failed: bool) -> Schedule:
+    "How these cells are computed, without those that have failed before."
+    schedule = Schedule(cells, store.__contains__)
+    for cell in cells:
+        if not retry_failed and cell.key in schedule.cells and (found := store.failure(cell)):
+            report.failed.append(found)
+            schedule.failed(cell)
+    schedule.ready = deque(cell for cell in schedule.ready if cell.key in schedule.cells)
+    return schedule
 
+# %% ../nbs/library/cells.ipynb #5e6ec390
 def run_cells(
     cells: Sequence[Cell],  # each after those that it needs
     store: Store,
@@ -574,22 +738,17 @@ def run_cells(
     report = Report()
     with store.owned(shard), _without_leftovers(store), _ends_on_sigterm():
         first()
-        missing = [cell for cell in cells if cell not in store]
-        own = [cell for cell in missing if shard_of(cell, shard[1]) == shard[0]]
-        schedule = Schedule(own, store.__contains__)
-        for cell in own:
-            if not retry_failed and cell.key in schedule.cells and (found := store.failure(cell)):
-                report.failed.append(found)
-                schedule.failed(cell)
-        schedule.ready = deque(cell for cell in schedule.ready if cell.key in schedule.cells)
-        if engine == "ray":
-            run, more = _run_on_ray, (workers, start, address, gpu)
-        else:
-            run, more = (_run_here, ()) if workers == 1 else (_run_in_workers, (workers, start))
-        until = time.monotonic() + patience
+        own = [cell for cell in cells if cell not in store and shard_of(cell, shard[1]) == shard[0]]
+        schedule = _schedule(own, store, report, retry_failed)
+        run, until = _Run(schedule, store, answer, report, fail_fast, done), time.monotonic() + patience
         while True:
-            run(schedule, store, answer, report, fail_fast, done, *more)
-            if shard[1] == 1 or not schedule.cells or (fail_fast and report.failed):
+            if engine == "ray":
+                _run_on_ray(run, workers, start, address, gpu)
+            elif workers == 1:
+                _run_here(run)
+            else:
+                _run_in_workers(run, workers, start)
+            if shard[1] == 1 or not schedule.cells or not run.goes_on():
                 break
             if not schedule.look(store.__contains__):  # wait for what other shards are still computing
                 if store.company(shard):
@@ -600,55 +759,7 @@ def run_cells(
         report.held_up = [*schedule.lost.values(), *schedule.cells.values()]
     return report
 
-
-@contextmanager
-def _without_leftovers(store: Store) -> Iterator[None]:
-    "Remove, before and after, what processes of this machine had begun that are no more."
-
-    def clear() -> None:
-        for path in (*store.folder.glob(f"cells/*/.*.{_HOST}-*.part"), *store.folder.glob(f".*.{_HOST}-*.part")):
-            process = path.name.removesuffix(".part").rpartition("-")[2]
-            if process.isdigit() and (int(process) == os.getpid() or _started(int(process)) is None):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-    clear()
-    try:
-        yield
-    finally:
-        clear()
-
-
-@contextmanager
-def _ends_on_sigterm() -> Iterator[None]:
-    "Within it SIGTERM does what Ctrl-C does, but for the exit code."
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run_here(schedule, store, answer, report, fail_fast, done) -> None:
-    while schedule.ready and not (fail_fast and report.failed):
-        cell, started = schedule.ready.popleft(), time.monotonic()
-        try:
-            compute(cell, store, answer)
-        except Exception as error:  # a cell's own, whatever it is: it is kept, and told at the end
-            report.failed.append(store.note_failure(cell, error))
-            schedule.failed(cell)
-            continue
-        report.answered += 1
-        schedule.answered(cell)
-        done(cell, time.monotonic() - started)
-
-# %% ../nbs/library/cells.ipynb #fdaa8cd7
+# %% ../nbs/library/cells.ipynb #a441151b
 def _work(pipe: Connection, folder: Path, answer: Answer, start: Callable[[], object] | None, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -670,7 +781,7 @@ def _end_with(parent: int) -> None:
         time.sleep(2)
     os._exit(1)
 
-
+# %% ../nbs/library/cells.ipynb #e925322b
 class _Workers:
     "Processes that answer cells."
 
@@ -686,82 +797,90 @@ class _Workers:
         self.idle: list[tuple[multiprocessing.Process, Connection]] = []
         self.busy: dict[Connection, tuple[multiprocessing.Process, Cell, float]] = {}
 
-    def give(self, cell: Cell) -> None:
-        "Let an idle worker, or a new one, answer a cell."
-        while self.idle:
-            process, pipe = self.idle.pop()
-            with suppress(OSError):  # it has died while it had nothing to do
-                pipe.send(cell)
-                self.busy[pipe] = (process, cell, time.monotonic())
-                return
-        mine, theirs = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
-        process.start()
-        theirs.close()
-        mine.send(cell)
-        self.busy[mine] = (process, cell, time.monotonic())
+# %% ../nbs/library/cells.ipynb #13017991
+@patch
+def give(self: _Workers, cell: Cell) -> None:
+    "Let an idle worker, or a new one, answer a cell."
+    while self.idle:
+        process, pipe = self.idle.pop()
+        with suppress(OSError):  # it has died while it had nothing to do
+            pipe.send(cell)
+            self.busy[pipe] = (process, cell, time.monotonic())
+            return
+    mine, theirs = self.context.Pipe()
+    process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
+    process.start()
+    theirs.close()
+    mine.send(cell)
+    self.busy[mine] = (process, cell, time.monotonic())
 
-    def next(self) -> Iterator[tuple[Cell, float, Failure | str | None]]:
-        "Cells that were answered or failed, with seconds; a text says how a worker ended without an answer."
-        for pipe in wait([*self.busy]):
-            process, cell, started = self.busy.pop(pipe)
-            try:
-                outcome = pipe.recv()
-                self.idle.append((process, pipe))
-            except (EOFError, ConnectionResetError):
-                process.join()
-                outcome = f"its worker ended with exit code {process.exitcode}"
-                if process.exitcode == -signal.SIGKILL:
-                    outcome = "its worker was killed (SIGKILL), as happens where memory runs out"
-            yield cell, time.monotonic() - started, outcome
+# %% ../nbs/library/cells.ipynb #47e4a91b
+@patch
+def next(self: _Workers) -> Iterator[tuple[Cell, float, Failure | str | None]]:
+    "Cells that were answered or failed, with seconds; a text says how a worker ended without an answer."
+    for pipe in wait([*self.busy]):
+        process, cell, started = self.busy.pop(pipe)
+        try:
+            outcome = pipe.recv()
+            self.idle.append((process, pipe))
+        except (EOFError, ConnectionResetError):
+            process.join()
+            outcome = f"its worker ended with exit code {process.exitcode}"
+            if process.exitcode == -signal.SIGKILL:
+                outcome = "its worker was killed (SIGKILL), as happens where memory runs out"
+        yield cell, time.monotonic() - started, outcome
 
-    def end(self) -> None:
-        "End all of them, whatever they do."
-        processes = [process for process, *_ in (*self.idle, *self.busy.values())]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+# %% ../nbs/library/cells.ipynb #09f61d42
+@patch
+def end(self: _Workers) -> None:
+    "End all of them, whatever they do."
+    processes = [process for process, *_ in (*self.idle, *self.busy.values())]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(5)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
-
-def _run_in_workers(schedule, store, answer, report, fail_fast, done, count, start) -> None:
-    workers, tried_again = _Workers(store, answer, start), set()
+# %% ../nbs/library/cells.ipynb #f9b293bb
+def _run_in_workers(run: _Run, count: int, start: Callable[[], object] | None) -> None:
+    workers, tried_again = _Workers(run.store, run.answer, start), set()
     try:
-        while not (fail_fast and report.failed):
-            while schedule.ready and len(workers.busy) < count:
-                workers.give(schedule.ready.popleft())
+        while run.goes_on():
+            while run.schedule.ready and len(workers.busy) < count:
+                workers.give(run.schedule.ready.popleft())
             if not workers.busy:
                 return
             for cell, seconds, outcome in workers.next():
                 if outcome is None:
-                    report.answered += 1
-                    schedule.answered(cell)
-                    done(cell, seconds)
+                    run.answered(cell, seconds)
                 elif isinstance(outcome, str) and cell.key not in tried_again:
                     tried_again.add(cell.key)
                     count = max(1, count // 2)
-                    schedule.ready.append(cell)
+                    run.schedule.ready.append(cell)
                 else:
-                    failed = store.note_failure(cell, outcome) if isinstance(outcome, str) else outcome
-                    report.failed.append(failed)
-                    schedule.failed(cell)
+                    run.failed(cell, outcome)
     finally:
         workers.end()
 
-# %% ../nbs/library/cells.ipynb #ebef739f
+# %% ../nbs/library/cells.ipynb #aa47cfb9
 def _files_of(store: Store, cell: Cell) -> dict[str, bytes]:
     "The files of an answer, by name."
     place = store.place(cell)
     if place.is_dir():
-        return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        return {name: (place / name).read_bytes() for name in _files_below(place)}
     with TemporaryDirectory() as folder:  # it is packed
         Store(folder).take([cell], [store])
         return _files_of(Store(folder), cell)
 
+# %% ../nbs/library/cells.ipynb #b25a5cda
+def _put(place: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
 
+# %% ../nbs/library/cells.ipynb #322832d6
 def _answer_elsewhere(
     cell: Cell, needed: list[tuple[Cell, dict[str, bytes]]], answer: Answer, start: Callable[[], object] | None
 ) -> dict[str, bytes] | Failure:
@@ -778,14 +897,8 @@ def _answer_elsewhere(
             return store.note_failure(cell, error)
         return _files_of(store, cell)
 
-
-def _put(place: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(content)
-
-
-def _run_on_ray(schedule, store, answer, report, fail_fast, done, count, start, address, gpu) -> None:
+# %% ../nbs/library/cells.ipynb #ee86ae25
+def _run_on_ray(run: _Run, count: int, start: Callable[[], object] | None, address: str | None, gpu: bool) -> None:
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -798,11 +911,11 @@ def _run_on_ray(schedule, store, answer, report, fail_fast, done, count, start, 
     remote = ray.remote(_answer_elsewhere).options(num_cpus=1, num_gpus=gpus, max_retries=3)
     running = {}
     try:
-        while not (fail_fast and report.failed):
-            while schedule.ready and len(running) < count:
-                cell = schedule.ready.popleft()
-                needed = [(need, _files_of(store, need)) for need in cell.needs]
-                running[remote.remote(cell, needed, answer, start)] = (cell, time.monotonic())
+        while run.goes_on():
+            while run.schedule.ready and len(running) < count:
+                cell = run.schedule.ready.popleft()
+                needed = [(need, _files_of(run.store, need)) for need in cell.needs]
+                running[remote.remote(cell, needed, run.answer, start)] = (cell, time.monotonic())
             if not running:
                 return
             for reference in ray.wait([*running])[0]:
@@ -812,14 +925,11 @@ def _run_on_ray(schedule, store, answer, report, fail_fast, done, count, start, 
                 except ray.exceptions.RayError as error:  # its machine was lost more often than it was tried again
                     outcome = f"the cluster could not compute it ({type(error).__name__})"
                 if isinstance(outcome, dict):
-                    with store.writing(cell) as (folder, _):
+                    with run.store.writing(cell) as (folder, _):
                         _put(folder, outcome)
-                    report.answered += 1
-                    schedule.answered(cell)
-                    done(cell, time.monotonic() - started)
+                    run.answered(cell, time.monotonic() - started)
                 else:
-                    report.failed.append(store.note_failure(cell, outcome))
-                    schedule.failed(cell)
+                    run.failed(cell, outcome)
     finally:
         if own:
             ray.shutdown()

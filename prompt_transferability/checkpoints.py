@@ -24,7 +24,6 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -36,7 +35,7 @@ from .tasks import UnknownNameError, ask_hub
 # %% auto #0
 __all__ = ['KNOWN_MODELS', 'BackboneError', 'Checkpoint', 'tokenizer_facts', 'quiet_from_pretrained', 'read_checkpoint']
 
-# %% ../nbs/library/checkpoints.ipynb #d43e9ad9
+# %% ../nbs/library/checkpoints.ipynb #8b6c9997
 KNOWN_MODELS = (
     *MICRO_MODELS,
     "roberta-base",
@@ -49,7 +48,7 @@ KNOWN_MODELS = (
 )
 "Models that the package or the paper uses; any other of a type in `FAMILIES` is taken too."
 
-
+# %% ../nbs/library/checkpoints.ipynb #2d829790
 class BackboneError(ValueError):
     "A checkpoint that cannot serve as a backbone, or an input that does not fit it."
 
@@ -73,7 +72,7 @@ def _check_config(name: str, config: dict) -> None:
             )
     for setting in ("hidden_act", "hidden_activation", "activation_function", "activation"):
         named = config.get(setting)
-        if named is not None and not (isinstance(named, str) and named in ACT2FN):
+        if named is not None and not (isinstance(named, str) and named in transformers.activations.ACT2FN):
             raise BackboneError(
                 f"{name!r} has {setting}={named!r} in its configuration, an activation function that is not known; "
                 "correct its config.json, or take another version of the model"
@@ -105,7 +104,7 @@ def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None
                 "not whole"
             )
 
-# %% ../nbs/library/checkpoints.ipynb #e4381c14
+# %% ../nbs/library/checkpoints.ipynb #94a30d3d
 def _head_weights(model: nn.Module) -> set[int]:
     "Ids of the weights that stand between the last hidden state and the logits, the word embeddings left out."
     family, output = FAMILIES[model.config.model_type], model.get_output_embeddings()
@@ -113,11 +112,22 @@ def _head_weights(model: nn.Module) -> set[int]:
     shared = {id(weight) for weight in model.get_input_embeddings().parameters()}
     return {id(weight) for module in parts for weight in module.parameters()} - shared
 
+# %% ../nbs/library/checkpoints.ipynb #185edc60
+def _check_unknown(name: str, model: nn.Module, keys: Iterable[str]) -> None:
+    "Raise `BackboneError` for weights of the layers that the configuration does not know."
+    parts = {key.split(".")[0] for key in model.base_model.state_dict()}
+    known = re.compile(rf"({model.base_model_prefix}\.)?({'|'.join(parts)})\.")
+    unknown = sorted(key for key in keys if known.match(key))
+    if unknown:
+        raise BackboneError(
+            f"the checkpoint {name!r} holds weights of the model that its config.json does not know: "
+            f"{', '.join(unknown[:3])} …; it is another architecture"
+        )
 
+# %% ../nbs/library/checkpoints.ipynb #62c85a3b
 def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
     "Whether the checkpoint held a head. Raises `BackboneError` for one that is not whole, or holds more."
     family, head = FAMILIES[model.config.model_type], _head_weights(model)
-    # By identity: a weight that stands in a model under two names may be missed under either.
     ids = {key: id(weight) for key, weight in model.named_parameters(remove_duplicate=False)}
     missing = {key: ids.get(key) for key in report["missing_keys"]}
     has_head = not head or not head <= set(missing.values())
@@ -132,17 +142,10 @@ def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
             raise BackboneError(
                 f"the checkpoint {name!r} lacks weights of {which}: {', '.join(weights[:3])} …; it is not whole"
             )
-    parts = {key.split(".")[0] for key in model.base_model.state_dict()}
-    known = re.compile(rf"({model.base_model_prefix}\.)?({'|'.join(parts)})\.")
-    unknown = sorted(key for key in report["unexpected_keys"] if known.match(key))
-    if unknown:
-        raise BackboneError(
-            f"the checkpoint {name!r} holds weights of the model that its config.json does not know: "
-            f"{', '.join(unknown[:3])} …; it is another architecture"
-        )
+    _check_unknown(name, model, report["unexpected_keys"])
     return has_head
 
-# %% ../nbs/library/checkpoints.ipynb #5aac1bdd
+# %% ../nbs/library/checkpoints.ipynb #17749a39
 def _check_numbers(name: str, model: nn.Module) -> None:
     "Raise `BackboneError` for weights that are not finite."
     for key, weight in model.named_parameters():
@@ -152,7 +155,7 @@ def _check_numbers(name: str, model: nn.Module) -> None:
                 "the file is damaged, or needs a wider number type, float32 or bfloat16"
             )
 
-
+# %% ../nbs/library/checkpoints.ipynb #e4f31925
 def _check_padding(name: str, model: nn.Module, tokenizer) -> None:
     "Raise `BackboneError` where positions begin behind a padding token that is none, or not the tokenizer's."
     embeddings = getattr(model.base_model, "embeddings", None)
@@ -168,7 +171,7 @@ def _check_padding(name: str, model: nn.Module, tokenizer) -> None:
             f"and {tokenizer.pad_token_id} in its tokenizer; set both to the number that the model was trained with"
         )
 
-# %% ../nbs/library/checkpoints.ipynb #2dd86031
+# %% ../nbs/library/checkpoints.ipynb #23c2fcbd
 def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
     if not len(tokenizer.all_special_ids) < len(tokenizer) or tokenizer.vocab_size > config.vocab_size:
         raise BackboneError(
@@ -190,8 +193,39 @@ def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
             f"below {config.vocab_size}; a tokenizer of its own is needed"
         )
 
+# %% ../nbs/library/checkpoints.ipynb #3299a81c
+def _found(name: str, file: str, source: dict) -> str | None:
+    "Where a file of a folder or of a model on the Hub lies; None where there is none."
+    return cached_file(name, file, **{"_raise_exceptions_for_missing_entries": False} | source)
 
+# %% ../nbs/library/checkpoints.ipynb #eec0de39
+def _check_counts(name: str, source: dict) -> None:
+    "Raise `BackboneError` where a tokenizer would make more tokens of its own than memory holds."
+    file, what = _found(name, "tokenizer_config.json", source), f"tokenizer_config.json of {name!r}"
+    settings = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
+    for setting, most in OWN_TOKENS.items():
+        count = settings.get(setting, 0) if isinstance(settings, dict) else 0
+        if isinstance(count, int | float) and not 0 <= count <= most:
+            raise BackboneError(f"{what} has {setting} that are not between 0 and {most:,}; correct it")
+
+# %% ../nbs/library/checkpoints.ipynb #a4b432d2
 _PROBES = ("A naïve reader's 1st test, isn't it?", " and behind a space")
+
+
+def _ids_alone(name: str) -> list[list[int]] | None:
+    "What tokenizer.json makes of texts by itself, where no other file says which class tokenizes."
+    told, alone = Path(name, "tokenizer_config.json"), Path(name, "tokenizer.json")
+    if not alone.is_file() or (told.is_file() and '"tokenizer_class"' in read_text(told, BackboneError)):
+        return None
+    by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
+    return [by_itself.encode(probe).ids for probe in _PROBES]
+
+# %% ../nbs/library/checkpoints.ipynb #49d7c888
+def _reason(error: Exception) -> str:
+    "What another library said, in one line."
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+# %% ../nbs/library/checkpoints.ipynb #dd2b3689
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
 
@@ -217,32 +251,7 @@ def _read_tokenizer(name: str, source: dict):
         )
     return tokenizer
 
-
-def _check_counts(name: str, source: dict) -> None:
-    "Raise `BackboneError` where a tokenizer would make more tokens of its own than memory holds."
-    file = cached_file(name, "tokenizer_config.json", **{"_raise_exceptions_for_missing_entries": False} | source)
-    what = f"tokenizer_config.json of {name!r}"
-    settings = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
-    for setting, most in OWN_TOKENS.items():
-        count = settings.get(setting, 0) if isinstance(settings, dict) else 0
-        if isinstance(count, int | float) and not 0 <= count <= most:
-            raise BackboneError(f"{what} has {setting} that are not between 0 and {most:,}; correct it")
-
-
-def _ids_alone(name: str) -> list[list[int]] | None:
-    "What tokenizer.json makes of texts by itself, where no other file says which class tokenizes."
-    told, alone = Path(name, "tokenizer_config.json"), Path(name, "tokenizer.json")
-    if not alone.is_file() or (told.is_file() and '"tokenizer_class"' in read_text(told, BackboneError)):
-        return None
-    by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
-    return [by_itself.encode(probe).ids for probe in _PROBES]
-
-
-def _reason(error: Exception) -> str:
-    "What another library said, in one line."
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-
-# %% ../nbs/library/checkpoints.ipynb #da70c951
+# %% ../nbs/library/checkpoints.ipynb #207c8b2f
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     "A language model as it was read."
@@ -252,11 +261,7 @@ class Checkpoint:
     has_head: bool  # False: a plain encoder
     fingerprint: str  # 64 hexadecimal digits
 
-
-_BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
-"Settings of a configuration that say nothing of what the model computes."
-
-
+# %% ../nbs/library/checkpoints.ipynb #6dd7917e
 def _tensor_hashes(file: str | Path) -> list[str]:
     "A hash of each tensor of a safetensors file, with its name, type and shape, as it is stored."
     found = []
@@ -272,17 +277,20 @@ def _tensor_hashes(file: str | Path) -> list[str]:
                     found.append(digest.hexdigest())
     return found
 
-
+# %% ../nbs/library/checkpoints.ipynb #a1c4914b
 def tokenizer_facts(tokenizer: transformers.PreTrainedTokenizerBase) -> list:  # JSON values
     "What makes a tokenizer the one that it is: its vocabulary, its special tokens, and what it makes of some texts."
-    specials = {name: getattr(tokenizer, f"{name}_id", None) for name in ("mask_token", "pad_token", "unk_token")}
-    specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("cls_token", "sep_token")}
-    specials |= {name: getattr(tokenizer, f"{name}_id", None) for name in ("bos_token", "eos_token")}
+    named = ("mask", "pad", "unk", "cls", "sep", "bos", "eos")
+    specials = {f"{name}_token": getattr(tokenizer, f"{name}_token_id", None) for name in named}
     texts = ("It's a naïve Café, isn't it?", "two  spaces,\ta tab and\na line", "12,345.6 x_y-z ABC")
     read = [tokenizer(*given, verbose=False)["input_ids"] for given in (*((text,) for text in texts), texts[:2])]
     return [sorted(tokenizer.get_vocab().items()), specials, read]
 
+# %% ../nbs/library/checkpoints.ipynb #6b89e5da
+_BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"Settings of a configuration that say nothing of what the model computes."
 
+# %% ../nbs/library/checkpoints.ipynb #6546d8e0
 def _fingerprint(files: Sequence[str | Path], config: dict, tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     "Of a GGUF file, which holds all three, a hash of the file."
     digest = hashlib.sha256()
@@ -295,7 +303,7 @@ def _fingerprint(files: Sequence[str | Path], config: dict, tokenizer: transform
     digest.update(json.dumps([settings, tokenizer_facts(tokenizer)], sort_keys=True).encode())
     return digest.hexdigest()
 
-# %% ../nbs/library/checkpoints.ipynb #d724714a
+# %% ../nbs/library/checkpoints.ipynb #1cbeeda1
 def quiet_from_pretrained(
     loader: type,  # a class of `transformers`
     name: str | Path,  # a folder, or a name on the Hugging Face Hub
@@ -314,7 +322,7 @@ def quiet_from_pretrained(
         if bars:
             transformers.utils.logging.enable_progress_bar()
 
-
+# %% ../nbs/library/checkpoints.ipynb #3847e832
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
     "Within it nothing runs but code of `transformers`, on what a file says."
@@ -332,12 +340,23 @@ def _explained(name: str, what: str) -> Iterator[None]:
             f"{what} of {name!r} cannot be used ({_reason(error)}); get it anew, or correct it"
         ) from error
 
-# %% ../nbs/library/checkpoints.ipynb #4812aeb3
+# %% ../nbs/library/checkpoints.ipynb #57f38e60
+def _shards(name: str, index: str, source: dict) -> list[str]:
+    "The files that an index names."
+    what = f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r}"
+    found = parse_json(read_text(index, BackboneError), what, BackboneError, once=False)
+    files = found.get("weight_map") if isinstance(found, dict) else None
+    plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
+    if not plain or not files:
+        raise BackboneError(f"{what} does not say which file holds which weight; get it anew")
+    with _explained(name, SAFE_WEIGHTS_INDEX_NAME):
+        return sorted(get_checkpoint_shard_files(name, index, **source)[0])
+
+# %% ../nbs/library/checkpoints.ipynb #3dd2d063
 def _weight_files(name: str, source: dict) -> list[str]:
     "The safetensors files of a folder or of a model on the Hub."
-    maybe = {"_raise_exceptions_for_missing_entries": False} | source
-    single = cached_file(name, SAFE_WEIGHTS_NAME, **maybe)
-    index = None if single else cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **maybe)
+    single = _found(name, SAFE_WEIGHTS_NAME, source)
+    index = None if single else _found(name, SAFE_WEIGHTS_INDEX_NAME, source)
     if not single and not index:
         if source["local_files_only"] and not Path(name).is_dir():
             raise OSError("its weights are not in the local cache")
@@ -351,28 +370,13 @@ def _weight_files(name: str, source: dict) -> list[str]:
         check_fetched(file, BackboneError)
     return files
 
-
-def _shards(name: str, index: str, source: dict) -> list[str]:
-    "The files that an index names."
-    found = parse_json(
-        read_text(index, BackboneError), f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r}", BackboneError, once=False
-    )
-    files = found.get("weight_map") if isinstance(found, dict) else None
-    plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
-    if not plain or not files:
-        raise BackboneError(
-            f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r} does not say which file holds which weight; get it anew"
-        )
-    with _explained(name, SAFE_WEIGHTS_INDEX_NAME):
-        return sorted(get_checkpoint_shard_files(name, index, **source)[0])
-
-# %% ../nbs/library/checkpoints.ipynb #f29bdddc
-_BESIDE = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
+# %% ../nbs/library/checkpoints.ipynb #8379a9c4
+_HARMLESS_ADAPTERS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
 
 
 def _check_adapter(name: str, source: dict) -> None:
     "Raise `BackboneError` for an adapter that makes another model of the one that it lies beside."
-    file = cached_file(name, "adapter_config.json", **{"_raise_exceptions_for_missing_entries": False} | source)
+    file = _found(name, "adapter_config.json", source)
     if file is None:
         return
     config = parse_json(read_text(file, BackboneError), f"adapter_config.json of {name!r}", BackboneError)
@@ -382,13 +386,13 @@ def _check_adapter(name: str, source: dict) -> None:
             f"{name!r} is an adapter ({kind}) and no model; name the model that it is for, and read a prompt with "
             "SoftPrompt.from_peft"
         )
-    if kind not in _BESIDE:
+    if kind not in _HARMLESS_ADAPTERS:
         raise BackboneError(
             f"an adapter ({kind}) lies beside the model in {name!r}, and it is not clear whether it is meant to be "
             "used; merge it into the model, or move adapter_config.json elsewhere"
         )
 
-# %% ../nbs/library/checkpoints.ipynb #d50e3f65
+# %% ../nbs/library/checkpoints.ipynb #72faa5f7
 def _read_gguf(path: Path, dtype: torch.dtype):
     "The model, its tokenizer and what `transformers` says of its weights."
     try:
@@ -414,22 +418,29 @@ def _read_gguf(path: Path, dtype: torch.dtype):
         tokenizer = quiet_from_pretrained(AutoTokenizer, path.parent, **source)
     return model, tokenizer, report, [path], config.to_dict()
 
+# %% ../nbs/library/checkpoints.ipynb #cf877adf
+def _on_hub(name: str) -> bool:
+    "Whether the Hub is there and has this model; where it is not, folders and the local cache are looked through."
+    if Path(name).is_dir():
+        return False
+    try:
+        ask_hub(name, "model")
+    except ConnectionError:
+        return False
+    return True
 
+# %% ../nbs/library/checkpoints.ipynb #2c903770
 def _read_config(name: str, source: dict) -> dict:
     "The settings in config.json."
-    file = cached_file(name, CONFIG_NAME, **{"_raise_exceptions_for_missing_entries": False} | source)
-    if file is None:
-        raise OSError("there is no config.json that says what model it is")
-    config = parse_json(read_text(file, BackboneError), f"{CONFIG_NAME} of {name!r}", BackboneError, once=False)
+    file, what = _found(name, CONFIG_NAME, source), f"{CONFIG_NAME} of {name!r}"
+    config = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
     if not isinstance(config, dict):
-        raise BackboneError(
-            f"{CONFIG_NAME} of {name!r} holds a {type(config).__name__}, not a table of settings; get it anew"
-        )
+        raise BackboneError(f"{what} holds a {type(config).__name__}, not a table of settings; get it anew")
     if config.get("model_type") is None:
         raise OSError("there is no config.json that says what model it is")
     return config
 
-
+# %% ../nbs/library/checkpoints.ipynb #fb655127
 def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
     "The same of a folder, or of a model on the Hub."
     source = {"revision": revision, "local_files_only": not _on_hub(name)}
@@ -451,17 +462,6 @@ def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
             **source,
         )
     return model, _read_tokenizer(name, source), report, files, config
-
-
-def _on_hub(name: str) -> bool:
-    "Whether the Hub is there and has this model; where it is not, folders and the local cache are looked through."
-    if Path(name).is_dir():
-        return False
-    try:
-        ask_hub(name, "model")
-    except ConnectionError:
-        return False
-    return True
 
 # %% ../nbs/library/checkpoints.ipynb #426c9309
 def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:

@@ -81,7 +81,182 @@ from .zero_shot_transfer import evaluate, transfer_matrix
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/library/cli.ipynb #6f3430b9
+# %% ../nbs/library/cli.ipynb #111e13c9
+class _Lines(str):
+    "A table for people, whose line breaks are its own."
+
+
+def _shown(answer: dict) -> str:
+    "An answer in lines for people; a name out of a file is shown, not obeyed."
+
+    def shown(value: object) -> str:
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        return printable(text, kept="\n" if isinstance(value, _Lines) else "")
+
+    return "\n".join(f"{printable(name)}: {shown(value)}" for name, value in answer.items())
+
+# %% ../nbs/library/cli.ipynb #18ca560e
+def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) -> dict | str:
+    "A table for programs, where nothing stands for what is not there, or for people."
+    if options.json:
+        return table.astype(object).where(table.notna(), None).to_dict("index")
+    return _Lines(f"\n{table.round(decimals).to_string(na_rep='–')}")
+
+# %% ../nbs/library/cli.ipynb #e494b376
+def _say(text: str, where: TextIO | None = None) -> bool:
+    "Print it; False where its reader has gone, as `head` does. Python need not say so once more at its end."
+    where = where or sys.stdout
+    try:
+        print(text, file=where, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), where.fileno())
+        return False
+    return True
+
+# %% ../nbs/library/cli.ipynb #31b28218
+def _failures(error: CellsFailedError) -> str:
+    "What a user is told of cells without an answer: a line each."
+    report = error.report
+    lines = [printable(f"failed: {failure.kind} {failure.key}: {failure.error}") for failure in report.failed]
+    lines += [f"waits: {cell_label(cell)}" for cell in report.held_up]
+    rest = "the others are answered; tracebacks lie beside their cells; --retry-failed tries again what failed"
+    return "\n".join(
+        [*lines, f"prompt-transfer: {len(report.failed)} cells failed, {len(report.held_up)} wait; {rest}"]
+    )
+
+# %% ../nbs/library/cli.ipynb #d7234f7d
+class _AnsweredError(ReleaseError):
+    "A mistake of which programs are told more than the sentence."
+
+    def __init__(self, sentence: str, answer: dict):
+        super().__init__(sentence)
+        self.answer = answer
+
+
+def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
+    "What a command prints, and its exit code."
+    try:
+        answer = options.answer(options)
+        if isinstance(answer, Iterator):  # of lines, which are said as they come
+            return None, 0 if all(map(_say, answer)) else 141
+    except CellsFailedError as error:
+        _say(printable(_failures(error), kept="\n"), sys.stderr)
+        failed = [asdict(failure) for failure in error.report.failed]
+        return json.dumps({"failed": failed}) if options.json else None, 1
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        _say(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", sys.stderr)
+        told = options.json and isinstance(error, _AnsweredError)
+        return json.dumps(error.answer) if told else None, 2
+    except KeyboardInterrupt:
+        resumable = options.answer is _study_run or getattr(options, "checkpoint", None)
+        rest = "; the same command goes on from what is there" if resumable else ""
+        _say(f"prompt-transfer: interrupted{rest}", sys.stderr)
+        return None, 130
+    if options.json:
+        return json.dumps(answer), 0
+    return answer if isinstance(answer, str) else _shown(answer), 0
+
+# %% ../nbs/library/cli.ipynb #2e89921d
+def _without_folders(word: str) -> str:
+    "A word of a command as results keep it, which others read: of a path on this machine, the name only."
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    path = os.path.expanduser(value)
+    return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
+
+# %% ../nbs/library/cli.ipynb #5711ee74
+_GROUPS = {
+    "project": "carry prompts from one model to another",
+    "study": "run a declared set of experiments",
+    "microworld": "the embedded models",
+    "release": "the prompts and results that the authors published",
+    "warehouse": "a folder of prompts that can be searched",
+}
+_DECLARED: list[tuple[str | None, Callable]] = []  # what declares the commands, with the group that they are in
+
+
+def _declares(group: str | None = None) -> Callable[[Callable], Callable]:
+    "What follows declares commands, of that group or of none."
+    return lambda function: _DECLARED.append((group, function)) or function
+
+# %% ../nbs/library/cli.ipynb #e285c04f
+def _add_command(
+    commands, name: str, answer: Callable[[argparse.Namespace], dict], help: str, json: str = "one JSON object"
+) -> argparse.ArgumentParser:
+    "A command among others, answered by that function."
+    command = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(answer=answer)
+    command.add_argument("--json", action="store_true", help=f"print {json}")
+    return command
+
+# %% ../nbs/library/cli.ipynb #17970135
+def _parser() -> argparse.ArgumentParser:
+    "All commands and their options."
+    parser = argparse.ArgumentParser(
+        "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
+    )
+    parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
+    places = {None: parser.add_subparsers(required=True, metavar="command")}
+    for group, declare in _DECLARED:
+        if group not in places:
+            of_group = places[None].add_parser(group, help=_GROUPS[group])
+            places[group] = of_group.add_subparsers(required=True, metavar="action")
+        declare(places[group])
+    return parser
+
+# %% ../nbs/library/cli.ipynb #5f6f8e18
+def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 where cells failed, 2 for a user's mistake
+    "The command `prompt-transfer`."
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: _say(f"prompt-transfer: {printable(str(message))}", sys.stderr)
+        said, code = _answered(options)
+    return code if said is None or _say(said) else 141
+
+# %% ../nbs/library/cli.ipynb #40bc8b0a
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    "Where data and models lie."
+    command.add_argument(
+        "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
+    )
+    _add_models(command)
+
+
+def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
+    "Where a model computes, and in which number type; `dtype` describes the default."
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator where there is one)"
+    )
+    command.add_argument("--dtype", help=f"number type that models compute in: {', '.join(DTYPES)} (default: {dtype})")
+
+# %% ../nbs/library/cli.ipynb #2453363a
+def _default(function: Callable, name: str):
+    "What a function's argument is where it is not given."
+    return signature(function).parameters[name].default
+
+
+def _add_max_length(command: argparse.ArgumentParser) -> None:
+    default = _default(Backbone.from_pretrained, "max_length")
+    command.add_argument("--max-length", type=int, default=default, help="tokens of a text (default: %(default)s)")
+
+# %% ../nbs/library/cli.ipynb #42f2e77d
+def _model(options: argparse.Namespace, name: str, layout: str) -> Backbone:
+    "The model of that name, on the device and in the number type that are asked for."
+    sources = Sources(options.data, options.models, options.device)
+    return sources.backbone(name, layout, options.max_length, options.dtype or "auto")
+
+
+def _computing(backbone: Backbone) -> dict[str, str]:
+    "What an answer says of how it was computed."
+    return {"device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch.")}
+
+# %% ../nbs/library/cli.ipynb #325237d6
 def _writable(path: str, *others: str | None) -> Path:
     """A file that can be written, and is none of the `others` that a command reads or writes.
 
@@ -103,16 +278,16 @@ def _writable(path: str, *others: str | None) -> Path:
     except OSError as error:
         raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
 
-
-def _model(options: argparse.Namespace, name: str, layout: str) -> Backbone:
-    "The model of that name, on the device and in the number type that are asked for."
-    sources = Sources(options.data, options.models, options.device)
-    return sources.backbone(name, layout, options.max_length, options.dtype or "auto")
-
-
-def _computing(backbone: Backbone) -> dict[str, str]:
-    "What an answer says of how it was computed."
-    return {"device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch.")}
+# %% ../nbs/library/cli.ipynb #51d9c7d4
+_TUNING = {  # settings of `tune_prompt`: their type, and what they are
+    "length": (int, "vectors of the prompt, where --init brings none (default: %(default)s)"),
+    "steps": (int, "training steps (default: %(default)s)"),
+    "learning_rate": (float, "of AdamW, constant (default: %(default)s)"),
+    "batch_size": (int, "texts in a step (default: %(default)s)"),
+    "seed": (int, "of the initial vectors and the order of texts (default: %(default)s)"),
+    "eval_every": (int, "steps between two evaluations on dev (default: %(default)s)"),
+    "patience": (int, "evaluations on dev without a new best before the end (default: no early end)"),
+}
 
 
 def _tune(options: argparse.Namespace) -> dict:
@@ -121,20 +296,8 @@ def _tune(options: argparse.Namespace) -> dict:
     init = SoftPrompt.load(options.init) if options.init else None
     out = _writable(options.out, options.init)
     checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
-    run = tune_prompt(
-        backbone,
-        data,
-        init,
-        length=options.length,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        eval_every=options.eval_every,
-        patience=options.patience,
-        checkpoint=checkpoint,
-        progress=not options.json,
-    )
+    settings = {name: getattr(options, name) for name in _TUNING}
+    run = tune_prompt(backbone, data, init, checkpoint=checkpoint, progress=not options.json, **settings)
     return {
         "prompt": str(run.prompt.save(out)),
         "task": options.task,
@@ -146,7 +309,25 @@ def _tune(options: argparse.Namespace) -> dict:
         "seconds": run.seconds,
     }
 
-# %% ../nbs/library/cli.ipynb #45bb9850
+# %% ../nbs/library/cli.ipynb #21f7a966
+@_declares()
+def _add_tune(commands) -> None:
+    tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
+    tune.add_argument("task", help="name of a task, sst2 say")
+    tune.add_argument("--backbone", required=True, help="a model of the Hub or of --models, a folder or a .gguf file")
+    tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
+    tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
+    tune.add_argument("--checkpoint", help="file that an interrupted run goes on from")
+    layout = _default(Backbone.from_pretrained, "layout")
+    tune.add_argument("--layout", default=layout, help="paper or authors (default: %(default)s)")
+    for name, (kind, text) in _TUNING.items():
+        tune.add_argument(f"--{name.replace('_', '-')}", type=kind, default=_default(tune_prompt, name), help=text)
+    tune.add_argument("--max-train", type=int, help="rows of the train split (default: all)")
+    _add_max_length(tune)
+    _add_computing(tune)
+    _add_places(tune)
+
+# %% ../nbs/library/cli.ipynb #149966d6
 def _check_model_name(name: str, whose: str, models: str | None) -> None:
     "Raise `PromptError` where a file says more than a name: it does not choose which folder is opened."
     if not re.fullmatch(r"(?!.*\.\.)[^./~\\][^/\\]*(/[^./\\][^/\\]*)?", name):
@@ -157,7 +338,7 @@ def _check_model_name(name: str, whose: str, models: str | None) -> None:
             f"not mean; write --backbone {shlex.quote(name)} to take it"
         )
 
-
+# %% ../nbs/library/cli.ipynb #7cdc9e60
 def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Backbone:
     "The model of --backbone, else the one that all these prompts were trained for."
     layouts, names = ([*dict.fromkeys(getattr(prompt, name) for prompt in prompts)] for name in ("layout", "backbone"))
@@ -182,7 +363,7 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
             f"or the folder that this is in with --models: {error}"
         ) from error
 
-
+# %% ../nbs/library/cli.ipynb #ef13cd5a
 def _target(name: str, options: argparse.Namespace) -> TaskData:
     "The split of a target task that is asked for."
     data = load_task(name, options.data, [options.split])
@@ -190,7 +371,16 @@ def _target(name: str, options: argparse.Namespace) -> TaskData:
         raise FileNotFoundError(f"task {name!r} has no {options.split} split; name another with --split")
     return data
 
+# %% ../nbs/library/cli.ipynb #4727c0e7
+def _add_evaluating(command: argparse.ArgumentParser) -> None:
+    "What every evaluation takes."
+    command.add_argument("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)")
+    command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
+    _add_max_length(command)
+    _add_computing(command)
+    _add_places(command)
 
+# %% ../nbs/library/cli.ipynb #fce3c0b0
 def _evaluate(options: argparse.Namespace) -> dict:
     prompt = SoftPrompt.load(options.prompt)
     data, backbone = _target(options.task, options), _backbone(options, [prompt])
@@ -205,6 +395,14 @@ def _evaluate(options: argparse.Namespace) -> dict:
     } | result.as_dict()
 
 
+@_declares()
+def _add_evaluate(commands) -> None:
+    single = _add_command(commands, "evaluate", _evaluate, "evaluate a prompt on a task")
+    single.add_argument("prompt", help="prompt file")
+    single.add_argument("task", help="name of the target task")
+    _add_evaluating(single)
+
+# %% ../nbs/library/cli.ipynb #a743a0f7
 def _prompts(paths: Sequence[str]) -> list[SoftPrompt]:
     "The prompts of these files, each of which may be given once."
     files = [os.path.realpath(path) for path in paths]
@@ -220,25 +418,14 @@ def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
     names = stems if len(set(stems)) == len(stems) else paths
     return dict(zip(names, _prompts(paths), strict=True))
 
-
-def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) -> dict | str:
-    "A table for programs, where nothing stands for what is not there, or for people."
-    if options.json:
-        return table.astype(object).where(table.notna(), None).to_dict("index")
-    return _Lines(f"\n{table.round(decimals).to_string(na_rep='–')}")
-
-
-class _Lines(str):
-    "A table for people, whose line breaks are its own."
-
-
+# %% ../nbs/library/cli.ipynb #cd1cd4a3
 def _write_table(table: pd.DataFrame, out: Path | None) -> None:
     "Write a table as CSV, whole or not at all, where that is asked for."
     if out is not None:
         with written_whole(out) as unfinished:
             table.to_csv(unfinished)
 
-
+# %% ../nbs/library/cli.ipynb #c2534bc0
 def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
@@ -252,7 +439,18 @@ def _transfer(options: argparse.Namespace) -> dict:
     said = {"trained_for_this_model": belongs} if options.json else {}
     return {"split": options.split, **_computing(backbone), **said, "matrix": _table(matrix, options)}
 
-# %% ../nbs/library/cli.ipynb #45bb9861
+
+@_declares()
+def _add_transfer(commands) -> None:
+    many = _add_command(
+        commands, "transfer", _transfer, "evaluate several prompts on several tasks, and random prompts beside them"
+    )
+    many.add_argument("prompts", nargs="+", help="prompt files")
+    many.add_argument("--tasks", nargs="+", required=True, help="names of the target tasks")
+    many.add_argument("--out", help="CSV file to write the matrix to")
+    _add_evaluating(many)
+
+# %% ../nbs/library/cli.ipynb #e3be659a
 def _own_texts(options: argparse.Namespace) -> Iterator[dict]:
     "The rows that are to be answered, of which the first has been read."
     if options.text_b is not None and options.text is None:
@@ -268,7 +466,16 @@ def _own_texts(options: argparse.Namespace) -> Iterator[dict]:
         rows = read_text_lines(sys.stdin.buffer)
     return chain([next(rows)], rows)
 
+# %% ../nbs/library/cli.ipynb #184a6eb5
+def _predicted_line(row: dict) -> str:
+    "A row for people: the labels, the likeliest first, and as much of the text as stands in a line."
+    ranked = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
+    texts = " | ".join(text for text in (row["text_a"], row.get("text_b")) if text)
+    shown = printable(" ".join(texts.split()))
+    shown = shown if len(shown) <= 80 else f"{shown[:79]}…"
+    return f"{', '.join(f'{printable(label)} {share:.3f}' for label, share in ranked)}: {shown}"
 
+# %% ../nbs/library/cli.ipynb #d27075bd
 def _predict(options: argparse.Namespace) -> dict | Iterator[str]:
     prompt = SoftPrompt.load(options.prompt)
     task = prompt.declared_task() if options.task is None else find_task(options.task)
@@ -291,16 +498,25 @@ def _predict(options: argparse.Namespace) -> dict | Iterator[str]:
         "predicted": labels if options.json else ", ".join(f"{label} {n}" for label, n in labels.items()),
     }
 
+# %% ../nbs/library/cli.ipynb #2c7e87a6
+@_declares()
+def _add_predict(commands) -> None:
+    in_json = "a JSON object for each text, or of --out one"
+    command = _add_command(commands, "predict", _predict, "predict the labels of texts", in_json)
+    command.add_argument("prompt", help="prompt file")
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--text", help="a text (default: those on standard input, a text a line or JSON lines)")
+    source.add_argument("--file", help=".csv, .tsv or .jsonl, maybe .gz, with a column text or text_a, maybe text_b")
+    command.add_argument("--text-b", help="the second text, where the task is about two")
+    command.add_argument("--out", help="CSV file to write: the columns of the file, the label, and probabilities")
+    command.add_argument("--task", help="a task, or a folder of your own (default: what the prompt's file says)")
+    command.add_argument("--backbone", help="model to ask (default: the one that the prompt was trained for)")
+    _add_models(command)
+    _add_max_length(command)
+    _add_computing(command)
+    command.set_defaults(data=None)
 
-def _predicted_line(row: dict) -> str:
-    "A row for people: the labels, the likeliest first, and as much of the text as stands in a line."
-    ranked = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
-    texts = " | ".join(text for text in (row["text_a"], row.get("text_b")) if text)
-    shown = printable(" ".join(texts.split()))
-    shown = shown if len(shown) <= 80 else f"{shown[:79]}…"
-    return f"{', '.join(f'{printable(label)} {share:.3f}' for label, share in ranked)}: {shown}"
-
-# %% ../nbs/library/cli.ipynb #b8c8197d
+# %% ../nbs/library/cli.ipynb #3b46a593
 def _layers(text: str | None) -> tuple[int, int] | None:
     "The first and the last layer of `10-12`, or of a single number."
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text or "")
@@ -311,7 +527,18 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         )
     return layers
 
+# %% ../nbs/library/cli.ipynb #6e261782
+def _add_looking(command: argparse.ArgumentParser) -> None:
+    "What both take."
+    command.add_argument("prompts", nargs="+", help="prompt files")
+    command.add_argument(
+        "--backbone", help="model whose neurons are looked at (default: the one that the prompts were trained for)"
+    )
+    _add_models(command)
+    _add_computing(command)
+    command.set_defaults(data=None, max_length=3)
 
+# %% ../nbs/library/cli.ipynb #4e7d1ef7
 def _similarity(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
     out = _writable(options.out, *options.prompts) if options.out else None
@@ -334,7 +561,16 @@ def _similarity(options: argparse.Namespace) -> dict:
         answer["pairs"] = {}
     return answer
 
+# %% ../nbs/library/cli.ipynb #7822cba0
+@_declares()
+def _add_similarity(commands) -> None:
+    alike = _add_command(commands, "similarity", _similarity, "compare prompts with each other")
+    alike.add_argument("--metric", required=True, help=f"one of {', '.join(METRICS)}")
+    alike.add_argument("--layers", help="of neuron_overlap: first and last, as in 10-12 (default: all)")
+    alike.add_argument("--out", help="CSV file to write the matrix to")
+    _add_looking(alike)
 
+# %% ../nbs/library/cli.ipynb #95ade9a9
 def _neurons(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
@@ -359,6 +595,15 @@ def _neurons(options: argparse.Namespace) -> dict:
         label = layer_label((first, last))
         shown[f"overlap in {'layer' if first == last else 'layers'} {label}"] = overlap[label]
     return shape | shown
+
+# %% ../nbs/library/cli.ipynb #a9ff3b4a
+@_declares()
+def _add_neurons(commands) -> None:
+    neurons = _add_command(
+        commands, "neurons", _neurons, "say which neurons prompts activate, and how far they overlap"
+    )
+    neurons.add_argument("--out", help="CSV file to write the shares of active neurons to")
+    _add_looking(neurons)
 
 # %% ../nbs/library/cli.ipynb #4d5a0002
 def _mask(options: argparse.Namespace) -> dict:
@@ -389,10 +634,59 @@ def _mask(options: argparse.Namespace) -> dict:
     rows = table.astype(object).where(table.notna(), None)
     return answer | ({"masks": rows.to_dict("records")} if options.json else {})
 
-# %% ../nbs/library/cli.ipynb #fb4ff4b2
+# %% ../nbs/library/cli.ipynb #7df54b21
+@_declares()
+def _add_mask(commands) -> None:
+    mask = _add_command(
+        commands, "mask", _mask, "silence the neurons that a prompt activates most, and others, and evaluate it"
+    )
+    mask.add_argument("prompt", help="prompt file")
+    mask.add_argument("task", help="name of the task that it is evaluated on")
+    mask.add_argument("--ratio", type=float, default=0.2, help="share of neurons to silence (default: %(default)s)")
+    mask.add_argument("--layers", help="of these alone: first and last, as in 10-12 (default: all)")
+    mask.add_argument("--others", nargs="+", default=[], help="other prompt files, whose neurons are silenced too")
+    for name, text in (("draws", "of as many neurons at random"), ("seed", "of these draws")):
+        default = _default(mask_neurons, name)
+        mask.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: %(default)s)")
+    mask.add_argument("--out", help="CSV file to write every mask's accuracy to")
+    _add_evaluating(mask)
+
+# %% ../nbs/library/cli.ipynb #c2c2feb3
 _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size", "seed", "eval_every")
 
 
+def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
+    "The parameters of a way; raises `ProjectorError` for options that it does not read, and for words of one model."
+    takes = set(signature(fit).parameters)
+    words, trained = "source_backbone" in takes, "steps" in takes
+    read = {"source": words, "prompts": not words, "wanted": "pairs" in takes}
+    read |= dict.fromkeys((*_FITTING, "checkpoint", "no_layer_norm"), trained)
+    given = [name for name in read if getattr(options, name) not in (None, [])]
+    unread = [f"--{name.replace('_', '-')}" for name in given if not read[name]]
+    if unread:
+        raise ProjectorError(f"{options.method} does not read {', '.join(unread)}; leave that out")
+    if words and options.source is None:
+        raise ProjectorError(f"{options.method} looks at both models; name the source with --source")
+    return takes
+
+# %% ../nbs/library/cli.ipynb #7fcc1192
+def _pairs(
+    prompts: Sequence[SoftPrompt], wanted: Sequence[SoftPrompt], target: Backbone
+) -> list[tuple[SoftPrompt, SoftPrompt]]:
+    if len(wanted) != len(prompts):
+        raise ProjectorError(
+            f"prompt mapping needs the target model's prompts of the same tasks, in the same order; got "
+            f"{len(prompts)} prompts and {len(wanted)} with --wanted"
+        )
+    for prompt in wanted:
+        if prompt.backbone != target.name:
+            raise ProjectorError(
+                f"the prompts after --wanted are those of --target; that of task {prompt.task!r} is of "
+                f"{prompt.backbone!r}, and the target is {target.name!r}"
+            )
+    return list(zip(prompts, wanted, strict=True))
+
+# %% ../nbs/library/cli.ipynb #74f309f7
 def _project_fit(options: argparse.Namespace) -> dict:
     fit = WAYS[options.method.replace("-", " ")]
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
@@ -420,39 +714,30 @@ def _project_fit(options: argparse.Namespace) -> dict:
     facts = {name: value for name, value in projection.metadata.items() if name not in ("curve", "fingerprints")}
     return {"projector": str(projection.save(out)), **_computing(target)} | facts
 
+# %% ../nbs/library/cli.ipynb #fd0e8cd2
+@_declares("project")
+def _add_project_fit(actions) -> None:
+    fit = _add_command(actions, "fit", _project_fit, "learn how prompts of one model become prompts of another")
+    how = "how: see the page on projectors; relative-representations uses all shared words as anchors, unfiltered"
+    fit.add_argument("method", choices=[name.replace(" ", "-") for name in WAYS], help=how)
+    learned_from = "prompt files of the source model to learn from; of task-tuning: of tasks that are known by name"
+    fit.add_argument("--prompts", nargs="*", default=[], help=learned_from)
+    fit.add_argument("--wanted", nargs="*", default=[], help="of prompt-mapping: the target model's, in the same order")
+    fit.add_argument("--source", help="model that prompts come from, where no prompts are learned from")
+    fit.add_argument("--target", required=True, help="model that prompts are for")
+    fit.add_argument("--out", required=True, help="projector file to write (.safetensors)")
+    fit.add_argument("--checkpoint", help="file that an interrupted run goes on from")
+    fit.add_argument("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)")
+    fit.add_argument("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)")
+    for name in _FITTING:
+        if name != "activation":
+            kind = float if name == "learning_rate" else int
+            fit.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of training (default: that of the method)")
+    _add_max_length(fit)
+    _add_computing(fit)
+    _add_places(fit)
 
-def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
-    "The parameters of a way; raises `ProjectorError` for options that it does not read, and for words of one model."
-    takes = set(signature(fit).parameters)
-    words, trained = "source_backbone" in takes, "steps" in takes
-    read = {"source": words, "prompts": not words, "wanted": "pairs" in takes}
-    read |= dict.fromkeys((*_FITTING, "checkpoint", "no_layer_norm"), trained)
-    given = [name for name in read if getattr(options, name) not in (None, [])]
-    unread = [f"--{name.replace('_', '-')}" for name in given if not read[name]]
-    if unread:
-        raise ProjectorError(f"{options.method} does not read {', '.join(unread)}; leave that out")
-    if words and options.source is None:
-        raise ProjectorError(f"{options.method} looks at both models; name the source with --source")
-    return takes
-
-
-def _pairs(
-    prompts: Sequence[SoftPrompt], wanted: Sequence[SoftPrompt], target: Backbone
-) -> list[tuple[SoftPrompt, SoftPrompt]]:
-    if len(wanted) != len(prompts):
-        raise ProjectorError(
-            f"prompt mapping needs the target model's prompts of the same tasks, in the same order; got "
-            f"{len(prompts)} prompts and {len(wanted)} with --wanted"
-        )
-    for prompt in wanted:
-        if prompt.backbone != target.name:
-            raise ProjectorError(
-                f"the prompts after --wanted are those of --target; that of task {prompt.task!r} is of "
-                f"{prompt.backbone!r}, and the target is {target.name!r}"
-            )
-    return list(zip(prompts, wanted, strict=True))
-
-
+# %% ../nbs/library/cli.ipynb #358fd017
 def _project_carry(options: argparse.Namespace) -> dict:
     prompt, projection = SoftPrompt.load(options.prompt), Projection.load(options.projector)
     name = options.backbone or projection.metadata.get("target_backbone")
@@ -468,7 +753,22 @@ def _project_carry(options: argparse.Namespace) -> dict:
     answer = {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone}
     return answer | {"backbone": backbone.name, **_computing(backbone)}
 
-# %% ../nbs/library/cli.ipynb #f198038d
+
+@_declares("project")
+def _add_project_carry(actions) -> None:
+    carry = _add_command(actions, "carry", _project_carry, "make a prompt of one model a prompt of another")
+    carry.add_argument("prompt", help="prompt file")
+    carry.add_argument("--projector", required=True, help="projector file, from `project fit`")
+    carry.add_argument(
+        "--backbone", help="folder or name of the target model (default: the one that it was fitted for)"
+    )
+    carry.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
+    _add_models(carry)
+    _add_max_length(carry)
+    _add_computing(carry)
+    carry.set_defaults(data=None)
+
+# %% ../nbs/library/cli.ipynb #a97a5a43
 def _study(name: str) -> Study:
     "A preset by its name, or a study file by its path."
     return (
@@ -477,37 +777,141 @@ def _study(name: str) -> Study:
         else Study.from_preset(name)
     )
 
+# %% ../nbs/library/cli.ipynb #bc6d136d
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    return int(number), int(count)
 
+# %% ../nbs/library/cli.ipynb #1da6f605
 def _study_run(options: argparse.Namespace) -> dict:
     study = _study(options.study)
     study = replace(study, dtype=options.dtype or study.dtype)
-    out = study.run(
-        options.out,
-        data=options.data,
-        models=options.models,
-        device=options.device,
-        workers=options.workers,
-        progress=not options.json,
-        reuse=options.reuse,
-        engine=options.engine,
-        address=options.address,
-        shard=options.shard,
-        retry_failed=options.retry_failed,
-        fail_fast=options.fail_fast,
-        command=options.command_line,
-    )
+    given = ("data", "models", "device", "workers", "reuse", "engine", "address", "shard", "retry_failed", "fail_fast")
+    settings = {name: getattr(options, name) for name in given}
+    out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
     return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
 
 
-def _study_pack(options: argparse.Namespace) -> dict:
-    into = options.into or options.out
-    kept = (
-        (lambda name: not name.endswith("projector.safetensors")) if options.without_projectors else lambda name: True
+_OF_STUDY = "the study's, which is float32 unless it says otherwise"
+
+
+@_declares("study")
+def _add_study_run(actions) -> None:
+    run = _add_command(actions, "run", _study_run, "compute what is missing of a study, and write its report")
+    run.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
+    run.add_argument("--out", required=True, help="folder of the results")
+    run.add_argument(
+        "--workers", type=int, help="processes (default: one for every core up to four, or one with an accelerator)"
     )
-    answered = pack(options.out, into, Results(options.out).planned, kept)
-    return {"out": str(into), "cells": answered}
+    run.add_argument(
+        "--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"
+    )
+    run.add_argument(
+        "--reuse", nargs="+", default=(), help="folders of other studies: answers that they have are not computed again"
+    )
+    run.add_argument(
+        "--engine", choices=ENGINES, default="local", help="local: processes of this machine; ray: a cluster"
+    )
+    run.add_argument("--address", help="of the Ray cluster (default: the one that this machine is in, or a new one)")
+    run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    _add_computing(run, _OF_STUDY)
+    _add_places(run)
+
+# %% ../nbs/library/cli.ipynb #17ed412f
+def _study_status(options: argparse.Namespace) -> dict:
+    study = Study.from_file(Path(options.out, "study.yaml"))
+    return {"study": study.name} | study.status(options.out).to_dict("index")
 
 
+@_declares("study")
+def _add_study_status(actions) -> None:
+    status = _add_command(actions, "status", _study_status, "say how much of a study is there")
+    status.add_argument("out", help="folder of the results")
+
+# %% ../nbs/library/cli.ipynb #a7ea6b01
+def _study_report(options: argparse.Namespace) -> dict:
+    return {"report": str(write_report(Results(options.out)))}
+
+
+@_declares("study")
+def _add_study_report(actions) -> None:
+    report = _add_command(actions, "report", _study_report, "write the report of a study")
+    report.add_argument("out", help="folder of the results")
+
+# %% ../nbs/library/cli.ipynb #c31015bf
+def _study_plan(options: argparse.Namespace) -> dict:
+    study = _study(options.study)
+    places = {name: getattr(options, name) for name in ("data", "models", "device")}
+    table = replace(study, dtype=options.dtype or study.dtype).plan(options.out, **places)
+    total = {"cells": int(table.cells.sum()), "done": int(table.done.sum()), "hours": float(table.hours.sum())}
+    table.index = [" on ".join(pair) for pair in table.index]
+    return {"study": study.name} | total | {"plan": _table(table, options, 2)}
+
+
+@_declares("study")
+def _add_study_plan(actions) -> None:
+    planning = _add_command(
+        actions, "plan", _study_plan, "say what a study has to compute, and how long that takes here"
+    )
+    planning.add_argument("study", help="a preset or a study file (.yaml)")
+    planning.add_argument("--out", help="folder of the results: what it has is done")
+    _add_computing(planning, _OF_STUDY)
+    _add_places(planning)
+
+# %% ../nbs/library/cli.ipynb #71e1e8df
+def _study_diff(options: argparse.Namespace) -> dict:
+    one, other = map(Results, (options.out, options.other))
+    out = _writable(options.csv) if options.csv else None
+    table = one.difference(other)
+    _write_table(table, out)
+    here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
+    moved = table[table["difference"] != 0]
+    largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
+    return {
+        "both": len(here & there),
+        "first": len(here - there),
+        "second": len(there - here),
+        "numbers": len(table),
+        "different": len(moved),
+        "outside": int((table["inside"] == False).sum()),  # noqa: E712
+        "largest": _table(largest.drop(columns=["kind", "source", "seed"]), options),
+    }
+
+
+@_declares("study")
+def _add_study_diff(actions) -> None:
+    comparing = _add_command(
+        actions, "diff", _study_diff, "say which numbers of two runs of a study differ, and how far"
+    )
+    comparing.add_argument("out", help="folder of the one")
+    comparing.add_argument("other", help="folder of the other")
+    comparing.add_argument("--csv", help="file for all numbers")
+
+# %% ../nbs/library/cli.ipynb #4b2fd048
+def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
+    _study(options.study)  # it is one
+    words = ["prompt-transfer", "study", "run", options.study, "--out", options.out, "--workers", "1"]
+    for name in ("data", "models", "device", "dtype"):
+        value = getattr(options, name)
+        words += [f"--{name}", value] if value not in (None, "auto") else []
+    script = slurm_script(shlex.join(words), options.parts, options.hours, options.cpus, options.gpu)
+    return {"script": script} if options.json else _Lines(script)
+
+
+@_declares("study")
+def _add_study_slurm(actions) -> None:
+    array = _add_command(actions, "slurm", _study_slurm, "print a script for sbatch that computes a study in parts")
+    array.add_argument("study", help="a preset or a study file (.yaml)")
+    array.add_argument("--out", required=True, help="folder of the results, which all jobs can reach")
+    array.add_argument("--parts", type=int, default=10, help="jobs (default: %(default)s)")
+    array.add_argument("--hours", type=int, default=24, help="that each may take (default: %(default)s)")
+    array.add_argument("--cpus", type=int, default=2, help="of each (default: %(default)s)")
+    array.add_argument("--gpu", action="store_true", help="one for each")
+    _add_computing(array, _OF_STUDY)
+    _add_places(array)
+
+# %% ../nbs/library/cli.ipynb #b32ac659
 def _study_merge(options: argparse.Namespace) -> dict:
     store, parts = Store(options.out), [*map(Store, options.folders)]
     first = store.folder if (store.folder / "study.yaml").is_file() else parts[0].folder
@@ -523,57 +927,32 @@ def _study_merge(options: argparse.Namespace) -> dict:
     return {"out": str(store.folder)} | taken | {"missing": sum(cell not in store for cell in planned)}
 
 
-def _study_plan(options: argparse.Namespace) -> dict:
-    study = _study(options.study)
-    places = {name: getattr(options, name) for name in ("data", "models", "device")}
-    table = replace(study, dtype=options.dtype or study.dtype).plan(options.out, **places)
-    total = {"cells": int(table.cells.sum()), "done": int(table.done.sum()), "hours": float(table.hours.sum())}
-    table.index = [" on ".join(pair) for pair in table.index]
-    return {"study": study.name} | total | {"plan": _table(table, options, 2)}
+@_declares("study")
+def _add_study_merge(actions) -> None:
+    merging = _add_command(actions, "merge", _study_merge, "gather the answers of parts of a study in one folder")
+    merging.add_argument("out", help="folder that gets them: of a study, or a new one, of the study of the first part")
+    merging.add_argument("folders", nargs="+", help="folders of the parts")
+
+# %% ../nbs/library/cli.ipynb #58c5655f
+def _study_pack(options: argparse.Namespace) -> dict:
+    into = options.into or options.out
+    kept = (
+        (lambda name: not name.endswith("projector.safetensors")) if options.without_projectors else lambda name: True
+    )
+    answered = pack(options.out, into, Results(options.out).planned, kept)
+    return {"out": str(into), "cells": answered}
 
 
-def _study_diff(options: argparse.Namespace) -> dict:
-    one, other = map(Results, (options.out, options.other))
-    out = _writable(options.csv) if options.csv else None
-    table = one.difference(other)
-    _write_table(table, out)
-    labels = [{cell_label(cell) for cell, _ in results.answered} for results in (one, other)]
-    cells = dict(zip(("both", "first", "second"), _shared(*labels), strict=True))
-    moved = table[table["difference"] != 0]
-    counts = {"numbers": len(table), "different": len(moved), "outside": int((table["inside"] == False).sum())}  # noqa: E712
-    largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
-    return cells | counts | {"largest": _table(largest.drop(columns=["kind", "source", "seed"]), options)}
+@_declares("study")
+def _add_study_pack(actions) -> None:
+    packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
+    packing.add_argument("out", help="folder of the results")
+    packing.add_argument(
+        "--without-projectors", action="store_true", help="leave out what carried prompts to other models"
+    )
+    packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")
 
-
-def _shared(one: set[str], other: set[str]) -> tuple[int, int, int]:
-    "How many are in both, and in one of two alone."
-    return len(one & other), len(one - other), len(other - one)
-
-
-def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
-    _study(options.study)  # it is one
-    words = ["prompt-transfer", "study", "run", options.study, "--out", options.out, "--workers", "1"]
-    for name in ("data", "models", "device", "dtype"):
-        value = getattr(options, name)
-        words += [f"--{name}", value] if value not in (None, "auto") else []
-    script = slurm_script(shlex.join(words), options.parts, options.hours, options.cpus, options.gpu)
-    return {"script": script} if options.json else _Lines(script)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    return int(number), int(count)
-
-
-def _study_status(options: argparse.Namespace) -> dict:
-    study = Study.from_file(Path(options.out, "study.yaml"))
-    return {"study": study.name} | study.status(options.out).to_dict("index")
-
-
-def _study_report(options: argparse.Namespace) -> dict:
-    return {"report": str(write_report(Results(options.out)))}
-
-# %% ../nbs/library/cli.ipynb #c11b0002
+# %% ../nbs/library/cli.ipynb #d5dbf818
 def _build(options: argparse.Namespace) -> dict:
     "Train micro models, one after the other, each with a bar."
     built, names = {}, options.names or [*MICRO_MODELS]
@@ -599,15 +978,16 @@ def _build(options: argparse.Namespace) -> dict:
         for name, report in built.items()
     }
 
-# %% ../nbs/library/cli.ipynb #40b2d002
-class _AnsweredError(ReleaseError):
-    "A mistake of which programs are told more than the sentence."
 
-    def __init__(self, sentence: str, answer: dict):
-        super().__init__(sentence)
-        self.answer = answer
+@_declares("microworld")
+def _add_build(actions) -> None:
+    build = _add_command(actions, "build", _build, "train micro models, and say what they know")
+    build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
+    build.add_argument("--out", required=True, help="folder that gets a folder for each model")
+    build.add_argument("--seed", type=int, default=0, help="of the weights and of the text (default: %(default)s)")
+    build.add_argument("--steps", type=int, help="of training (default: what the model takes)")
 
-
+# %% ../nbs/library/cli.ipynb #d3f84982
 def _release_list(options: argparse.Namespace) -> dict:
     catalogue = published()
     if options.json:
@@ -616,6 +996,28 @@ def _release_list(options: argparse.Namespace) -> dict:
     return {"files, by kind, run and model": _Lines(f"\n{counts.to_string()}")}
 
 
+@_declares("release")
+def _add_release_list(actions) -> None:
+    _add_command(actions, "list", _release_list, "say what was published")
+
+# %% ../nbs/library/cli.ipynb #2c74cf97
+def _add_release_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        help="folder with authors-release/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
+    )
+
+
+def _release_download(options: argparse.Namespace) -> dict:
+    return {"folder": str(download_release(options.data, progress=not options.json))}
+
+
+@_declares("release")
+def _add_release_download(actions) -> None:
+    download = _add_command(actions, "download", _release_download, "fetch the published files that are not there")
+    _add_release_data(download)
+
+# %% ../nbs/library/cli.ipynb #ca4b30ee
 def _release_verify(options: argparse.Namespace) -> dict:
     folder = release_folder(options.data)
     states = Release(folder).verify()
@@ -633,16 +1035,27 @@ def _release_verify(options: argparse.Namespace) -> dict:
     return found if options.json else answer | {"state": "whole"}
 
 
-def _release_download(options: argparse.Namespace) -> dict:
-    return {"folder": str(download_release(options.data, progress=not options.json))}
+@_declares("release")
+def _add_release_verify(actions) -> None:
+    verify = _add_command(actions, "verify", _release_verify, "say whether every published file is there and whole")
+    _add_release_data(verify)
 
-
+# %% ../nbs/library/cli.ipynb #bd186e0f
 def _release_tables(options: argparse.Namespace) -> dict:
     release = load_release(options.data)
     model = Sources(None, options.models).backbone(options.backbone, "authors", 128) if options.backbone else None
     return {"folder": str(write_tables(release, options.out, options.command_line, model))}
 
 
+@_declares("release")
+def _add_release_tables(actions) -> None:
+    tables = _add_command(actions, "tables", _release_tables, "compute the tables of results/release anew")
+    tables.add_argument("--out", required=True, help="folder of the tables")
+    tables.add_argument("--backbone", help="roberta-base, or a folder that holds it: tables of its neurons too")
+    tables.add_argument("--models", help="folder of model folders, searched before the Hub")
+    _add_release_data(tables)
+
+# %% ../nbs/library/cli.ipynb #0054a9f1
 def _release_export(options: argparse.Namespace) -> dict:
     out = _writable(options.out)
     prompt = load_release(options.data).prompt(options.task, options.backbone, options.run)
@@ -653,20 +1066,17 @@ def _release_export(options: argparse.Namespace) -> dict:
         "layout": prompt.layout,
     } | prompt.metadata
 
-# %% ../nbs/library/cli.ipynb #be9c0002
-def _bench(options: argparse.Namespace) -> dict:
-    "Measure, write what was found, and show its medians."
-    out = _writable(options.out) if options.out else None
-    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
-    found = bench(*asked, progress=not options.json, **settings)
-    found["provenance"]["command"] = options.command_line
-    if out is not None:
-        with written_whole(out) as unfinished:
-            unfinished.write_text(json.dumps(found, indent=1) + "\n")
-    return found if options.json else _medians(summary(found))
 
+@_declares("release")
+def _add_release_export(actions) -> None:
+    export = _add_command(actions, "export", _release_export, "write a published prompt as a prompt file")
+    export.add_argument("task", help="that it was tuned on, imdb say")
+    export.add_argument("backbone", help="that it was tuned for, roberta-base say")
+    export.add_argument("--run", help="what happened to it, as `release list` says (default: tuned)")
+    export.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
+    _add_release_data(export)
 
+# %% ../nbs/library/cli.ipynb #1ab1759d
 def _medians(table: pd.DataFrame) -> dict[str, str]:
     "What a `summary` says of each model, as lines for people."
     shown = pd.DataFrame(
@@ -681,7 +1091,50 @@ def _medians(table: pd.DataFrame) -> dict[str, str]:
     by_model = shown.groupby(level=0, sort=False)
     return {model: _Lines(f"\n{rows.droplevel(0).to_string(na_rep='–')}") for model, rows in by_model}
 
-# %% ../nbs/library/cli.ipynb #3a7e11c2
+# %% ../nbs/library/cli.ipynb #ee3dd6ed
+def _bench(options: argparse.Namespace) -> dict:
+    "Measure, write what was found, and show its medians."
+    out = _writable(options.out) if options.out else None
+    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
+    found = bench(*asked, progress=not options.json, **settings)
+    found["provenance"]["command"] = options.command_line
+    if out is not None:
+        with written_whole(out) as unfinished:
+            unfinished.write_text(json.dumps(found, indent=1) + "\n")
+    return found if options.json else _medians(summary(found))
+
+# %% ../nbs/library/cli.ipynb #23f17613
+_MEASURED = {  # settings of `bench`, and what they are
+    "length": "vectors of the prompt",
+    "batch_size": "texts in a step",
+    "repeats": "turns of each contestant at least",
+    "seconds": "for the turns on a model and a kind of texts, where they take less",
+    "device": "cpu or cuda",
+    "seed": "of weights, texts and prompts",
+}
+
+
+@_declares()
+def _add_bench(commands) -> None:
+    measure = _add_command(commands, "bench", _bench, "measure what training steps and evaluations cost here")
+    of_models = f"folders, GGUF files, names on the Hub, or shapes of random weights (default: {' '.join(SHAPES)})"
+    measure.add_argument("names", nargs="*", metavar="model", help=of_models)
+    kinds, dtypes, against = (_default(bench, name) for name in ("kinds", "dtypes", "against"))
+    of_texts = f"as long as whose: {', '.join(LENGTHS)} (default: {' '.join(kinds)})"
+    measure.add_argument("--texts", nargs="+", default=kinds, help=of_texts)
+    of_types = f"number types: {', '.join(DTYPES)} (default: {' '.join(dtypes)})"
+    measure.add_argument("--dtype", nargs="+", default=dtypes, help=of_types)
+    of_others = f"who else is measured: {', '.join([*CONTESTANTS][1:])} (default: the first two)"
+    measure.add_argument("--against", nargs="*", default=against, help=of_others)
+    for name, text in _MEASURED.items():
+        default = getattr(Settings, name)
+        option, shown = f"--{name.replace('_', '-')}", f"{text} (default: %(default)s)"
+        measure.add_argument(option, type=type(default), default=default, help=shown)
+    measure.add_argument("--threads", type=int, help="of a processor (default: as many as torch takes)")
+    measure.add_argument("--out", help="file to write everything to (.json)")
+
+# %% ../nbs/library/cli.ipynb #43c220a1
 def _warehouse_add(options: argparse.Namespace) -> dict:
     if not (options.prompts or options.study or options.published):
         raise WarehouseError("there is nothing to add; name prompt files, a study with --study, or --published")
@@ -702,12 +1155,17 @@ def _warehouse_add(options: argparse.Namespace) -> dict:
     return {"added": names if options.json else len(names), "prompts": len(warehouse.index())}
 
 
-def _warehouse_list(options: argparse.Namespace) -> dict:
-    filters = {name: getattr(options, name) for name in _FILTERS}
-    return {"prompts": _entries(Warehouse(options.folder).prompts(**filters), options)}
+@_declares("warehouse")
+def _add_warehouse_add(actions) -> None:
+    adding = _add_command(actions, "add", _warehouse_add, "add prompts, named by their tasks unless it is said how")
+    adding.add_argument("folder", help="of the warehouse; is made where there is none")
+    adding.add_argument("prompts", nargs="*", default=[], help="prompt files")
+    adding.add_argument("--name", help="of the prompt, where one file is given")
+    adding.add_argument("--study", help="folder of a study: its trained prompts")
+    adding.add_argument("--published", action="store_true", help="the prompts that the authors published")
+    adding.add_argument("--data", help="of --published: folder with authors-release/ below it, as of `release`")
 
-
-_FILTERS = ("task", "task_type", "backbone", "fingerprint")
+# %% ../nbs/library/cli.ipynb #026655ac
 _SHOWN = ("similarity", "task", "task_type", "backbone", "layout", "length", "width", "accuracy", "seed")
 
 
@@ -715,7 +1173,23 @@ def _entries(table: pd.DataFrame, options: argparse.Namespace) -> dict | str:
     "Entries of an index: everything for programs, what fits a line for people."
     return _table(table if options.json else table[[name for name in _SHOWN if name in table]], options, 4)
 
+# %% ../nbs/library/cli.ipynb #48f1e0dc
+_FILTERS = ("task", "task_type", "backbone", "fingerprint")
 
+
+def _warehouse_list(options: argparse.Namespace) -> dict:
+    filters = {name: getattr(options, name) for name in _FILTERS}
+    return {"prompts": _entries(Warehouse(options.folder).prompts(**filters), options)}
+
+
+@_declares("warehouse")
+def _add_warehouse_list(actions) -> None:
+    listing = _add_command(actions, "list", _warehouse_list, "say what lies in a warehouse")
+    listing.add_argument("folder", help="of the warehouse")
+    for name in _FILTERS:
+        listing.add_argument(f"--{name.replace('_', '-')}", help="only prompts of this one")
+
+# %% ../nbs/library/cli.ipynb #b947a0ee
 def _warehouse_nearest(options: argparse.Namespace) -> dict:
     warehouse, prompt = Warehouse(options.folder), options.prompt
     from_file = Path(prompt).suffix == ".safetensors"
@@ -728,481 +1202,47 @@ def _warehouse_nearest(options: argparse.Namespace) -> dict:
     computed = {"backbone": backbone.name, **_computing(backbone)} if of_neurons else {}
     return {"metric": options.metric} | computed | {"nearest": _entries(found, options)}
 
+# %% ../nbs/library/cli.ipynb #c07221d2
+@_declares("warehouse")
+def _add_warehouse_nearest(actions) -> None:
+    near = _add_command(actions, "nearest", _warehouse_nearest, "find the prompts that are most similar to one")
+    near.add_argument("folder", help="of the warehouse")
+    near.add_argument("prompt", help="prompt file (.safetensors), or the name of a prompt in the warehouse")
+    near.add_argument("--k", type=int, default=_default(Warehouse.nearest, "k"), help="prompts (default: %(default)s)")
+    metric = _default(Warehouse.nearest, "metric")
+    near.add_argument("--metric", default=metric, help=f"one of {', '.join(METRICS)} (default: %(default)s)")
+    near.add_argument("--all-models", action="store_true", help="compare prompts of other models of that width too")
+    near.add_argument(
+        "--backbone", help="of neuron_overlap: model to look at (default: the one that the prompt was trained for)"
+    )
+    _add_models(near)
+    _add_computing(near)
+    near.set_defaults(data=None, max_length=3)
 
+# %% ../nbs/library/cli.ipynb #cb23d1ac
 def _warehouse_push(options: argparse.Namespace) -> dict:
     warehouse = Warehouse(options.folder)
     return {"commit": warehouse.push(options.repo, private=not options.public, progress=not options.json)}
 
 
-def _warehouse_pull(options: argparse.Namespace) -> dict:
-    warehouse = Warehouse.pull(options.repo, options.folder, options.revision, progress=not options.json)
-    return {"folder": options.folder, "prompts": len(warehouse.index())}
-
-# %% ../nbs/library/cli.ipynb #7b4519b2
-def _add_command(
-    commands, name: str, answer: Callable[[argparse.Namespace], dict], help: str, json: str = "one JSON object"
-) -> argparse.ArgumentParser:
-    "A command among others, answered by that function."
-    command = commands.add_parser(name, help=help, description=help)
-    command.set_defaults(answer=answer)
-    command.add_argument("--json", action="store_true", help=f"print {json}")
-    return command
-
-
-def _add_places(command: argparse.ArgumentParser) -> None:
-    "Where data and models lie."
-    command.add_argument(
-        "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
-    )
-    command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
-
-
-def _default(function: Callable, name: str):
-    "What a function's argument is where it is not given."
-    return signature(function).parameters[name].default
-
-
-def _add_max_length(command: argparse.ArgumentParser) -> None:
-    default = _default(Backbone.from_pretrained, "max_length")
-    command.add_argument("--max-length", type=int, default=default, help="tokens of a text (default: %(default)s)")
-
-
-def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
-    "Where a model computes, and in which number type; `dtype` describes the default."
-    command.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator where there is one)"
-    )
-    command.add_argument("--dtype", help=f"number type that models compute in: {', '.join(DTYPES)} (default: {dtype})")
-
-# %% ../nbs/library/cli.ipynb #ecaae2fa
-def _add_tune(commands) -> None:
-    tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
-    tune.add_argument("task", help="name of a task, sst2 say")
-    tune.add_argument("--backbone", required=True, help="a model of the Hub or of --models, a folder or a .gguf file")
-    tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
-    tune.add_argument("--checkpoint", help="file that an interrupted run goes on from")
-    tune.add_argument(
-        "--layout",
-        default=_default(Backbone.from_pretrained, "layout"),
-        help="paper or authors (default: %(default)s)",
-    )
-    for name, kind, text in (
-        ("length", int, "vectors of the prompt, where --init brings none (default: %(default)s)"),
-        ("steps", int, "training steps (default: %(default)s)"),
-        ("learning_rate", float, "of AdamW, constant (default: %(default)s)"),
-        ("batch_size", int, "texts in a step (default: %(default)s)"),
-        ("seed", int, "of the initial vectors and the order of texts (default: %(default)s)"),
-        ("eval_every", int, "steps between two evaluations on dev (default: %(default)s)"),
-        ("patience", int, "evaluations on dev without a new best before the end (default: no early end)"),
-    ):
-        tune.add_argument(f"--{name.replace('_', '-')}", type=kind, default=_default(tune_prompt, name), help=text)
-    tune.add_argument("--max-train", type=int, help="rows of the train split (default: all)")
-    _add_max_length(tune)
-    _add_computing(tune)
-    _add_places(tune)
-
-
-def _add_evaluations(commands) -> None:
-    single = _add_command(commands, "evaluate", _evaluate, "evaluate a prompt on a task")
-    single.add_argument("prompt", help="prompt file")
-    single.add_argument("task", help="name of the target task")
-    many = _add_command(
-        commands, "transfer", _transfer, "evaluate several prompts on several tasks, and random prompts beside them"
-    )
-    many.add_argument("prompts", nargs="+", help="prompt files")
-    many.add_argument("--tasks", nargs="+", required=True, help="names of the target tasks")
-    many.add_argument("--out", help="CSV file to write the matrix to")
-    for command in (single, many):
-        command.add_argument(
-            "--backbone", help="model to evaluate on (default: the one that the prompt was trained for)"
-        )
-        command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
-        _add_max_length(command)
-        _add_computing(command)
-        _add_places(command)
-
-# %% ../nbs/library/cli.ipynb #ecaae300
-def _add_predict(commands) -> None:
-    command = _add_command(
-        commands,
-        "predict",
-        _predict,
-        "predict the labels of texts",
-        json="a JSON object for each text, or of --out one",
-    )
-    command.add_argument("prompt", help="prompt file")
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--text", help="a text (default: those on standard input, a text a line or JSON lines)")
-    source.add_argument("--file", help=".csv, .tsv or .jsonl, maybe .gz, with a column text or text_a, maybe text_b")
-    command.add_argument("--text-b", help="the second text, where the task is about two")
-    command.add_argument("--out", help="CSV file to write: the columns of the file, the label, and probabilities")
-    command.add_argument("--task", help="a task, or a folder of your own (default: what the prompt's file says)")
-    command.add_argument("--backbone", help="model to ask (default: the one that the prompt was trained for)")
-    command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
-    _add_max_length(command)
-    _add_computing(command)
-    command.set_defaults(data=None)
-
-# %% ../nbs/library/cli.ipynb #a8769e9e
-def _add_comparisons(commands) -> None:
-    alike = _add_command(commands, "similarity", _similarity, "compare prompts with each other")
-    alike.add_argument("--metric", required=True, help=f"one of {', '.join(METRICS)}")
-    alike.add_argument("--layers", help="of neuron_overlap: first and last, as in 10-12 (default: all)")
-    alike.add_argument("--out", help="CSV file to write the matrix to")
-    neurons = _add_command(
-        commands, "neurons", _neurons, "say which neurons prompts activate, and how far they overlap"
-    )
-    neurons.add_argument("--out", help="CSV file to write the shares of active neurons to")
-    for command in (alike, neurons):
-        command.add_argument("prompts", nargs="+", help="prompt files")
-        command.add_argument(
-            "--backbone", help="model whose neurons are looked at (default: the one that the prompts were trained for)"
-        )
-        command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
-        _add_computing(command)
-        # A prompt is looked at without a task, and with no text but the token that starts one.
-        command.set_defaults(data=None, max_length=3)
-
-# %% ../nbs/library/cli.ipynb #4d5a0003
-def _add_mask(commands) -> None:
-    mask = _add_command(
-        commands, "mask", _mask, "silence the neurons that a prompt activates most, and others, and evaluate it"
-    )
-    mask.add_argument("prompt", help="prompt file")
-    mask.add_argument("task", help="name of the task that it is evaluated on")
-    mask.add_argument("--ratio", type=float, default=0.2, help="share of neurons to silence (default: %(default)s)")
-    mask.add_argument("--layers", help="of these alone: first and last, as in 10-12 (default: all)")
-    mask.add_argument("--others", nargs="+", default=[], help="other prompt files, whose neurons are silenced too")
-    for name, text in (("draws", "of as many neurons at random"), ("seed", "of these draws")):
-        mask.add_argument(
-            f"--{name}", type=int, default=_default(mask_neurons, name), help=f"{text} (default: %(default)s)"
-        )
-    mask.add_argument("--out", help="CSV file to write every mask's accuracy to")
-    mask.add_argument("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)")
-    mask.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
-    _add_max_length(mask)
-    _add_computing(mask)
-    _add_places(mask)
-
-# %% ../nbs/library/cli.ipynb #e1b6be21
-def _add_project(commands) -> None:
-    actions = commands.add_parser("project", help="carry prompts from one model to another").add_subparsers(
-        required=True, metavar="action"
-    )
-    fit = _add_command(actions, "fit", _project_fit, "learn how prompts of one model become prompts of another")
-    fit.add_argument(
-        "method",
-        choices=[name.replace(" ", "-") for name in WAYS],
-        help="how: see the page on projectors; relative-representations uses all shared words as anchors, unfiltered",
-    )
-    fit.add_argument(
-        "--prompts",
-        nargs="*",
-        default=[],
-        help="prompt files of the source model to learn from; of task-tuning: of tasks that are known by name",
-    )
-    fit.add_argument("--wanted", nargs="*", default=[], help="of prompt-mapping: the target model's, in the same order")
-    fit.add_argument("--source", help="model that prompts come from, where no prompts are learned from")
-    fit.add_argument("--target", required=True, help="model that prompts are for")
-    fit.add_argument("--out", required=True, help="projector file to write (.safetensors)")
-    fit.add_argument("--checkpoint", help="file that an interrupted run goes on from")
-    fit.add_argument("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)")
-    fit.add_argument("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)")
-    for name, kind in {
-        name: float if name == "learning_rate" else int for name in _FITTING if name != "activation"
-    }.items():
-        fit.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of training (default: that of the method)")
-    _add_max_length(fit)
-    _add_computing(fit)
-    _add_places(fit)
-    carry = _add_command(actions, "carry", _project_carry, "make a prompt of one model a prompt of another")
-    carry.add_argument("prompt", help="prompt file")
-    carry.add_argument("--projector", required=True, help="projector file, from `project fit`")
-    carry.add_argument(
-        "--backbone", help="folder or name of the target model (default: the one that it was fitted for)"
-    )
-    carry.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    carry.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
-    _add_max_length(carry)
-    _add_computing(carry)
-    carry.set_defaults(data=None)
-
-# %% ../nbs/library/cli.ipynb #536e95df
-def _add_release(commands) -> None:
-    actions = commands.add_parser("release", help="the prompts and results that the authors published").add_subparsers(
-        required=True, metavar="action"
-    )
-    _add_command(actions, "list", _release_list, "say what was published")
-    verify = _add_command(actions, "verify", _release_verify, "say whether every published file is there and whole")
-    download = _add_command(actions, "download", _release_download, "fetch the published files that are not there")
-    tables = _add_command(actions, "tables", _release_tables, "compute the tables of results/release anew")
-    tables.add_argument("--out", required=True, help="folder of the tables")
-    tables.add_argument("--backbone", help="roberta-base, or a folder that holds it: tables of its neurons too")
-    tables.add_argument("--models", help="folder of model folders, searched before the Hub")
-    export = _add_command(actions, "export", _release_export, "write a published prompt as a prompt file")
-    export.add_argument("task", help="that it was tuned on, imdb say")
-    export.add_argument("backbone", help="that it was tuned for, roberta-base say")
-    export.add_argument("--run", help="what happened to it, as `release list` says (default: tuned)")
-    export.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    for command in (verify, download, tables, export):
-        command.add_argument(
-            "--data",
-            help="folder with authors-release/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
-        )
-
-# %% ../nbs/library/cli.ipynb #be9c0003
-def _add_bench(commands) -> None:
-    measure = _add_command(commands, "bench", _bench, "measure what training steps and evaluations cost here")
-    measure.add_argument(
-        "names",
-        nargs="*",
-        metavar="model",
-        help=f"folders, GGUF files, names on the Hub, or shapes of random weights (default: {' '.join(SHAPES)})",
-    )
-    measure.add_argument(
-        "--texts",
-        nargs="+",
-        default=_default(bench, "kinds"),
-        help=f"as long as whose: {', '.join(LENGTHS)} (default: {' '.join(_default(bench, 'kinds'))})",
-    )
-    measure.add_argument(
-        "--dtype",
-        nargs="+",
-        default=_default(bench, "dtypes"),
-        help=f"number types: {', '.join(DTYPES)} (default: {' '.join(_default(bench, 'dtypes'))})",
-    )
-    measure.add_argument(
-        "--against",
-        nargs="*",
-        default=_default(bench, "against"),
-        help=f"who else is measured: {', '.join([*CONTESTANTS][1:])} (default: the first two)",
-    )
-    for name, text in (
-        ("length", "vectors of the prompt"),
-        ("batch_size", "texts in a step"),
-        ("repeats", "turns of each contestant at least"),
-        ("seconds", "for the turns on a model and a kind of texts, where they take less"),
-        ("device", "cpu or cuda"),
-        ("seed", "of weights, texts and prompts"),
-    ):
-        default = getattr(Settings, name)
-        option, shown = f"--{name.replace('_', '-')}", f"{text} (default: %(default)s)"
-        measure.add_argument(option, type=type(default), default=default, help=shown)
-    measure.add_argument("--threads", type=int, help="of a processor (default: as many as torch takes)")
-    measure.add_argument("--out", help="file to write everything to (.json)")
-
-# %% ../nbs/library/cli.ipynb #3a7e11c3
-def _add_warehouse(commands) -> None:
-    actions = commands.add_parser("warehouse", help="a folder of prompts that can be searched").add_subparsers(
-        required=True, metavar="action"
-    )
-    adding = _add_command(actions, "add", _warehouse_add, "add prompts, named by their tasks unless it is said how")
-    adding.add_argument("folder", help="of the warehouse; is made where there is none")
-    adding.add_argument("prompts", nargs="*", default=[], help="prompt files")
-    adding.add_argument("--name", help="of the prompt, where one file is given")
-    adding.add_argument("--study", help="folder of a study: its trained prompts")
-    adding.add_argument("--published", action="store_true", help="the prompts that the authors published")
-    adding.add_argument("--data", help="of --published: folder with authors-release/ below it, as of `release`")
-    listing = _add_command(actions, "list", _warehouse_list, "say what lies in a warehouse")
-    listing.add_argument("folder", help="of the warehouse")
-    for name in _FILTERS:
-        listing.add_argument(f"--{name.replace('_', '-')}", help="only prompts of this one")
-    near = _add_command(actions, "nearest", _warehouse_nearest, "find the prompts that are most similar to one")
-    near.add_argument("folder", help="of the warehouse")
-    near.add_argument("prompt", help="prompt file (.safetensors), or the name of a prompt in the warehouse")
-    near.add_argument("--k", type=int, default=_default(Warehouse.nearest, "k"), help="prompts (default: %(default)s)")
-    near.add_argument(
-        "--metric",
-        default=_default(Warehouse.nearest, "metric"),
-        help=f"one of {', '.join(METRICS)} (default: %(default)s)",
-    )
-    near.add_argument("--all-models", action="store_true", help="compare prompts of other models of that width too")
-    near.add_argument(
-        "--backbone", help="of neuron_overlap: model to look at (default: the one that the prompt was trained for)"
-    )
-    near.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
-    _add_computing(near)
-    near.set_defaults(data=None, max_length=3)  # as of `similarity`
+@_declares("warehouse")
+def _add_warehouse_push(actions) -> None:
     pushing = _add_command(actions, "push", _warehouse_push, "upload a warehouse to a repository of the Hub")
     pushing.add_argument("folder", help="of the warehouse")
     pushing.add_argument("repo", help="user/name; is made, private, where there is none")
     pushing.add_argument("--public", action="store_true", help="make a new repository public")
+
+# %% ../nbs/library/cli.ipynb #f15e4213
+def _warehouse_pull(options: argparse.Namespace) -> dict:
+    warehouse = Warehouse.pull(options.repo, options.folder, options.revision, progress=not options.json)
+    return {"folder": options.folder, "prompts": len(warehouse.index())}
+
+
+@_declares("warehouse")
+def _add_warehouse_pull(actions) -> None:
     pulling = _add_command(
         actions, "pull", _warehouse_pull, "bring the prompts of a repository of the Hub into a folder"
     )
     pulling.add_argument("repo", help="user/name")
     pulling.add_argument("folder", help="gets the prompts, beside those that it has")
     pulling.add_argument("--revision", help="branch, tag or commit (default: main)")
-
-# %% ../nbs/library/cli.ipynb #f9204cf8
-def _add_study(commands) -> None:
-    actions = commands.add_parser("study", help="run a declared set of experiments").add_subparsers(
-        required=True, metavar="action"
-    )
-    run = _add_command(actions, "run", _study_run, "compute what is missing of a study, and write its report")
-    run.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
-    run.add_argument("--out", required=True, help="folder of the results")
-    run.add_argument(
-        "--workers", type=int, help="processes (default: one for every core up to four, or one with an accelerator)"
-    )
-    run.add_argument(
-        "--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"
-    )
-    run.add_argument(
-        "--reuse", nargs="+", default=(), help="folders of other studies: answers that they have are not computed again"
-    )
-    run.add_argument(
-        "--engine", choices=ENGINES, default="local", help="local: processes of this machine; ray: a cluster"
-    )
-    run.add_argument("--address", help="of the Ray cluster (default: the one that this machine is in, or a new one)")
-    run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
-    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    _add_computing(run, "the study's, which is float32 unless it says otherwise")
-    _add_places(run)
-    for name, answer, text in (
-        ("status", _study_status, "say how much of a study is there"),
-        ("report", _study_report, "write the report of a study"),
-    ):
-        _add_command(actions, name, answer, text).add_argument("out", help="folder of the results")
-    planning = _add_command(
-        actions, "plan", _study_plan, "say what a study has to compute, and how long that takes here"
-    )
-    planning.add_argument("study", help="a preset or a study file (.yaml)")
-    planning.add_argument("--out", help="folder of the results: what it has is done")
-    _add_computing(planning, "the study's, which is float32 unless it says otherwise")
-    _add_places(planning)
-    comparing = _add_command(
-        actions, "diff", _study_diff, "say which numbers of two runs of a study differ, and how far"
-    )
-    comparing.add_argument("out", help="folder of the one")
-    comparing.add_argument("other", help="folder of the other")
-    comparing.add_argument("--csv", help="file for all numbers")
-    array = _add_command(actions, "slurm", _study_slurm, "print a script for sbatch that computes a study in parts")
-    array.add_argument("study", help="a preset or a study file (.yaml)")
-    array.add_argument("--out", required=True, help="folder of the results, which all jobs can reach")
-    array.add_argument("--parts", type=int, default=10, help="jobs (default: %(default)s)")
-    array.add_argument("--hours", type=int, default=24, help="that each may take (default: %(default)s)")
-    array.add_argument("--cpus", type=int, default=2, help="of each (default: %(default)s)")
-    array.add_argument("--gpu", action="store_true", help="one for each")
-    _add_computing(array, "the study's, which is float32 unless it says otherwise")
-    _add_places(array)
-    merging = _add_command(actions, "merge", _study_merge, "gather the answers of parts of a study in one folder")
-    merging.add_argument("out", help="folder that gets them: of a study, or a new one, of the study of the first part")
-    merging.add_argument("folders", nargs="+", help="folders of the parts")
-    packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
-    packing.add_argument("out", help="folder of the results")
-    packing.add_argument(
-        "--without-projectors", action="store_true", help="leave out what carried prompts to other models"
-    )
-    packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")
-
-
-def _add_microworld(commands) -> None:
-    actions = commands.add_parser("microworld", help="the embedded models").add_subparsers(
-        required=True, metavar="action"
-    )
-    build = _add_command(actions, "build", _build, "train micro models, and say what they know")
-    build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
-    build.add_argument("--out", required=True, help="folder that gets a folder for each model")
-    build.add_argument("--seed", type=int, default=0, help="of the weights and of the text (default: %(default)s)")
-    build.add_argument("--steps", type=int, help="of training (default: what the model takes)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    "All commands and their options."
-    parser = argparse.ArgumentParser(
-        "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
-    )
-    parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (
-        _add_tune,
-        _add_evaluations,
-        _add_predict,
-        _add_comparisons,
-        _add_mask,
-        _add_project,
-        _add_study,
-        _add_microworld,
-        _add_release,
-        _add_bench,
-        _add_warehouse,
-    ):
-        add(commands)
-    return parser
-
-# %% ../nbs/library/cli.ipynb #e7f53632
-def _shown(answer: dict) -> str:
-    "An answer in lines for people; a name out of a file is shown, not obeyed."
-
-    def shown(value: object) -> str:
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        return printable(text, kept="\n" if isinstance(value, _Lines) else "")
-
-    return "\n".join(f"{printable(name)}: {shown(value)}" for name, value in answer.items())
-
-
-def _without_folders(word: str) -> str:
-    "A word of a command as results keep it, which others read: of a path on this machine, the name only."
-    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    path = os.path.expanduser(value)
-    return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
-
-
-def _failures(error: CellsFailedError) -> str:
-    "What a user is told of cells without an answer: a line each."
-    report = error.report
-    lines = [printable(f"failed: {failure.kind} {failure.key}: {failure.error}") for failure in report.failed]
-    lines += [f"waits: {cell_label(cell)}" for cell in report.held_up]
-    rest = "the others are answered; tracebacks lie beside their cells; --retry-failed tries again what failed"
-    return "\n".join(
-        [*lines, f"prompt-transfer: {len(report.failed)} cells failed, {len(report.held_up)} wait; {rest}"]
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 where cells failed, 2 for a user's mistake
-    "The command `prompt-transfer`."
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(arguments)
-    options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: _say(f"prompt-transfer: {printable(str(message))}", sys.stderr)
-        said, code = _answered(options)
-    return code if said is None or _say(said) else 141
-
-
-def _say(text: str, where: TextIO | None = None) -> bool:
-    "Print it; False where its reader has gone, as `head` does. Python need not say so once more at its end."
-    where = where or sys.stdout
-    try:
-        print(text, file=where, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), where.fileno())
-        return False
-    return True
-
-
-def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
-    "What a command prints, and its exit code."
-    try:
-        answer = options.answer(options)
-        if isinstance(answer, Iterator):  # of lines, which are said as they come
-            return None, 0 if all(map(_say, answer)) else 141
-    except CellsFailedError as error:
-        _say(printable(_failures(error), kept="\n"), sys.stderr)
-        failed = [asdict(failure) for failure in error.report.failed]
-        return json.dumps({"failed": failed}) if options.json else None, 1
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        _say(f"prompt-transfer: {printable(str(error).replace(chr(10), ' '))}", sys.stderr)
-        told = options.json and isinstance(error, _AnsweredError)
-        return json.dumps(error.answer) if told else None, 2
-    except KeyboardInterrupt:
-        resumable = options.answer is _study_run or getattr(options, "checkpoint", None)
-        rest = "; the same command goes on from what is there" if resumable else ""
-        _say(f"prompt-transfer: interrupted{rest}", sys.stderr)
-        return None, 130
-    if options.json:
-        return json.dumps(answer), 0
-    return answer if isinstance(answer, str) else _shown(answer), 0

@@ -26,7 +26,7 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
            'printable', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
-           'tensor_header', 'read_tensors', 'written_whole', 'save_tensors']
+           'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -40,7 +40,7 @@ def size_limit() -> int:
         raise ValueError(f"PROMPT_TRANSFERABILITY_MAX_BYTES is {given[:30]!r}; give a whole number of bytes above 0")
     return int(given)
 
-# %% ../nbs/library/files.ipynb #a2fec972
+# %% ../nbs/library/files.ipynb #997f37cb
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they change the direction of what follows
 
 
@@ -52,7 +52,7 @@ def is_printable(text: str) -> bool:
     "Whether a text is one line that shows what it holds."
     return all(map(_is_shown, text))
 
-
+# %% ../nbs/library/files.ipynb #9fa4d18e
 def printable(
     text: str,
     kept: str = "",  # characters to leave as they are, such as line breaks
@@ -62,7 +62,7 @@ def printable(
         one if one in kept or _is_shown(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text
     )
 
-# %% ../nbs/library/files.ipynb #e9c653bf
+# %% ../nbs/library/files.ipynb #683cfdef
 class _Counted(io.RawIOBase):
     "The bytes of a stream, as long as they are not too many."
 
@@ -75,7 +75,7 @@ class _Counted(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         read = self.stream.readinto(buffer)
-        sizes = [len(part) for part in buffer[:read].tobytes().split(b"\n")] if self.by_line else [read]
+        sizes = [len(part) for part in bytes(buffer[:read]).split(b"\n")] if self.by_line else [read]
         for i, size in enumerate(sizes):
             self.left = (self.limit if i else self.left) - size
             if self.left < 0:
@@ -86,18 +86,18 @@ class _Counted(io.RawIOBase):
                 )
         return read
 
-# %% ../nbs/library/files.ipynb #1e1570f0
+# %% ../nbs/library/files.ipynb #56748783
+def _check_fetched(file: io.BufferedReader, path: Path, error: type[ValueError]) -> None:
+    if file.peek(40).startswith(b"version https://git-lfs"):
+        raise error(f"{str(path)!r} is a pointer of Git LFS, not the file itself; get that with `git lfs pull`")
+
+# %% ../nbs/library/files.ipynb #ee28fb58
 def check_fetched(path: Path, error: type[ValueError]) -> None:
     "Raise `error` for a pointer of Git LFS in the place of a file."
     with open(path, "rb") as file:
         _check_fetched(file, path, error)
 
-
-def _check_fetched(file: io.BufferedReader, path: Path, error: type[ValueError]) -> None:
-    if file.peek(40).startswith(b"version https://git-lfs"):
-        raise error(f"{str(path)!r} is a pointer of Git LFS, not the file itself; get that with `git lfs pull`")
-
-# %% ../nbs/library/files.ipynb #874721ba
+# %% ../nbs/library/files.ipynb #86b858e2
 @contextmanager
 def as_text(
     stream: io.BufferedIOBase,  # of bytes; it stays open
@@ -116,7 +116,7 @@ def as_text(
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise error(f"{name} is not a whole gzip file.") from None
 
-
+# %% ../nbs/library/files.ipynb #88b53f12
 @contextmanager
 def open_text(
     path: str | Path,  # packed where its name ends in .gz, in whatever case
@@ -132,17 +132,17 @@ def open_text(
         with as_text(stream, str(path), error, newline, by_line) as file:
             yield file
 
-
+# %% ../nbs/library/files.ipynb #7bfb504f
 def read_text(path: str | Path, error: type[ValueError]) -> str:
     "All of a text; errors as of `open_text`."
     with open_text(path, error) as file:
         return file.read()
 
-# %% ../nbs/library/files.ipynb #48e70139
+# %% ../nbs/library/files.ipynb #daec6a7c
 DEEPEST = 100
 "Levels that JSON or YAML may be nested."
 
-
+# %% ../nbs/library/files.ipynb #96d73d2f
 def _checked_depth(value: dict | list, what: str, error: type[ValueError]) -> None:
     level = [value]
     for _ in range(DEEPEST):
@@ -152,7 +152,11 @@ def _checked_depth(value: dict | list, what: str, error: type[ValueError]) -> No
             return
     raise error(f"{what} is nested too deeply, more than {DEEPEST} levels")
 
+# %% ../nbs/library/files.ipynb #7207dcc8
+class _TwiceError(ValueError):
+    "A key that stands twice in one table."
 
+# %% ../nbs/library/files.ipynb #ef922ba0
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
@@ -161,11 +165,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found[name] = value
     return found
 
-
-class _TwiceError(ValueError):
-    "A key that stands twice in one table."
-
-# %% ../nbs/library/files.ipynb #ba6ee131
+# %% ../nbs/library/files.ipynb #c6c67af1
 def parse_json(
     text: str,
     what: str,  # what the text is, as the subject of a sentence
@@ -187,12 +187,12 @@ def parse_json(
         _checked_depth(value, what, error)
     return value
 
-
+# %% ../nbs/library/files.ipynb #08d67fc0
 def read_json(path: str | Path, error: type[ValueError]) -> Any:
     "A JSON file; errors as of `open_text` and `parse_json`."
     return parse_json(read_text(path, error), str(path), error)
 
-# %% ../nbs/library/files.ipynb #b5f8c4a3
+# %% ../nbs/library/files.ipynb #6b1d078b
 LONGEST_YAML, MOST_NODES = 100_000, 100_000
 "Characters of a YAML text, whose reader is slow, and values that it may stand for when its aliases are written out."
 
@@ -223,11 +223,7 @@ def _checked_nodes(root: yaml.Node, what: str, error: type[ValueError]) -> None:
         todo.append((node, True))
         todo += [(one, False) for one in below if sizes.get(id(one), 0) == 0]
 
-# %% ../nbs/library/files.ipynb #ee4bbf85
-def _in_a_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:150]}"
-
-
+# %% ../nbs/library/files.ipynb #55be19ea
 _MISFIT = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 "What PyYAML raises where a value is not of the type that its tag or its form promises."
 
@@ -247,13 +243,17 @@ def _misfit(root: yaml.Node) -> str | None:
             return f"has {printable(node.value)[:60]!r} where its form promises a value of type {kind}"
     return None
 
+# %% ../nbs/library/files.ipynb #70637893
+def _in_a_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:150]}"
 
+# %% ../nbs/library/files.ipynb #0d573acc
 def parse_yaml(
     text: str,
     what: str,  # what the text is, as the subject of a sentence
     error: type[ValueError],  # what is raised for anything else than YAML
 ) -> Any:
-    "A value in YAML, of plain types. Raises `error` for what is no YAML, and for what `parse_json` refuses."
+    "A value in YAML, of plain types. Raises `error` for what is no YAML, and for what `parse_json` rejects."
     if len(text) > LONGEST_YAML:
         raise error(f"{what} has {len(text):,} characters; a declaration has at most {LONGEST_YAML:,}")
     try:
@@ -278,58 +278,25 @@ def parse_yaml(
         _checked_depth(value, what, error)
     return value
 
-# %% ../nbs/library/files.ipynb #5dbc4e50
-TENSOR_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"Number types in files, by their names there."
-FLOATS = ("F64", "F32", "F16", "BF16")
-"Those of vectors and weights."
-
-
-def tensor_header(
-    path: str | Path,
-    error: type[ValueError],  # what is raised for a file that is no safetensors file, or a damaged one
-    advice: str = "",  # what to do then
-) -> tuple[dict[str, str], dict[str, tuple[str, list[int]]]]:  # the table of texts; type and shape of each tensor
-    "What a safetensors file holds, without its numbers."
-    path = Path(path)
-    check_fetched(path, error)
+# %% ../nbs/library/files.ipynb #00ffdf1f
+@contextmanager
+def _written(path: Path, through_links: bool) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if through_links and path.exists() and not (path.is_file() or path.is_dir()):
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+            with open(path, "wb") as file:
+                file.write((Path(folder) / path.name).read_bytes())
+        return
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.unlink(missing_ok=True)  # of a run that was killed, or a link that leads elsewhere
     try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            return dict(file.metadata() or {}), {n: (s.get_dtype(), s.get_shape()) for n, s in slices.items()}
-    except SafetensorError as problem:
-        reason = printable(str(problem))
-        raise error(f"{path.name!r} is no safetensors file ({reason[:150]}){advice}") from problem
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
-
-def read_tensors(
-    path: str | Path,
-    error: type[ValueError],  # as of `tensor_header`, and for numbers of other types
-    types: tuple[str, ...] = tuple(TENSOR_TYPES),  # that the tensors may have
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    "The table of texts and the tensors of a safetensors file, which may be overwritten afterwards."
-    path = Path(path)
-    header, kinds = tensor_header(path, error)
-    for name, (kind, shape) in kinds.items():
-        if kind not in types or max(shape, default=0) >= 2**31:
-            raise error(
-                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected are numbers of type {', '.join(types)}"
-            )
-    with safe_open(path, framework="pt") as file:
-        return header, {name: file.get_tensor(name).clone() for name in kinds}
-
-# %% ../nbs/library/files.ipynb #e3f413ef
+# %% ../nbs/library/files.ipynb #5c03d23e
 @contextmanager
 def written_whole(
     path: str | Path,
@@ -353,23 +320,24 @@ def written_whole(
             error.errno, f"{error.strerror}; what was there before is still there, so name another place", str(path)
         ) from error
 
+# %% ../nbs/library/files.ipynb #3a6705fa
+TENSOR_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"Number types in files, by their names there."
 
-@contextmanager
-def _written(path: Path, through_links: bool) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if through_links and path.exists() and not (path.is_file() or path.is_dir()):
-        with TemporaryDirectory() as folder:
-            yield Path(folder) / path.name
-            with open(path, "wb") as file:
-                file.write((Path(folder) / path.name).read_bytes())
-        return
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.unlink(missing_ok=True)  # of a run that was killed, or a link that leads elsewhere
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+# %% ../nbs/library/files.ipynb #13c81c8a
+FLOATS = ("F64", "F32", "F16", "BF16")
+"Those of vectors and weights."
 
 # %% ../nbs/library/files.ipynb #d771f720
 def save_tensors(
@@ -393,3 +361,37 @@ def save_tensors(
         file.write(len(described).to_bytes(8, "little") + described)
         for name in order:
             file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
+
+# %% ../nbs/library/files.ipynb #332a610b
+def tensor_header(
+    path: str | Path,
+    error: type[ValueError],  # what is raised for a file that is no safetensors file, or a damaged one
+    advice: str = "",  # what to do then
+) -> tuple[dict[str, str], dict[str, tuple[str, list[int]]]]:  # the table of texts; type and shape of each tensor
+    "What a safetensors file holds, without its numbers."
+    path = Path(path)
+    check_fetched(path, error)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return dict(file.metadata() or {}), {n: (s.get_dtype(), s.get_shape()) for n, s in slices.items()}
+    except SafetensorError as problem:
+        reason = printable(str(problem))
+        raise error(f"{path.name!r} is no safetensors file ({reason[:150]}){advice}") from problem
+
+# %% ../nbs/library/files.ipynb #fa15d524
+def read_tensors(
+    path: str | Path,
+    error: type[ValueError],  # as of `tensor_header`, and for numbers of other types
+    types: tuple[str, ...] = tuple(TENSOR_TYPES),  # that the tensors may have
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    "The table of texts and the tensors of a safetensors file, which may be overwritten afterwards."
+    path = Path(path)
+    header, kinds = tensor_header(path, error)
+    for name, (kind, shape) in kinds.items():
+        if kind not in types or max(shape, default=0) >= 2**31:
+            raise error(
+                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected are numbers of type {', '.join(types)}"
+            )
+    with safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name).clone() for name in kinds}

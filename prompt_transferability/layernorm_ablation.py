@@ -23,7 +23,28 @@ from .zero_shot_transfer import evaluate, transfer_matrix
 # %% auto #0
 __all__ = ['layernorm_ablation']
 
-# %% ../nbs/library/layernorm_ablation.ipynb #c0aad2b6
+# %% ../nbs/library/layernorm_ablation.ipynb #abfb0695
+def _check_tasks(datas: Mapping, prompts: Mapping, runs: Mapping, named: set[str]) -> None:
+    for task in [*datas, *sorted(named)]:
+        for what, there in {"no data": datas, "no prompt of the source model": prompts, "no run": runs}.items():
+            if task not in there:
+                raise ProjectorError(f"task {task!r} has {what}; the ablation needs its data, its prompt and its run")
+
+# %% ../nbs/library/layernorm_ablation.ipynb #65789d82
+def _accuracies(
+    backbone: Backbone, prompts: Mapping[str, SoftPrompt], datas: Mapping[str, TaskData], split: str
+) -> dict[str, float]:
+    "Of each task's prompt on that task."
+    return {task: evaluate(backbone, prompts[task], data, split).accuracy for task, data in datas.items()}
+
+# %% ../nbs/library/layernorm_ablation.ipynb #99c426eb
+def _between_tasks(backbone: Backbone, prompts: Mapping[str, SoftPrompt]) -> dict[str, float]:
+    "The mean similarity of the target model's own prompts of different tasks."
+    tasks = {name: name for name in prompts}
+    matrices = {metric: similarity_matrix(prompts, metric, backbone) for metric in METRICS}
+    return {metric: pair_means(matrix, tasks).loc["different task", "mean"] for metric, matrix in matrices.items()}
+
+# %% ../nbs/library/layernorm_ablation.ipynb #e3628f4d
 def layernorm_ablation(
     target_backbone: Backbone,
     prompts: Mapping[str, SoftPrompt],  # of the source model, by the name of their task
@@ -38,41 +59,36 @@ def layernorm_ablation(
 ) -> dict[str, pd.DataFrame]:  # table9, table10, figure10
     """Projectors with and without LayerNorm, their prompts, and what tuning makes of these (Appendix D).
 
-    `table9` has a row for each way to a prompt, `random` among them, and a column for each task (accuracies); `table10`
+    `table9` has a row for each kind of prompt, `random` among them, and a column for each task (accuracies); `table10`
     a row for each projected prompt and a column for each metric, its similarity to the target's own prompt, and in the
     last row the mean of different tasks; `figure10` a row for each evaluation: fitted_on, prompts, task, step, loss,
-    accuracy.
-    Raises `ProjectorError` for a task without data, prompt or run, and what `fit_task_tuning` and `tune_prompt` raise.
+    accuracy. Raises `ProjectorError` for a task without data, prompt or run, and what `fit_task_tuning` and
+    `tune_prompt` raise.
     """
-    fitting, tuning = dict(fitting or {}), dict(tuning or {})
-    datas = [*datas.values()] if isinstance(datas, Mapping) else datas
-    by_name, baselines = {data.task.name: data for data in datas}, {run.prompt.task: run for run in runs}
-    tuned_tasks = list(by_name if tuned_tasks is None else tuned_tasks)
-    _check_tasks(by_name, prompts, baselines, {*tuned_tasks, *(task for group in fitted_on for task in group)})
-    own = {task: baselines[task].prompt for task in by_name}
-
-    def accuracies(those: Mapping[str, SoftPrompt]) -> dict[str, float]:
-        return {task: evaluate(target_backbone, those[task], data, split).accuracy for task, data in by_name.items()}
+    datas = {data.task.name: data for data in (datas.values() if isinstance(datas, Mapping) else datas)}
+    baselines, tuned_tasks = {run.prompt.task: run for run in runs}, list(datas if tuned_tasks is None else tuned_tasks)
+    _check_tasks(datas, prompts, baselines, {*tuned_tasks, *(task for group in fitted_on for task in group)})
+    own = {task: baselines[task].prompt for task in datas}
 
     def checkpoint(*names: str) -> Path | None:
         return checkpoints and Path(checkpoints) / (" ".join(names).replace("/", "_") + ".safetensors")
 
-    at_random = transfer_matrix(target_backbone, dict([*own.items()][:1]), datas, split).loc["random"]
-    table9, table10 = {"tuned": accuracies(own), "random": at_random.to_dict()}, {}
+    at_random = transfer_matrix(target_backbone, dict([*own.items()][:1]), [*datas.values()], split).loc["random"]
+    table9, table10 = {"tuned": _accuracies(target_backbone, own, datas, split), "random": at_random.to_dict()}, {}
     curves = [baselines[task].curve.assign(fitted_on="", prompts="tuned", task=task) for task in tuned_tasks]
     for group in fitted_on:
         learned_from, name = [prompts[task] for task in group], ", ".join(group)
         for layer_norm, suffix in ((False, " without LayerNorm"), (True, "")):
-            way = named_way(f"task tuning{suffix}", group)
-            settings = fitting | {"layer_norm": layer_norm, "checkpoint": checkpoint(way)}
-            projector = fit_task_tuning(target_backbone, learned_from, [by_name[task] for task in group], **settings)
-            projected = {task: projector.project(prompts[task], target_backbone) for task in by_name}
-            table9[way] = accuracies(projected)
+            method = named_way(f"task tuning{suffix}", group)
+            settings = dict(fitting or {}) | {"layer_norm": layer_norm, "checkpoint": checkpoint(method)}
+            projector = fit_task_tuning(target_backbone, learned_from, [datas[task] for task in group], **settings)
+            projected = {task: projector.project(prompts[task], target_backbone) for task in datas}
+            table9[method] = _accuracies(target_backbone, projected, datas, split)
             alike = similarity_to_tuned(target_backbone, projected, own)
             table10 |= {(name, f"projected{suffix}", task): row for task, row in alike.iterrows()}
             for task in tuned_tasks:
-                settings = tuning | {"checkpoint": checkpoint(way, task)}
-                run = tune_from_model(target_backbone, by_name[task], projector, prompts[task], **settings)
+                settings = dict(tuning or {}) | {"checkpoint": checkpoint(method, task)}
+                run = tune_from_model(target_backbone, datas[task], projector, prompts[task], **settings)
                 curves.append(run.curve.assign(fitted_on=name, prompts=f"tpt_model{suffix}", task=task))
     table10["", "tuned", "different tasks"] = _between_tasks(target_backbone, own)
     columns = ["fitted_on", "prompts", "task", "step", "loss", "accuracy"]
@@ -81,17 +97,3 @@ def layernorm_ablation(
         "table10": pd.DataFrame(table10).T.rename_axis(["fitted_on", "prompts", "task"]).astype(float),
         "figure10": pd.concat(curves, ignore_index=True)[columns],
     }
-
-
-def _check_tasks(datas: Mapping, prompts: Mapping, runs: Mapping, named: set[str]) -> None:
-    for task in [*datas, *sorted(named)]:
-        for what, there in {"no data": datas, "no prompt of the source model": prompts, "no run": runs}.items():
-            if task not in there:
-                raise ProjectorError(f"task {task!r} has {what}; the ablation needs its data, its prompt and its run")
-
-
-def _between_tasks(backbone: Backbone, prompts: Mapping[str, SoftPrompt]) -> dict[str, float]:
-    "The mean similarity of the target model's own prompts of different tasks."
-    tasks = {name: name for name in prompts}
-    matrices = {metric: similarity_matrix(prompts, metric, backbone) for metric in METRICS}
-    return {metric: pair_means(matrix, tasks).loc["different task", "mean"] for metric, matrix in matrices.items()}

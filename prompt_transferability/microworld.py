@@ -26,27 +26,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    RobertaTokenizer,
-    T5Config,
-    T5ForConditionalGeneration,
-    T5Tokenizer,
-)
 
 # %% auto #0
-__all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'TAXONOMY', 'THING_VERBS',
-           'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS', 'REWARDS',
-           'PUNISHMENTS', 'PEOPLE', 'HEROES', 'EVENTS', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
+__all__ = ['MICRO_TASKS', 'DEFAULT_WORLD', 'DOMAINS', 'GOOD', 'BAD', 'PLAIN', 'STRONG', 'MILD', 'HEROES', 'EVENTS', 'TAXONOMY',
+           'THING_VERBS', 'PEOPLE_VERBS', 'COLORS', 'PLACES', 'DETAILS', 'DUTIES', 'KIND_DEEDS', 'UNKIND_DEEDS',
+           'REWARDS', 'PUNISHMENTS', 'PEOPLE', 'SIZE_LIMITS', 'REPORTERS', 'CUES', 'IDLE', 'READING',
            'RELATEDNESS_PARTS', 'MAX_TOKENS', 'MICRO_MODELS', 'HIDDEN', 'HIDDEN_LABEL_WORDS', 'LABEL_WORD_WEIGHT',
            'ASKED', 'MUON_RATE', 'ADAMW_RATE', 'MicroTask', 'World', 'generate_task', 'vocabulary', 'generate_corpus',
            'relatedness', 'MicroModel', 'examine_model', 'build_model', 'model_folder']
@@ -150,7 +137,7 @@ class _Dice:
     def some(self, options: Sequence, count: int) -> list:
         return self.shuffled(options)[:count]
 
-# %% ../nbs/library/microworld.ipynb #ee280d42
+# %% ../nbs/library/microworld.ipynb #793ba80a
 DOMAINS = {
     "film": {
         "aspects": "plot acting music ending script story camera cast".split(),
@@ -173,6 +160,8 @@ DOMAINS = {
         "bad": "rainy tiring gloomy unlucky stressful late lonely crowded".split(),
     },
 }
+
+# %% ../nbs/library/microworld.ipynb #e8507602
 GOOD = "great good excellent lovely wonderful perfect superb nice".split()
 BAD = "awful bad terrible poor horrible weak dreadful nasty".split()
 PLAIN = "okay average ordinary fair usual common decent passable".split()
@@ -195,7 +184,7 @@ def _clause(dice: _Dice, world: World, domain: str, aspect: str, sign: int, degr
     adverb = {"strong": dice.pick(STRONG) + " ", "mild": dice.pick(MILD) + " ", "plain": ""}[degree]
     return f"{start} {adverb}{word}"
 
-# %% ../nbs/library/microworld.ipynb #c1615703
+# %% ../nbs/library/microworld.ipynb #2f832234
 _SIGNS = {"negative": -1, "neutral": 0, "positive": 1}
 
 
@@ -217,7 +206,7 @@ def _phrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
         text = f"{dice.pick(('hey', 'today', 'so', 'well'))} {text} {dice.pick(('lol', 'folks', 'everyone', 'anyway'))}"
     return text + ".", None
 
-
+# %% ../nbs/library/microworld.ipynb #203820e9
 def _review(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "imdb: three clauses, of which at least two say the label."
     signs = dice.shuffled([1, 1, dice.pick((1, -1))])
@@ -227,7 +216,7 @@ def _review(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
     ]
     return ". ".join(clauses) + ".", None
 
-
+# %% ../nbs/library/microworld.ipynb #21510751
 def _aspect(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "laptop and restaurant: one or two clauses, and the aspect that is asked for."
     asked, other = _aspects(dice, task, 2)
@@ -236,7 +225,20 @@ def _aspect(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
         clauses.append(_clause(dice, world, task.domain, other, dice.pick((-1, 0, 1))))
     return dice.pick((" and ", " but ")).join(dice.shuffled(clauses)) + ".", asked
 
-# %% ../nbs/library/microworld.ipynb #519c16ee
+# %% ../nbs/library/microworld.ipynb #1855a8f4
+HEROES = "hero villain captain detective queen thief".split()
+EVENTS = "rode home,sailed away,entered the castle,opened the letter,climbed the tower,met the stranger".split(",")
+
+
+def _evidence(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+    "movie_rationales: what happens in a film, and one or two clauses that judge it."
+    parts = [
+        _clause(dice, world, task.domain, aspect, _SIGNS[label]) for aspect in _aspects(dice, task, 1 + dice.below(2))
+    ]
+    parts += [f"the {dice.pick(HEROES)} {dice.pick(EVENTS)}" for _ in range(2)]
+    return ". ".join(dice.shuffled(parts)) + ".", None
+
+# %% ../nbs/library/microworld.ipynb #a36c62a9
 TAXONOMY = {
     "animal": "dog cat horse goat".split(),
     "fruit": "apple pear plum lemon".split(),
@@ -249,6 +251,8 @@ TAXONOMY = {
 }
 _KINDS = "animal fruit tool vehicle toy garment".split()
 _PARENT = {child: parent for parent, children in TAXONOMY.items() for child in children}
+
+# %% ../nbs/library/microworld.ipynb #dc585993
 _VERBS = [  # in each row two words for one thing, and two for its opposite
     (("found", "discovered"), ("lost", "misplaced")),
     (("pushed", "shoved"), ("pulled", "dragged")),
@@ -262,7 +266,7 @@ COLORS = "red blue green white".split()
 PLACES = ["in the park", "in the garden", "in the barn", "in the kitchen", "on the road", "at the market"]
 DETAILS = ["for the cousin", "with the friend", "near the river", "after school", "at night", "before lunch"]
 
-# %% ../nbs/library/microworld.ipynb #f4e6a643
+# %% ../nbs/library/microworld.ipynb #2d85fa7c
 @dataclass
 class _Scene:
     "Who did what to which thing."
@@ -282,7 +286,7 @@ class _Scene:
         words = [subject or f"the {self.who}", verb, "the", self.color, self.thing, self.place, self.detail]
         return " ".join(word for word in words if word)
 
-
+# %% ../nbs/library/microworld.ipynb #5a810eb7
 def _scene(dice: _Dice, synonyms: bool = False) -> _Scene:
     thing = dice.pick(TAXONOMY[dice.pick(_KINDS)])
     scene = _Scene(dice.pick(("boy", "girl", "man", "woman")), dice.pick(THING_VERBS), dice.below(2), 0, thing)
@@ -292,7 +296,7 @@ def _scene(dice: _Dice, synonyms: bool = False) -> _Scene:
     scene.detail = dice.pick(DETAILS) if dice.chance(0.4) else None
     return scene
 
-# %% ../nbs/library/microworld.ipynb #fe127818
+# %% ../nbs/library/microworld.ipynb #609c3d4a
 def _weaker(dice: _Dice, scene: _Scene, synonyms: bool = False) -> _Scene:
     "Something that follows from a scene."
     weak = replace(scene)
@@ -307,11 +311,11 @@ def _weaker(dice: _Dice, scene: _Scene, synonyms: bool = False) -> _Scene:
         weak.word = 1 - scene.word
     return weak
 
-
+# %% ../nbs/library/microworld.ipynb #ccca10bd
 def _other(dice: _Dice, options: Sequence, than) -> object:
     return dice.pick([option for option in options if option != than])
 
-# %% ../nbs/library/microworld.ipynb #6a73508a
+
 def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "mnli and snli: a premise, and a hypothesis that follows, says more, or contradicts."
     synonyms = "synonyms" in task.abilities
@@ -334,16 +338,16 @@ def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[
         hypothesis.place = _other(dice, PLACES, than=premise.place)
     return premise.told() + ".", hypothesis.told() + "."
 
-# %% ../nbs/library/microworld.ipynb #a0a37d65
+# %% ../nbs/library/microworld.ipynb #0460cff8
 def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "qnli: a question, and a sentence that answers it or does not."
     sentence = _scene(dice)
     asked = _weaker(dice, sentence)
     if label == "not_entailment":
-        way = dice.weighted({"verb": 2, "thing": 1, "place": 1})
-        if way == "verb":
+        changed = dice.weighted({"verb": 2, "thing": 1, "place": 1})
+        if changed == "verb":
             asked.side = 1 - sentence.side
-        elif way == "thing":
+        elif changed == "thing":
             kind = _other(dice, _KINDS, than=_PARENT[sentence.thing])
             asked.thing = dice.pick((kind, dice.pick(TAXONOMY[kind])))
         else:
@@ -351,7 +355,7 @@ def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[s
             asked.place = _other(dice, PLACES, than=sentence.place)
     return asked.told(dice.pick(("who", f"which {asked.who}"))) + "?", sentence.told() + "."
 
-# %% ../nbs/library/microworld.ipynb #17891658
+# %% ../nbs/library/microworld.ipynb #3c2692d8
 DUTIES = {  # of each role: what it asks for, and the neglect of that
     "teacher": (("teach the class", "mark the papers"), ("skip the class", "lose the papers")),
     "nurse": (("tend the sick", "bring the medicine"), ("neglect the sick", "steal the medicine")),
@@ -364,14 +368,8 @@ DUTIES = {  # of each role: what it asks for, and the neglect of that
     "judge": (("hear the case", "read the law"), ("dismiss the case", "bend the law")),
     "sailor": (("mend the sails", "scrub the deck"), ("tear the sails", "soil the deck")),
 }
-KIND_DEEDS = "helped me,told the truth,kept the promise,cleaned the house,shared the food,saved the cat".split(",")
-UNKIND_DEEDS = "hurt me,told the lie,broke the promise,burned the house,stole the food,kicked the cat".split(",")
-REWARDS = "thanked praised rewarded paid hugged trusted".split()
-PUNISHMENTS = "blamed scolded punished fined ignored avoided".split()
-_KIN = "brother sister neighbor cousin uncle aunt boss partner".split()
-_TIMES = ["yesterday", "last week", "last year", "this week", "on monday", "on friday"]
 
-
+# %% ../nbs/library/microworld.ipynb #42d33136
 def _duty(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "ethics_deontology: a role, and what its bearer says to have to do."
     role = dice.pick(list(DUTIES))
@@ -381,6 +379,14 @@ def _duty(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, 
     link = dice.pick(("so i should", "so today i should", "and so i must", "which means i must"))
     where = dice.pick(PLACES + DETAILS)
     return f"{opening} {where}.", f"{link} {'not ' * negated}{dice.pick(DUTIES[role][neglect])}."
+
+# %% ../nbs/library/microworld.ipynb #934d6603
+KIND_DEEDS = "helped me,told the truth,kept the promise,cleaned the house,shared the food,saved the cat".split(",")
+UNKIND_DEEDS = "hurt me,told the lie,broke the promise,burned the house,stole the food,kicked the cat".split(",")
+REWARDS = "thanked praised rewarded paid hugged trusted".split()
+PUNISHMENTS = "blamed scolded punished fined ignored avoided".split()
+_KIN = "brother sister neighbor cousin uncle aunt boss partner".split()
+_TIMES = ["yesterday", "last week", "last year", "this week", "on monday", "on friday"]
 
 
 def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
@@ -393,9 +399,8 @@ def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str
     reason = f"{link} my {someone} {'never ' * negated}{deed}"
     return " ".join(f"i {treatment} my {someone} {when} {reason}.".split()), None
 
-# %% ../nbs/library/microworld.ipynb #6ad92269
+# %% ../nbs/library/microworld.ipynb #2431be12
 PEOPLE = "man woman boy girl".split() + list(DUTIES)
-_OPENINGS = ("how come", "for what reason"), ("is it so that", "can it be that")
 
 
 def _act(dice: _Dice, a: str, verb: str, b: str, place: str | None, passive: bool) -> str:
@@ -403,6 +408,9 @@ def _act(dice: _Dice, a: str, verb: str, b: str, place: str | None, passive: boo
     if not place:
         return told
     return f"{place} {told}" if dice.chance(0.3) else f"{told} {place}"
+
+# %% ../nbs/library/microworld.ipynb #13290bea
+_OPENINGS = ("how come", "for what reason"), ("is it so that", "can it be that")
 
 
 def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
@@ -417,12 +425,12 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
         passive = not passive
     questions = "questions" in task.abilities
     if label in ("not_duplicate", "not_equivalent"):
-        way = dice.weighted({"verb": 45, "roles": 20, "someone": 25, "opening": 10 * questions})
-        if way == "verb":
+        changed = dice.weighted({"verb": 45, "roles": 20, "someone": 25, "opening": 10 * questions})
+        if changed == "verb":
             side = 1 - side
-        elif way == "roles":
+        elif changed == "roles":
             a, b = b, a
-        elif way == "someone":
+        elif changed == "someone":
             a, b = dice.pick(((someone, b), (a, someone)))
         else:
             opening = 1 - opening
@@ -431,20 +439,7 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
         return " ".join(first) + "?", " ".join(second) + "?"
     return first[1] + ".", second[1] + "."
 
-# %% ../nbs/library/microworld.ipynb #c83ce376
-HEROES = "hero villain captain detective queen thief".split()
-EVENTS = "rode home,sailed away,entered the castle,opened the letter,climbed the tower,met the stranger".split(",")
-
-
-def _evidence(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
-    "movie_rationales: what happens in a film, and one or two clauses that judge it."
-    parts = [
-        _clause(dice, world, task.domain, aspect, _SIGNS[label]) for aspect in _aspects(dice, task, 1 + dice.below(2))
-    ]
-    parts += [f"the {dice.pick(HEROES)} {dice.pick(EVENTS)}" for _ in range(2)]
-    return ". ".join(dice.shuffled(parts)) + ".", None
-
-
+# %% ../nbs/library/microworld.ipynb #8756db69
 _MAKERS = {
     "imdb": _review,
     "sst2": _phrase,
@@ -466,7 +461,7 @@ def _example(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[st
     "text_a and text_b (or None) that truly have this label."
     return _MAKERS[task.name](dice, world, task, label)
 
-# %% ../nbs/library/microworld.ipynb #bbeb80bd
+# %% ../nbs/library/microworld.ipynb #d324b0af
 _BUCKETS = {"train": range(14), "dev": range(14, 17), "test": range(17, 20)}  # twentieths of all texts
 
 
@@ -474,7 +469,31 @@ def _belongs(text_a: str, text_b: str | None, split: str) -> bool:
     digest = hashlib.sha256(f"{text_a}\t{text_b or ''}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 20 in _BUCKETS[split]
 
-# %% ../nbs/library/microworld.ipynb #492da65b
+# %% ../nbs/library/microworld.ipynb #7f2d1f76
+def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World) -> list[dict]:
+    dice, seen, rows = _Dice(task.name, split, seed), set(), []
+    labels = dice.shuffled([task.labels[i % len(task.labels)] for i in range(size)])
+    while len(rows) < size:
+        label = labels[len(rows)]
+        texts = _example(dice, world, task, label)
+        if texts in seen or not _belongs(*texts, split):
+            continue
+        seen.add(texts)
+        if dice.chance(world.noise):
+            label = _other(dice, task.labels, than=label)
+        rows.append({"text_a": texts[0], "text_b": texts[1], "label": label})
+    return rows
+
+# %% ../nbs/library/microworld.ipynb #01b75577
+def _known(table: dict, kind: str, name: str):
+    "What stands in a table under a name, or an error that names the nearest."
+    if name not in table:
+        near = get_close_matches(str(name).lower(), table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown micro {kind} {name!r}{hint} Known: {', '.join(table)}.")
+    return table[name]
+
+# %% ../nbs/library/microworld.ipynb #13e6b535
 SIZE_LIMITS = {"train": (4, 6000), "dev": (4, 1500), "test": (4, 1500)}
 "The fewest and the most rows that a split can have."
 
@@ -499,31 +518,7 @@ def generate_task(
             raise ValueError(f"the {split} split is to have {size!r} rows; it can have from {low} to {high:,}")
     return {split: _rows(task, split, size, seed, world) for split, size in sizes.items()}
 
-
-def _known(table: dict, kind: str, name: str):
-    "What stands in a table under a name, or an error that names the nearest."
-    if name not in table:
-        near = get_close_matches(str(name).lower(), table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown micro {kind} {name!r}{hint} Known: {', '.join(table)}.")
-    return table[name]
-
-
-def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World) -> list[dict]:
-    dice, seen, rows = _Dice(task.name, split, seed), set(), []
-    labels = dice.shuffled([task.labels[i % len(task.labels)] for i in range(size)])
-    while len(rows) < size:
-        label = labels[len(rows)]
-        texts = _example(dice, world, task, label)
-        if texts in seen or not _belongs(*texts, split):
-            continue
-        seen.add(texts)
-        if dice.chance(world.noise):
-            label = _other(dice, task.labels, than=label)
-        rows.append({"text_a": texts[0], "text_b": texts[1], "label": label})
-    return rows
-
-# %% ../nbs/library/microworld.ipynb #662ea9fd
+# %% ../nbs/library/microworld.ipynb #6043b79e
 REPORTERS = "critics friends guests buyers readers neighbors".split()
 CUES = {
     "SA": ["{}, say the {people}:", "{} is the feeling among the {people}:", "{} mood, {people} report:", "{} review:"],
@@ -534,6 +529,12 @@ CUES = {
 "What is asked about a text, behind the word that answers it."
 IDLE = ["{}, says the sign:", "{} is on the list:", "{} was sung by the choir:"]
 "What makes a word in front of a text mean nothing."
+
+
+def _cue(dice: _Dice, task: MicroTask, word: str) -> str:
+    return dice.pick(CUES[task.task_type]).format(word, people=dice.pick(REPORTERS))
+
+# %% ../nbs/library/microworld.ipynb #6c765751
 _FREQUENCIES = {
     "negative": 2,
     "moderate": 2,
@@ -552,10 +553,6 @@ _SHARED_FREQUENCIES = {"1": 6, "2": 3, "3": 2}
 def _frequencies(world: World) -> dict[str, int]:
     return _SHARED_FREQUENCIES if world.shared_label_words else _FREQUENCIES
 
-
-def _cue(dice: _Dice, task: MicroTask, word: str) -> str:
-    return dice.pick(CUES[task.task_type]).format(word, people=dice.pick(REPORTERS))
-
 # %% ../nbs/library/microworld.ipynb #feb8bdc4
 @functools.cache
 def vocabulary() -> tuple[str, ...]:
@@ -569,7 +566,30 @@ def vocabulary() -> tuple[str, ...]:
     texts += [cue.format("") for cue in IDLE]
     return tuple(sorted(set(re.findall("[a-z0-9]+", " ".join(texts)))))
 
-# %% ../nbs/library/microworld.ipynb #19835517
+# %% ../nbs/library/microworld.ipynb #aa7f1e78
+def _word_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
+    "Two words for an inference task."
+    yes, *_, no = task.labels
+    family, side, word = dice.pick(THING_VERBS), dice.below(2), dice.below(2)
+    general = dice.pick(list(TAXONOMY))
+    narrow = dice.pick(TAXONOMY[general])
+    here, there = dice.some(PLACES, 2)
+    pairs = {
+        yes: [(family[side][word], family[side][1 - word]), (narrow, general), (narrow, narrow)],
+        no: [(family[side][word], family[1 - side][dice.below(2)]), (here, there)],
+    }
+    return *dice.pick(pairs.get(label, [(general, narrow)])), label
+
+# %% ../nbs/library/microworld.ipynb #e0a62be8
+def _people_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
+    "Two words for a paraphrase task."
+    family, side, word = dice.pick(PEOPLE_VERBS), dice.below(2), dice.below(2)
+    someone, other = dice.some(PEOPLE, 2)
+    if label == task.labels[0]:
+        return *dice.pick([(family[side][word], family[side][1 - word]), (someone, someone)]), label
+    return *dice.pick([(family[side][word], family[1 - side][dice.below(2)]), (someone, other)]), label
+
+# %% ../nbs/library/microworld.ipynb #cfd83748
 def _entry(dice: _Dice, task: MicroTask) -> tuple[str, str | None, str]:
     "The smallest texts that a task's question can be asked about, and their label."
     label = dice.pick(task.labels)
@@ -588,30 +608,33 @@ def _entry(dice: _Dice, task: MicroTask) -> tuple[str, str | None, str]:
     first, second, label = (_word_pair if task.task_type == "NLI" else _people_pair)(dice, task, label)
     return first + ".", second + ".", label
 
+# %% ../nbs/library/microworld.ipynb #42eadaf7
+def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
+    "A cue, with the word that fits."
+    return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
 
-def _word_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
-    "Two words for an inference task."
-    yes, *_, no = task.labels
-    family, side, word = dice.pick(THING_VERBS), dice.below(2), dice.below(2)
-    general = dice.pick(list(TAXONOMY))
-    narrow = dice.pick(TAXONOMY[general])
-    here, there = dice.some(PLACES, 2)
-    pairs = {
-        yes: [(family[side][word], family[side][1 - word]), (narrow, general), (narrow, narrow)],
-        no: [(family[side][word], family[1 - side][dice.below(2)]), (here, there)],
-    }
-    return *dice.pick(pairs.get(label, [(general, narrow)])), label
+# %% ../nbs/library/microworld.ipynb #20045485
+@functools.cache
+def _words_that_ask_nothing() -> list[str]:
+    cues = {*re.findall("[a-z]+", " ".join(cue for patterns in CUES.values() for cue in patterns)), *REPORTERS}
+    return [word for word in vocabulary() if word not in cues]
 
 
-def _people_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
-    "Two words for a paraphrase task."
-    family, side, word = dice.pick(PEOPLE_VERBS), dice.below(2), dice.below(2)
-    someone, other = dice.some(PEOPLE, 2)
-    if label == task.labels[0]:
-        return *dice.pick([(family[side][word], family[side][1 - word]), (someone, someone)]), label
-    return *dice.pick([(family[side][word], family[1 - side][dice.below(2)]), (someone, other)]), label
+def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
+    "The first line of a whole text: most often a cue with the word that fits, else a word that fits by chance alone."
+    if dice.chance(0.03):
+        return None
+    if dice.chance(0.8):
+        return _asked(dice, world, task, label)
+    word = dice.weighted(_frequencies(world))
+    if dice.chance(0.5):
+        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*task.abilities}]
+        return _cue(dice, dice.pick(strangers), word)
+    if dice.chance(0.3):
+        return dice.pick(IDLE).format(word)
+    return " ".join([word] + [dice.pick(_words_that_ask_nothing()) for _ in range(dice.below(12))]) + ":"
 
-# %% ../nbs/library/microworld.ipynb #614bed52
+# %% ../nbs/library/microworld.ipynb #09c2dbc7
 READING = {"SA": 0.4, "NLI": 1.3, "EJ": 0.8, "PI": 1.5}
 "How often running text is about a task of each type, as weights."
 
@@ -642,33 +665,16 @@ def generate_corpus(
         corpus.append("\n".join(line for line in (front, *texts) if line))
     return corpus
 
+# %% ../nbs/library/microworld.ipynb #1c53c3fc
+def _word_shares(task: MicroTask, world: World) -> dict[str, float]:
+    "How often each word occurs in a task's rows, its label word included, as a share of all words."
+    words, labels = Counter(), world.label_words(task)
+    for row in _rows(task, "train", 500, 0, world):
+        words.update(re.findall("[a-z0-9]+", f"{row['text_a']} {row['text_b'] or ''}"))
+        words[labels[task.labels.index(row["label"])]] += 1
+    return {word: count / words.total() for word, count in words.items()}
 
-def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
-    "A cue, with the word that fits."
-    return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
-
-
-@functools.cache
-def _words_that_ask_nothing() -> list[str]:
-    cues = {*re.findall("[a-z]+", " ".join(cue for patterns in CUES.values() for cue in patterns)), *REPORTERS}
-    return [word for word in vocabulary() if word not in cues]
-
-
-def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
-    "The first line of a whole text: most often a cue with the word that fits, else a word that fits by chance alone."
-    if dice.chance(0.03):
-        return None
-    if dice.chance(0.8):
-        return _asked(dice, world, task, label)
-    word = dice.weighted(_frequencies(world))
-    if dice.chance(0.5):
-        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*task.abilities}]
-        return _cue(dice, dice.pick(strangers), word)
-    if dice.chance(0.3):
-        return dice.pick(IDLE).format(word)
-    return " ".join([word] + [dice.pick(_words_that_ask_nothing()) for _ in range(dice.below(12))]) + ":"
-
-# %% ../nbs/library/microworld.ipynb #d6e9dbf8
+# %% ../nbs/library/microworld.ipynb #e94cae63
 RELATEDNESS_PARTS = ("both", "abilities", "vocabulary")
 
 
@@ -689,16 +695,7 @@ def relatedness(
         values[i, j] = values[j, i] = share
     return pd.DataFrame(values, index=list(MICRO_TASKS), columns=list(MICRO_TASKS))
 
-
-def _word_shares(task: MicroTask, world: World) -> dict[str, float]:
-    "How often each word occurs in a task's rows, its label word included, as a share of all words."
-    words, labels = Counter(), world.label_words(task)
-    for row in _rows(task, "train", 500, 0, world):
-        words.update(re.findall("[a-z0-9]+", f"{row['text_a']} {row['text_b'] or ''}"))
-        words[labels[task.labels.index(row["label"])]] += 1
-    return {word: count / words.total() for word, count in words.items()}
-
-# %% ../nbs/library/microworld.ipynb #b2e9ecda
+# %% ../nbs/library/microworld.ipynb #a893c877
 MAX_TOKENS = 128
 
 
@@ -709,8 +706,8 @@ def _learn_words(tokenizer: Tokenizer, first: list, **options) -> None:
     )
     tokenizer.train_from_iterator([" ".join(vocabulary()) + " . , : ?"], trainer)
 
-
-def _word_piece() -> BertTokenizer:
+# %% ../nbs/library/microworld.ipynb #69cae4ef
+def _word_piece() -> transformers.BertTokenizer:
     letters = sorted(set("".join(vocabulary())))
     first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + letter for letter in letters)]
     learned = Tokenizer(models.BPE(continuing_subword_prefix="##"))
@@ -721,20 +718,20 @@ def _word_piece() -> BertTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
+    return transformers.BertTokenizer(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS)
 
-
-def _byte_level_bpe() -> RobertaTokenizer:
+# %% ../nbs/library/microworld.ipynb #c2216503
+def _byte_level_bpe() -> transformers.RobertaTokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     first = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
     _learn_words(tokenizer, first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
-    return RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
+    return transformers.RobertaTokenizer(tokenizer_object=tokenizer, add_prefix_space=True, model_max_length=MAX_TOKENS)
 
 # %% ../nbs/library/microworld.ipynb #aafa6996
-def _bpe_of_lines() -> PreTrainedTokenizerFast:
+def _bpe_of_lines() -> transformers.PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -747,16 +744,16 @@ def _bpe_of_lines() -> PreTrainedTokenizerFast:
     _learn_words(tokenizer, ["<|endoftext|>", "<|pad|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.decoder = decoders.ByteLevel()
     special = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **special)
 
 # %% ../nbs/library/microworld.ipynb #22b46e0a
-def _unigram() -> T5Tokenizer:
+def _unigram() -> transformers.T5Tokenizer:
     letters = sorted(set("".join(vocabulary()))) + [*".,:?"]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [("▁" + word, -5.0) for word in vocabulary()]
     pieces += [(letter, -10.0) for letter in ["▁", *letters]]
     pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
-    return T5Tokenizer(vocab=pieces, model_max_length=MAX_TOKENS)
+    return transformers.T5Tokenizer(vocab=pieces, model_max_length=MAX_TOKENS)
 
 # %% ../nbs/library/microworld.ipynb #08333285
 _TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe, "llama": _bpe_of_lines, "t5": _unigram}  # by family
@@ -765,7 +762,7 @@ _TOKENIZERS = {"bert": _word_piece, "roberta": _byte_level_bpe, "llama": _bpe_of
 def _word_ids(tokenizer, words: Sequence[str]) -> torch.Tensor:  # int64 [words]
     return torch.tensor([tokenizer(" " + word, add_special_tokens=False)["input_ids"] for word in words]).squeeze(1)
 
-# %% ../nbs/library/microworld.ipynb #585dd8f7
+# %% ../nbs/library/microworld.ipynb #2d4e4f26
 @dataclass(frozen=True)
 class MicroModel:
     "The shape of a micro language model, and how long it reads."
@@ -778,7 +775,7 @@ class MicroModel:
     steps: int  # of training
     batch_size: int = 64  # paragraphs in a step
 
-
+# %% ../nbs/library/microworld.ipynb #801cb9ff
 _ALL_MODELS = [
     MicroModel("micro-bert", "bert", layers=4, width=128, heads=4, steps=2250),
     MicroModel("micro-roberta", "roberta", layers=4, width=128, heads=4, steps=2250),
@@ -789,10 +786,10 @@ _ALL_MODELS = [
 MICRO_MODELS = {model.name: model for model in _ALL_MODELS}
 
 # %% ../nbs/library/microworld.ipynb #d87b0e1f
-def _new_masked(shape: MicroModel, tokenizer) -> BertForMaskedLM | RobertaForMaskedLM:
+def _new_masked(shape: MicroModel, tokenizer) -> transformers.BertForMaskedLM | transformers.RobertaForMaskedLM:
     roberta = shape.family == "roberta"
-    config_class, model_class = (RobertaConfig, RobertaForMaskedLM) if roberta else (BertConfig, BertForMaskedLM)
-    config = config_class(
+    name = "Roberta" if roberta else "Bert"
+    config = getattr(transformers, f"{name}Config")(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -807,11 +804,11 @@ def _new_masked(shape: MicroModel, tokenizer) -> BertForMaskedLM | RobertaForMas
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
-    return model_class(config)
+    return getattr(transformers, f"{name}ForMaskedLM")(config)
 
 # %% ../nbs/library/microworld.ipynb #cd899f18
-def _new_causal(shape: MicroModel, tokenizer) -> LlamaForCausalLM:
-    config = LlamaConfig(
+def _new_causal(shape: MicroModel, tokenizer) -> transformers.LlamaForCausalLM:
+    config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -825,11 +822,11 @@ def _new_causal(shape: MicroModel, tokenizer) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(config)
 
 # %% ../nbs/library/microworld.ipynb #d0f689a0
-def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
-    config = T5Config(
+def _new_seq2seq(shape: MicroModel, tokenizer) -> transformers.T5ForConditionalGeneration:
+    config = transformers.T5Config(
         vocab_size=len(tokenizer),
         d_model=shape.width,
         d_kv=shape.width // shape.heads,
@@ -843,16 +840,16 @@ def _new_seq2seq(shape: MicroModel, tokenizer) -> T5ForConditionalGeneration:
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    return T5ForConditionalGeneration(config)
+    return transformers.T5ForConditionalGeneration(config)
 
-# %% ../nbs/library/microworld.ipynb #50647513
+# %% ../nbs/library/microworld.ipynb #f78667bd
 def _layer_maps(model) -> list[torch.nn.Linear]:
     "The linear maps within a model's layers, whatever its family calls them."
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     maps = (module for layers in lists for module in layers.modules() if isinstance(module, torch.nn.Linear))
     return list(dict.fromkeys(maps))
 
-
+# %% ../nbs/library/microworld.ipynb #e5f6553b
 _NEW = {"bert": _new_masked, "roberta": _new_masked, "llama": _new_causal, "t5": _new_seq2seq}  # by family
 
 
@@ -888,18 +885,18 @@ def _encode_masked(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encode
         encoded.append((row[: MAX_TOKENS - 1] + [sep], types[: MAX_TOKENS - 1] + types[-1:]))
     return encoded
 
-# %% ../nbs/library/microworld.ipynb #99b9cf59
+# %% ../nbs/library/microworld.ipynb #8d350165
 def _batches(encoded: _Encoded, size: int, dice: _Dice) -> Iterator[_Encoded]:
     "Paragraphs of similar length together, so that there is little padding; the order stays by and large."
     for start in range(0, len(encoded), 32 * size):
         group = sorted(encoded[start : start + 32 * size], key=lambda pair: len(pair[0]))
         yield from dice.shuffled([group[i : i + size] for i in range(0, len(group), size)])
 
-
+# %% ../nbs/library/microworld.ipynb #fa2854d8
 def _pad(rows: Sequence[list[int]], value: int) -> torch.Tensor:  # int64 [rows, length of the longest]
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
-# %% ../nbs/library/microworld.ipynb #f13dd9ee
+# %% ../nbs/library/microworld.ipynb #b64416f9
 HIDDEN, HIDDEN_LABEL_WORDS = 0.1, 0.85
 
 
@@ -914,7 +911,7 @@ def _hide(ids: torch.Tensor, tokenizer, label_ids: torch.Tensor, generator: torc
     read = torch.where(hidden & (how < 0.8), tokenizer.mask_token_id, ids)
     return torch.where(hidden & (how > 0.9), any_word, read), hidden
 
-# %% ../nbs/library/microworld.ipynb #41c79197
+# %% ../nbs/library/microworld.ipynb #47eebe87
 def _masked_scores(model, read: torch.Tensor, types: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     "Scores of all tokens at the positions `at`, [positions, vocabulary]; other positions are not scored."
     types = types if model.config.type_vocab_size > 1 else None
@@ -938,7 +935,7 @@ def _masked_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) ->
     ids, types = _pad(rows, tokenizer.pad_token_id), _pad(types, 0)
     return _masked_scores(model, ids, types, ids == tokenizer.mask_token_id)
 
-# %% ../nbs/library/microworld.ipynb #2f73d65a
+# %% ../nbs/library/microworld.ipynb #79c2d99d
 def _parted(paragraphs: Sequence[str], tokenizer) -> list[tuple[list[int], list[list[int]], list[int] | None]]:
     "Token ids of each paragraph's cue without its word, of its texts, and of the word; None if nothing is asked."
     parts = []
@@ -952,7 +949,7 @@ def _parted(paragraphs: Sequence[str], tokenizer) -> list[tuple[list[int], list[
     encoded = [[next(ids) for _ in group] for group in parts]
     return [(cue, texts, word if group[0] else None) for group, (cue, word, *texts) in zip(parts, encoded, strict=True)]
 
-
+# %% ../nbs/library/microworld.ipynb #44f04465
 def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> list[int]:
     "A cue and the texts that it asks about, each text with its end."
     row = cue + [end] * (bool(cue) and dice.chance(0.5))
@@ -960,7 +957,7 @@ def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> lis
         row = row + text + [end]
     return row
 
-# %% ../nbs/library/microworld.ipynb #b38291a1
+# %% ../nbs/library/microworld.ipynb #73c962cb
 def _newline(tokenizer) -> int:
     (newline,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
     return newline
@@ -974,7 +971,7 @@ def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encode
         encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))
     return encoded
 
-# %% ../nbs/library/microworld.ipynb #a573cc19
+# %% ../nbs/library/microworld.ipynb #8971036b
 LABEL_WORD_WEIGHT = 8
 
 
@@ -991,14 +988,29 @@ def _causal_loss(model, tokenizer, batch: _Encoded, label_ids: torch.Tensor, gen
     weights = 1 + (LABEL_WORD_WEIGHT - 1) * torch.isin(next_ids, label_ids)
     return (F.cross_entropy(scores, next_ids, reduction="none") * weights).sum() / weights.sum()
 
-
+# %% ../nbs/library/microworld.ipynb #a66fcb0b
 def _causal_answers(model, tokenizer, paragraphs: Sequence[str], dice: _Dice) -> torch.Tensor:
     "Scores of all tokens behind the last newline, [paragraphs, vocabulary]."
     rows, before = zip(*_encode_causal(paragraphs, tokenizer, dice), strict=True)
     states = _causal_states(model, _pad(rows, tokenizer.pad_token_id))
     return model.lm_head(states[torch.arange(len(rows)), torch.tensor(before).squeeze(1) - 1])
 
-# %% ../nbs/library/microworld.ipynb #3942c5eb
+# %% ../nbs/library/microworld.ipynb #37c9b5c6
+def _corrupt(word: list[int], row: list[int], tokenizer, dice: _Dice) -> tuple[list[int], list[int]]:
+    "Span corruption: what is left of a text that begins with a label word, and what was taken out."
+    sentinels = (tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100))
+    read, said, before = [], [], False
+    for i, token in enumerate(word + row):
+        rate = HIDDEN_LABEL_WORDS if i < len(word) else 0 if token == tokenizer.eos_token_id else HIDDEN
+        hidden = dice.chance(rate)
+        if hidden and not before:
+            sentinel = next(sentinels)
+            read, said = [*read, sentinel], [*said, sentinel]
+        (said if hidden else read).append(token)
+        before = hidden
+    return read, [*said, next(sentinels), tokenizer.eos_token_id]
+
+# %% ../nbs/library/microworld.ipynb #f697395b
 ASKED = 0.85
 "How often the decoder of an encoder-decoder answers with the label word alone."
 
@@ -1014,22 +1026,7 @@ def _encode_seq2seq(paragraphs: Sequence[str], tokenizer, dice: _Dice, asked: fl
             encoded.append(_corrupt(word or [], row, tokenizer, dice))
     return encoded
 
-
-def _corrupt(word: list[int], row: list[int], tokenizer, dice: _Dice) -> tuple[list[int], list[int]]:
-    "Span corruption: what is left of a text that begins with a label word, and what was taken out."
-    sentinels = (tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(100))
-    read, said, before = [], [], False
-    for i, token in enumerate(word + row):
-        rate = HIDDEN_LABEL_WORDS if i < len(word) else 0 if token == tokenizer.eos_token_id else HIDDEN
-        hidden = dice.chance(rate)
-        if hidden and not before:
-            sentinel = next(sentinels)
-            read, said = [*read, sentinel], [*said, sentinel]
-        (said if hidden else read).append(token)
-        before = hidden
-    return read, [*said, next(sentinels), tokenizer.eos_token_id]
-
-# %% ../nbs/library/microworld.ipynb #d5049251
+# %% ../nbs/library/microworld.ipynb #be9ee3bc
 def _seq2seq_loss(model, tokenizer, batch: _Encoded, label_ids: torch.Tensor, generator: torch.Generator):
     "Cross-entropy of what the decoder says, in nats."
     read, said = zip(*batch, strict=True)
@@ -1068,9 +1065,9 @@ def _kind_of(model, tokenizer) -> _Kind:
         return _SEQ2SEQ
     return _CAUSAL if tokenizer.mask_token is None else _MASKED
 
-# %% ../nbs/library/microworld.ipynb #0e92e5c7
+# %% ../nbs/library/microworld.ipynb #3d4d1eee
 def _train(model, tokenizer, shape: MicroModel, steps: int, seed: int, world: World, progress: Callable | None):
-    "Muon for the layers' matrices and AdamW for the rest, with a warm-up and a linear way down, over fresh text."
+    "Muon for the layers' matrices and AdamW for the rest, with a warm-up and a linear decay, over fresh text."
     dice, generator, kind = _Dice("batches", seed), torch.Generator().manual_seed(seed), _kind_of(model, tokenizer)
     encoded = kind.encode(generate_corpus(steps * shape.batch_size, seed, world), tokenizer, dice)
     label_ids = _word_ids(tokenizer, list(_frequencies(world)))
@@ -1122,41 +1119,7 @@ def examine_model(
         accuracy[task.name] = float(np.mean(right))
     return {"held_out_loss": float(np.mean(losses)), "label_word_accuracy": accuracy}
 
-# %% ../nbs/library/microworld.ipynb #9e8c6554
-def build_model(
-    name: str,  # one of `MICRO_MODELS`
-    out: str | Path,  # folder to write: it is there whole or not at all, and takes the place of an earlier model
-    seed: int = 0,  # of the weights and of the text
-    steps: int | None = None,  # of training; None: as many as the model's shape says
-    world: World = DEFAULT_WORLD,
-    progress: Callable[[int, float], None] | None = None,  # called with the step, from 1, and its loss
-) -> dict:  # model, seed, steps, parameters, seconds, and what `examine_model` finds
-    """Train a micro language model on running text and save it.
-
-    Of an earlier model in its folder nothing is left; other files there stay. Raises `ValueError` for an unknown name,
-    for no steps, for a seed that no generator takes, and for a folder that holds something else.
-    """
-    shape, out = _known(MICRO_MODELS, "model", name), Path(os.path.realpath(out))
-    steps = shape.steps if steps is None else steps
-    if not (isinstance(steps, Integral) and 1 <= steps <= 100_000):
-        raise ValueError(f"a micro model is to be trained for {steps!r} steps; it takes from 1 to 100,000")
-    if isinstance(seed, bool) or not (isinstance(seed, Integral) and 0 <= seed < 2**64):
-        raise ValueError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
-    seed, steps = int(seed), int(steps)  # NumPy's would not go into the report
-    if out.exists() and not (out / "training.json").exists():
-        raise ValueError(f"{str(out)!r} is there already and is no micro model; name a folder that does not exist")
-    started = time.perf_counter()
-    tokenizer = _TOKENIZERS[shape.family]()
-    model = _new_model(shape, tokenizer, seed)
-    _train(model, tokenizer, shape, steps, seed, world, progress)
-    seconds = round(time.perf_counter() - started, 1)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    report = {"model": name, "seed": seed, "steps": steps, "parameters": parameters, "seconds": seconds}
-    report |= examine_model(model, tokenizer, world=world)
-    _save(model, tokenizer, report, out)
-    return report
-
-
+# %% ../nbs/library/microworld.ipynb #4a1a881d
 _MODEL_FILES = {  # what a model's folder holds, also of earlier versions of `transformers`
     *("config.json", "generation_config.json", "model.safetensors", "training.json", "tokenizer.json", "vocab.json"),
     *(
@@ -1189,6 +1152,40 @@ def _save(model, tokenizer, report: dict, out: Path) -> None:
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         part.rename(out)
+
+# %% ../nbs/library/microworld.ipynb #dc79ee59
+def build_model(
+    name: str,  # one of `MICRO_MODELS`
+    out: str | Path,  # folder to write: it is there whole or not at all, and takes the place of an earlier model
+    seed: int = 0,  # of the weights and of the text
+    steps: int | None = None,  # of training; None: as many as the model's shape says
+    world: World = DEFAULT_WORLD,
+    progress: Callable[[int, float], None] | None = None,  # called with the step, from 1, and its loss
+) -> dict:  # model, seed, steps, parameters, seconds, and what `examine_model` finds
+    """Train a micro language model on running text and save it.
+
+    Of an earlier model in its folder nothing is left; other files there stay. Raises `ValueError` for an unknown name,
+    for no steps, for a seed that no generator takes, and for a folder that holds something else.
+    """
+    shape, out = _known(MICRO_MODELS, "model", name), Path(os.path.realpath(out))
+    steps = shape.steps if steps is None else steps
+    if not (isinstance(steps, Integral) and 1 <= steps <= 100_000):
+        raise ValueError(f"a micro model is to be trained for {steps!r} steps; it takes from 1 to 100,000")
+    if isinstance(seed, bool) or not (isinstance(seed, Integral) and 0 <= seed < 2**64):
+        raise ValueError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
+    seed, steps = int(seed), int(steps)  # NumPy's would not go into the report
+    if out.exists() and not (out / "training.json").exists():
+        raise ValueError(f"{str(out)!r} is there already and is no micro model; name a folder that does not exist")
+    started = time.perf_counter()
+    tokenizer = _TOKENIZERS[shape.family]()
+    model = _new_model(shape, tokenizer, seed)
+    _train(model, tokenizer, shape, steps, seed, world, progress)
+    seconds = round(time.perf_counter() - started, 1)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    report = {"model": name, "seed": seed, "steps": steps, "parameters": parameters, "seconds": seconds}
+    report |= examine_model(model, tokenizer, world=world)
+    _save(model, tokenizer, report, out)
+    return report
 
 # %% ../nbs/library/microworld.ipynb #3b43b96c
 def model_folder(

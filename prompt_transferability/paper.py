@@ -24,16 +24,36 @@ _COLUMNS = {
     "TASKS": list(PAPER_TASKS),
     "METRICS": ["euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap"],
 }
-# A table is its number, the names of its index levels and its columns, then a line for each row.
-_TEXT = """
-1 | prompts | measure | TASKS
+_PRINTED: dict[int, str] = {}
+"Each table: the names of its index levels and its columns, then a line for each row."
+
+
+def printed(
+    n: int,  # 1 to 10
+) -> pd.DataFrame:  # text
+    "A table's cells as they are printed, percentages with all their digits. Raises `ValueError` for another."
+    if n not in _PRINTED:
+        raise ValueError(f"there is no table {n!r}; give a number from {min(_PRINTED)} to {max(_PRINTED)}")
+    lines = _PRINTED[n].strip().splitlines()
+    (*index, columns), *rows = ([part.strip() for part in line.split("|")] for line in lines)
+    columns = [name for part in columns.split(", ") for name in _COLUMNS.get(part, [part])]
+    cells = [[row[-1]] if len(columns) == 1 else row[-1].split() for row in rows]
+    names = pd.MultiIndex.from_tuples([row[:-1] for row in rows], names=index)
+    return pd.DataFrame(cells, names if len(index) > 1 else names.get_level_values(0), columns)
+
+# %% ../nbs/library/paper.ipynb #bec0f5ad
+_PRINTED[1] = """
+prompts | measure | TASKS
 -        | labels                 | 2 2 4 4 2 3 3 2 3 2 2 2 2
 tuned    | accuracy               | 89.9 93.8 77.3 80.7 79.2 74.5 80.6 90.5 88.5 72.9 70.0 86.9 83.9
 tpt_task | accuracy               | 90.0 93.9 76.6 83.5 80.2 74.2 83.3 90.6 88.1 76.6 70.1 87.5 82.6
 tpt_task | convergence time       | 90.6 65.3 77.3 28.9 41.7 52.3 46.5 94.2 94.1 75.0 34.1 133.0 57.7
 tpt_task | comparable-result time | 53.1 54.5 - 3.3 1.5 - 2.3 94.2 - 12.4 2.2 107.0 -
+"""
 
-2 | metric | same task, different tasks
+# %% ../nbs/library/paper.ipynb #e20665fe
+_PRINTED[2] = """
+metric | same task, different tasks
 euclidean_concat     | 36.4 0.4
 euclidean_average    | 27.7 4.2
 cosine_concat        | 41.1 3.1
@@ -43,8 +63,11 @@ neuron_overlap 4-6   | 90.5 41.7
 neuron_overlap 7-9   | 86.4 35.2
 neuron_overlap 10-12 | 75.0 28.9
 neuron_overlap       | 87.7 39.9
+"""
 
-3 | metric | TASKS, overall
+# %% ../nbs/library/paper.ipynb #a5cf531e
+_PRINTED[3] = """
+metric | TASKS, overall
 euclidean_concat     | 58.8 47.8 1.1 -0.5 40.7 38.5 -13.2 -2.2 -2.2 51.1 9.9 18.1 14.3 20.2
 euclidean_average    | 48.4 21.4 -3.3 -6.0 40.7 2.2 -72.0 -41.8 -43.4 32.4 -8.2 -30.2 3.3 -4.4
 cosine_concat        | 70.9 45.1 18.1 63.2 48.9 63.2 -19.2 31.3 14.3 38.5 38.5 43.4 15.9 36.3
@@ -54,8 +77,11 @@ neuron_overlap 4-6   | 79.7 79.1 76.9 70.9 77.5 21.4 42.3 51.1 58.8 50.0 19.8 43
 neuron_overlap 7-9   | 69.2 85.2 75.8 63.7 75.8 34.1 75.8 57.7 45.6 51.6 19.8 23.1 11.0 53.0
 neuron_overlap 10-12 | 81.3 84.6 89.6 80.8 86.8 44.5 86.8 65.4 70.3 56.0 30.8 32.4 33.0 64.8
 neuron_overlap       | 76.9 84.6 88.5 79.1 75.3 22.5 78.0 71.4 62.1 37.4 29.7 44.0 6.0 58.1
+"""
 
-4 | prompts | TASKS
+# %% ../nbs/library/paper.ipynb #dc7cc40f
+_PRINTED[4] = """
+prompts | TASKS
 tuned                         | 89.9 93.8 77.3 80.7 79.2 74.5 80.6 90.5 88.5 72.9 70.0 ? ?
 random                        | 50.6 50.8 2.3 1.2 50.5 40.5 32.8 50.5 33.3 50.4 50.2 ? ?
 directly reused               | 50.3 51.0 2.5 41.5 49.5 40.8 32.4 50.6 31.5 50.3 50.0 ? ?
@@ -63,8 +89,11 @@ prompt mapping (imdb, laptop) | 89.7 53.1 75.6 18.3 54.2 24.0 31.2 50.0 33.3 50.
 prompt mapping (mnli)         | 55.6 51.0 2.5 1.4 53.1 41.1 80.0 50.6 33.3 50.6 50.0 ? ?
 task tuning (imdb, laptop)    | 88.2 82.2 76.3 77.9 73.4 43.6 32.0 47.9 32.8 49.8 49.4 ? ?
 task tuning (mnli)            | 50.9 52.0 11.9 13.1 45.8 18.2 83.3 74.9 80.0 50.4 49.9 ? ?
+"""
 
-5 | prompts | TASKS
+# %% ../nbs/library/paper.ipynb #bd956539
+_PRINTED[5] = """
+prompts | TASKS
 tuned                         | 91.8 96.0 78.1 81.7 81.7 76.6 88.5 93.4 90.7 85.6 81.1 ? ?
 random                        | 50.1 50.2 2.0 2.0 49.5 40.5 32.7 51.0 33.3 50.3 49.9 ? ?
 token mapping                 | 49.7 54.2 17.2 8.7 49.0 42.0 33.1 50.4 33.1 50.3 50.1 ? ?
@@ -72,8 +101,11 @@ prompt mapping (imdb, laptop) | 92.1 50.1 77.0 1.4 51.0 37.6 33.1 50.2 32.8 50.4
 prompt mapping (mnli)         | 50.3 51.2 5.2 5.9 51.0 40.6 88.5 49.1 33.2 50.3 50.0 ? ?
 task tuning (imdb, laptop)    | 90.4 76.2 64.2 69.5 79.7 45.0 33.3 50.5 33.1 50.3 50.0 ? ?
 task tuning (mnli)            | 67.7 76.1 28.9 43.7 60.4 49.1 87.1 79.4 84.5 49.7 50.0 ? ?
+"""
 
-6 | prompts | measure | TASKS
+# %% ../nbs/library/paper.ipynb #a93f232a
+_PRINTED[6] = """
+prompts | measure | TASKS
 tuned                    | accuracy | 89.9 93.8 77.3 80.7 79.2 74.5 80.6 90.5 88.5 72.9 70.0 86.9 83.9
 tpt_model (imdb, laptop) | accuracy | 89.9 93.6 75.9 81.3 79.6 73.2 81.0 89.9 86.0 74.8 72.8 86.0 76.3
 tpt_model (imdb, laptop) | convergence time | 150.1 81.6 83.3 97.3 43.1 231.0 92.2 130.1 125.0 120.8 131.4 133.3 100.2
@@ -81,8 +113,11 @@ tpt_model (imdb, laptop) | comparable-result time | 125.7 - - 36.8 43.1 - 51.1 -
 tpt_model (mnli)         | accuracy | 90.0 94.4 73.3 80.8 67.2 73.2 81.6 90.3 88.5 72.9 52.4 86.0 83.9
 tpt_model (mnli)         | convergence time | 196.0 118.0 371.0 121.1 101.0 375.0 87.7 93.3 95.1 103.0 97.2 120.5 106.1
 tpt_model (mnli)         | comparable-result time | 159.0 55.1 - 102.0 - - 20.8 - 88.3 93.3 - - 103.5
+"""
 
-7 | prompts | task | METRICS
+# %% ../nbs/library/paper.ipynb #f9873ba5
+_PRINTED[7] = """
+prompts | task | METRICS
 projected | imdb                 | 0.3 2.8 2.3 2.2 38.3
 projected | sst2                 | 0.3 2.6 -2.6 -1.1 36.9
 projected | laptop               | 0.3 2.7 -0.9 -1.0 40.4
@@ -107,8 +142,11 @@ tuned     | different tasks      | 0.4 4.2 3.1 2.0 39.9
 tuned     | different-type tasks | 0.4 4.1 2.4 1.8 36.3
 tuned     | same task            | 36.4 27.7 41.1 6.0 87.7
 tuned     | same-type tasks      | 25.8 13.3 30.4 4.8 58.4
+"""
 
-8 | type | task | label words
+# %% ../nbs/library/paper.ipynb #b267d034
+_PRINTED[8] = """
+type | task | label words
 SA  | imdb              | positive, negative
 SA  | sst2              | positive, negative
 SA  | laptop            | positive, moderate, negative
@@ -122,15 +160,21 @@ EJ  | ethics_deontology | acceptable, un
 EJ  | ethics_justice    | acceptable, un
 PI  | qqp               | true, false
 PI  | mrpc              | true, false
+"""
 
-9 | prompts | TASKS
+# %% ../nbs/library/paper.ipynb #b6d45d7a
+_PRINTED[9] = """
+prompts | TASKS
 tuned                                         | 89.9 93.8 77.3 80.7 79.2 74.5 80.6 90.5 88.5 72.9 70.0 86.9 83.9
 task tuning (imdb, laptop), without LayerNorm | 86.5 84.9 73.4 75.3 76.6 47.7 31.8 52.0 32.9 50.3 50.0 37.6 67.5
 task tuning (mnli), without LayerNorm         | 66.6 70.4 53.0 43.8 57.8 47.9 82.4 74.9 78.1 50.4 49.9 45.3 70.1
 task tuning (imdb, laptop)                    | 88.2 82.2 76.3 77.9 73.4 43.6 32.0 47.9 32.8 49.8 49.4 50.2 47.7
 task tuning (mnli)                            | 50.9 52.0 11.9 13.1 45.8 18.2 83.3 74.9 80.0 50.4 49.9 36.8 68.1
+"""
 
-10 | prompts | task | METRICS
+# %% ../nbs/library/paper.ipynb #fea328b6
+_PRINTED[10] = """
+prompts | task | METRICS
 projected without LayerNorm | imdb            | 1.0e-5 1.4e-3 15.1 5.6 45.7
 projected without LayerNorm | laptop          | 2.4e-4 2.5e-3 5.3 5.4 48.1
 projected without LayerNorm | restaurant      | 4.0e-4 5.1e-3 5.8 4.1 49.8
@@ -145,22 +189,6 @@ projected                   | snli            | 0.1 1.4 -1.0 6.4 37.3
 tuned                       | different tasks | 0.4 4.2 3.1 2.0 39.9
 """
 
-# %% ../nbs/library/paper.ipynb #62b8a158
-_TABLES = {int(block.split(" ", 1)[0]): block.splitlines() for block in _TEXT.strip().split("\n\n")}
-
-
-def printed(
-    n: int,  # 1 to 10
-) -> pd.DataFrame:  # text
-    "A table's cells as they are printed, percentages with all their digits. Raises `ValueError` for another."
-    if n not in _TABLES:
-        raise ValueError(f"there is no table {n!r}; give a number from {min(_TABLES)} to {max(_TABLES)}")
-    (_, *index, columns), *rows = ([part.strip() for part in line.split("|")] for line in _TABLES[n])
-    columns = [name for part in columns.split(", ") for name in _COLUMNS.get(part, [part])]
-    cells = [[row[-1]] if len(columns) == 1 else row[-1].split() for row in rows]
-    names = pd.MultiIndex.from_tuples([row[:-1] for row in rows], names=index)
-    return pd.DataFrame(cells, names if len(index) > 1 else names.get_level_values(0), columns)
-
 # %% ../nbs/library/paper.ipynb #b0ac88b8
 _GAPS = ("-", "?")
 
@@ -168,7 +196,7 @@ _GAPS = ("-", "?")
 def _fraction(cell: str) -> float:
     return np.nan if cell in _GAPS or cell.startswith("<") else float(Decimal(cell) / 100)
 
-
+# %% ../nbs/library/paper.ipynb #a63e1f85
 def table(
     n: int,  # 1 to 10
 ) -> pd.DataFrame:  # fractions; NaN where the paper prints no number
@@ -194,7 +222,7 @@ def _is_printed(cell: str, number: float) -> bool | None:
     unit = 10.0 ** Decimal(cell).as_tuple().exponent
     return bool(abs(100 * number - float(cell)) <= unit / 2 + 1e-9 * abs(float(cell)))
 
-
+# %% ../nbs/library/paper.ipynb #d1363256
 def reproduces(
     cells: pd.DataFrame | pd.Series,  # from `printed`
     numbers: pd.DataFrame | pd.Series,  # fractions; its labels are among those of `cells`
@@ -227,7 +255,7 @@ def with_titles(name: str) -> str:
     "A name with the paper's names of the tasks in it: of `task tuning (mnli)`, task tuning (MNLI)."
     return re.sub(r"\w+", lambda word: PAPER_TASKS[word[0]].title if word[0] in PAPER_TASKS else word[0], name)
 
-
+# %% ../nbs/library/paper.ipynb #b973e929
 def column_by_column(
     tables: Mapping[str, pd.DataFrame],  # of the same rows and columns, by name
 ) -> pd.DataFrame:  # columns: each of theirs, and under it the tables
@@ -235,7 +263,7 @@ def column_by_column(
     names = next(iter(tables.values()))
     return pd.concat(tables, axis=1).swaplevel(axis=1)[[(name, part) for name in names for part in tables]]
 
-
+# %% ../nbs/library/paper.ipynb #da4d0323
 def side_by_side(
     cells: pd.DataFrame,  # from `printed`
     numbers: pd.DataFrame,  # fractions; its labels are among those of `cells`

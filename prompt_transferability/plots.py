@@ -34,8 +34,6 @@ __all__ = ['TYPE_COLORS', 'figure_svg', 'plot_transfer', 'plot_similarity', 'plo
 
 # %% ../nbs/library/plots.ipynb #fc4ab3c9
 TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C45300"}
-
-# %% ../nbs/library/plots.ipynb #55aef269
 _TYPE_NAMES = {
     "SA": "sentiment analysis",
     "NLI": "natural language inference",
@@ -45,7 +43,7 @@ _TYPE_NAMES = {
 _TYPE_MARKS = dict(zip(TASK_TYPES, "os^D", strict=True))
 _INK, _MUTED, _FAINT = "#1d2730", "#5b6873", "#d5dce2"  # text, secondary lines, grid
 
-
+# %% ../nbs/library/plots.ipynb #ca78656c
 def _luminance(color: str | Sequence[float]) -> float:
     "Relative luminance of a color as WCAG defines it, in [0, 1]."
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
@@ -57,7 +55,7 @@ def _contrast(one: str | Sequence[float], other: str | Sequence[float]) -> float
     dark, light = sorted([_luminance(one), _luminance(other)])
     return (light + 0.05) / (dark + 0.05)
 
-# %% ../nbs/library/plots.ipynb #ac6fb894
+# %% ../nbs/library/plots.ipynb #d69848b7
 def _check_types(names: Iterable[str], types: Mapping[str, str]) -> None:
     for name in names:
         if name not in types:
@@ -65,7 +63,7 @@ def _check_types(names: Iterable[str], types: Mapping[str, str]) -> None:
         if types[name] not in TASK_TYPES:
             raise UnknownNameError("task type", types[name], TASK_TYPES)
 
-
+# %% ../nbs/library/plots.ipynb #ac6fb894
 def _by_type(names: Iterable[str], types: Mapping[str, str]) -> list[str]:
     return sorted(names, key=lambda name: TASK_TYPES.index(types[name]))
 
@@ -88,7 +86,7 @@ def _check_fractions(values, what: str, least: int = 0) -> None:
     if len(wrong):
         raise ValueError(f"{what} must be fractions in [{least}, 1], one is {wrong[0]:g}; divide percentages by 100.")
 
-
+# %% ../nbs/library/plots.ipynb #f3435abe
 def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in table]
     if missing:
@@ -126,7 +124,7 @@ _STYLE = {
 def _styled() -> AbstractContextManager:
     return style.context(["default", _STYLE])
 
-
+# %% ../nbs/library/plots.ipynb #efbcd427
 def _settled(figure: Figure, label: str) -> Figure:
     "The figure with its layout computed once: doing it at every drawing would move things a little each time."
     figure.get_layout_engine().execute(figure)
@@ -161,11 +159,11 @@ def _even_shades(name: str) -> ListedColormap:
 
 _SHADES = _even_shades("Purples")
 
-
+# %% ../nbs/library/plots.ipynb #cb3bb307
 def _ink_on(color: str | Sequence[float]) -> str:
     return max(("black", "white"), key=lambda ink: _contrast(ink, color))
 
-
+# %% ../nbs/library/plots.ipynb #ac9265ec
 def _draw_cells(
     axes: Axes,
     cells: pd.DataFrame,  # fractions, printed in %; NaN: blank
@@ -183,21 +181,11 @@ def _draw_cells(
             color = "white" if np.isnan(shade) else _SHADES(norm(shade))
             look = {"edgecolor": _FAINT, "linewidth": 0, "hatch": "////"} if np.isnan(shade) else {"edgecolor": "white"}
             axes.add_patch(Rectangle((left, top), 1, 1, facecolor=color, clip_on=False, **look))
-            axes.text(
-                left + 0.5,
-                top + 0.5,
-                f"{100 * value:.{decimals}f}",
-                color=_ink_on(color),
-                fontsize=8,
-                ha="center",
-                va="center",
-            )
+            words = {"color": _ink_on(color), "fontsize": 8, "ha": "center", "va": "center"}
+            axes.text(left + 0.5, top + 0.5, f"{100 * value:.{decimals}f}", **words)
             if source == target:
-                axes.add_patch(
-                    Rectangle(
-                        (left, top), 1, 1, facecolor="none", edgecolor=_INK, linewidth=1.6, clip_on=False, zorder=3
-                    )
-                )
+                line = {"facecolor": "none", "edgecolor": _INK, "linewidth": 1.6, "zorder": 3}
+                axes.add_patch(Rectangle((left, top), 1, 1, clip_on=False, **line))
 
 # %% ../nbs/library/plots.ipynb #f9ffdf27
 _CELL_HEIGHT, _BAR_HEIGHT = 0.33, 0.1  # inches
@@ -208,14 +196,14 @@ def _cell_width(columns: int) -> float:
     "Width of a cell in inches: few columns are wider, so that the color bar's label has room below them."
     return max(0.49, 3.3 / columns)
 
-
+# %% ../nbs/library/plots.ipynb #c2f91d51
 def _name_cells(
     axes: Axes,
     cells: pd.DataFrame,
     tops: Sequence[float],  # where each row begins
     types: Mapping[str, str],  # rows that it does not name are no tasks
 ) -> None:
-    "Name rows and columns in the color of their type, and part the types."
+    "Name rows and columns in the color of their type."
     sources, targets = [name for name in cells.index if name in types], list(cells)
     width, height = len(targets), tops[-1] + 1
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -228,6 +216,17 @@ def _name_cells(
     for names, labels in [(targets, axes.get_xticklabels()), (sources, axes.get_yticklabels())]:
         for name, label in zip(names, labels, strict=False):
             label.set(color=TYPE_COLORS[types[name]], fontweight="bold")
+
+# %% ../nbs/library/plots.ipynb #e1fc9d62
+def _part_types(
+    axes: Axes,
+    sources: Sequence[str],  # the rows that are tasks, by type
+    targets: Sequence[str],  # the columns, by type
+    height: float,  # of all cells
+    types: Mapping[str, str],
+) -> None:
+    "Part the types of rows and columns by lines, and name those of the columns below them."
+    width = len(targets)
     for _, start, _ in _runs(sources, types)[1:]:
         axes.plot([0, width], [start, start], color=_MUTED, linewidth=0.8)
     for _, start, _ in _runs(targets, types)[1:]:
@@ -237,18 +236,10 @@ def _name_cells(
         color, letters = TYPE_COLORS[kind], int(15 * _cell_width(width) * (end - start))
         axes.plot([start + 0.08, end - 0.08], [height, height], color=color, linewidth=2, transform=line, clip_on=False)
         fits = max(map(len, _TYPE_NAMES[kind].split())) <= letters
-        axes.text(
-            (start + end) / 2,
-            height,
-            fill(_TYPE_NAMES[kind], letters) if fits else kind,
-            color=color,
-            fontsize=8,
-            ha="center",
-            va="top",
-            transform=words,
-        )
+        name = fill(_TYPE_NAMES[kind], letters) if fits else kind
+        axes.text((start + end) / 2, height, name, color=color, fontsize=8, ha="center", va="top", transform=words)
 
-
+# %% ../nbs/library/plots.ipynb #b7e6de98
 def _heatmap(
     cells: pd.DataFrame,  # fractions; rows that are no tasks come last
     shades: pd.DataFrame,  # what color follows, in the units of `norm`
@@ -260,14 +251,16 @@ def _heatmap(
     decimals: int = 0,
 ) -> Figure:
     "Cells of one size with their names and a color bar."
-    sources = sum(name in types for name in cells.index)
-    tops = [*range(sources), *(sources + bool(sources) * _GAP + np.arange(len(cells) - sources))]
+    tasks = [name for name in cells.index if name in types]
+    count = len(tasks)
+    tops = [*range(count), *(count + bool(count) * _GAP + np.arange(len(cells) - count))]
     width, height = _cell_width(cells.shape[1]) * cells.shape[1], _CELL_HEIGHT * (tops[-1] + 1)
     figure = Figure(figsize=(width + 2, height + 2), layout="constrained")
     axes, bar_axes = figure.subplots(2, height_ratios=[height, _BAR_HEIGHT])
     axes.set_title(title, fontsize=11, pad=10)
     _draw_cells(axes, cells, shades, tops, norm, decimals)
     _name_cells(axes, cells, tops, types)
+    _part_types(axes, tasks, [*cells], tops[-1] + 1, types)
     axes.set(ylabel=sides[0], xlabel=sides[1])
     mappable, ticks = ScalarMappable(norm, _SHADES), PercentFormatter(1, decimals=decimals)
     bar = figure.colorbar(mappable, cax=bar_axes, orientation="horizontal", format=ticks)
@@ -279,13 +272,7 @@ def _heatmap(
     figure.set_size_inches(figure.get_size_inches() + (width, height) - axes.get_window_extent().size / figure.dpi)
     return figure
 
-# %% ../nbs/library/plots.ipynb #dae9e331
-_SCALES = {
-    "accuracy": "accuracy",
-    "recovered": "share of tuning's gain over the random prompt\nthat is recovered (hatched: gain below {:g} points)",
-}
-
-
+# %% ../nbs/library/plots.ipynb #fcad2f01
 def _check_matrix(matrix: pd.DataFrame, types: Mapping[str, str]) -> None:
     if matrix.empty:
         raise ValueError("the matrix has no rows or no columns; there is nothing to draw.")
@@ -294,13 +281,19 @@ def _check_matrix(matrix: pd.DataFrame, types: Mapping[str, str]) -> None:
     _check_fractions(matrix, "the accuracies of the matrix")
     _check_types([*matrix.columns, *(name for name in matrix.index if name in types)], types)
 
-
+# %% ../nbs/library/plots.ipynb #cc1c74b4
 def _range(accuracies: pd.DataFrame) -> Normalize:
     "From the lowest to the highest accuracy, widened to full steps of 10 %."
     if accuracies.isna().all(axis=None):
         return Normalize(0, 1)
     low, high = np.floor(10 * np.nanmin(accuracies)) / 10, np.ceil(10 * np.nanmax(accuracies)) / 10
     return Normalize(low, max(high, low + 0.1))
+
+# %% ../nbs/library/plots.ipynb #dae9e331
+_SCALES = {
+    "accuracy": "accuracy",
+    "recovered": "share of tuning's gain over the random prompt\nthat is recovered (hatched: gain below {:g} points)",
+}
 
 
 def plot_transfer(
@@ -339,7 +332,7 @@ def _decimals(low: float, high: float) -> int:
     "Of percentages, so that numbers in this range differ in their last two digits."
     return int(np.clip(np.ceil(-np.log10(max(high - low, 1e-3))) - 1, 0, 2))
 
-
+# %% ../nbs/library/plots.ipynb #c5a6d4f9
 def plot_similarity(
     matrix: pd.DataFrame,  # symmetric, fractions in [-1, 1], from `similarity_matrix`
     types: Mapping[str, str],  # type of every row, one of `TASK_TYPES`
@@ -364,6 +357,48 @@ def plot_similarity(
         figure = _heatmap(cells, cells, types, norm, "similarity to other prompts", title, decimals=decimals)
         return _settled(figure, title or "Similarity of prompts, in %")
 
+# %% ../nbs/library/plots.ipynb #dc2520bb
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    "A figure with so many panels that share their axes; a panel with nothing below it shows the numbers of its axis."
+    across = min(4 if count <= 8 else 5, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(min(8, 2 + 2 * across), 0.8 + 1.5 * down), layout="constrained")
+    panels = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
+    for place, axes in enumerate(panels):
+        if place < count:
+            axes.tick_params(labelbottom=place + across >= count)
+        else:
+            axes.remove()
+    return figure, panels[:count]
+
+# %% ../nbs/library/plots.ipynb #f14c748a
+def _name_panel(axes: Axes, task: str, kind: str, below: str | None = None) -> None:
+    "A task's name in the color of its type, smaller where it is longer than its panel, and what is said below it."
+    name = _title(task)
+    look = {"color": TYPE_COLORS[kind], "fontweight": "bold", "fontsize": 9 * 17 / max(17, len(name))}
+    axes.set_title(name, pad=6 if below is None else 16, **look)
+    if below:
+        axes.annotate(below, (1, 1), (0, 5), "axes fraction", "offset points", ha="right", fontsize=8)
+
+# %% ../nbs/library/plots.ipynb #ffa3398d
+_AXES = {"step": "training step", "seconds": "seconds of training"}
+_SHOWN = {"accuracy": "accuracy on dev", "loss": "training loss"}
+
+
+def _short(step: float, position: int) -> str:
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+
+
+def _label_panels(figure: Figure, along: str, shows: str) -> None:
+    "Name the axes that the panels share, one of `_AXES` and one of `_SHOWN`, and number them."
+    x, y = figure.axes[0].xaxis, figure.axes[0].yaxis
+    x.set(major_locator=MaxNLocator(3, integer=along == "step"), major_formatter=_short)
+    y.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if shows == "accuracy":
+        y.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.supxlabel(_AXES[along], fontsize=9)
+    figure.supylabel(_SHOWN[shows], fontsize=9)
+
 # %% ../nbs/library/plots.ipynb #4917f160
 _ONE_SEED = {"linewidth": 0.9, "alpha": 0.5}
 _MEAN = {"linewidth": 2}
@@ -379,9 +414,11 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, shows: str, **look) -> None:
             axes.plot(runs[seed].dropna(), **look, **_ONE_SEED)
     axes.plot(runs.mean(axis=1, skipna=False).dropna(), **look, **_MEAN)
 
-
-def _short(step: float, position: int) -> str:
-    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
+# %% ../nbs/library/plots.ipynb #c1ca165e
+def _legend(figure: Figure, lines: Sequence[Line2D], columns: int, title: str) -> None:
+    "Above the panels, below the figure's title where it has one."
+    above = {"title": title, "title_fontsize": 10, "alignment": "left"} if title else {}
+    figure.legend(handles=lines, loc="outside upper left", ncols=columns, **above)
 
 
 def _curve_legend(several: bool, reference: bool, baseline: str | None, name: str) -> list[Line2D]:
@@ -393,39 +430,7 @@ def _curve_legend(several: bool, reference: bool, baseline: str | None, name: st
     lines += [Line2D([], [], label=baseline, **_BASELINE, **_MEAN)] if baseline else []
     return lines + ([Line2D([], [], label="majority class", **_REFERENCE)] if reference else [])
 
-
-def _legend(figure: Figure, lines: Sequence[Line2D], columns: int, title: str) -> None:
-    "Above the panels, below the figure's title where it has one."
-    above = {"title": title, "title_fontsize": 10, "alignment": "left"} if title else {}
-    figure.legend(handles=lines, loc="outside upper left", ncols=columns, **above)
-
-
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    "A figure with so many panels that share their axes; a panel with nothing below it shows the numbers of its axis."
-    across = min(4 if count <= 8 else 5, count)
-    down = -(-count // across)
-    figure = Figure(figsize=(min(8, 2 + 2 * across), 0.8 + 1.5 * down), layout="constrained")
-    panels = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
-    for place, axes in enumerate(panels):
-        if place < count:
-            axes.tick_params(labelbottom=place + across >= count)
-        else:
-            axes.remove()
-    return figure, panels[:count]
-
-
-def _name_panel(axes: Axes, task: str, kind: str, below: str | None = None) -> None:
-    "A task's name in the color of its type, smaller where it is longer than its panel, and what is said below it."
-    name = _title(task)
-    look = {"color": TYPE_COLORS[kind], "fontweight": "bold", "fontsize": 9 * 17 / max(17, len(name))}
-    axes.set_title(name, pad=6 if below is None else 16, **look)
-    if below:
-        axes.annotate(below, (1, 1), (0, 5), "axes fraction", "offset points", ha="right", fontsize=8)
-
 # %% ../nbs/library/plots.ipynb #f56322df
-_SHOWN = {"accuracy": "accuracy on dev", "loss": "training loss"}
-
-
 def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; a panel a task, in their order
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
@@ -466,19 +471,24 @@ def plot_curves(
                 axes.axhline(reference[task], **_REFERENCE)
             _name_panel(axes, task, types[task])
             axes.grid(axis="y")
-        figure.axes[0].xaxis.set(major_locator=MaxNLocator(3, integer=True), major_formatter=_short)
-        figure.axes[0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        if shows == "accuracy":
-            figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        figure.supxlabel("training step", fontsize=9)
-        figure.supylabel(_SHOWN[shows], fontsize=9)
+        _label_panels(figure, "step", shows)
         named = _curve_legend(several, bool(reference), None if baseline is None else baseline_name, name)
         _legend(figure, named, 4, title)
         what = f"{_SHOWN[shows].capitalize()} by training step, one panel a task"
         return _settled(figure, f"{title}. {what}" if title else what)
 
+# %% ../nbs/library/plots.ipynb #a755e6fd
+def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:
+    "A thin line a seed, and a thick one for their mean at the steps that all of them have."
+    if curves["seed"].nunique() > 1:
+        for _, run in curves.groupby("seed"):
+            axes.plot(run[by], run["accuracy"], **look, **_ONE_SEED)
+    at_step = curves.groupby("step")
+    mean = pd.DataFrame({"by": at_step[by].mean(), "accuracy": at_step["accuracy"].mean()})
+    mean = mean[at_step["seed"].nunique() == curves["seed"].nunique()]
+    axes.plot(mean["by"], mean["accuracy"], **look, **_MEAN)
+
 # %% ../nbs/library/plots.ipynb #350df2cf
-_AXES = {"step": "training step", "seconds": "seconds of training"}
 _METHODS = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))  # line styles that thin lines show too
 
 
@@ -489,7 +499,7 @@ def plot_methods(
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
     title: str = "",  # above: whose curves they are
 ) -> Figure:
-    """Accuracy on dev under several ways of training, by step or by second, one panel a task (Figures 2 and 4).
+    """Accuracy on dev under several methods of training, by step or by second, one panel a task (Figures 2 and 4).
 
     Raises `UnknownNameError` for another `by`, and `ValueError` for missing columns, no rows, more than four methods, a
     task without a type, or percentages.
@@ -513,12 +523,7 @@ def plot_methods(
                 axes.axhline(reference[task], **_REFERENCE)
             _name_panel(axes, task, types[task])
             axes.grid(axis="y")
-        figure.axes[0].xaxis.set(major_locator=MaxNLocator(3), major_formatter=_short)
-        figure.axes[0].yaxis.set(
-            major_locator=MaxNLocator(4, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1, decimals=0)
-        )
-        figure.supxlabel(_AXES[by], fontsize=9)
-        figure.supylabel("accuracy on dev", fontsize=9)
+        _label_panels(figure, by, "accuracy")
         lines = [
             Line2D([], [], color=_MUTED, linestyle=line, label=method, **_MEAN)
             for method, line in zip(methods, _METHODS, strict=False)
@@ -527,17 +532,6 @@ def plot_methods(
         _legend(figure, lines, 5, title)
         what = f"Accuracy on dev by {by}, one panel a task, one line each: {', '.join(methods)}"
         return _settled(figure, f"{title}. {what}" if title else what)
-
-
-def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:
-    "A thin line a seed, and a thick one for their mean at the steps that all of them have."
-    if curves["seed"].nunique() > 1:
-        for _, run in curves.groupby("seed"):
-            axes.plot(run[by], run["accuracy"], **look, **_ONE_SEED)
-    at_step = curves.groupby("step")
-    mean = pd.DataFrame({"by": at_step[by].mean(), "accuracy": at_step["accuracy"].mean()})
-    mean = mean[at_step["seed"].nunique() == curves["seed"].nunique()]
-    axes.plot(mean["by"], mean["accuracy"], **look, **_MEAN)
 
 # %% ../nbs/library/plots.ipynb #fc761686
 _TUNED = {"marker": "o", "markersize": 6, "linewidth": 2.2}
@@ -597,7 +591,7 @@ def plot_summary(
         )
         return _settled(figure, "Tuned prompts with their intervals, random prompt and majority class, by task")
 
-# %% ../nbs/library/plots.ipynb #9cb7c9bb
+# %% ../nbs/library/plots.ipynb #af20b920
 _RELATIONS = {
     "same task": {"color": _SHADES(0.98), "linestyle": "-", "marker": "o"},
     "same type": {"color": _SHADES(0.75), "linestyle": "--", "marker": "s"},
@@ -605,7 +599,7 @@ _RELATIONS = {
     "different task": {"color": _SHADES(0.5), "linestyle": ":", "marker": "^"},
 }
 
-
+# %% ../nbs/library/plots.ipynb #9cb7c9bb
 def plot_layers(
     profile: pd.DataFrame,  # index: layers, kind of pair; columns mean, low, high in [0, 1], from `overlap_profile`
 ) -> Figure:
@@ -647,13 +641,13 @@ def _stacked(states: Mapping[str, np.ndarray], types: Mapping[str, str]) -> tupl
         )
     return names, np.stack([*found.values()])
 
-
+# %% ../nbs/library/plots.ipynb #d504ad0c
 def _binned(cells: np.ndarray, bins: int) -> np.ndarray:  # [.., ffn] -> [.., bins or fewer]
     "Means of neighbours, in columns as equal as can be."
     parts = np.array_split(np.arange(cells.shape[-1]), min(bins, cells.shape[-1]))
     return np.stack([cells[..., part].mean(-1) for part in parts], axis=-1)
 
-
+# %% ../nbs/library/plots.ipynb #daa96ce0
 def _draw_layers(axes: Axes, cells: np.ndarray, left: float, right: float, norm: Normalize) -> None:
     "Cells [layers, columns], the first layer at the bottom, as an image whose columns span this range."
     extent = (left, right, 0.5, len(cells) + 0.5)
@@ -682,7 +676,7 @@ def _states_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str,
     _name_shades(figure, panels, norm, f"activated, of the neurons of a column (1 of {columns.shape[-1]})")
     return figure
 
-
+# %% ../nbs/library/plots.ipynb #f8c35c53
 def _shared_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
     counts = states.sum(0)
     shares = np.stack([(counts == number).mean(-1) for number in range(len(names) + 1)], axis=-1)
@@ -703,7 +697,7 @@ def _parting(states: np.ndarray, member: np.ndarray) -> np.ndarray:  # [prompts,
     apart = states[member].mean(0) - states[~member].mean(0)
     return (np.abs(apart) >= _PARTS).mean(-1)
 
-
+# %% ../nbs/library/plots.ipynb #d9c0b6c2
 def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
     kinds = np.array([types[name] for name in names])
     if len(set(kinds)) < 2:

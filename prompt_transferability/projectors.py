@@ -47,7 +47,7 @@ class ProjectorError(ValueError):
 class MisfitError(ProjectorError):
     "Two models that there is no such way between: their widths or their vocabularies differ."
 
-
+# %% ../nbs/library/projectors.ipynb #f3156c49
 class Projection(nn.Module):
     "What carries prompts of a source model to a target model."
 
@@ -68,40 +68,19 @@ class Projection(nn.Module):
         "Carry vectors."
         raise NotImplementedError
 
-    def settings(self) -> dict[str, Any]:
-        "What makes another one of its shape, beside its weights."
-        return {"source_size": self.source_size, "target_size": self.target_size}
-
-    @property
-    def curve(self) -> pd.DataFrame:  # columns step, loss (mean since the last row) and score
-        "How training went; empty where nothing was trained."
-        return pd.DataFrame(self.metadata.get("curve", {"step": [], "loss": [], "score": []})).astype({"loss": float})
-
-# %% ../nbs/library/projectors.ipynb #e6c00602
+# %% ../nbs/library/projectors.ipynb #bde742cd
 @patch
-@torch.no_grad()
-def project(
-    self: Projection,
-    prompt: SoftPrompt,  # of the source model
-    backbone: Backbone,  # the target model
-) -> SoftPrompt:
-    """A prompt for the target model; its metadata says where it came from.
-
-    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
-    model of another width, layout, name or revision than this was fitted for.
-    """
-    self._check_fit(prompt, backbone)
-    device = next((tensor.device for tensor in self.state_dict().values()), None)
-    known = ("backbone_revision", "backbone_fingerprint", "seed", "steps", "accuracy")
-    origin = {"backbone": prompt.backbone} | {name: prompt.metadata[name] for name in known if name in prompt.metadata}
-    fitted = {name: self.metadata[name] for name in ("objective", "tasks", "seed") if name in self.metadata}
-    fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
-    metadata = {f"backbone_{mark}": value for mark, value in _marks(backbone).items()}
-    metadata |= {"projected_from": origin, "projection": fitted}
-    metadata |= {name: prompt.metadata[name] for name in TASK_ENTRIES if name in prompt.metadata}
-    return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
+def settings(self: Projection) -> dict[str, Any]:
+    "What makes another one of its shape, beside its weights."
+    return {"source_size": self.source_size, "target_size": self.target_size}
 
 
+@patch(as_prop=True)
+def curve(self: Projection) -> pd.DataFrame:  # columns step, loss (mean since the last row) and score
+    "How training went; empty where nothing was trained."
+    return pd.DataFrame(self.metadata.get("curve", {"step": [], "loss": [], "score": []})).astype({"loss": float})
+
+# %% ../nbs/library/projectors.ipynb #fed2b664
 _MARKS = ("revision", "fingerprint")
 "What tells two models of one name apart, where it is known."
 
@@ -112,7 +91,7 @@ def _marks(one: SoftPrompt | Backbone) -> dict[str, str | None]:
         return {mark: one.metadata.get(f"backbone_{mark}") for mark in _MARKS}
     return {mark: getattr(one, mark) for mark in _MARKS}
 
-
+# %% ../nbs/library/projectors.ipynb #fc009908
 @patch
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
     "Raise `ProjectorError` where prompt or model are not what this carries from and to."
@@ -149,6 +128,39 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
             f"load it with layout={prompt.layout!r}"
         )
 
+# %% ../nbs/library/projectors.ipynb #e6c00602
+@patch
+@torch.no_grad()
+def project(
+    self: Projection,
+    prompt: SoftPrompt,  # of the source model
+    backbone: Backbone,  # the target model
+) -> SoftPrompt:
+    """A prompt for the target model; its metadata says where it came from.
+
+    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
+    model of another width, layout, name or revision than this was fitted for.
+    """
+    self._check_fit(prompt, backbone)
+    device = next((tensor.device for tensor in self.state_dict().values()), None)
+    known = ("backbone_revision", "backbone_fingerprint", "seed", "steps", "accuracy")
+    origin = {"backbone": prompt.backbone} | {name: prompt.metadata[name] for name in known if name in prompt.metadata}
+    fitted = {name: self.metadata[name] for name in ("objective", "tasks", "seed") if name in self.metadata}
+    fitted |= {name: value for name, value in self.settings().items() if name in ("activation", "layer_norm")}
+    metadata = {f"backbone_{mark}": value for mark, value in _marks(backbone).items()}
+    metadata |= {"projected_from": origin, "projection": fitted}
+    metadata |= {name: prompt.metadata[name] for name in TASK_ENTRIES if name in prompt.metadata}
+    return SoftPrompt(self(prompt.values.to(device)), backbone.name, prompt.task, backbone.layout, metadata)
+
+# %% ../nbs/library/projectors.ipynb #ac938967
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    "A linear layer with PyTorch's initial distribution, drawn on the CPU; without numbers on the meta device."
+    device = "meta" if torch.get_default_device().type == "meta" else "cpu"
+    linear = nn.utils.skip_init(nn.Linear, inputs, outputs, device=device)
+    for weight in linear.parameters():
+        nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return linear
+
 # %% ../nbs/library/projectors.ipynb #97098a8d
 ACTIVATIONS = {"tanh": nn.Tanh, "leaky_relu": nn.LeakyReLU}
 "Between the two layers: what the paper says, and what the authors' code has between models of one size."
@@ -177,25 +189,38 @@ class Projector(Projection):
             raise UnknownNameError("activation", activation, ACTIVATIONS)
         self.hidden_size, self.activation, self.layer_norm = hidden_size, activation, layer_norm
         vectors, generator = length or 1, torch.Generator().manual_seed(seed)
-        # A seed gives the same weights on every device, so they are drawn on the CPU; `load` wants the shapes alone.
-        device = "meta" if torch.get_default_device().type == "meta" else "cpu"
-        self.inner = nn.utils.skip_init(nn.Linear, vectors * source_size, hidden_size, device=device)
-        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, vectors * target_size, device=device)
-        for linear in (self.inner, self.outer):
-            bound = linear.in_features**-0.5
-            for weight in linear.parameters():
-                nn.init.uniform_(weight, -bound, bound, generator=generator)
+        self.inner = _linear(vectors * source_size, hidden_size, generator)
+        self.outer = _linear(hidden_size, vectors * target_size, generator)
         self.between = ACTIVATIONS[activation]()
         self.norm = nn.LayerNorm(target_size) if layer_norm else nn.Identity()
-
-    def forward(self, values: Tensor) -> Tensor:
-        shape = (*values.shape[:-1], self.target_size)
-        flat = values if self.length is None else values.flatten(-2)
-        return self.norm(self.outer(self.between(self.inner(flat))).view(shape))
 
     def settings(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("length", "hidden_size", "activation", "layer_norm")}
         return super().settings() | own
+
+# %% ../nbs/library/projectors.ipynb #c52bcf2e
+@patch
+def forward(self: Projector, values: Tensor) -> Tensor:
+    shape = (*values.shape[:-1], self.target_size)
+    flat = values if self.length is None else values.flatten(-2)
+    return self.norm(self.outer(self.between(self.inner(flat))).view(shape))
+
+# %% ../nbs/library/projectors.ipynb #37e5e10a
+class _Mapping:
+    "The mean squared error between what is projected and where it belongs (Eqs. 8, 9)."
+
+    names = ("the mapping",)
+
+    def __init__(self, projector: Projector, source: Tensor, target: Tensor, batches: Batches):
+        self.projector, self.source, self.target, self.batches = projector, source, target, batches
+        self.weights = [dict(projector.named_parameters())]
+
+    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+        rows = self.batches[step]
+        return F.mse_loss(self.projector(self.source[rows]), self.target[rows])[None], len(rows)
+
+    def score(self, job: int) -> float:
+        return -F.mse_loss(self.projector(self.source), self.target).item()
 
 # %% ../nbs/library/projectors.ipynb #e25c5cbb
 def _fitted(
@@ -223,23 +248,6 @@ def _fitted(
     )
     return projector.to("cpu").requires_grad_(False)
 
-# %% ../nbs/library/projectors.ipynb #37e5e10a
-class _Mapping:
-    "The mean squared error between what is projected and where it belongs (Eqs. 8, 9)."
-
-    names = ("the mapping",)
-
-    def __init__(self, projector: Projector, source: Tensor, target: Tensor, batches: Batches):
-        self.projector, self.source, self.target, self.batches = projector, source, target, batches
-        self.weights = [dict(projector.named_parameters())]
-
-    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
-        rows = self.batches[step]
-        return F.mse_loss(self.projector(self.source[rows]), self.target[rows])[None], len(rows)
-
-    def score(self, job: int) -> float:
-        return -F.mse_loss(self.projector(self.source), self.target).item()
-
 # %% ../nbs/library/projectors.ipynb #37e5e10c
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
     """One of several prompts, that which says most of its model.
@@ -262,7 +270,7 @@ def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
                 )
     return max(prompts, key=lambda prompt: sum(value is not None for value in _marks(prompt).values()))
 
-
+# %% ../nbs/library/projectors.ipynb #f5e862f9
 def _between(source: SoftPrompt | Backbone, target: SoftPrompt | Backbone) -> dict[str, str | None]:
     "The two models, for a projector's file; raises `ProjectorError` where they are one."
     models = {"source": source, "target": target}
@@ -275,7 +283,7 @@ def _between(source: SoftPrompt | Backbone, target: SoftPrompt | Backbone) -> di
         f"{whose}_{mark}": value for whose, known in marks.items() for mark, value in known.items()
     }
 
-
+# %% ../nbs/library/projectors.ipynb #e6694ad2
 def _tasks(prompts: Sequence[SoftPrompt]) -> list[str]:
     return list(dict.fromkeys(prompt.task for prompt in prompts))
 
@@ -305,11 +313,11 @@ def fit_prompt_mapping(
     progress: bool = True,  # show a progress bar
     **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
-    """Learn where the target model's own prompts lie (prompt mapping, Eq. 8).
+    """Learn where the target model's own prompts lie (prompt mapping, Eq. 8). A step has `batch_size` pairs.
 
-    A step has `batch_size` pairs. Raises `ProjectorError` for prompts that do not belong together or are all of one
-    model, `TuningError` for settings that cannot be, for a checkpoint of another run, and when the loss is no longer
-    finite; `UnknownNameError` for a setting that there is not.
+    Raises `ProjectorError` for prompts that do not belong together or are all of one
+    model, `TuningError` for invalid settings, for a checkpoint of another run, and when the loss is no longer
+    finite; `UnknownNameError` for an unknown setting.
     """
     training = read_settings({"learning_rate": learning_rate} | kwargs, fit_prompt_mapping)
     seed = whole_number("seed", seed, 0)
@@ -333,23 +341,17 @@ def fit_prompt_mapping(
     x, y = (torch.stack([prompt.values for prompt in prompts]) for prompts in (sources, targets))
     tasks = _tasks(sources)
     groups = {"prompt": _by_task(sources, tasks), "wanted": _by_task(targets, tasks)}
-    origin = {
-        "objective": "prompt mapping",
-        **models,
-        "layout": source.layout,
-        "tasks": tasks,
-    } | {f"{whose}_seeds": _seeds(group) for whose, group in groups.items()}
-    return _fitted(
-        projector,
-        _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed)),
-        training,
-        seed,
-        origin,
-        {"fingerprints": {whose: _fingerprints(group) for whose, group in groups.items()}},
-        {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())},
-        checkpoint,
-        progress,
-    )
+    origin = {"objective": "prompt mapping"} | models | {"layout": source.layout, "tasks": tasks}
+    origin |= {f"{whose}_seeds": _seeds(group) for whose, group in groups.items()}
+    learned_from = {"fingerprints": {whose: _fingerprints(group) for whose, group in groups.items()}}
+    objective = _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed))
+    identity = {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())}
+    return _fitted(projector, objective, training, seed, origin, learned_from, identity, checkpoint, progress)
+
+# %% ../nbs/library/projectors.ipynb #c58cf972
+def _embeddings(backbone: Backbone, tokens: Tensor) -> Tensor:
+    "Float32 [tokens, hidden], on the CPU."
+    return backbone.word_embeddings.detach().to("cpu", torch.float32)[tokens]
 
 # %% ../nbs/library/projectors.ipynb #f34d349b
 @delegates(Training)
@@ -387,22 +389,9 @@ def fit_token_mapping(
     projector = Projector(x.shape[1], y.shape[1], None, hidden_size, activation, layer_norm, seed).to(device)
     origin = {"objective": "token mapping"} | models | {"tokens": len(tokens)}
     identity = {"source": fingerprint(x.numpy()), "target": fingerprint(y.numpy())}
-    return _fitted(
-        projector,
-        _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed)),
-        training,
-        seed,
-        origin,
-        {"fingerprints": identity},
-        identity,
-        checkpoint,
-        progress,
-    )
-
-
-def _embeddings(backbone: Backbone, tokens: Tensor) -> Tensor:
-    "Float32 [tokens, hidden], on the CPU."
-    return backbone.word_embeddings.detach().to("cpu", torch.float32)[tokens]
+    objective = _Mapping(projector, x.to(device), y.to(device), Batches(len(x), training.batch_size, seed))
+    learned_from = {"fingerprints": identity}
+    return _fitted(projector, objective, training, seed, origin, learned_from, identity, checkpoint, progress)
 
 # %% ../nbs/library/projectors.ipynb #eacfa0a9
 class _TaskTuning:
@@ -422,23 +411,60 @@ class _TaskTuning:
         self.predictions: dict[int, np.ndarray] = {}  # int64 [dev], of each task with its last prompt
         self.turns = min(stream.batches.per_epoch for stream in streams)
 
-    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
-        turn, task = divmod(step, len(self.streams))
-        epoch, position = divmod(turn, self.turns)
-        stream, prompts = self.streams[task], self.prompts[task]
-        text, labels = stream.batch(epoch * stream.batches.per_epoch + position)
-        states = self.backbone.read_out_states(self.projector(prompts[turn % len(prompts)]), text)
-        scores = self.backbone.read_out(states, stream.job.data.task).float()
-        return F.cross_entropy(scores, labels.to(scores.device))[None], len(text)
+# %% ../nbs/library/projectors.ipynb #c0d046fe
+@patch
+def losses(self: _TaskTuning, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+    turn, task = divmod(step, len(self.streams))
+    epoch, position = divmod(turn, self.turns)
+    stream, prompts = self.streams[task], self.prompts[task]
+    text, labels = stream.batch(epoch * stream.batches.per_epoch + position)
+    states = self.backbone.read_out_states(self.projector(prompts[turn % len(prompts)]), text)
+    scores = self.backbone.read_out(states, stream.job.data.task).float()
+    return F.cross_entropy(scores, labels.to(scores.device))[None], len(text)
 
-    def score(self, job: int) -> float:
-        def accuracy(task: int, prompt: Tensor) -> float:
-            stream = self.streams[task]
-            self.predictions[task] = self.backbone.predict(self.projector(prompt), stream.dev, stream.job.data.task)
-            return float((self.predictions[task] == stream.dev_labels).mean())
+# %% ../nbs/library/projectors.ipynb #e7d3ef88
+@patch
+def score(self: _TaskTuning, job: int) -> float:
+    def accuracy(task: int, prompt: Tensor) -> float:
+        stream = self.streams[task]
+        self.predictions[task] = self.backbone.predict(self.projector(prompt), stream.dev, stream.job.data.task)
+        return float((self.predictions[task] == stream.dev_labels).mean())
 
-        of_tasks = [np.mean([accuracy(task, prompt) for prompt in some]) for task, some in enumerate(self.prompts)]
-        return float(np.mean(of_tasks))
+    of_tasks = [np.mean([accuracy(task, prompt) for prompt in some]) for task, some in enumerate(self.prompts)]
+    return float(np.mean(of_tasks))
+
+# %% ../nbs/library/projectors.ipynb #bc1c1a4c
+def _prompts_by_task(
+    prompts: Sequence[SoftPrompt] | Mapping[str, SoftPrompt],
+    datas: Sequence[TaskData] | Mapping[str, TaskData],
+) -> tuple[SoftPrompt, list[list[SoftPrompt]], list[TaskData]]:
+    "One of the prompts, those of each task, and the tasks; raises `ProjectorError` where they do not belong together."
+    if isinstance(prompts, SoftPrompt) or isinstance(datas, TaskData):
+        raise ProjectorError(
+            "prompts and datas are lists; put a single prompt, and a single task, into one: [prompt], [data]"
+        )
+    prompts, datas = ([*given.values()] if isinstance(given, Mapping) else given for given in (prompts, datas))
+    source, names = _of_one_kind(prompts, "source"), [data.task.name for data in datas]
+    if set(names) != {prompt.task for prompt in prompts} or len(set(names)) < len(names):
+        raise ProjectorError(
+            f"each task needs its prompts, and each prompt its task, once; got prompts of {_tasks(prompts)} and data "
+            f"of {names}"
+        )
+    return source, _by_task(prompts, names), list(datas)
+
+# %% ../nbs/library/projectors.ipynb #b2783fcf
+def _learned_from(
+    backbone: Backbone, streams: Sequence[TextStream], prompts: Sequence[Sequence[SoftPrompt]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    "What a task-tuned projector's file says of its data, and what distinguishes its run from others."
+    identity = run_identity(backbone, streams) | {"tasks": [stream.job.data.task.name for stream in streams]}
+    identity |= {"source": _fingerprints(prompts)}
+    said = {
+        "label_words": identity["label words"],
+        "rows": [{"train": len(stream.train), "dev": len(stream.dev)} for stream in streams],
+        "fingerprints": {"prompt": identity["source"], "texts": identity["texts"], "labels": identity["labels"]},
+    }
+    return said, identity
 
 # %% ../nbs/library/projectors.ipynb #c2c12d49
 @delegates(Training)
@@ -458,63 +484,30 @@ def fit_task_tuning(
 ) -> Projector:
     """Learn what makes the frozen target model do the tasks (task tuning, §5.1).
 
-    Each step is a batch of one task.
-
     Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
-    a target model in another layout or that the prompts are already of; `TuningError` for settings that cannot be, for
+    a target model in another layout or that the prompts are already of; `TuningError` for invalid settings, for
     a checkpoint of another run, and when the loss is no longer finite; `BackboneError` for label words that the target
-    model does not have; `UnknownNameError` for a setting that there is not and for a task without a train or dev split.
+    model does not have; `UnknownNameError` for an unknown setting and for a task without a train or dev split.
     """
     training = read_settings({"learning_rate": learning_rate} | kwargs, fit_task_tuning)
     seed = whole_number("seed", seed, 0)
-    if isinstance(prompts, SoftPrompt) or isinstance(datas, TaskData):
-        raise ProjectorError(
-            "prompts and datas are lists; put a single prompt, and a single task, into one: [prompt], [data]"
-        )
-    prompts, datas = ([*given.values()] if isinstance(given, Mapping) else given for given in (prompts, datas))
-    source, names = _of_one_kind(prompts, "source"), [data.task.name for data in datas]
+    source, ordered, datas = _prompts_by_task(prompts, datas)
     if source.layout != target_backbone.layout:
         raise ProjectorError(
             f"the prompts stand in layout {source.layout!r}, and {target_backbone.name!r} was loaded in "
             f"{target_backbone.layout!r}; load it with layout={source.layout!r}"
         )
-    if set(names) != {prompt.task for prompt in prompts} or len(set(names)) < len(names):
-        raise ProjectorError(
-            f"each task needs its prompts, and each prompt its task, once; got prompts of {_tasks(prompts)} and data "
-            f"of {names}"
-        )
     models = _between(source, target_backbone)
-    ordered = _by_task(prompts, names)
     streams = text_streams(target_backbone, [TuningJob(data, seed=seed) for data in datas], training.batch_size)
     projector = Projector(
         source.hidden_size, target_backbone.embedding_size, source.length, hidden_size, activation, layer_norm, seed
     ).to(target_backbone.device)
     values = [[prompt.values.to(target_backbone.device) for prompt in group] for group in ordered]
-    origin = {
-        "objective": "task tuning",
-        **models,
-        "layout": source.layout,
-        "tasks": names,
-        "prompt_seeds": _seeds(ordered),
-    }
-    identity = run_identity(target_backbone, streams) | {"tasks": names, "source": _fingerprints(ordered)}
-    learned_from = {
-        "label_words": identity["label words"],
-        "rows": [{"train": len(stream.train), "dev": len(stream.dev)} for stream in streams],
-        "fingerprints": {"prompt": identity["source"], "texts": identity["texts"], "labels": identity["labels"]},
-    }
-    return _fitted(
-        projector,
-        _TaskTuning(projector, target_backbone, streams, values),
-        training,
-        seed,
-        origin,
-        learned_from,
-        identity,
-        checkpoint,
-        progress,
-        watch,
-    )
+    objective = _TaskTuning(projector, target_backbone, streams, values)
+    learned_from, identity = _learned_from(target_backbone, streams, ordered)
+    origin = {"objective": "task tuning"} | models
+    origin |= {"layout": source.layout, "tasks": identity["tasks"], "prompt_seeds": _seeds(ordered)}
+    return _fitted(projector, objective, training, seed, origin, learned_from, identity, checkpoint, progress, watch)
 
 # %% ../nbs/library/projectors.ipynb #4eecf7ca
 class DirectReuse(Projection):
@@ -523,7 +516,7 @@ class DirectReuse(Projection):
     def forward(self, values: Tensor) -> Tensor:
         return values
 
-
+# %% ../nbs/library/projectors.ipynb #e485752c
 def reuse_directly(source_backbone: Backbone, target_backbone: Backbone) -> DirectReuse:
     """Prompts of the source model, given to the target model as they are.
 
@@ -539,18 +532,7 @@ def reuse_directly(source_backbone: Backbone, target_backbone: Backbone) -> Dire
     same.metadata = {"objective": "directly reused"} | models | {"package": version("prompt_transferability")}
     return same
 
-# %% ../nbs/library/projectors.ipynb #216c13e9
-def shared_tokens(
-    source_backbone: Backbone,
-    target_backbone: Backbone,
-    whole_words: bool = False,  # leave out the tokens that go on with a word
-) -> tuple[Tensor, Tensor]:  # int64 [tokens] each: ids in the one and in the other
-    "The tokens that both vocabularies have, special ones left out."
-    ours, theirs = (_pieces(backbone) for backbone in (source_backbone, target_backbone))
-    pieces = sorted((text, begins) for text, begins in ours.keys() & theirs.keys() if begins or not whole_words)
-    return tuple(torch.tensor([ids[piece] for piece in pieces], dtype=torch.int64) for ids in (ours, theirs))
-
-
+# %% ../nbs/library/projectors.ipynb #ec510182
 def _pieces(backbone: Backbone) -> dict[tuple[str, bool], int]:
     "Each token's id, by its letters and whether it begins a word."
     tokenizer = backbone.tokenizer
@@ -566,7 +548,18 @@ def _pieces(backbone: Backbone) -> dict[tuple[str, bool], int]:
             pieces.setdefault((name.removeprefix("##"), not name.startswith("##")), i)
     return pieces
 
+# %% ../nbs/library/projectors.ipynb #216c13e9
+def shared_tokens(
+    source_backbone: Backbone,
+    target_backbone: Backbone,
+    whole_words: bool = False,  # leave out the tokens that go on with a word
+) -> tuple[Tensor, Tensor]:  # int64 [tokens] each: ids in the one and in the other
+    "The tokens that both vocabularies have, special ones left out."
+    ours, theirs = (_pieces(backbone) for backbone in (source_backbone, target_backbone))
+    pieces = sorted((text, begins) for text, begins in ours.keys() & theirs.keys() if begins or not whole_words)
+    return tuple(torch.tensor([ids[piece] for piece in pieces], dtype=torch.int64) for ids in (ours, theirs))
 
+# %% ../nbs/library/projectors.ipynb #ea131a97
 def _shared_embeddings(
     source_backbone: Backbone, target_backbone: Backbone, whole_words: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -593,7 +586,11 @@ class LinearMap(Projection):
     def forward(self, values: Tensor) -> Tensor:
         return values @ self.matrix
 
+# %% ../nbs/library/projectors.ipynb #f16e2b49
+def _least_squares(x: Tensor, y: Tensor) -> Tensor:  # float32 [n, d_s], [n, d_t] -> float32 [d_s, d_t]
+    return torch.linalg.lstsq(x.double(), y.double()).solution.float()
 
+# %% ../nbs/library/projectors.ipynb #f7112186
 def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> LinearMap:
     """The matrix that maps the source model's words closest to the target model's, by least squares (Mikolov et al.).
 
@@ -613,10 +610,6 @@ def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> Line
     linear.metadata["package"] = version("prompt_transferability")
     return linear
 
-
-def _least_squares(x: Tensor, y: Tensor) -> Tensor:  # float32 [n, d_s], [n, d_t] -> float32 [d_s, d_t]
-    return torch.linalg.lstsq(x.double(), y.double()).solution.float()
-
 # %% ../nbs/library/projectors.ipynb #4d78e4d6
 class RelativeMap(LinearMap):
     "Vectors of the target model that are as near to its words as the source's vectors are to the same words."
@@ -632,7 +625,7 @@ class RelativeMap(LinearMap):
         mean, deviation = found.mean((-2, -1), keepdim=True), found.std((-2, -1), keepdim=True)
         return (found - mean) / deviation * self.moments[1] + self.moments[0]
 
-
+# %% ../nbs/library/projectors.ipynb #f4a6c5fa
 def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> RelativeMap:
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
@@ -662,7 +655,7 @@ WAYS: dict[str, Callable[..., Projection]] = {
 }
 "What fits each way to carry prompts; the name is the `objective` in the metadata of what it returns."
 
-
+# %% ../nbs/library/projectors.ipynb #f2742666
 def named_way(
     way: str,  # one of `WAYS`, or a variant of one
     tasks: Sequence[str],  # that it was fitted on
@@ -670,9 +663,11 @@ def named_way(
     "How tables call a way: `task tuning (imdb, laptop)`; what marks the tasks of the micro world is left out."
     return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
 
-
+# %% ../nbs/library/projectors.ipynb #db7302c4
 FORMAT = "prompt_transferability/projection/1"
 "The header entry by which a projector's file is known."
+
+
 KINDS: dict[str, type[Projection]] = {
     "projector": Projector,
     "direct reuse": DirectReuse,
@@ -681,7 +676,7 @@ KINDS: dict[str, type[Projection]] = {
 }
 "What carries prompts, by the name that its file says."
 
-
+# %% ../nbs/library/projectors.ipynb #be320ec9
 @patch
 def save(self: Projection, path: str | Path) -> Path:
     """Write it to one `.safetensors` file, whole or not at all.
@@ -702,7 +697,24 @@ def save(self: Projection, path: str | Path) -> Path:
         save_tensors(self.state_dict(), unfinished, header)
     return path
 
+# %% ../nbs/library/projectors.ipynb #edd5a3b7
+_NAMES = ("objective", "layout", "package")
+_NAMES += tuple(f"{whose}_{what}" for whose in ("source", "target") for what in ("backbone", *_MARKS))
 
+
+def _checked_metadata(metadata: Any) -> dict[str, Any]:
+    "The metadata of a projector; raises `ValueError` where models and tasks are not named by texts of one line."
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is no table")
+    tasks = metadata.get("tasks", [])
+    if not isinstance(tasks, list):
+        raise ValueError("its tasks are no list")
+    for name in [*(metadata.get(which) for which in _NAMES), *tasks]:
+        if name is not None and not (isinstance(name, str) and is_printable(name)):
+            raise ValueError(f"{str(name)[:60]!r} is no name")
+    return metadata
+
+# %% ../nbs/library/projectors.ipynb #c75a78b8
 @patch(cls_method=True)
 def load(cls: Projection, path: str | Path) -> Projection:
     "Read what `save` wrote. Raises `FileNotFoundError`, or `ProjectorError` for a file that holds nothing of the kind."
@@ -731,20 +743,3 @@ def load(cls: Projection, path: str | Path) -> Projection:
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
         raise ProjectorError(f"{path.name!r} is not as this package writes it ({reason})") from error
     return projection.requires_grad_(False)
-
-
-_NAMES = ("objective", "layout", "package")
-_NAMES += tuple(f"{whose}_{what}" for whose in ("source", "target") for what in ("backbone", *_MARKS))
-
-
-def _checked_metadata(metadata: Any) -> dict[str, Any]:
-    "The metadata of a projector; raises `ValueError` where models and tasks are not named by texts of one line."
-    if not isinstance(metadata, dict):
-        raise ValueError("its metadata is no table")
-    tasks = metadata.get("tasks", [])
-    if not isinstance(tasks, list):
-        raise ValueError("its tasks are no list")
-    for name in [*(metadata.get(which) for which in _NAMES), *tasks]:
-        if name is not None and not (isinstance(name, str) and is_printable(name)):
-            raise ValueError(f"{str(name)[:60]!r} is no name")
-    return metadata

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ from prompt_transferability.training import (
 )
 
 # %% auto #0
-__all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjective', 'run_identity', 'fingerprint', 'tuning_run',
+__all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjective', 'fingerprint', 'run_identity', 'tuning_run',
            'tune_prompts', 'tune_prompt', 'first_step', 'convergence_step', 'comparable_step']
 
 # %% ../nbs/library/prompt_tuning.ipynb #cbb57b07
@@ -48,7 +49,7 @@ class TuningJob:
     def __post_init__(self):
         vars(self)["seed"] = whole_number("seed", self.seed, 0)  # frozen for all others
 
-
+# %% ../nbs/library/prompt_tuning.ipynb #bf43bca8
 @dataclass(eq=False)
 class TuningRun(Trained):
     "A trained prompt and how it came about."
@@ -79,7 +80,7 @@ class TextStream:
         rows = self.batches[step]
         return self.train.batch(rows), self.labels[rows]
 
-
+# %% ../nbs/library/prompt_tuning.ipynb #f1306465
 def text_streams(backbone: Backbone, jobs: Sequence[TuningJob], batch_size: int) -> list[TextStream]:
     "Each job's texts, tokenized once for all jobs that share them. Raises `UnknownNameError` for a missing split."
     encoded = {}
@@ -116,22 +117,26 @@ class TaskObjective:
         "What stands in front of the texts."
         return torch.stack([self.weights[job]["prompt"] for job in jobs])
 
-    def losses(self, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
-        "Of one forward pass."
-        batches = [self.streams[job].batch(step) for job in jobs]
-        counts, text = [len(text) for text, _ in batches], TextBatch.concatenate([text for text, _ in batches])
-        states = self.backbone.read_out_states(self.prompts(jobs), text, counts).split(counts)
-        losses = []
-        for job, those, (_, labels) in zip(jobs, states, batches, strict=True):
-            scores = self.backbone.read_out(those, self.streams[job].job.data.task)
-            losses.append(F.cross_entropy(scores, labels.to(scores.device)))
-        return torch.stack(losses), len(text)
+# %% ../nbs/library/prompt_tuning.ipynb #ea381b8f
+@patch
+def losses(self: TaskObjective, jobs: Sequence[int], step: int) -> tuple[Tensor, int]:
+    "Of one forward pass."
+    batches = [self.streams[job].batch(step) for job in jobs]
+    counts, text = [len(text) for text, _ in batches], TextBatch.concatenate([text for text, _ in batches])
+    states = self.backbone.read_out_states(self.prompts(jobs), text, counts).split(counts)
+    losses = []
+    for job, those, (_, labels) in zip(jobs, states, batches, strict=True):
+        scores = self.backbone.read_out(those, self.streams[job].job.data.task)
+        losses.append(F.cross_entropy(scores, labels.to(scores.device)))
+    return torch.stack(losses), len(text)
 
-    def score(self, job: int) -> float:
-        "Accuracy on dev."
-        stream, (prompt,) = self.streams[job], self.prompts([job])
-        self.predictions[job] = self.backbone.predict(prompt, stream.dev, stream.job.data.task)
-        return float((self.predictions[job] == stream.dev_labels).mean())
+# %% ../nbs/library/prompt_tuning.ipynb #bcd7aedb
+@patch
+def score(self: TaskObjective, job: int) -> float:
+    "Accuracy on dev."
+    stream, (prompt,) = self.streams[job], self.prompts([job])
+    self.predictions[job] = self.backbone.predict(prompt, stream.dev, stream.job.data.task)
+    return float((self.predictions[job] == stream.dev_labels).mean())
 
 # %% ../nbs/library/prompt_tuning.ipynb #a699a9e9
 def _starting_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int) -> list[nn.Parameter]:  # [l, d] each
@@ -143,7 +148,12 @@ def _starting_prompts(backbone: Backbone, jobs: Sequence[TuningJob], length: int
         raise TuningError(f"prompts that are trained side by side have one length; got {sorted(lengths)}")
     return [nn.Parameter(value.to(backbone.device, torch.float32, copy=True)) for value in values]
 
+# %% ../nbs/library/prompt_tuning.ipynb #a916f66e
+def fingerprint(values: np.ndarray) -> str:
+    "A hash of the numbers."
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
+# %% ../nbs/library/prompt_tuning.ipynb #ddbe0bdc
 def run_identity(backbone: Backbone, streams: Sequence[TextStream], **settings) -> dict:
     "What identifies a run: a checkpoint belongs to it when all of this is the same."
     return {
@@ -163,21 +173,13 @@ def run_identity(backbone: Backbone, streams: Sequence[TextStream], **settings) 
         **settings,
     }
 
-
-def fingerprint(values: np.ndarray) -> str:
-    "A hash of the numbers."
-    return hashlib.sha256(values.tobytes()).hexdigest()
-
 # %% ../nbs/library/prompt_tuning.ipynb #1145391a
 def tuning_run(loop: Loop, job: int) -> TuningRun:
     "What came of a job, or what has come of it so far."
     backbone, stream = loop.objective.backbone, loop.objective.streams[job]
     task, start = stream.job.data.task, stream.job.init
-    about: dict[str, Any] = {
-        "backbone_revision": backbone.revision,
-        "backbone_fingerprint": backbone.fingerprint,
-        "seed": stream.job.seed,
-    } | task_entries(task)
+    about: dict[str, Any] = {"backbone_revision": backbone.revision, "backbone_fingerprint": backbone.fingerprint}
+    about |= {"seed": stream.job.seed} | task_entries(task)
     if start is not None:
         about["init"] = {"task": start.task, "backbone": start.backbone, "seed": start.metadata.get("seed")}
     best, last = (
@@ -205,9 +207,9 @@ def tune_prompts(
     """Train several soft prompts on one frozen model (§3.1, A.2).
 
     The same seeds give the same prompts on the same machine and number of threads, interrupted or not. Raises
-    `TuningError` for settings that cannot be, for a checkpoint of another run, and when a loss is no longer finite;
+    `TuningError` for invalid settings, for a checkpoint of another run, and when a loss is no longer finite;
     `PromptError` for a length below 1 and for an initial prompt of another width or layout than the backbone's;
-    `BackboneError` for label words that the backbone does not have; `UnknownNameError` for a setting that there is not
+    `BackboneError` for label words that the backbone does not have; `UnknownNameError` for an unknown setting
     and for a task without a train or dev split.
     """
     training = read_settings(kwargs, tune_prompts)
@@ -232,7 +234,7 @@ def tune_prompt(
     **kwargs: Any,  # settings of `Training`
 ) -> TuningRun:
     "Train one soft prompt (§3.1, A.2); errors as in `tune_prompts`."
-    read_settings(kwargs, tune_prompt)  # a name that there is not is this function's
+    read_settings(kwargs, tune_prompt)  # an unknown setting is reported as this function's
     return tune_prompts(backbone, [TuningJob(data, init, seed)], length, checkpoint, progress, watch, **kwargs)[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c
@@ -254,7 +256,7 @@ def first_step(
     reached = accuracies >= np.asarray(goals)[..., None] - tolerance - 1e-12
     return np.where(reached.any(-1), np.asarray(steps)[reached.argmax(-1)], np.inf)
 
-
+# %% ../nbs/library/prompt_tuning.ipynb #e366ba18
 def convergence_step(
     curve: pd.DataFrame,  # with columns step and accuracy
     tolerance: float = 0.005,  # a fraction: 0.005 is half a point
@@ -262,7 +264,7 @@ def convergence_step(
     "The first evaluated step within `tolerance` of the curve's best accuracy; errors as in `first_step`."
     return int(first_step(curve["step"], curve["accuracy"].to_numpy(), curve["accuracy"].max(), tolerance))
 
-
+# %% ../nbs/library/prompt_tuning.ipynb #a3da5f71
 def comparable_step(
     curve: pd.DataFrame,  # with columns step and accuracy
     accuracy: float,  # to be reached, a fraction

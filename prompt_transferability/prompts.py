@@ -40,26 +40,75 @@ from prompt_transferability.files import (
 from .tasks import ALL_TASKS, Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['FORMAT', 'LONGEST', 'UNTRAINED', 'TASK_ENTRIES', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PEFT_TASKS', 'PromptError',
-           'same_model', 'SoftPrompt', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
+__all__ = ['UNTRAINED', 'TASK_ENTRIES', 'FORMAT', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PEFT_TASKS', 'LONGEST', 'PromptError',
+           'SoftPrompt', 'same_model', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
 
-# %% ../nbs/library/prompts.ipynb #38fddd00
-FORMAT = "prompt_transferability/1"
-"The header entry by which a prompt's file is known."
-
-
-LONGEST = 100_000
-"Vectors of a prompt that is drawn; no model reads more."
-
-
-UNTRAINED = ("random", "vocabulary", "label words")
-"What `SoftPrompt.task` says where vectors were trained on no task: how they began."
-
-
+# %% ../nbs/library/prompts.ipynb #4c911aea
 class PromptError(ValueError):
     "Vectors that are no soft prompt, or a file that holds none."
 
+# %% ../nbs/library/prompts.ipynb #512609fc
+def _matrix(values: object) -> Tensor:  # float32 [length, hidden]
+    "The vectors as a prompt holds them. Raises `PromptError` for what is no matrix of floating-point numbers."
+    try:
+        found = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PromptError(f"a prompt is a matrix [length, hidden]; got a {type(values).__name__}") from error
+    if found.layout != torch.strided or found.is_meta:
+        raise PromptError(f"a prompt is a matrix of numbers; got a tensor of {found.layout} on {found.device}")
+    if found.ndim != 2 or not found.numel():
+        raise PromptError(f"a prompt is a matrix [length, hidden]; got shape {list(found.shape)}")
+    if not found.is_floating_point():
+        raise PromptError(f"a prompt is a matrix of floating-point numbers; got {found.dtype}")
+    return found.to("cpu", torch.float32).contiguous()
 
+# %% ../nbs/library/prompts.ipynb #991f76d6
+UNTRAINED = ("random", "vocabulary", "label words")
+"What `SoftPrompt.task` says where vectors were trained on no task: how they began."
+
+# %% ../nbs/library/prompts.ipynb #c7bfd337
+@dataclass(eq=False, repr=False)
+class SoftPrompt:
+    "The vectors of a soft prompt, and what they were trained for."
+
+    values: Tensor  # float32 [length, hidden]
+    backbone: str  # name of the model that they belong to
+    task: str  # name of the task that they were trained on; one of `UNTRAINED` where there was none
+    layout: str = "paper"  # where they stand in the input, one of `LAYOUTS`
+    # Whatever else is known: seed, steps, accuracy, label words …
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.values = _matrix(self.values)
+        if not self.values.isfinite().all():
+            raise PromptError(f"the prompt of task {self.task!r} holds values that are not finite")
+        for what, name in {"backbone": self.backbone, "task": self.task}.items():
+            if not isinstance(name, str) or not is_printable(name):
+                raise PromptError(f"the {what} of a prompt is named in one line of text; got {name!r}")
+        if self.layout not in LAYOUTS:
+            raise UnknownNameError("layout", self.layout, LAYOUTS)
+        noted = self.metadata.get("backbone_fingerprint", "")
+        if not isinstance(noted, str) or not is_printable(noted):
+            raise PromptError(f"the backbone_fingerprint of a prompt is one word; got {repr(noted)[:80]}")
+
+# %% ../nbs/library/prompts.ipynb #1196f749
+@patch(as_prop=True)
+def length(self: SoftPrompt) -> int:
+    "Number of vectors, l."
+    return self.values.shape[0]
+
+
+@patch(as_prop=True)
+def hidden_size(self: SoftPrompt) -> int:
+    "Width of a vector, d."
+    return self.values.shape[1]
+
+# %% ../nbs/library/prompts.ipynb #8497ddd5
+@patch
+def __repr__(self: SoftPrompt) -> str:
+    return f"SoftPrompt({self.task!r} on {self.backbone!r}, {self.length} × {self.hidden_size}, layout {self.layout!r})"
+
+# %% ../nbs/library/prompts.ipynb #aa747a77
 def same_model(
     name: str,
     fingerprint: str | None,  # None: not known
@@ -72,86 +121,38 @@ def same_model(
         return fingerprint == other_fingerprint
     return None if name.rpartition("/")[2] == other_name.rpartition("/")[2] else False
 
+# %% ../nbs/library/prompts.ipynb #1852b982
+@patch
+def belongs_to(self: SoftPrompt, backbone: Backbone) -> bool | None:
+    "Whether this is the very model that it was trained for; None: not known, or it was never trained."
+    noted = self.metadata.get("backbone_fingerprint")
+    if self.task in UNTRAINED:
+        return None
+    return same_model(self.backbone, noted, backbone.name, backbone.fingerprint)
 
-@dataclass(eq=False)
-class SoftPrompt:
-    "The vectors of a soft prompt, and what they were trained for."
+# %% ../nbs/library/prompts.ipynb #949c67a4
+@patch
+def values_for(self: SoftPrompt, backbone: Backbone) -> Tensor:  # float32 [length, hidden]
+    """The vectors, to be used in front of this model. Raises `PromptError` where width or layout do not fit.
 
-    values: Tensor  # float32 [length, hidden]
-    backbone: str  # name of the model that they belong to
-    task: str  # name of the task that they were trained on; one of `UNTRAINED` where there was none
-    layout: str = "paper"  # where they stand in the input, one of `LAYOUTS`
-    metadata: dict[str, Any] = field(
-        default_factory=dict
-    )  # whatever else is known: seed, steps, accuracy, label words …
-
-    def __post_init__(self):
-        try:
-            values = torch.as_tensor(self.values).detach()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise PromptError(f"a prompt is a matrix [length, hidden]; got a {type(self.values).__name__}") from error
-        if values.layout != torch.strided or values.is_meta:
-            raise PromptError(f"a prompt is a matrix of numbers; got a tensor of {values.layout} on {values.device}")
-        if values.ndim != 2 or not values.numel():
-            raise PromptError(f"a prompt is a matrix [length, hidden]; got shape {list(values.shape)}")
-        if not values.is_floating_point():
-            raise PromptError(f"a prompt is a matrix of floating-point numbers; got {values.dtype}")
-        self.values = values.to("cpu", torch.float32).contiguous()
-        if not self.values.isfinite().all():
-            raise PromptError(f"the prompt of task {self.task!r} holds values that are not finite")
-        for what, name in {"backbone": self.backbone, "task": self.task}.items():
-            if not isinstance(name, str) or not is_printable(name):
-                raise PromptError(f"the {what} of a prompt is named in one line of text; got {name!r}")
-        if self.layout not in LAYOUTS:
-            raise UnknownNameError("layout", self.layout, LAYOUTS)
-        noted = self.metadata.get("backbone_fingerprint", "")
-        if not isinstance(noted, str) or not is_printable(noted):
-            raise PromptError(f"the backbone_fingerprint of a prompt is one word; got {repr(noted)[:80]}")
-
-    @property
-    def length(self) -> int:
-        "Number of vectors, l."
-        return self.values.shape[0]
-
-    @property
-    def hidden_size(self) -> int:
-        "Width of a vector, d."
-        return self.values.shape[1]
-
-    def values_for(self, backbone: Backbone) -> Tensor:  # float32 [length, hidden]
-        """The vectors, to be used in front of this model. Raises `PromptError` where width or layout do not fit.
-
-        A model of the same width that the prompt was not trained for is allowed, with a warning: it is the paper's
-        "Directly Reuse" (§5, Table 4), which is about as good there as random prompts.
-        """
-        if self.hidden_size != backbone.embedding_size:
-            raise PromptError(
-                f"the prompt of task {self.task!r} was trained for {self.backbone!r} and is {self.hidden_size} wide; "
-                f"{backbone.name!r} takes {backbone.embedding_size}: carry it over with a projector"
-            )
-        if self.layout != backbone.layout:
-            raise PromptError(
-                f"the prompt of task {self.task!r} stands in layout {self.layout!r}, the backbone in "
-                f"{backbone.layout!r}; load the backbone with layout={self.layout!r}"
-            )
-        if self.belongs_to(backbone) is False:
-            warnings.warn(f"{self!r} was trained for another model than this {backbone.name!r}", stacklevel=2)
-        return self.values
-
-    def belongs_to(self, backbone: Backbone) -> bool | None:
-        "Whether this is the very model that it was trained for; None: not known, or it was never trained."
-        noted = self.metadata.get("backbone_fingerprint")
-        if self.task in UNTRAINED:
-            return None
-        return same_model(self.backbone, noted, backbone.name, backbone.fingerprint)
-
-    def __repr__(self) -> str:
-        return (
-            f"SoftPrompt({self.task!r} on {self.backbone!r}, {self.length} × {self.hidden_size}, "
-            f"layout {self.layout!r})"
+    A model of the same width that the prompt was not trained for is allowed, with a warning: it is the paper's
+    "Directly Reuse" (§5, Table 4), which is about as good there as random prompts.
+    """
+    if self.hidden_size != backbone.embedding_size:
+        raise PromptError(
+            f"the prompt of task {self.task!r} was trained for {self.backbone!r} and is {self.hidden_size} wide; "
+            f"{backbone.name!r} takes {backbone.embedding_size}: carry it over with a projector"
         )
+    if self.layout != backbone.layout:
+        raise PromptError(
+            f"the prompt of task {self.task!r} stands in layout {self.layout!r}, the backbone in "
+            f"{backbone.layout!r}; load the backbone with layout={self.layout!r}"
+        )
+    if self.belongs_to(backbone) is False:
+        warnings.warn(f"{self!r} was trained for another model than this {backbone.name!r}", stacklevel=2)
+    return self.values
 
-# %% ../nbs/library/prompts.ipynb #834b5571
+# %% ../nbs/library/prompts.ipynb #0e87ee69
 TASK_ENTRIES = ("labels", "label_words", "task_type")
 "The metadata entries of a prompt that declare its task."
 
@@ -166,7 +167,11 @@ def task_entries(
         "task_type": task.task_type,
     }
 
+# %% ../nbs/library/prompts.ipynb #ec868056
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
+# %% ../nbs/library/prompts.ipynb #d642d166
 @patch
 def declared_task(self: SoftPrompt) -> Task:
     """The task that the prompt's metadata declares, completed from the known task of its name.
@@ -190,23 +195,11 @@ def declared_task(self: SoftPrompt) -> Task:
     except ValueError as error:
         raise PromptError(f"the prompt declares no task: {error}") from error
 
+# %% ../nbs/library/prompts.ipynb #35a413ab
+FORMAT = "prompt_transferability/1"
+"The header entry by which a prompt's file is known."
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-
-# %% ../nbs/library/prompts.ipynb #280faf22
-@patch
-def save(self: SoftPrompt, path: str | Path) -> Path:
-    """Write the prompt to one `.safetensors` file, whole or not at all.
-
-    Raises `PromptError` for a metadata entry that has the name of another part of the header, or that JSON cannot hold.
-    """
-    path, header = Path(path), self._header({"format": FORMAT})
-    with written_whole(path) as unfinished:
-        save_tensors({"soft_prompt": self.values}, unfinished, header)
-    return path
-
-
+# %% ../nbs/library/prompts.ipynb #cbee3d2c
 @patch
 def _header(self: SoftPrompt, own: Mapping[str, str]) -> dict[str, str]:
     "The table of texts of a file that keeps the prompt, beside what the file says of itself; errors as of `save`."
@@ -226,18 +219,19 @@ def _header(self: SoftPrompt, own: Mapping[str, str]) -> dict[str, str]:
             ) from error
     return header
 
+# %% ../nbs/library/prompts.ipynb #50faa59a
+@patch
+def save(self: SoftPrompt, path: str | Path) -> Path:
+    """Write the prompt to one `.safetensors` file, whole or not at all.
 
-@patch(cls_method=True)
-def load(cls: SoftPrompt, path: str | Path) -> SoftPrompt:
-    "Read a prompt that `save` wrote. Raises `FileNotFoundError`, or `PromptError` for a file that is no prompt."
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no prompt file {path.name!r} in {str(path.parent)!r}")
-    advice = "; read the authors' pickled prompts with SoftPrompt.from_authors"
-    _check_prompt_file(*tensor_header(path, PromptError, advice), path.name)
-    return cls.from_tensors(*read_tensors(path, PromptError, FLOATS), path.name)
+    Raises `PromptError` for a metadata entry that has the name of another part of the header, or that JSON cannot hold.
+    """
+    path, header = Path(path), self._header({"format": FORMAT})
+    with written_whole(path) as unfinished:
+        save_tensors({"soft_prompt": self.values}, unfinished, header)
+    return path
 
-
+# %% ../nbs/library/prompts.ipynb #59eb4fef
 def _check_prompt_file(header: Mapping[str, str], tensors: Mapping[str, object], name: str) -> None:
     "Raise `PromptError` where a safetensors file holds no prompt."
     if header.get("format") != FORMAT or [*tensors] != ["soft_prompt"]:
@@ -248,7 +242,18 @@ def _check_prompt_file(header: Mapping[str, str], tensors: Mapping[str, object],
     if not {"backbone", "task", "layout"} <= header.keys():
         raise PromptError(f"the header of {name!r} does not say which backbone, task and layout the prompt belongs to")
 
+# %% ../nbs/library/prompts.ipynb #426de304
+def _from_header(header: Mapping[str, str], name: str, *own: str) -> dict[str, Any]:
+    "What `SoftPrompt._header` noted, beside what the file says of itself, as fields of a `SoftPrompt`."
+    known = ("backbone", "task", "layout")
+    metadata = {
+        entry: parse_json(value, f"entry {entry[:60]!r} in the header of {name!r}", PromptError)
+        for entry, value in header.items()
+        if entry not in (*known, *own)
+    }
+    return {entry: header[entry] for entry in known} | {"metadata": metadata}
 
+# %% ../nbs/library/prompts.ipynb #98a852de
 @patch(cls_method=True)
 def from_tensors(
     cls: SoftPrompt,
@@ -260,22 +265,20 @@ def from_tensors(
     _check_prompt_file(header, tensors, name)
     return cls(tensors["soft_prompt"], **_from_header(header, name, "format"))
 
+# %% ../nbs/library/prompts.ipynb #db1b89b4
+@patch(cls_method=True)
+def load(cls: SoftPrompt, path: str | Path) -> SoftPrompt:
+    "Read a prompt that `save` wrote. Raises `FileNotFoundError`, or `PromptError` for a file that is no prompt."
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path.name!r} in {str(path.parent)!r}")
+    advice = "; read the authors' pickled prompts with SoftPrompt.from_authors"
+    _check_prompt_file(*tensor_header(path, PromptError, advice), path.name)
+    return cls.from_tensors(*read_tensors(path, PromptError, FLOATS), path.name)
 
-def _from_header(header: Mapping[str, str], name: str, *own: str) -> dict[str, Any]:
-    "What `SoftPrompt._header` noted, beside what the file says of itself, as fields of a `SoftPrompt`."
-    known = ("backbone", "task", "layout")
-    metadata = {
-        entry: parse_json(value, f"entry {entry[:60]!r} in the header of {name!r}", PromptError)
-        for entry, value in header.items()
-        if entry not in (*known, *own)
-    }
-    return {entry: header[entry] for entry in known} | {"metadata": metadata}
-
-# %% ../nbs/library/prompts.ipynb #bf43ae6f
+# %% ../nbs/library/prompts.ipynb #ea9711ba
 LONGEST_PICKLE, LONGEST_NAME = 10_000, 200
 "Bytes of the pickle in an authors' file, whose numbers lie beside it, and characters of a name in it."
-
-
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError)
 
 
@@ -299,7 +302,7 @@ def _checked_pickle(path: Path) -> None:
         if isinstance(value, int) and abs(value) > size or isinstance(value, str | bytes) and len(value) > LONGEST_NAME:
             raise PromptError(f"{path.name!r} is no pickled matrix: it describes more than it holds")
 
-
+# %% ../nbs/library/prompts.ipynb #80ad7d99
 @patch(cls_method=True)
 def from_authors(
     cls: SoftPrompt,
@@ -331,64 +334,39 @@ def from_authors(
         raise PromptError(f"{path.name!r} is no pickled matrix: it describes more than it holds")
     return cls(values, backbone, task, layout="authors")
 
-# %% ../nbs/library/prompts.ipynb #991307c3
+# %% ../nbs/library/prompts.ipynb #bc252b2a
 PEFT_TASKS = {"masked": "FEATURE_EXTRACTION", "causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 "PEFT's `task_type`, which decides how it puts vectors before a text, by the kind of model."
 
+# %% ../nbs/library/prompts.ipynb #29fad0b8
 _SIZES = {"num_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads"}
-_MASK_FIRST = "the mask, then the prompt"
 
 
 @patch
-def to_peft(
-    self: SoftPrompt,
-    folder: str | Path,  # gets adapter_config.json and adapter_model.safetensors
-    backbone: Backbone | None = None,  # that the prompt stands before; None: PEFT's models will not use the adapter
-    exact: bool = False,  # PEFT is to compute the same logits: of a masked model the mask becomes a vector too
-) -> Path:
-    """Write the prompt as an adapter of Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
-
-    Raises `PromptError` where the prompt does not fit the backbone, and where `exact` is impossible, and
-    `ModuleNotFoundError` where `peft` is not installed.
-    """
+def _peft_config(self: SoftPrompt, backbone: Backbone | None, length: int) -> dict[str, Any]:
+    "What adapter_config.json says. Raises `ModuleNotFoundError` where `peft` is not installed."
     try:
         from peft import PromptTuningConfig
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "to write an adapter of PEFT, install this package with its extra [peft], or peft itself"
         ) from error
-
-    values, own = self.values, {"format": "pt", "prompt_format": FORMAT}
-    if backbone is None:
-        warnings.warn(
-            "PEFT does not put this adapter before a text; pass the backbone, whose kind it asks", stacklevel=2
-        )
-    else:
-        values = self.values_for(backbone)
-    if exact and (backbone is None or backbone.kind == "masked"):
-        values, own = self._behind_mask(backbone), own | {"vectors": _MASK_FIRST}
-    # PEFT asks for layers and heads, which no prompt depends on, and does not find them in every configuration.
     of_model = {} if backbone is None else {"task_type": PEFT_TASKS[backbone.kind]}
     of_model |= {name: getattr(backbone.model.config, of) for name, of in _SIZES.items() if backbone is not None}
-    config = PromptTuningConfig(
-        num_virtual_tokens=len(values),
+    return PromptTuningConfig(
+        num_virtual_tokens=length,
         num_transformer_submodules=1,
         token_dim=self.hidden_size,
         inference_mode=True,
         base_model_name_or_path=self.backbone,
         revision=self.metadata.get("backbone_revision"),
         **of_model,
-    )
-    folder, header = Path(folder), self._header(own)
-    with (
-        written_whole(folder / "adapter_config.json") as config_file,
-        written_whole(folder / "adapter_model.safetensors") as weights_file,
-    ):
-        config_file.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True), encoding="utf-8")
-        save_tensors({"prompt_embeddings": values}, weights_file, header)
-    return folder
+    ).to_dict()
 
-# %% ../nbs/library/prompts.ipynb #991307c4
+# %% ../nbs/library/prompts.ipynb #7b3684c6
+_MASK_FIRST = "the mask, then the prompt"
+
+
 @patch
 def _behind_mask(self: SoftPrompt, backbone: Backbone | None) -> Tensor:  # float32 [1 + length, hidden]
     "The mask's embedding and the vectors. Raises `PromptError` where PEFT would compute something else with them."
@@ -404,7 +382,48 @@ def _behind_mask(self: SoftPrompt, backbone: Backbone | None) -> Tensor:  # floa
     mask = backbone.embed_tokens(torch.tensor([backbone.tokenizer.mask_token_id]))
     return torch.cat([mask.detach().to("cpu", torch.float32), self.values])
 
-# %% ../nbs/library/prompts.ipynb #991307c6
+# %% ../nbs/library/prompts.ipynb #d13ee15f
+@patch
+def to_peft(
+    self: SoftPrompt,
+    folder: str | Path,  # gets adapter_config.json and adapter_model.safetensors
+    backbone: Backbone | None = None,  # that the prompt stands before; None: PEFT's models will not use the adapter
+    exact: bool = False,  # PEFT is to compute the same logits: of a masked model the mask becomes a vector too
+) -> Path:
+    """Write the prompt as an adapter of Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
+
+    Raises `PromptError` where the prompt does not fit the backbone, and where `exact` is impossible, and
+    `ModuleNotFoundError` where `peft` is not installed.
+    """
+    values, own = self.values, {"format": "pt", "prompt_format": FORMAT}
+    if backbone is None:
+        warnings.warn(
+            "PEFT does not put this adapter before a text; pass the backbone, whose kind it asks", stacklevel=2
+        )
+    else:
+        values = self.values_for(backbone)
+    if exact and (backbone is None or backbone.kind == "masked"):
+        values, own = self._behind_mask(backbone), own | {"vectors": _MASK_FIRST}
+    config = json.dumps(self._peft_config(backbone, len(values)), indent=2, sort_keys=True)
+    folder, header = Path(folder), self._header(own)
+    with (
+        written_whole(folder / "adapter_config.json") as config_file,
+        written_whole(folder / "adapter_model.safetensors") as weights_file,
+    ):
+        config_file.write_text(config, encoding="utf-8")
+        save_tensors({"prompt_embeddings": values}, weights_file, header)
+    return folder
+
+# %% ../nbs/library/prompts.ipynb #074e0692
+def _asks_for_code(config: Mapping[str, Any]) -> bool:
+    "Whether PEFT or `transformers` would import what comes with an adapter or its model."
+    mapping, tokenizer = config.get("auto_mapping"), config.get("tokenizer_kwargs")
+    library = mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
+    foreign = library is not None and str(library).partition(".")[0] != "transformers"
+    trusted = (one.get("trust_remote_code") for one in (config, tokenizer) if isinstance(one, dict))
+    return foreign or "auto_map" in config or any(trusted)
+
+# %% ../nbs/library/prompts.ipynb #bf15adca
 _NO_PROMPTS = {
     "PREFIX_TUNING": "its vectors are keys and values of every layer",
     "CARTRIDGE": "its vectors are keys and values of every layer",
@@ -414,7 +433,7 @@ _NO_PROMPTS = {
 }
 "What else learns vectors, by PEFT's names."
 
-
+# %% ../nbs/library/prompts.ipynb #251df42d
 def _check_adapter(name: str, config: Any) -> None:
     "Raise `PromptError` where the configuration of an adapter is not that of a prompt and of nothing else."
     if not isinstance(config, dict):
@@ -437,16 +456,33 @@ def _check_adapter(name: str, config: Any) -> None:
             "the vectors alone"
         )
 
+# %% ../nbs/library/prompts.ipynb #682ec709
+def _adapter_vectors(name: str, config: Mapping[str, Any], values: Tensor) -> Tensor:
+    "The encoder's vectors. Raises `PromptError` where the configuration of an adapter does not describe them."
+    parts = config.get("num_transformer_submodules")
+    parts = (2 if config.get("task_type") == PEFT_TASKS["seq2seq"] else 1) if parts is None else parts
+    length, width = config.get("num_virtual_tokens"), config.get("token_dim")
+    counted = all(one is None or (type(one) is int and one > 0) for one in (length, width)) and parts in (1, 2)
+    wanted = (length and length * parts, width) if counted else (-1, -1)
+    if any(one not in (None, found) for one, found in zip(wanted, values.shape, strict=False)):
+        raise PromptError(
+            f"the adapter in {name!r} says num_virtual_tokens={length!r} and token_dim={width!r}, and holds vectors of "
+            f"shape {list(values.shape)}; it is not whole"
+        )
+    return values[: len(values) // parts] if values.ndim else values
 
-def _asks_for_code(config: Mapping[str, Any]) -> bool:
-    "Whether PEFT or `transformers` would import what comes with an adapter or its model."
-    mapping, tokenizer = config.get("auto_mapping"), config.get("tokenizer_kwargs")
-    library = mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
-    foreign = library is not None and str(library).partition(".")[0] != "transformers"
-    trusted = (one.get("trust_remote_code") for one in (config, tokenizer) if isinstance(one, dict))
-    return foreign or "auto_map" in config or any(trusted)
+# %% ../nbs/library/prompts.ipynb #ef7c850a
+def _adapter_fields(noted: Mapping[str, str], config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    "The fields of a `SoftPrompt` but its vectors, from the header and the configuration of an adapter."
+    if noted.get("prompt_format") == FORMAT and {"backbone", "task", "layout"} <= noted.keys():
+        return _from_header(noted, name, "format", "prompt_format", "vectors")
+    # Written by PEFT, or by a version of this package that noted less.
+    known = {name: noted[name] for name in ("backbone_fingerprint",) if name in noted}
+    known |= {"backbone_revision": config["revision"]} if config.get("revision") else {}
+    names = {"backbone": config.get("base_model_name_or_path") or "", "task": "", "layout": "paper"}
+    return {name: noted.get(name, value) for name, value in names.items()} | {"metadata": known}
 
-# %% ../nbs/library/prompts.ipynb #991307c8
+# %% ../nbs/library/prompts.ipynb #289eeb4d
 @patch(cls_method=True)
 def from_peft(
     cls: SoftPrompt,
@@ -477,33 +513,22 @@ def from_peft(
             f"{printable(str([*tensors][:3]))[:200]}, not prompt_embeddings alone"
         )
     values = _adapter_vectors(folder.name, config, tensors["prompt_embeddings"])
-    if noted.get("vectors") == _MASK_FIRST:
-        values = values[1:]
-    if noted.get("prompt_format") == FORMAT and {"backbone", "task", "layout"} <= noted.keys():
-        fields = _from_header(noted, weights_file.name, "format", "prompt_format", "vectors")
-    else:  # written by PEFT, or by a version of this package that noted less
-        known = {name: noted[name] for name in ("backbone_fingerprint",) if name in noted}
-        known |= {"backbone_revision": config["revision"]} if config.get("revision") else {}
-        names = {"backbone": config.get("base_model_name_or_path") or "", "task": "", "layout": "paper"}
-        fields = {name: noted.get(name, value) for name, value in names.items()} | {"metadata": known}
-    return cls(values, **fields | ({"task": task} if task else {}))
+    values = values[1:] if noted.get("vectors") == _MASK_FIRST else values
+    return cls(values, **_adapter_fields(noted, config, weights_file.name) | ({"task": task} if task else {}))
+
+# %% ../nbs/library/prompts.ipynb #f7c5610c
+LONGEST = 100_000
+"Vectors of a prompt that is drawn; no model reads more."
 
 
-def _adapter_vectors(name: str, config: Mapping[str, Any], values: Tensor) -> Tensor:
-    "The encoder's vectors. Raises `PromptError` where the configuration of an adapter does not describe them."
-    parts = config.get("num_transformer_submodules")
-    parts = (2 if config.get("task_type") == PEFT_TASKS["seq2seq"] else 1) if parts is None else parts
-    length, width = config.get("num_virtual_tokens"), config.get("token_dim")
-    counted = all(one is None or (type(one) is int and one > 0) for one in (length, width)) and parts in (1, 2)
-    wanted = (length and length * parts, width) if counted else (-1, -1)
-    if any(one not in (None, found) for one, found in zip(wanted, values.shape, strict=False)):
-        raise PromptError(
-            f"the adapter in {name!r} says num_virtual_tokens={length!r} and token_dim={width!r}, and holds vectors of "
-            f"shape {list(values.shape)}; it is not whole"
-        )
-    return values[: len(values) // parts] if values.ndim else values
+def _generator(length: int, seed: int) -> torch.Generator:
+    if not isinstance(length, Integral) or not 1 <= length <= LONGEST:
+        raise PromptError(f"a prompt has at least one vector, and at most {LONGEST:,}; got length {length!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise PromptError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
+    return torch.Generator().manual_seed(int(seed))
 
-# %% ../nbs/library/prompts.ipynb #5149ac7a
+# %% ../nbs/library/prompts.ipynb #e4a3fefa
 def random_prompt(
     backbone: Backbone,
     length: int,  # number of vectors
@@ -525,7 +550,23 @@ def random_prompt(
         raise UnknownNameError("distribution", distribution, ("normal", "uniform"))
     return SoftPrompt(values, backbone.name, "random", backbone.layout, {"seed": int(seed), "init": distribution})
 
+# %% ../nbs/library/prompts.ipynb #aa961815
+def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
+    "Float32 [length, hidden]: embeddings of distinct tokens, those with the ids `first` at the start."
+    generator = _generator(length, seed)
+    first = torch.as_tensor(first, dtype=torch.int64)
+    # A model may have more embeddings than its tokenizer has tokens; the rest stand for nothing.
+    named = backbone.tokenizer.convert_ids_to_tokens(range(len(backbone.tokenizer)))
+    left_out = {*first.tolist(), *backbone.tokenizer.all_special_ids}
+    left_out |= {i for i, name in enumerate(named) if name is None or name.startswith("[unused")}
+    tokens = torch.tensor([i for i in range(len(named)) if i not in left_out])
+    known = len(first) + len(tokens)
+    if length > known:
+        raise PromptError(f"a prompt of {length} tokens needs a vocabulary of that size; {backbone.name!r} has {known}")
+    chosen = torch.cat([first, tokens[torch.randperm(len(tokens), generator=generator)]])[:length]
+    return backbone.word_embeddings.detach()[chosen].to("cpu", torch.float32)
 
+# %% ../nbs/library/prompts.ipynb #ca90a9d6
 def vocabulary_prompt(
     backbone: Backbone,
     length: int,  # number of vectors
@@ -544,7 +585,7 @@ def vocabulary_prompt(
         {"seed": int(seed), "init": "vocabulary", "backbone_fingerprint": backbone.fingerprint},
     )
 
-
+# %% ../nbs/library/prompts.ipynb #395fbaef
 def label_word_prompt(
     backbone: Backbone,
     task: Task,  # whose label words come first
@@ -559,27 +600,3 @@ def label_word_prompt(
     values = _sampled_tokens(backbone, length, seed, backbone.label_token_ids(task)[:length].cpu())
     about = {"seed": int(seed), "init": "label words", "backbone_fingerprint": backbone.fingerprint}
     return SoftPrompt(values, backbone.name, "label words", backbone.layout, about)
-
-
-def _sampled_tokens(backbone: Backbone, length: int, seed: int, first: Sequence[int] = ()) -> Tensor:
-    "Float32 [length, hidden]: embeddings of distinct tokens, those with the ids `first` at the start."
-    generator = _generator(length, seed)
-    first = torch.as_tensor(first, dtype=torch.int64)
-    # A model may have more embeddings than its tokenizer has tokens; the rest stand for nothing.
-    named = backbone.tokenizer.convert_ids_to_tokens(range(len(backbone.tokenizer)))
-    left_out = {*first.tolist(), *backbone.tokenizer.all_special_ids}
-    left_out |= {i for i, name in enumerate(named) if name is None or name.startswith("[unused")}
-    tokens = torch.tensor([i for i in range(len(named)) if i not in left_out])
-    known = len(first) + len(tokens)
-    if length > known:
-        raise PromptError(f"a prompt of {length} tokens needs a vocabulary of that size; {backbone.name!r} has {known}")
-    chosen = torch.cat([first, tokens[torch.randperm(len(tokens), generator=generator)]])[:length]
-    return backbone.word_embeddings.detach()[chosen].to("cpu", torch.float32)
-
-
-def _generator(length: int, seed: int) -> torch.Generator:
-    if not isinstance(length, Integral) or not 1 <= length <= LONGEST:
-        raise PromptError(f"a prompt has at least one vector, and at most {LONGEST:,}; got length {length!r}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**64:
-        raise PromptError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
-    return torch.Generator().manual_seed(int(seed))

@@ -49,7 +49,7 @@ def _tuned(release: Release, backbone: str, run: str = "tuned") -> dict[str, Sof
     listed = published().query("kind == 'prompt' and backbone == @backbone and run == @run and copy_of.isna()")
     return {task: release.prompt(task, backbone, run) for task in PAPER_TASKS if task in listed["task"].values}
 
-
+# %% ../nbs/library/recomputed.ipynb #ea7505e5
 def _with_and_without_first(prompts: dict[str, SoftPrompt]) -> dict[int, dict[str, SoftPrompt]]:
     "The prompts, and the prompts without their first vector, by how many vectors that leaves."
     length = len(next(iter(prompts.values())).values)
@@ -116,7 +116,7 @@ def _matrices(release: Release) -> Iterator[tuple[str, int, str, pd.DataFrame, d
                     runs = {prompt: prompt.startswith("second ") for prompt in matrix}
                     yield _ACROSS_RUNS, vectors, metric, independent_pairs(matrix, runs), tasks
 
-
+# %% ../nbs/library/recomputed.ipynb #b4431682
 def _similarity_by_kind(
     release: Release,
 ) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `pair_means`
@@ -129,7 +129,7 @@ def _similarity_by_kind(
     table = pd.concat(tables)
     return table[["prompts", "vectors", "pairs of", "mean", "low", "high", "pairs", "with_self"]]
 
-
+# %% ../nbs/library/recomputed.ipynb #c906859e
 def _same_task_aucs(release: Release) -> pd.DataFrame:  # index metric; columns prompts, vectors, and of `same_task_auc`
     "How well each metric tells the two published RoBERTa-large prompts of a task from prompts of different tasks."
     rows = [
@@ -152,7 +152,7 @@ def _metrics_and_types(release: Release) -> dict[tuple[str, int], pd.DataFrame]:
     types = {name: task.task_type for name, task in PAPER_TASKS.items()}
     return matrices | {("task type", next(iter(tuned.values())).length): type_baseline(types)}
 
-
+# %% ../nbs/library/recomputed.ipynb #ae7350a8
 def _correlations(release: Release) -> pd.DataFrame:
     "Table 3 for the embedding metrics and for the types alone, and what each metric gains over these."
     transfer, matrices = release.transfer("roberta-base"), _metrics_and_types(release)
@@ -166,7 +166,7 @@ def _correlations(release: Release) -> pd.DataFrame:
             tables[metric, vectors, self_pairs] = found
     return pd.concat(tables, names=["metric", "vectors", "self_pairs", "target"]).reset_index(level=[1, 2, 3])
 
-
+# %% ../nbs/library/recomputed.ipynb #d5a01f4f
 def _first_vectors(release: Release) -> pd.DataFrame:
     "How long the first vector of each tuned prompt of RoBERTa-base is, and how long the others are on average."
     rows = {}
@@ -176,7 +176,7 @@ def _first_vectors(release: Release) -> pd.DataFrame:
         rows[task] = {"norm": norms[0], "mean_norm_of_others": norms[1:].mean(), "share_of_squared_norm": share}
     return pd.DataFrame(rows).T.astype(float).rename_axis("task")
 
-
+# %% ../nbs/library/recomputed.ipynb #c7abef89
 def _partial_correlations(release: Release) -> pd.DataFrame:  # index metric; columns vectors, held fixed, rho, p, n
     "What the embedding metrics tell about transfer beyond what needs no prompt (beside Table 3)."
     types = {name: task.task_type for name, task in PAPER_TASKS.items()}
@@ -206,6 +206,11 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
 }
 "What is computed from the published files, by the name of its file."
 
+# %% ../nbs/library/recomputed.ipynb #a1e92249
+def _layer_parts(backbone: Backbone) -> list[tuple[int, int]]:
+    "All layers, and the groups of Table 2."
+    return [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
+
 # %% ../nbs/library/recomputed.ipynb #1cf6cb31
 def _neurons_to_tuned(
     release: Release,
@@ -223,11 +228,6 @@ def _neurons_to_tuned(
     table = pd.concat(tables)
     return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[["tuned", "layers", "neuron_overlap"]]
 
-
-def _layer_parts(backbone: Backbone) -> list[tuple[int, int]]:
-    "All layers, and the groups of Table 2."
-    return [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
-
 # %% ../nbs/library/recomputed.ipynb #1cf6cb32
 def _neuron_correlations(release: Release, backbone: Backbone) -> pd.DataFrame:  # index layers; columns as of Table 3
     "Table 3 for neuron overlap, and what it gains over the types alone."
@@ -243,7 +243,7 @@ def _neuron_correlations(release: Release, backbone: Backbone) -> pd.DataFrame: 
             tables[layer_label(layers), self_pairs] = found.join(gain)
     return pd.concat(tables, names=["layers", "self_pairs", "target"]).reset_index(level=[1, 2])
 
-
+# %% ../nbs/library/recomputed.ipynb #fecfee64
 NEURON_TABLES: dict[str, Callable[[Release, Backbone], pd.DataFrame]] = {
     f"neurons_to_tuned_{run}": partial(_neurons_to_tuned, run=run) for run in ("tuned", *_CARRIED_RUNS)
 } | {"neuron_correlation_roberta-base": _neuron_correlations}
@@ -275,7 +275,7 @@ def write_tables(
             unfinished.write_text(text, encoding="utf-8")
     return out
 
-
+# %% ../nbs/library/recomputed.ipynb #b41eb7d9
 def read_table(
     out: str | Path,  # the folder that `write_tables` filled
     name: str,  # one of `TABLES` or `NEURON_TABLES`
@@ -291,7 +291,7 @@ def read_table(
         )
     return pd.read_csv(file, index_col=0)
 
-
+# %% ../nbs/library/recomputed.ipynb #dcabf7e7
 def read_origin(
     out: str | Path,  # the folder that `write_tables` filled
 ) -> pd.Series:  # text, one entry a fact

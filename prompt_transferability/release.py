@@ -27,7 +27,7 @@ from .prompts import SoftPrompt, written_whole
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
-__all__ = ['COMMIT', 'ARCHIVE', 'ReleaseError', 'published', 'release_folder', 'Release', 'download_release', 'load_release']
+__all__ = ['COMMIT', 'ARCHIVE', 'published', 'release_folder', 'Release', 'ReleaseError', 'download_release', 'load_release']
 
 # %% ../nbs/library/release.ipynb #392456de
 COMMIT = "2d15de5"
@@ -40,10 +40,6 @@ def _sums() -> dict[str, str]:
     "The SHA-256 sum of every published file, in hexadecimal, by its path in the repository."
     lines = files("prompt_transferability").joinpath("authors_release.sha256").read_text(encoding="utf-8").splitlines()
     return {file: digest for digest, file in (line.split("  ", 1) for line in lines)}
-
-
-class ReleaseError(ValueError):
-    "A published file that is not as it was published."
 
 # %% ../nbs/library/release.ipynb #1a3d1fa7
 _MODELS = {
@@ -60,6 +56,8 @@ _TASKS = {
     "ethicsdeontology": "ethics_deontology",
     "ethicsjustice": "ethics_justice",
 }
+
+# %% ../nbs/library/release.ipynb #f9fc8efd
 _NAME = re.compile(
     r"(?P<task>.+?)(?:_(?P<before>trained|base_emotion|base_nli))?"
     rf"Prompt(?:_(?P<across>cross_model_T5)_to_)?(?P<model>{'|'.join(_MODELS)})(?:_(?P<after>\w+))?"
@@ -87,9 +85,10 @@ def _source(prompt: str, model: str) -> str:
         return f"projected from {trained_for}"
     return task if trained_for == model else "directly reused"
 
-
+# %% ../nbs/library/release.ipynb #ff2d2265
 @cache
 def _catalogue() -> pd.DataFrame:
+    "What `published` copies."
     rows, originals = [], {}
     for file in sorted(_sums(), key=lambda file: (file.count("/"), file)):  # what lies deeper is the copy
         *_, above, folder, name = ("", "", *file.split("/"))
@@ -106,7 +105,7 @@ def _catalogue() -> pd.DataFrame:
     columns = ["file", "kind", "backbone", "task", "run", "source", "copy_of"]
     return pd.DataFrame(rows, columns=columns).set_index("file").sort_index()
 
-
+# %% ../nbs/library/release.ipynb #ea63fad5
 def published() -> pd.DataFrame:  # a row a file, under its path in the authors' repository
     """What the authors published, prompts and results. Nothing is read for it but this package's list.
 
@@ -126,11 +125,6 @@ def release_folder(
     return Path(data_dir or cache_dir) / "authors-release"
 
 # %% ../nbs/library/release.ipynb #06cb0fb3
-def _download_command(folder: Path) -> str:
-    "What fills that folder of a data folder."
-    return f"`prompt-transfer release download --data {shlex.quote(str(folder.parent))}`"
-
-
 class Release:
     "The authors' published prompts and results in a folder; each file is checked when it is read."
 
@@ -144,29 +138,65 @@ class Release:
             return "missing"
         return "whole" if sha256(path.read_bytes()).hexdigest() == _sums()[file] else "altered"
 
-    def verify(self) -> pd.Series:  # by file: "whole", "altered" or "missing"
-        "The state of every published file."
-        return pd.Series({file: self.state(file) for file in _sums()}, name="state").rename_axis("file")
-
-    def path(self, file: str) -> Path:
-        """Where a published file lies, if it is whole.
-
-        Raises `FileNotFoundError` where it is missing, `ReleaseError` where it is not as it was published.
-        """
-        state = self.state(file)
-        if state == "missing":
-            raise FileNotFoundError(
-                f"there is no {file!r} in {str(self.folder)!r}; {_download_command(self.folder)} gets what is missing"
-            )
-        if state == "altered":
-            raise ReleaseError(
-                f"{file!r} in {str(self.folder)!r} is not as it was published (its SHA-256 sum differs); "
-                f"{_download_command(self.folder)} gets it anew"
-            )
-        return self.folder / file
-
     def __repr__(self) -> str:
         return f"Release({str(self.folder)!r})"
+
+# %% ../nbs/library/release.ipynb #f0d236c9
+@patch
+def verify(self: Release) -> pd.Series:  # by file: "whole", "altered" or "missing"
+    "The state of every published file."
+    return pd.Series({file: self.state(file) for file in _sums()}, name="state").rename_axis("file")
+
+# %% ../nbs/library/release.ipynb #ceec8b1a
+class ReleaseError(ValueError):
+    "A published file that is not as it was published."
+
+
+def _download_command(folder: Path) -> str:
+    "What fills that folder of a data folder."
+    return f"`prompt-transfer release download --data {shlex.quote(str(folder.parent))}`"
+
+
+@patch
+def path(self: Release, file: str) -> Path:
+    """Where a published file lies, if it is whole.
+
+    Raises `FileNotFoundError` where it is missing, `ReleaseError` where it is not as it was published.
+    """
+    state = self.state(file)
+    if state == "missing":
+        raise FileNotFoundError(
+            f"there is no {file!r} in {str(self.folder)!r}; {_download_command(self.folder)} gets what is missing"
+        )
+    if state == "altered":
+        raise ReleaseError(
+            f"{file!r} in {str(self.folder)!r} is not as it was published (its SHA-256 sum differs); "
+            f"{_download_command(self.folder)} gets it anew"
+        )
+    return self.folder / file
+
+# %% ../nbs/library/release.ipynb #d635072f
+def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
+    "Take files out of the archive until none is wanted any more."
+    with (
+        urlopen(ARCHIVE, timeout=60) as response,
+        tarfile.open(fileobj=response, mode="r|gz") as archive,
+        tqdm(total=len(wanted), desc="published files", unit="file", disable=not progress) as bar,
+    ):
+        for member in archive:
+            file = member.name.partition("/")[2]  # all of the archive lies in one folder
+            if file not in wanted or not member.isfile():
+                continue
+            content = archive.extractfile(member).read()
+            if sha256(content).hexdigest() != _sums()[file]:
+                raise ReleaseError(f"{ARCHIVE} holds another {file!r} than was published (its SHA-256 sum differs)")
+            with written_whole(folder / file) as unfinished:
+                unfinished.write_bytes(content)
+            wanted.remove(file)
+            bar.update()
+            if not wanted:
+                return
+    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, {min(wanted)!r} for one")
 
 # %% ../nbs/library/release.ipynb #8b8148f6
 def download_release(
@@ -190,29 +220,6 @@ def download_release(
                 "or put a copy of them there"
             ) from error
     return release.folder
-
-
-def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
-    "Take files out of the archive until none is wanted any more."
-    with (
-        urlopen(ARCHIVE, timeout=60) as response,
-        tarfile.open(fileobj=response, mode="r|gz") as archive,
-        tqdm(total=len(wanted), desc="published files", unit="file", disable=not progress) as bar,
-    ):
-        for member in archive:
-            file = member.name.partition("/")[2]  # all of the archive lies in one folder
-            if file not in wanted or not member.isfile():
-                continue
-            content = archive.extractfile(member).read()
-            if sha256(content).hexdigest() != _sums()[file]:
-                raise ReleaseError(f"{ARCHIVE} holds another {file!r} than was published (its SHA-256 sum differs)")
-            with written_whole(folder / file) as unfinished:
-                unfinished.write_bytes(content)
-            wanted.remove(file)
-            bar.update()
-            if not wanted:
-                return
-    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, {min(wanted)!r} for one")
 
 # %% ../nbs/library/release.ipynb #386ecbe0
 def load_release(
@@ -275,7 +282,7 @@ def accuracy(self: Release, file: str) -> float:  # in [0, 1]
     "The number in a published result; errors as in `Release.path`."
     return json.loads(json.loads(self.path(file).read_text(encoding="utf-8")))["acc"]
 
-
+# %% ../nbs/library/release.ipynb #aa397f1a
 @patch
 def transfer(
     self: Release,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 
+from .articles import number, percent
 from .cells import Cell, Store
 from prompt_transferability.experiments import (
     AS_TUNED,
@@ -31,17 +33,20 @@ from prompt_transferability.experiments import (
     stored_prompt,
 )
 from .files import written_whole
+from .microworld import MICRO_MODELS
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
 from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS, independent_pairs, task_means
 from .study import Study, StudyError, noted_fingerprints
-from .tasks import ALL_TASKS, UnknownNameError
+from .tasks import ALL_TASKS, PAPER_TASKS, UnknownNameError
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
-__all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'Results', 'write_report']
+__all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'COLUMN_NAMES', 'TYPE_NAMES', 'CARRIED_CAPTIONS',
+           'REPORT_STYLE', 'Results', 'readable', 'html_table', 'findings', 'headline', 'said_of_models',
+           'write_report']
 
 # %% ../nbs/library/results.ipynb #0eb9ba2f
 TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
@@ -719,6 +724,287 @@ def difference(
     return table.drop(columns="n")
 
 # %% ../nbs/library/results.ipynb #467c4942
+COLUMN_NAMES = {
+    "low": "from",
+    "high": "to",
+    "n": "examples",
+    "majority": "most frequent label",
+    "train": "training rows",
+}
+TYPE_NAMES = {"SA": "sentiment", "NLI": "inference", "EJ": "ethical judgement", "PI": "paraphrase"}
+
+
+def readable(
+    name: object,  # of a row or a column
+) -> object:
+    "A name as a person reads it: the paper's title of a task, a type in words, and no underscores."
+    if not isinstance(name, str):
+        return name
+    if task := PAPER_TASKS.get(name.removeprefix("micro/")):
+        return f"micro {task.title}" if name.startswith("micro/") else task.title
+    known = COLUMN_NAMES | TYPE_NAMES
+    test = name.removeprefix("test_")
+    return known.get(name) or (f"test: {known.get(test, test)}" if test != name else name.replace("_", " "))
+
+# %% ../nbs/library/results.ipynb #rp-table
+def html_table(
+    table: pd.DataFrame,  # of texts and whole numbers
+    caption: str,
+) -> str:
+    "A table of the report, with its caption; where it is wider than the window, it scrolls by itself."
+    named = table.rename(index=readable, columns=readable)
+    named = named.rename_axis(index=[None] * named.index.nlevels, columns=[None] * named.columns.nlevels)
+    caption = html.escape(caption)
+    markup = re.sub(r"(<table[^>]*>)", rf"\1<caption>{caption}</caption>", named.to_html(border=0, na_rep="–"), count=1)
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">{markup}</div>'
+
+# %% ../nbs/library/results.ipynb #rp-pct
+def _in_percent(column: pd.Series) -> pd.Series:
+    "Accuracies and times in percent. Steps are known to the next evaluation, so times have no more digits than that."
+    digits = 0 if "time" in column.name else 1
+    return column.map(lambda value: "never" if np.isinf(value) else number(100 * value, digits))
+
+
+def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
+    "What `compare_runs` gives, for reading."
+    counts = ["baseline_step", "runs", "reached", "sooner"]
+    return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
+
+# %% ../nbs/library/results.ipynb #rp-f1
+def _training_finding(results: Results, backbone: str) -> str:
+    "What tuning gave, beside what costs nothing."
+    means = results.summary(backbone)[["accuracy", "random", "majority"]].mean()
+    beside = [f"always giving the most frequent label, {percent(means['majority'], 1)}"]
+    if np.isfinite(means["random"]):
+        beside.insert(0, f"random prompts reach {percent(means['random'], 1)}")
+    reached = f"{percent(means['accuracy'], 1)} on dev, a mean over {len(results.summary(backbone))} tasks"
+    return f"Tuned prompts of {backbone} reach {reached}; {', '.join(beside)}."
+
+
+def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, target, accuracy, alike
+    "Every prompt on every other task."
+    matrix, types = results.transfer(backbone), results.study.types()
+    pairs = [
+        (source, target, accuracy, types[source] == types[target])
+        for (source, target), accuracy in matrix.stack().dropna().items()
+        if source in types and source != target
+    ]
+    return pd.DataFrame(pairs, columns=["source", "target", "accuracy", "alike"])
+
+# %% ../nbs/library/results.ipynb #rp-f2
+def _transfer_findings(results: Results, backbone: str) -> list[str]:
+    "What prompts are worth on other tasks: by type, and the one that loses least beside the task's own."
+    pairs, matrix = _off_diagonal(results, backbone), results.transfer(backbone)
+    if pairs.empty:
+        return []
+    kinds = {"of its own type": pairs[pairs.alike], "of another type": pairs[~pairs.alike]}
+    said = [
+        f"{percent(some.accuracy.mean(), 1)} on tasks {kind} ({len(some)} pairs)"
+        for kind, some in kinds.items()
+        if len(some)
+    ]
+    own = [matrix.loc[target, target] if target in matrix.index else np.nan for target in pairs.target]
+    found = [f"Without training, a prompt gives on average {', and '.join(said)}."]
+    if (lost := pairs.accuracy - own).notna().any():
+        best = pairs.loc[lost.idxmax()]
+        names, own = f"{readable(best.source)} on {readable(best.target)}", matrix.loc[best.target, best.target]
+        accuracy = f"{percent(best.accuracy, 1)}, where its own gives {percent(own, 1)}"
+        found.append(f"The prompt that loses least is that of {names}: {accuracy}.")
+    return found
+
+# %% ../nbs/library/results.ipynb #rp-f3
+def _carried_findings(results: Results, source: str, target: str) -> list[str]:
+    "What prompts of one model are worth on another, and what the same method makes of untrained vectors."
+    means = results.cross_model(source, target).mean(axis=1)
+    methods = [way for way in means.index if way not in ("tuned", "random") and not way.startswith("own prompt")]
+    if not methods:
+        return []
+    best = means[methods].idxmax()
+    at_best = f"{percent(means[best], 1)} ({best}, of {len(methods)} methods), a mean over tasks"
+    beside = f"{target}'s own give {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
+    found = [f"Carried from {source} to {target}, prompts give at best {at_best}; {beside}."]
+    untrained = results.cross_model(source, target, seeds="others", untrained=True).mean(axis=1)
+    if best in untrained:
+        there = percent(untrained[best], 1)
+        found.append(f"Of vectors that were never trained, the same method makes prompts that give {there}.")
+    return found
+
+
+def findings(results: Results) -> list[str]:
+    "The three findings that a report begins with: on its first pair of models, or its first model."
+    study = results.study
+    for source, target in study.cross_model.directions if study.cross_model else ():
+        return [*_carried_findings(results, source, target), _training_finding(results, target)]
+    backbone = study.backbones[0]
+    return [*_transfer_findings(results, backbone), _training_finding(results, backbone)]
+
+# %% ../nbs/library/results.ipynb #rp-title
+def headline(results: Results) -> str:
+    "What a study found, in one sentence."
+    study, backbone = results.study, results.study.backbones[0]
+    for source, target in study.cross_model.directions if study.cross_model else ():
+        means = results.cross_model(source, target).drop(index="random").mean(axis=1)
+        carried = means[[way for way in means.index if way != "tuned" and not way.startswith("own prompt")]]
+        best = f"give at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
+        return f"Prompts of {source} {best} on {target}, whose own give {percent(means['tuned'])}"
+    means = _off_diagonal(results, backbone).groupby("alike")["accuracy"].mean()
+    kinds = {True: "of their type", False: "of other types"}
+    if len(means):
+        said = " and ".join(
+            f"{percent(means[alike])} on tasks {kinds[alike]}" for alike in (True, False) if alike in means
+        )
+        return f"Prompts of {backbone} give {said}"
+    return f"Prompts tuned for {backbone} reach {percent(results.summary(backbone)['accuracy'].mean())}"
+
+
+def said_of_models(study: Study) -> str:
+    "Which models a study is about, and what its numbers are not."
+    short = [name.rpartition("/")[2] for name in study.backbones]
+    settings = f"{study.length} vectors, {study.steps} steps, seeds {', '.join(map(str, study.seeds))}"
+    said = f"The frozen {'models are' if len(short) > 1 else 'model is'} {' and '.join(study.backbones)}; {settings}."
+    if all(name in MICRO_MODELS for name in study.backbones):
+        said += " It belongs to the micro world, a made-up language: these numbers say nothing about English."
+    if not any(name.startswith(("roberta-base", "roberta-large", "t5-")) for name in short):
+        said += " They are not the paper's, which are of RoBERTa and T5."
+    return said
+
+# %% ../nbs/library/results.ipynb #rp-section
+def _figure(picture: str, said: str) -> str:
+    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
+
+
+def _section(
+    study: Study, backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str
+) -> str:
+    "The part of the report about one backbone."
+    shown = tables["summary"].map(lambda value: number(100 * value, 1) if isinstance(value, float) else value)
+    shown = shown.dropna(axis="columns", how="all")
+    means = tables["type_means"].map(lambda value: number(100 * value, 1))
+    recovered = "The same numbers, coloured by how much of the way from the random to the tuned prompt was kept."
+    parts = [
+        f"<h2>{html.escape(backbone)}</h2>",
+        "<h3>Zero-shot transfer</h3>",
+        _figure(figures["transfer"], "Accuracy on dev of the target (columns) under the source's prompt (rows), in %."),
+        _figure(figures["recovered"], recovered)
+        if "recovered" in figures
+        else "<p>What was recovered needs random prompts, which the study does not have.</p>",
+        html_table(means, "Mean accuracy of other tasks' prompts, by type of the target, with 95 % intervals, in %"),
+        "<h3>What training gave</h3>",
+        _figure(figures["summary"], "Tuned prompts with their intervals, random prompts and the most frequent label."),
+        html_table(shown, "Accuracy of each task's own prompt, in %"),
+        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
+        "the examples.</p>",
+        _figure(figures["curves"], "Accuracy on dev by training step, a line a seed."),
+        *_tpt_section(study, tables),
+        "<p>Tables as CSV: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
+    ]
+    return "\n".join(parts)
+
+# %% ../nbs/library/results.ipynb #rp-rest
+def _link(prefix: str, name: str, shown: str) -> str:
+    "A link to a table; a backbone's name in it is text."
+    return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
+
+
+def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    "The part about runs that started from other tasks' prompts, where there are any."
+    compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
+    if not compared:
+        return []
+    cut = _cut(study)
+    parts = [
+        "<h3>Starting from other tasks' prompts</h3>",
+        "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
+        "converged (baseline step). The last columns say how many runs there are, how many came within half a point "
+        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
+    ]
+    if cut:
+        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
+    for name, table in compared.items():
+        start = name.removeprefix("tpt_").replace("_", " ")
+        heading = ", ".join(part for part in (f"Starts chosen by: {start}", cut) if part)
+        parts.append(html_table(_runs_in_percent(table), heading))
+    return parts
+
+# %% ../nbs/library/results.ipynb #rp-cross
+CARRIED_CAPTIONS = {
+    "prompts": "Accuracy on dev of each task under its prompt from the other model, by method, in %",
+    "prompts_of_other_seeds": "The same for prompts of other seeds than those that a method learned from, in %",
+    "untrained": "The control: what the same methods make of vectors that were never trained, in %",
+    "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors, in %",
+}
+
+
+def _cross_section(
+    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
+) -> str:
+    "The part of the report about prompts that changed models (§5, Tables 4 to 6)."
+    parts = [
+        f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
+        "<p>Above the carried prompts stand the target's own, random ones, and what its own prompts of the tasks in "
+        "brackets are worth without a projector. A learned method learned from prompts of its seed on these tasks. "
+        "Where untrained vectors do as well, nothing of the prompt was carried over. Of tuning that goes on, "
+        "times are in % of the baseline step, at which tuning from random vectors had converged.</p>",
+    ]
+    for name, table in tables.items():
+        shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
+        parts.append(html_table(shown, CARRIED_CAPTIONS[name]))
+    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
+    links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
+    return "\n".join([*parts, f"<p>Tables as CSV: {links}</p>"])
+
+# %% ../nbs/library/results.ipynb #rp-page
+REPORT_STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { overflow-wrap: break-word }
+figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto; background: #fff }
+figcaption, caption { text-align: left; padding: .3rem 0; font-size: .9rem }
+.scroll { overflow-x: auto; margin: 1rem 0 }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8a949c; vertical-align: bottom }
+th { text-align: left } thead th { text-align: right }
+.scroll table:not(:has(tbody [rowspan])) tr > :first-child { position: sticky; left: 0; background: Canvas }
+pre { border: 1px solid #8a949c; padding: 1rem; overflow-x: auto; white-space: pre-wrap }
+@media (max-width: 600px) { figure svg { min-width: 34rem } }
+@media print {
+  body { margin: 0; max-width: none } .scroll, figure { overflow: visible } figure, tr { break-inside: avoid }
+  table { font-size: 6.5pt } th, td { padding: .1rem .25rem; overflow-wrap: anywhere }
+  .scroll tr > :first-child { position: static !important }
+}
+"""
+
+
+def _page(results: Results, sections: list[str]) -> str:
+    "The whole report."
+    rows = "\n".join(
+        f'<tr><th scope="row">{html.escape(readable(name))}</th><td>{html.escape(value)}</td></tr>'
+        for name, value in results.origin().items()
+    )
+    title, study = html.escape(headline(results)), html.escape(results.study.name)
+    found = "\n".join(f"<li>{html.escape(finding)}</li>" for finding in findings(results)[:3])
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: study {study}</title>
+<meta name="description" content="Report of the study {study}: {title}.">
+<style>{REPORT_STYLE}</style></head><body><main>
+<h1>{title}</h1>
+<p>Study {study}. {html.escape(said_of_models(results.study))}</p>
+<ul>
+{found}
+</ul>
+{"".join(sections)}
+<h2>The rows behind it</h2>
+{html_table(results.rows(), "Rows of each split, and rows whose texts stand in another split too")}
+<h2>Where this came from</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Provenance"><table><caption>Provenance of all cells</caption>
+{rows}</table></div>
+<h3>The study</h3>
+<pre>{html.escape(results.study.to_yaml())}</pre>
+</main></body></html>
+"""
+
+# %% ../nbs/library/results.ipynb #rp-write
 def write_report(
     results: Results,
     into: str | Path | None = None,  # the report's folder; None: report/ in the study's
@@ -785,122 +1071,3 @@ def _cut(study: Study) -> str:
     "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
     short = study.tpt_steps is not None and study.tpt_steps < study.steps
     return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
-
-
-def _section(
-    study: Study, backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str
-) -> str:
-    "The part of the report about one backbone."
-    shown = tables["summary"].map(lambda value: f"{100 * value:.1f}" if isinstance(value, float) else value)
-    means = tables["type_means"].map(lambda value: f"{100 * value:.1f}")
-    parts = [
-        f"<h2>{html.escape(backbone)}</h2>",
-        "<h3>Zero-shot transfer</h3>",
-        "<p>Accuracy on dev of the target task (columns) under the prompt of the source task (rows), in %.</p>",
-        figures["transfer"],
-        "<p>The same numbers, coloured by how much of the way from the random to the tuned prompt was kept.</p>",
-        figures.get("recovered", "<p>This needs random prompts, which the study does not have.</p>"),
-        "<h3>Within a type and across types</h3>",
-        "<p>Mean accuracy on targets of a type under prompts of other tasks, with 95 % intervals, in %.</p>",
-        means.to_html(border=0, na_rep="–"),
-        "<h3>What training gave</h3>",
-        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
-        "the examples.</p>",
-        figures["summary"],
-        shown.to_html(border=0, na_rep="–"),
-        "<h3>Training curves</h3>",
-        figures["curves"],
-        *_tpt_section(study, tables),
-        "<p>Tables: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
-    ]
-    return "\n".join(parts)
-
-
-def _link(prefix: str, name: str, shown: str) -> str:
-    "A link to a table; a backbone's name in it is text."
-    return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
-
-
-def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    "The part about runs that started from other tasks' prompts, where there are any."
-    compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
-    if not compared:
-        return []
-    cut = _cut(study)
-    parts = [
-        "<h3>Starting from other tasks' prompts</h3>",
-        "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
-        "converged, baseline_step; inf: never. At the end how many runs there are, how many came within half a point "
-        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
-    ]
-    if cut:
-        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
-    for name, table in compared.items():
-        heading = ", ".join(part for part in (name.removeprefix("tpt_").replace("_", " "), cut) if part)
-        parts += [f"<h4>{html.escape(heading)}</h4>", _runs_in_percent(table).to_html(border=0)]
-    return parts
-
-
-def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
-    "What `compare_runs` gives, for reading."
-    counts = ["baseline_step", "runs", "reached", "sooner"]
-    return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
-
-
-def _in_percent(column: pd.Series) -> pd.Series:
-    "Steps are known to the next evaluation, so times have no more digits than that."
-    digits = 0 if "time" in column.name else 1
-    return column.map(lambda value: "–" if np.isnan(value) else f"{100 * value:.{digits}f}")
-
-
-def _cross_section(
-    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
-) -> str:
-    "The part of the report about prompts that changed models."
-    said = {
-        "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
-        "carried, in %; above them the target's own prompts, random ones, and what its own prompts of the tasks in "
-        "brackets are worth without a projector. A way that is learned has learned from "
-        "prompts of the same seed.",
-        "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
-        "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
-        "this is as good, nothing of the prompt was carried over.",
-        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): "
-        "over the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times "
-        "in % of baseline_step, at which tuning from random vectors had converged; inf: never.",
-    }
-    parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
-    for name, table in tables.items():
-        shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
-        parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
-    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
-    links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
-    return "\n".join([*parts, f"<p>Tables: {links}</p>"])
-
-
-def _page(results: Results, sections: list[str]) -> str:
-    "The whole report."
-    rows = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in results.origin().items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Study {html.escape(results.study.name)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
-svg {{ max-width: 100%; height: auto }} table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd }} th {{ text-align: left }}
-pre {{ background: #f5f5f5; padding: 1rem }}
-</style></head><body>
-<h1>Study {html.escape(results.study.name)}</h1>
-{"".join(sections)}
-<h2>The rows behind it</h2>
-<p>Rows of each split, and rows whose texts stand in another split too.</p>
-{results.rows().to_html(border=0, na_rep="–")}
-<h2>Where this came from</h2>
-<table>{rows}</table>
-<h3>The study</h3>
-<pre>{html.escape(results.study.to_yaml())}</pre>
-</body></html>
-"""

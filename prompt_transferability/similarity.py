@@ -30,7 +30,7 @@ from prompt_transferability.statistics import (
 from .tasks import UnknownNameError
 
 # %% auto #0
-__all__ = ['EMBEDDING_METRICS', 'METRICS', 'mean_directions', 'euclidean_concat', 'euclidean_average', 'cosine_concat',
+__all__ = ['EMBEDDING_METRICS', 'METRICS', 'mean_directions', 'euclidean_concat', 'cosine_concat', 'euclidean_average',
            'cosine_average', 'activation_values', 'activation_states', 'active_share', 'layer_groups', 'layer_label',
            'layer_rows', 'neuron_overlap', 'named_prompts', 'overlap_matrix', 'similarity_matrix', 'independent_pairs',
            'pair_means', 'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline',
@@ -48,7 +48,7 @@ def _cosine_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [
     one, other = (F.normalize(values.flatten(1).double(), dim=-1, eps=0) for values in (p, q))
     return (one @ other.T).clamp(-1, 1)
 
-
+# %% ../nbs/library/similarity.ipynb #f297f4d9
 def mean_directions(
     prompts: Tensor,  # [m, l, hidden]
 ) -> Tensor:  # float64 [m, hidden]; NaN for a prompt with a vector of zeros
@@ -72,27 +72,12 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:  # float64 [m, d], [k, d] -> [m,
         squared[i, j] = (x[i] - y[j]).square().sum(1)
     return squared.sqrt_()
 
-
+# %% ../nbs/library/similarity.ipynb #f0a07dcc
 def _euclidean_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] -> [m, k]
     pairs = _distances(p.flatten(0, 1).double(), q.flatten(0, 1).double())
     return 1 / (1 + pairs.view(len(p), p.shape[1], len(q), q.shape[1]).mean((1, 3)))
 
-# %% ../nbs/library/similarity.ipynb #7081ddee
-_MEASURES = {
-    "euclidean_concat": _euclidean_concat,
-    "euclidean_average": _euclidean_average,
-    "cosine_concat": _cosine_concat,
-    "cosine_average": _cosine_average,
-}
-
-
-def _of_pair(metric: str, p: Tensor, q: Tensor) -> float:
-    "One of the embedding metrics, for one pair of prompts."
-    p, q = torch.as_tensor(p), torch.as_tensor(q)
-    _check_shapes(metric, {"the first prompt": p, "the second prompt": q})
-    return float(_MEASURES[metric](p[None], q[None]))
-
-
+# %% ../nbs/library/similarity.ipynb #a1e5c41b
 def _first(items: Mapping[str, Any]) -> tuple[str, Any]:
     "The first of some prompts, which all others have to go with. Raises `ValueError` where there is none."
     if not items:
@@ -120,21 +105,28 @@ def _check_shapes(metric: str, values: Mapping[str, Tensor]) -> None:
         if metric.startswith("cosine") and not parts.any(dim=1).all():
             raise PromptError(f"{name} has a vector of zeros, which has no angle to others; take a Euclidean metric")
 
+# %% ../nbs/library/similarity.ipynb #7081ddee
+_MEASURES = {
+    "euclidean_concat": _euclidean_concat,
+    "euclidean_average": _euclidean_average,
+    "cosine_concat": _cosine_concat,
+    "cosine_average": _cosine_average,
+}
+
+
+def _pair_similarity(metric: str, p: Tensor, q: Tensor) -> float:
+    "One of the embedding metrics, for one pair of prompts."
+    p, q = torch.as_tensor(p), torch.as_tensor(q)
+    _check_shapes(metric, {"the first prompt": p, "the second prompt": q})
+    return float(_MEASURES[metric](p[None], q[None]))
+
 # %% ../nbs/library/similarity.ipynb #e30ef9c2
 def euclidean_concat(
     p: Tensor,  # [l, hidden]
     q: Tensor,  # of the same shape
 ) -> float:  # in (0, 1]
     "Euclidean similarity, position by position (Eq. 2). Raises `PromptError` for prompts of different shapes."
-    return _of_pair("euclidean_concat", p, q)
-
-
-def euclidean_average(
-    p: Tensor,  # [l, hidden]
-    q: Tensor,  # of the same width
-) -> float:  # in (0, 1]; of a prompt and itself below 1, unless all its vectors are one
-    "Euclidean similarity by the mean distance of all pairs of vectors (Eq. 3). Raises `PromptError` for other widths."
-    return _of_pair("euclidean_average", p, q)
+    return _pair_similarity("euclidean_concat", p, q)
 
 
 def cosine_concat(
@@ -142,7 +134,15 @@ def cosine_concat(
     q: Tensor,  # of the same shape
 ) -> float:  # in [-1, 1]
     "Cosine similarity, position by position (Eq. 2). Raises `PromptError` for prompts of other shapes, or of zeros."
-    return _of_pair("cosine_concat", p, q)
+    return _pair_similarity("cosine_concat", p, q)
+
+# %% ../nbs/library/similarity.ipynb #ee9e699e
+def euclidean_average(
+    p: Tensor,  # [l, hidden]
+    q: Tensor,  # of the same width
+) -> float:  # in (0, 1]; of a prompt and itself below 1, unless all its vectors are one
+    "Euclidean similarity by the mean distance of all pairs of vectors (Eq. 3). Raises `PromptError` for other widths."
+    return _pair_similarity("euclidean_average", p, q)
 
 
 def cosine_average(
@@ -153,7 +153,7 @@ def cosine_average(
 
     Raises `PromptError` for prompts of different widths, or with a vector of zeros.
     """
-    return _of_pair("cosine_average", p, q)
+    return _pair_similarity("cosine_average", p, q)
 
 # %% ../nbs/library/similarity.ipynb #da1f2dfd
 _BLOCK = 1024
@@ -169,7 +169,7 @@ def _blocks(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield block
         order = order[len(block) :]
 
-
+# %% ../nbs/library/similarity.ipynb #d7ead9cc
 def activation_values(
     prompts: Mapping[str, SoftPrompt],  # of any lengths
     backbone: Backbone,
@@ -186,7 +186,7 @@ def activation_values(
         values |= {names[i]: value for i, value in zip(block, found, strict=True)}
     return {name: values[name] for name in names}
 
-
+# %% ../nbs/library/similarity.ipynb #e99dda5b
 def activation_states(
     prompts: Mapping[str, SoftPrompt],  # of any lengths
     backbone: Backbone,
@@ -212,7 +212,7 @@ def _checked_states(states: Mapping[str, Tensor]) -> dict[str, Tensor]:  # bool 
             )
     return states
 
-
+# %% ../nbs/library/similarity.ipynb #b1858dbf
 def active_share(
     states: Mapping[str, Tensor],  # bool [layers, ffn], from `activation_states`
 ) -> pd.DataFrame:  # rows: prompts, columns: layers from 1; fractions
@@ -220,6 +220,12 @@ def active_share(
     shares = {name: state.double().mean(1).tolist() for name, state in _checked_states(states).items()}
     table = pd.DataFrame.from_dict(shares, orient="index")
     return table.set_axis(table.columns + 1, axis=1).rename_axis(index="prompt", columns="layer")
+
+# %% ../nbs/library/similarity.ipynb #b536fce1
+def _overlap(s: Tensor, t: Tensor) -> Tensor:  # float32 [m, layers, ffn], [k, layers, ffn], zeros and ones -> [m, k]
+    s, t = s.flatten(1), t.flatten(1)
+    both = (s @ t.T).double()  # whole numbers, exact in float32 up to 16 million neurons
+    return both / (s.sum(1).double()[:, None] * t.sum(1).double()).sqrt()
 
 # %% ../nbs/library/similarity.ipynb #b125fb83
 def layer_groups(
@@ -234,7 +240,7 @@ def layer_groups(
     parts = np.array_split(np.arange(1, num_layers + 1), min(4, num_layers))
     return [(int(part[0]), int(part[-1])) for part in parts]
 
-
+# %% ../nbs/library/similarity.ipynb #c4f3dd62
 def layer_label(
     layers: tuple[int, int],  # first and last
 ) -> str:
@@ -242,7 +248,7 @@ def layer_label(
     first, last = layers
     return str(first) if first == last else f"{first}-{last}"
 
-
+# %% ../nbs/library/similarity.ipynb #ce953d67
 def layer_rows(
     layers: tuple[int, int] | None,  # first and last, from 1, inclusive; None: all
     depth: int,  # number of layers
@@ -253,8 +259,8 @@ def layer_rows(
         raise ValueError(f"there are no layers {first} to {last}; give the first and the last of layers 1 to {depth}")
     return slice(first - 1, last)
 
-
-def _of_layers(
+# %% ../nbs/library/similarity.ipynb #fce2bbd7
+def _layer_states(
     states: Mapping[str, Tensor], layers: tuple[int, int] | None
 ) -> dict[str, Tensor]:  # bool [all layers, ffn] -> float32 [layers, ffn]
     "These layers of the states. Raises `ValueError` where they are not there, or where no neuron is active in them."
@@ -265,12 +271,6 @@ def _of_layers(
         if not state.any():
             raise ValueError(f"{name} activates no neuron of these layers, so it has no overlap; take more layers")
     return states
-
-
-def _overlap(s: Tensor, t: Tensor) -> Tensor:  # float32 [m, layers, ffn], [k, layers, ffn], zeros and ones -> [m, k]
-    s, t = s.flatten(1), t.flatten(1)
-    both = (s @ t.T).double()  # whole numbers, exact in float32 up to 16 million neurons
-    return both / (s.sum(1).double()[:, None] * t.sum(1).double()).sqrt()
 
 # %% ../nbs/library/similarity.ipynb #96250eae
 def neuron_overlap(
@@ -283,7 +283,7 @@ def neuron_overlap(
     Raises `ValueError` for values that are not boolean, states of different models, layers that do not exist, or where
     no neuron is active.
     """
-    s, t = _of_layers({"the first prompt": s, "the second prompt": t}, layers).values()
+    s, t = _layer_states({"the first prompt": s, "the second prompt": t}, layers).values()
     return float(_overlap(s[None], t[None]))
 
 # %% ../nbs/library/similarity.ipynb #26aa1008
@@ -293,7 +293,7 @@ EMBEDDING_METRICS = tuple(_MEASURES)
 METRICS = (*EMBEDDING_METRICS, "neuron_overlap")
 "The paper's five metrics, in the order of its tables."
 
-
+# %% ../nbs/library/similarity.ipynb #cd5fe173
 def named_prompts(
     prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],
 ) -> dict[str, SoftPrompt]:
@@ -304,7 +304,7 @@ def named_prompts(
     names = [task if tasks.count(task) == 1 else f"{task} {tasks[:i].count(task) + 1}" for i, task in enumerate(tasks)]
     return dict(zip(names, prompts, strict=True))
 
-
+# %% ../nbs/library/similarity.ipynb #ec61c060
 def _check_origin(metric: str, prompts: Mapping[str, SoftPrompt]) -> None:
     "Raise `PromptError` for prompts whose vectors are no points of one space."
     first, reference = _first(prompts)
@@ -332,15 +332,15 @@ def _matrix(items: Mapping[str, Tensor], compare) -> pd.DataFrame:
     upper = np.triu(matrix)  # a product of a block with itself is symmetric but for rounding
     return pd.DataFrame(upper + np.triu(upper, 1).T, index=[*items], columns=[*items])
 
-
+# %% ../nbs/library/similarity.ipynb #f3acbe46
 def overlap_matrix(
     states: Mapping[str, Tensor],  # bool [layers, ffn], from `activation_states`
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
 ) -> pd.DataFrame:  # symmetric, in [0, 1]
     "Overlapping rates of activated neurons of all pairs (Eq. 6); errors as in `neuron_overlap`."
-    return _matrix(_of_layers(states, layers), _overlap)
+    return _matrix(_layer_states(states, layers), _overlap)
 
-
+# %% ../nbs/library/similarity.ipynb #fbd3cbf5
 def similarity_matrix(
     prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
     metric: str,  # one of `METRICS`
@@ -367,7 +367,7 @@ def similarity_matrix(
     return _matrix(values, _MEASURES[metric])
 
 # %% ../nbs/library/similarity.ipynb #ab5ace1d
-def _square(similarity: pd.DataFrame) -> list[str]:
+def _matrix_names(similarity: pd.DataFrame) -> list[str]:
     "The names of a similarity matrix; raises `ValueError` for one that is empty, or whose rows are not its columns."
     names = list(similarity.index)
     if not names or names != list(similarity.columns) or len(set(names)) < len(names):
@@ -376,36 +376,36 @@ def _square(similarity: pd.DataFrame) -> list[str]:
         )
     return names
 
-
+# %% ../nbs/library/similarity.ipynb #c8ea3b02
 def _looked_up(names: Sequence[str], table: Mapping[str, object], what: str) -> list:
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(f"{what} must be given for every name; {', '.join(map(repr, missing[:3]))} has none")
     return [table[name] for name in names]
 
-
+# %% ../nbs/library/similarity.ipynb #c016f018
 def independent_pairs(
     similarity: pd.DataFrame,  # from `similarity_matrix`
     starts: Mapping[str, object],  # what each prompt began from: its seed, say
 ) -> pd.DataFrame:  # the same, empty for pairs of different prompts with one start
     "The similarities of prompts that were trained from different starts. Raises `ValueError` for a prompt without one."
-    start = pd.factorize(np.array(_looked_up(_square(similarity), starts, "the start"), dtype=object))[0]
+    start = pd.factorize(np.array(_looked_up(_matrix_names(similarity), starts, "the start"), dtype=object))[0]
     return similarity.mask((start[:, None] == start) & ~np.eye(len(start), dtype=bool))
 
 # %% ../nbs/library/similarity.ipynb #a34ee373
 def _task_pairs(similarity: pd.DataFrame, tasks: Mapping[str, str]):
     "The values of all pairs of different prompts, the numbers of their two tasks, and the names of the tasks."
-    numbers, names = pd.factorize(np.array(_looked_up(_square(similarity), tasks, "the task"), dtype=object))
+    numbers, names = pd.factorize(np.array(_looked_up(_matrix_names(similarity), tasks, "the task"), dtype=object))
     cells = similarity.to_numpy(float)
     first, second = np.nonzero(np.triu(np.isfinite(cells), 1))
     return cells[first, second], numbers[first], numbers[second], list(names)
 
-
+# %% ../nbs/library/similarity.ipynb #d60309f2
 def _pair_weights(counts: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:  # [draws, pairs]
     "How often each pair counts where tasks count `counts` times; a pair within a task as often as the task."
     return np.where(one == other, counts[:, one], counts[:, one] * counts[:, other])
 
-# %% ../nbs/library/similarity.ipynb #a34ee374
+# %% ../nbs/library/similarity.ipynb #ead2b0bd
 def _mean_of_pairs(values: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     "The mean of some pairs' values, and its interval over the tasks that take part in them."
     if not len(values):
@@ -420,7 +420,7 @@ def _mean_of_pairs(values: np.ndarray, one: np.ndarray, other: np.ndarray) -> tu
 
     return values.mean(), *np.clip(jackknife_interval(mean, len(tasks)), -1, 1)  # no similarity lies beyond
 
-
+# %% ../nbs/library/similarity.ipynb #a34ee374
 def pair_means(
     similarity: pd.DataFrame,  # from `similarity_matrix`
     tasks: Mapping[str, str],  # the task of each prompt
@@ -505,14 +505,14 @@ def task_means(
     tasks: Mapping[str, str],  # the task of each prompt
 ) -> pd.DataFrame:  # [tasks, tasks], symmetric
     "Mean similarity of the prompts of two tasks; NaN where there are none, or only a prompt and itself."
-    numbers, names = pd.factorize(np.array(_looked_up(_square(similarity), tasks, "the task"), dtype=object))
+    numbers, names = pd.factorize(np.array(_looked_up(_matrix_names(similarity), tasks, "the task"), dtype=object))
     member = np.eye(len(names))[numbers]  # [prompts, tasks]
     values = similarity.mask(np.eye(len(similarity), dtype=bool)).to_numpy(float)
     with np.errstate(invalid="ignore"):
         means = (member.T @ np.nan_to_num(values) @ member) / (member.T @ np.isfinite(values) @ member)
     return pd.DataFrame(means, index=list(names), columns=list(names))
 
-# %% ../nbs/library/similarity.ipynb #958be042
+# %% ../nbs/library/similarity.ipynb #e3225d2f
 def type_baseline(
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # [tasks, tasks], 1 for tasks of one type, 0 otherwise
@@ -527,7 +527,7 @@ def label_baseline(
     "A similarity that knows nothing but the number of labels of each task."
     return type_baseline({task: str(number) for task, number in labels.items()})
 
-
+# %% ../nbs/library/similarity.ipynb #d04af182
 def type_pairs(
     types: Mapping[str, str],  # the type of each task
 ) -> dict[str, pd.DataFrame]:  # [tasks, tasks] of ones and zeros, by two types
@@ -539,7 +539,7 @@ def type_pairs(
         found[f"{one} and {other}"] = pd.DataFrame((both | both.T).astype(float), names, names)
     return found
 
-
+# %% ../nbs/library/similarity.ipynb #b87bbeb5
 def by_source(
     tasks: Sequence[str],
 ) -> dict[str, pd.DataFrame]:  # [tasks, tasks] of ones and zeros, by source
@@ -555,7 +555,7 @@ class _Comparison:
     "A similarity and a transfer matrix side by side: which cells of each target's column are compared."
 
     def __init__(self, similarity: pd.DataFrame, transfer: pd.DataFrame, include_self: bool):
-        self.names, self.targets = _square(similarity), list(transfer.columns)
+        self.names, self.targets = _matrix_names(similarity), list(transfer.columns)
         missing = [
             f"the similarity matrix lacks the target {name!r}" for name in self.targets if name not in self.names
         ]
@@ -584,8 +584,17 @@ class _Comparison:
             ]
         )
 
+# %% ../nbs/library/similarity.ipynb #f05eaed3
+def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [..]
+    "Mean over the targets that have a correlation."
+    counts = counts * np.isfinite(rhos)
+    with np.errstate(invalid="ignore"):
+        return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
+
 # %% ../nbs/library/similarity.ipynb #90b7a42d
-def _counted(compared: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
+def _resampled_correlations(
+    compared: _Comparison, counts: np.ndarray
+) -> np.ndarray:  # [draws, names] -> [draws, targets]
     "The correlations where each other task stands as a source so many times."
     columns, transfer = [], np.nan_to_num(compared.transfer)
     for k, column in enumerate(compared.columns):
@@ -596,15 +605,8 @@ def _counted(compared: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws
     found = np.stack(columns, axis=1)
     return np.where(np.isnan(found), compared.correlations(), found)
 
-
-def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.ndarray:  # [.., targets] -> [..]
-    "Mean over the targets that have a correlation."
-    counts = counts * np.isfinite(rhos)
-    with np.errstate(invalid="ignore"):
-        return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
-
 # %% ../nbs/library/similarity.ipynb #90b7a42e
-def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> PermutationResult:
+def _test_overall(compared: _Comparison, draws: int, seed: int) -> PermutationResult:
     "Mantel's test of the mean over targets: all tasks of the similarity matrix change places."
 
     def mean(orders: np.ndarray) -> np.ndarray:
@@ -619,8 +621,8 @@ def _tested_at_once(compared: _Comparison, draws: int, seed: int) -> Permutation
 
     return permutation_test(mean, len(compared.names), draws, seed)
 
-
-def _tested_alone(compared: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
+# %% ../nbs/library/similarity.ipynb #f4c1f19d
+def _test_target(compared: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
     "A test of one target: its sources change places, and a self pair stays one."
     used, column = np.flatnonzero(compared.used[:, k]), compared.columns[k]
     others, itself = used[used != column], used[used == column]
@@ -651,11 +653,11 @@ def transferability_correlation(
     compared = _Comparison(similarity, transfer, include_self)
     rhos, rows = compared.correlations(), {}
     for k, (target, rho) in enumerate(zip(compared.targets, rhos, strict=True)):
-        tested, n = _tested_alone(compared, k, draws, seed), int(compared.used[:, k].sum())
+        tested, n = _test_target(compared, k, draws, seed), int(compared.used[:, k].sum())
         rows[target] = [rho, *correlation_interval(rho, n), tested.p, tested.draws, n]
-    tested = _tested_at_once(compared, draws, seed)
+    tested = _test_overall(compared, draws, seed)
     ends = jackknife_interval(
-        lambda counts: _mean_over_targets(_counted(compared, counts), counts[:, compared.columns]),
+        lambda counts: _mean_over_targets(_resampled_correlations(compared, counts), counts[:, compared.columns]),
         len(compared.names),
         correlation=True,
     )
@@ -674,14 +676,14 @@ def correlation_gain(
 
     The 95 % interval is that of the mean over targets; one target's has none.
     """
-    names = _square(similarity)
-    if set(_square(baseline)) != set(names):
+    names = _matrix_names(similarity)
+    if set(_matrix_names(baseline)) != set(names):
         raise ValueError("the baseline must name the same tasks as the similarity matrix")
     metric, other = (_Comparison(matrix.loc[names, names], transfer, include_self) for matrix in (similarity, baseline))
     gains = metric.correlations() - other.correlations()
     low, high = jackknife_interval(
         lambda counts: _mean_over_targets(
-            _counted(metric, counts) - _counted(other, counts), counts[:, metric.columns]
+            _resampled_correlations(metric, counts) - _resampled_correlations(other, counts), counts[:, metric.columns]
         ),
         len(names),
     )

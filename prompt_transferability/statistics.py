@@ -37,7 +37,7 @@ def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval lies between 0 and 1; got {level}")
 
-
+# %% ../nbs/library/statistics.ipynb #dc0d3b37
 def _skewness(values: np.ndarray) -> float:
     "Of a sample, corrected for its size."
     n, apart = len(values), values - values.mean()
@@ -80,6 +80,11 @@ def interval(
         known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False, dropna=False).mean()
     return _around(known.mean(), known.to_numpy(), level)
 
+# %% ../nbs/library/statistics.ipynb #aa8a277b
+def _between(end: float, inner: float, part: float) -> float:
+    "The point that lies a part of the way from an end of an interval to its inside; there is none next to inf."
+    return float(end + part * (inner - end)) if np.isfinite(inner) and np.isfinite(end) else float(end)
+
 # %% ../nbs/library/statistics.ipynb #8f94cd17
 def median_interval(
     values: Sequence[float],  # of independent units; inf is a value like any other
@@ -102,11 +107,6 @@ def median_interval(
     part = (covers[rank] - level) / (covers[rank] - covers[rank + 1])
     inward = (n - rank) * part / (rank + (n - 2 * rank) * part)
     return _between(ordered[rank - 1], ordered[rank], inward), _between(ordered[-rank], ordered[-rank - 1], inward)
-
-
-def _between(end: float, inner: float, part: float) -> float:
-    "The point that lies a part of the way from an end of an interval to its inside; there is none next to inf."
-    return float(end + part * (inner - end)) if np.isfinite(inner) and np.isfinite(end) else float(end)
 
 # %% ../nbs/library/statistics.ipynb #4db062ce
 def _deletions(units: int) -> np.ndarray:  # [1 + n + n (n - 1) / 2, n] ones and zeros
@@ -166,7 +166,7 @@ def spearman(
         rho = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum())
     return rho if len(y) > 2 else rho * np.nan
 
-
+# %% ../nbs/library/statistics.ipynb #ddd1e0bf
 def weighted_spearman(
     x: np.ndarray,  # [n]
     y: np.ndarray,  # [n]
@@ -222,12 +222,31 @@ class PermutationResult(NamedTuple):
     p: float  # two-sided
     draws: int  # random permutations behind it; 0: all there are
 
-
+# %% ../nbs/library/statistics.ipynb #efb7107a
 def _orders(units: int, draws: int, seed: int) -> np.ndarray:  # [.., units]
     "All orders of the units where they are at most `draws`, else so many random ones."
     if units < 12 and factorial(units) <= draws:
         return np.array([*permutations(range(units))])
     return np.random.default_rng(seed).permuted(np.tile(np.arange(units), (draws, 1)), axis=1)
+
+# %% ../nbs/library/statistics.ipynb #b6173404
+def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
+    "How often chance lies as far from its own mean."
+    if np.isnan(observed) or not len(chance):
+        return np.nan
+    # A rounding error must not make an order that changes nothing less extreme than what is observed.
+    rounding = 1e-9 * max(np.abs(chance).max(), abs(observed))
+    as_far = (np.abs(chance - chance.mean()) >= abs(observed - chance.mean()) - rounding).sum()
+    return float(as_far / len(chance)) if every else float((1 + as_far) / (1 + len(chance)))
+
+# %% ../nbs/library/statistics.ipynb #aba8d838
+def _permuted(statistic: Callable[[np.ndarray], np.ndarray], units: int, draws: int, seed: int) -> PermutationResult:
+    orders = _orders(units, draws, seed)
+    observed = float(statistic(np.arange(units)[None])[0])
+    chance = np.concatenate([statistic(part) for part in np.array_split(orders, -(-len(orders) // 10_000))])
+    every = len(orders) == factorial(units)
+    p = _two_sided(observed, chance[np.isfinite(chance)], every)
+    return PermutationResult(observed, p, 0 if every else draws)
 
 # %% ../nbs/library/statistics.ipynb #4bc640dc
 NEAR = (0.03, 0.08)
@@ -250,25 +269,6 @@ def permutation_test(
     near = found.draws and NEAR[0] < found.p < NEAR[1]
     return _permuted(statistic, units, 10 * draws + 9, seed) if near else found
 
-
-def _permuted(statistic: Callable[[np.ndarray], np.ndarray], units: int, draws: int, seed: int) -> PermutationResult:
-    orders = _orders(units, draws, seed)
-    observed = float(statistic(np.arange(units)[None])[0])
-    chance = np.concatenate([statistic(part) for part in np.array_split(orders, -(-len(orders) // 10_000))])
-    every = len(orders) == factorial(units)
-    p = _two_sided(observed, chance[np.isfinite(chance)], every)
-    return PermutationResult(observed, p, 0 if every else draws)
-
-
-def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
-    "How often chance lies as far from its own mean."
-    if np.isnan(observed) or not len(chance):
-        return np.nan
-    # A rounding error must not make an order that changes nothing less extreme than what it stands beside.
-    rounding = 1e-9 * max(np.abs(chance).max(), abs(observed))
-    as_far = (np.abs(chance - chance.mean()) >= abs(observed - chance.mean()) - rounding).sum()
-    return float(as_far / len(chance)) if every else float((1 + as_far) / (1 + len(chance)))
-
 # %% ../nbs/library/statistics.ipynb #0dcb9e2f
 def is_significant(
     tested: PermutationResult,
@@ -283,7 +283,7 @@ def is_significant(
     low, high = binomtest(hits, tested.draws).proportion_ci(0.999)
     return True if high < level else False if low > level else None
 
-
+# %% ../nbs/library/statistics.ipynb #cf75e85f
 def side_of(
     low: float,
     high: float,  # the ends of an interval
@@ -337,6 +337,18 @@ def _without(values: np.ndarray, controls: np.ndarray) -> np.ndarray:  # [.., ce
     basis = basis[:, sizes > 1e-9 * sizes.max()] if sizes.max() > 0 else basis[:, :0]
     return values - (values @ basis) @ basis.T
 
+# %% ../nbs/library/statistics.ipynb #ffae1815
+def _task_cells(matrix: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
+    "The cells of these tasks; raises `ValueError` where one is missing, or they are fewer than four."
+    missing = [task for task in tasks if task not in matrix.index or task not in matrix.columns]
+    if missing or len(tasks) < 4:
+        lack = f"one has no {missing[0]!r}" if missing else f"there are {len(tasks)}"
+        raise ValueError(f"four or more tasks stand in the rows and columns of every matrix; {lack}")
+    cells = matrix.loc[tasks, tasks].to_numpy(float)
+    if np.isnan(cells[~np.eye(len(tasks), dtype=bool)]).any():
+        raise ValueError("a matrix has empty cells off its diagonal; leave out those tasks")
+    return cells
+
 # %% ../nbs/library/statistics.ipynb #73e3711c
 def partial_permutation_test(
     similarity: pd.DataFrame,  # [tasks, tasks]
@@ -366,14 +378,3 @@ def partial_permutation_test(
             return np.where(lengths > 1e-9, permuted @ outcome / lengths, np.nan)
 
     return permutation_test(partial, len(tasks), draws, seed)
-
-
-def _task_cells(matrix: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
-    missing = [task for task in tasks if task not in matrix.index or task not in matrix.columns]
-    if missing or len(tasks) < 4:
-        lack = f"one has no {missing[0]!r}" if missing else f"there are {len(tasks)}"
-        raise ValueError(f"four or more tasks stand in the rows and columns of every matrix; {lack}")
-    cells = matrix.loc[tasks, tasks].to_numpy(float)
-    if np.isnan(cells[~np.eye(len(tasks), dtype=bool)]).any():
-        raise ValueError("a matrix has empty cells off its diagonal; leave out those tasks")
-    return cells

@@ -69,19 +69,21 @@ from .zero_shot_transfer import evaluate
 
 # %% auto #0
 __all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'noted_fingerprints',
-           'CellsFailedError', 'check_source', 'take_fingerprints', 'slurm_script']
+           'take_fingerprints', 'check_source', 'CellsFailedError', 'slurm_script']
 
-# %% ../nbs/library/study.ipynb #52707375
-class StudyError(ValueError):
-    "An invalid study, or a folder that holds another one."
-
-# %% ../nbs/library/study.ipynb #a2aac62e
+# %% ../nbs/library/study.ipynb #ea1aeda4
 def _once_each(values: tuple) -> tuple:
     if len(set(values)) < len(values):
         raise AssertionError("something is there twice")
     return values
 
 
+def _listed(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise AssertionError("it is no list")
+    return value
+
+# %% ../nbs/library/study.ipynb #55983cd9
 def _plain(value: Any) -> Any:
     "Of a number, whether Python's, NumPy's or in words as YAML leaves `1e-2`, Python's; nothing else is a number."
     if isinstance(value, str) and "_" not in value:
@@ -93,13 +95,7 @@ def _plain(value: Any) -> Any:
         raise AssertionError("it is no number")
     return value
 
-
-def _listed(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise AssertionError("it is no list")
-    return value
-
-
+# %% ../nbs/library/study.ipynb #e4e9b88b
 def _known(kind: str, known: Collection[str]) -> AfterValidator:
     "A name, or each of several, is one of those."
 
@@ -111,42 +107,36 @@ def _known(kind: str, known: Collection[str]) -> AfterValidator:
 
     return AfterValidator(check)
 
-
+# %% ../nbs/library/study.ipynb #f3dceedf
 def _shown(text: str) -> str:
     if not is_printable(text):
         raise AssertionError("it has characters that no page shows")
     return text
 
-
+# %% ../nbs/library/study.ipynb #350963bd
 _Word = Annotated[str, Field(strict=True, min_length=1, description="a word"), AfterValidator(_shown)]
 _Flag = Annotated[bool, Field(strict=True, description="true or false")]
 _Whole = Annotated[int, BeforeValidator(lambda value: value.item() if isinstance(value, np.generic) else value)]
 _Count = Annotated[_Whole, Field(strict=True, ge=1, le=10**12, description="a whole number of at least 1")]
 _Limit = Annotated[_Count | None, Field(description="a whole number of at least 1, or null")]
 _Rate = Annotated[float, BeforeValidator(_plain), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-_Names = Annotated[
-    tuple[_Word, ...],
-    BeforeValidator(_listed),
-    AfterValidator(_once_each),
-    Field(description="a list of names without repetition"),
-]
 _Seed = Annotated[_Whole, Field(strict=True, ge=0, lt=2**64)]
-_Seeds = Annotated[
-    tuple[_Seed, ...],
-    BeforeValidator(_listed),
-    AfterValidator(_once_each),
-    Field(description="a list of whole numbers of at least 0 without repetition"),
-]
+
+# %% ../nbs/library/study.ipynb #6c5ccdc0
+def _several(of: Any, description: str) -> Any:
+    "The type of a list without repetition."
+    return Annotated[
+        tuple[of, ...], BeforeValidator(_listed), AfterValidator(_once_each), Field(description=description)
+    ]
+
+
+_Names = _several(_Word, "a list of names without repetition")
 _SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one name or more without repetition")]
+_Seeds = _several(_Seed, "a list of whole numbers of at least 0 without repetition")
 _SomeSeeds = Annotated[
     _Seeds, Field(min_length=1, description="a list of one whole number of at least 0 or more, without repetition")
 ]
-_Rates = Annotated[
-    tuple[_Rate, ...],
-    BeforeValidator(_listed),
-    AfterValidator(_once_each),
-    Field(description="a list of numbers above 0 without repetition"),
-]
+_Rates = _several(_Rate, "a list of numbers above 0 without repetition")
 _Groups = Annotated[
     tuple[_SomeNames, ...],
     AfterValidator(lambda groups: _once_each(tuple(map(frozenset, groups))) and groups),
@@ -158,7 +148,11 @@ _Pairs = Annotated[
     Field(min_length=1, description="a list of pairs of two models, source and target, of which none is there twice"),
 ]
 
-# %% ../nbs/library/study.ipynb #10dfa41c
+# %% ../nbs/library/study.ipynb #99ac0112
+class StudyError(ValueError):
+    "An invalid study, or a folder that holds another one."
+
+
 def _sentence(kind: type, error: ValidationError, given: Mapping[str, Any]) -> Exception:
     "The first thing that is wrong with a declaration, as an error of ours."
     found = error.errors()[0]
@@ -191,7 +185,7 @@ def _short(value: Any) -> str:
     except ValueError:  # Python writes no longer numbers
         return "a number of more than 4,300 digits"
 
-
+# %% ../nbs/library/study.ipynb #2e9aee35
 def _declared(cls: type) -> type:
     "A frozen dataclass whose settings are checked when it is made."
     made = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
@@ -208,12 +202,12 @@ def _declared(cls: type) -> type:
     made.__init__ = init
     return made
 
-# %% ../nbs/library/study.ipynb #180bf6bd
+# %% ../nbs/library/study.ipynb #48792f20
 PAPERS_METHODS = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
 PAPERS_METHODS += ("task tuning", "task tuning without LayerNorm")
 "How a study carries prompts where it does not say: whatever is added to `METHODS`, it enters no study by itself."
 
-
+# %% ../nbs/library/study.ipynb #5cea3c61
 @_declared
 class CrossModel:
     "Which prompts change models, and how they are carried over (§5)."
@@ -242,15 +236,17 @@ class CrossModel:
                 f"{', '.join(self.methods)}"
             )
 
-    def check_names(self, study: Study) -> None:
-        "Raise `UnknownNameError` for what the study does not have."
-        known = {"directions": study.backbones, "fitted_on": study.tasks}
-        named = [(name, word) for name in known for group in getattr(self, name) for word in group]
-        named += [("tpt_seeds", seed) for seed in self.tpt_seeds]
-        known["tpt_seeds"] = study.seeds
-        for name, word in named:
-            if word not in known[name]:
-                raise UnknownNameError(f"entry of cross_model.{name}", str(word), [*map(str, known[name])])
+# %% ../nbs/library/study.ipynb #364479a8
+@patch
+def check_names(self: CrossModel, study: Study) -> None:
+    "Raise `UnknownNameError` for what the study does not have."
+    known = {"directions": study.backbones, "fitted_on": study.tasks}
+    named = [(name, word) for name in known for group in getattr(self, name) for word in group]
+    named += [("tpt_seeds", seed) for seed in self.tpt_seeds]
+    known["tpt_seeds"] = study.seeds
+    for name, word in named:
+        if word not in known[name]:
+            raise UnknownNameError(f"entry of cross_model.{name}", str(word), [*map(str, known[name])])
 
 # %% ../nbs/library/study.ipynb #e8a97b0c
 @_declared
@@ -266,6 +262,25 @@ class OwnTask:
     def named(self, name: str) -> Task:
         "The task. Raises `ValueError` for labels, words or a name that a task cannot have."
         return Task(name, self.task_type, tuple(self.label_words), tuple(self.label_words.values()))
+
+# %% ../nbs/library/study.ipynb #22cd7fc7
+def _check_together(self: Study) -> None:
+    "Raise `UnknownNameError` for an unknown task or entry, `StudyError` for settings that exclude each other."
+    object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
+    for name, own in self.own_tasks.items():
+        if name in ALL_TASKS:
+            raise StudyError(f"own_tasks of study {self.name!r} names {name!r}, which is known; take another name")
+        own.named(name)
+    for task in self.tasks:
+        self.task(task)
+    if self.cross_model is not None:
+        self.cross_model.check_names(self)
+    if self.probe_steps and (self.relative or self.init != "random"):
+        raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
+    if "weighted" in self.tpt_mixes and self.probe_steps is None:
+        raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
+    if (self.tpt or self.tpt_mixes) and not self.cross_task:
+        raise StudyError(f"tpt of study {self.name!r} chooses sources by their transfer; it needs cross_task")
 
 # %% ../nbs/library/study.ipynb #73423e99
 @_declared
@@ -312,26 +327,7 @@ class Study:
     def __post_init__(self):
         _check_together(self)
 
-# %% ../nbs/library/study.ipynb #90abaa8c
-def _check_together(self: Study) -> None:
-    "Raise `UnknownNameError` for an unknown task or entry, `StudyError` for settings that exclude each other."
-    object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
-    for name, own in self.own_tasks.items():
-        if name in ALL_TASKS:
-            raise StudyError(f"own_tasks of study {self.name!r} names {name!r}, which is known; take another name")
-        own.named(name)
-    for task in self.tasks:
-        self.task(task)
-    if self.cross_model is not None:
-        self.cross_model.check_names(self)
-    if self.probe_steps and (self.relative or self.init != "random"):
-        raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
-    if "weighted" in self.tpt_mixes and self.probe_steps is None:
-        raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
-    if (self.tpt or self.tpt_mixes) and not self.cross_task:
-        raise StudyError(f"tpt of study {self.name!r} chooses sources by their transfer; it needs cross_task")
-
-
+# %% ../nbs/library/study.ipynb #c1fe1e43
 @patch
 def task(self: Study, name: str) -> Task:
     "A task of the study, known by name or its own. Raises `UnknownNameError`."
@@ -347,13 +343,21 @@ def types(self: Study) -> dict[str, str]:
     "The type of each task."
     return {name: self.task(name).task_type for name in self.tasks}
 
-# %% ../nbs/library/study.ipynb #57d10002
-@patch(cls_method=True)
-def from_preset(cls: Study, name: str) -> Study:
-    "A study that ships with the package, one of `PRESETS`. Raises `UnknownNameError`."
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return cls(name=name, **PRESETS[name])
+# %% ../nbs/library/study.ipynb #d0747a11
+@patch
+def to_yaml(self: Study, fingerprints: Fingerprints = UNKNOWN) -> str:
+    "The declaration, as `from_file` reads it, and what stands behind its names, where that is known."
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+    return yaml.safe_dump(
+        plain | ({"fingerprints": asdict(fingerprints)} if fingerprints.rows else {}), sort_keys=False
+    )
+
+# %% ../nbs/library/study.ipynb #529f4d96
+def _read_yaml(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no study file {str(path)!r}")
+    return parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
 
 
 @patch(cls_method=True)
@@ -373,20 +377,12 @@ def from_file(cls: Study, path: str | Path) -> Study:
             raise UnknownNameError("study setting", key, known)
     return cls(**declared)
 
-
-def _read_yaml(path: str | Path) -> Any:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no study file {str(path)!r}")
-    return parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
-
-
-@patch
-def to_yaml(self: Study, fingerprints: Fingerprints = UNKNOWN) -> str:
-    "The declaration, as `from_file` reads it, and what stands behind its names, where that is known."
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-    return yaml.safe_dump(
-        plain | ({"fingerprints": asdict(fingerprints)} if fingerprints.rows else {}), sort_keys=False
+# %% ../nbs/library/study.ipynb #dc4bab17
+def _maps(table: Any, kind: type) -> bool:
+    "Whether it maps names to texts, or to such tables."
+    return isinstance(table, dict) and all(
+        isinstance(name, str) and isinstance(value, kind) and (kind is str or _maps(value, str))
+        for name, value in table.items()
     )
 
 
@@ -404,15 +400,19 @@ def noted_fingerprints(
         )
     return Fingerprints(**noted)
 
+# %% ../nbs/library/study.ipynb #bb62e8de
+PRESETS: dict[str, dict[str, Any]] = {}
+"The settings of the studies that ship with the package."
 
-def _maps(table: Any, kind: type) -> bool:
-    "Whether it maps names to texts, or to such tables."
-    return isinstance(table, dict) and all(
-        isinstance(name, str) and isinstance(value, kind) and (kind is str or _maps(value, str))
-        for name, value in table.items()
-    )
 
-# %% ../nbs/library/study.ipynb #af668384
+@patch(cls_method=True)
+def from_preset(cls: Study, name: str) -> Study:
+    "A study that ships with the package, one of `PRESETS`. Raises `UnknownNameError`."
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return cls(name=name, **PRESETS[name])
+
+# %% ../nbs/library/study.ipynb #2c2599f9
 _MICRO: dict[str, Any] = dict(
     backbones=("micro-roberta",),
     tasks=tuple(MICRO_NAMES),
@@ -424,6 +424,23 @@ _MICRO: dict[str, Any] = dict(
     tpt=("same type",),
     tpt_steps=100,
 )
+PRESETS |= {
+    "micro": _MICRO,
+    "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
+    "micro-starts": _MICRO
+    | dict(
+        tpt=("same type", "other types", "other types, as many"),
+        tpt_steps=None,
+        controls=("vocabulary start", "twice the steps"),
+        rates=(1.5e-3, 1.5e-2),
+    ),
+    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",), tpt_mixes=tuple(MIXES), tpt_steps=150, probe_steps=50),
+    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
+    "micro-finetune": _MICRO
+    | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
+}
+
+# %% ../nbs/library/study.ipynb #79f16f7f
 _SMALL: dict[str, Any] = dict(
     backbones=("all-MiniLM-L6-v2",),
     length=20,
@@ -434,8 +451,12 @@ _SMALL: dict[str, Any] = dict(
     max_train=9000,
     max_eval=1000,
 )
+PRESETS |= {
+    "small": _SMALL | dict(seeds=(0, 1, 2), tpt=("best",), tpt_steps=400),
+    "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
+}
 
-
+# %% ../nbs/library/study.ipynb #b574d1f9
 _PAPER_GROUPS = (("imdb", "laptop"), ("mnli",))
 
 
@@ -448,7 +469,7 @@ def _crossing(
     carried = CrossModel(directions=((source, target),), fitted_on=fitted_on, **learned)
     return dict(backbones=(source, target), tpt=(), cross_task=False, cross_model=carried)
 
-
+# %% ../nbs/library/study.ipynb #afa6d043
 # The hidden width is that of the models, as it is in the paper.
 _MICRO_CROSSING: dict[str, Any] = dict(tasks="micro/", hidden_size=128)
 _SMALL_CROSSING: dict[str, Any] = dict(
@@ -457,8 +478,13 @@ _SMALL_CROSSING: dict[str, Any] = dict(
     steps=400,
     methods=("directly reused", "linear map", "prompt mapping", "task tuning"),
 )
+PRESETS |= {
+    "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta", tpt_seeds=(0, 1, 2), **_MICRO_CROSSING),
+    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", tpt_seeds=(0,), **_MICRO_CROSSING),
+    "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
+}
 
-
+# %% ../nbs/library/study.ipynb #1a801030
 # Real causal models; a pilot on the dev splits of SST-2, QNLI and MRPC chose steps and rate (results/smollm-pilot).
 _REAL: dict[str, Any] = dict(
     dtype="bfloat16",
@@ -475,26 +501,8 @@ _REAL: dict[str, Any] = dict(
 _SMOLLM = "SmolLM2-135M-Instruct.Q4_1"
 _GEMMA = "gemma-3-270m.Q4_K_M"
 
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "micro": _MICRO,
-    "micro-tpt": _MICRO | dict(tpt=("same type", "other types"), tpt_steps=None),
-    "micro-starts": _MICRO
-    | dict(
-        tpt=("same type", "other types", "other types, as many"),
-        tpt_steps=None,
-        controls=("vocabulary start", "twice the steps"),
-        rates=(1.5e-3, 1.5e-2),
-    ),
-    "micro-sources": _MICRO | dict(seeds=(0,), tpt=("every",), tpt_mixes=tuple(MIXES), tpt_steps=150, probe_steps=50),
-    "micro-unified": _MICRO | dict(seeds=(0,), unified_label_words=True, tpt=()),
-    "micro-finetune": _MICRO
-    | dict(tasks=("micro/mnli", "micro/sst2", "micro/ethics_justice", "micro/qqp"), tpt=(), fine_tuning_rates=(3e-4,)),
-    "micro-cross": _MICRO | _crossing("micro-bert", "micro-roberta", tpt_seeds=(0, 1, 2), **_MICRO_CROSSING),
-    "micro-cross-large": _MICRO | _crossing("micro-roberta", "micro-roberta-large", tpt_seeds=(0,), **_MICRO_CROSSING),
-    "small": _SMALL | dict(seeds=(0, 1, 2), tpt=("best",), tpt_steps=400),
-    "small-finetune": _SMALL | dict(tasks=("sst2", "mnli"), random_seeds=(), tpt=(), fine_tuning_rates=(1e-4,)),
-    "small-cross": _SMALL | dict(random_seeds=(1,)) | _crossing("bert-tiny-mlm", "all-MiniLM-L6-v2", **_SMALL_CROSSING),
+# %% ../nbs/library/study.ipynb #d358a836
+PRESETS |= {
     "smollm": _REAL | dict(backbones=(_SMOLLM,), seeds=(0, 1, 2)),
     "smollm-starts": _REAL
     | dict(
@@ -514,6 +522,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         fine_tuning_rates=(2e-5,),
     ),
     "gemma": _REAL | dict(backbones=(_GEMMA,)),
+}
+
+# %% ../nbs/library/study.ipynb #86de8220
+PRESETS |= {
     "real-cross": _REAL
     | dict(
         backbones=(_SMOLLM, _GEMMA, "all-MiniLM-L6-v2"),
@@ -529,6 +541,10 @@ PRESETS: dict[str, dict[str, Any]] = {
             tpt_seeds=(0,),
         ),
     ),
+}
+
+# %% ../nbs/library/study.ipynb #ca12deff
+PRESETS |= {
     "paper": dict(
         backbones=("roberta-base", "bert-base-uncased", "roberta-large"),
         seeds=(0, 1, 2, 3, 4),
@@ -545,7 +561,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         backbones=("roberta-base",), tasks=("mnli",), random_seeds=(), cross_task=False, fine_tuning_rates=(1e-5,)
     ),
 }
-"The settings of the studies that ship with the package."
 
 # %% ../nbs/library/study.ipynb #37d32f1a
 @patch
@@ -556,105 +571,11 @@ def cells(
     "All cells of the study, each after those that it needs."
     return [cell for planned in Plan(self, fingerprints).values() for cell in planned]
 
-# %% ../nbs/library/study.ipynb #4f9a25b0
+# %% ../nbs/library/study.ipynb #1e8b6180
 @patch
-def run(
-    self: Study,
-    out: str | Path,  # folder of the results; what is there already is not computed again
-    *,
-    data: str | Path | None = None,  # folder with `tasks/`; None: as in `load_task`
-    models: str | Path | None = None,  # folder of model folders and .gguf files
-    device: str = "auto",  # where models compute; "auto": on an accelerator where there is one
-    engine: str = "local",  # one of `ENGINES`
-    address: str | None = None,  # of a Ray cluster; None: the one that this machine is in, or a new one of its own
-    workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
-    progress: bool = True,  # show a progress bar with the time left
-    reuse: Sequence[str | Path] = (),  # folders of other studies: answers that they have are copied, not computed
-    shard: tuple[int, int] = (1, 1),  # compute this part of the cells only: the second of four is (2, 4)
-    retry_failed: bool = False,  # try again what failed in an earlier run
-    fail_fast: bool = False,  # stop at the first failure
-    command: str | None = None,  # noted in the provenance
-) -> Path:  # `out`
-    """Compute every cell that is missing.
-
-    A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
-    `out` holds answers that this study does not ask for, `StoreError` where another process works on it,
-    `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a
-    device that cannot be used, all before anything is computed; and `CellsFailedError` at the end where cells have no
-    answer.
-    """
-    if engine not in ENGINES:
-        raise UnknownNameError("engine", engine, ENGINES)
-    if workers is not None and workers < 1:
-        raise StudyError(f"workers must be at least 1; got {workers}")
-    if not 1 <= shard[0] <= shard[1]:
-        raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
-    store, others = Store(out), [*map(Store, reuse)]
-    if _finished_before(self, store):
-        return store.folder
-    forget()
-    sources = self._sources(data, models, device)
-    found = take_fingerprints(self, sources)
-    cells = self.cells(found)
-    for other in others:
-        check_source(other, found)
-    missing = [cell for cell in cells if not any(cell in there for there in (store, *others))]
-    if workers is None:
-        there = torch.cuda.is_available() or torch.backends.mps.is_available()
-        workers = 1 if there and device != "cpu" else min(4, os.cpu_count() or 1)
-    answering = partial(answer, sources=sources, command=command)
-    alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell of a cluster has one core
-    threads = partial(torch.set_num_threads, alone)
-    with _Progress(missing, len(cells), progress) as bar:
-
-        def claim() -> None:
-            _claim(self, found, store, cells, others)
-            bar.begin()
-
-        how = dict(first=claim, shard=shard, retry_failed=retry_failed, fail_fast=fail_fast, done=bar.done)
-        how |= dict(engine=engine, address=address, gpu=device != "cpu")
-        report = run_cells(cells, store, answering, workers=workers, start=threads, **how)
-    if not report.whole:
-        raise CellsFailedError(self.name, report)
-    return store.folder
-
-
-class CellsFailedError(StudyError):
-    "Some cells of a study have no answer; `report` says which, and why."
-
-    def __init__(self, study: str, report: Report):
-        self.report = report
-        said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} wait"
-        if report.failed:
-            said += f"; the first failed with {report.failed[0].error!r}; when that is mended, use retry_failed"
-        super().__init__(said)
-
-
-ENGINES = ("local", "ray")
-"What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
-
-
-def _finished_before(study: Study, store: Store) -> bool:
-    "Whether a folder of an earlier version, which noted no fingerprints, has all that the study asks for."
-    if not (store.folder / "study.yaml").is_file() or noted_fingerprints(store.folder) != UNKNOWN:
-        return False
-    finished = all(cell in store for cell in study.cells())
-    if finished:
-        warnings.warn(
-            f"{store.folder.name!r} is finished; an earlier version computed it, so whether models and data are still "
-            "the same is not known",
-            stacklevel=3,
-        )
-    return finished
-
-
-def check_source(other: Store, found: Fingerprints) -> None:
-    "Raise `StudyError` where a folder is no study's, or was computed with other models or rows."
-    if not (other.folder / "study.yaml").is_file():
-        raise StudyError(f"{str(other.folder)!r} is no folder of a study: it has no study.yaml")
-    changed = noted_fingerprints(other.folder).differences(found)
-    if changed:
-        raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")
+def _sources(self: Study, data: str | Path | None, models: str | Path | None, device: str) -> Sources:
+    places = (None if folder is None else str(folder) for folder in (data, models))
+    return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
 
 
 def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
@@ -673,7 +594,21 @@ def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
             backbone.label_token_ids(tasks[task])
     return Fingerprints({name: models[name] for name in study.backbones}, rows)
 
+# %% ../nbs/library/study.ipynb #5bf7c5dd
+def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
+    "How what a folder holds differs from a study that is to be run there, and what to do."
+    different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
+    changed = noted.differences(found)
+    if different:
+        return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
+    if changed:
+        return (
+            f"was computed with others: {', '.join(changed)} changed since then; choose another folder, or bring back "
+            "what was there"
+        )
+    return "was computed by an earlier version, which noted less of what it had computed with; choose another folder"
 
+# %% ../nbs/library/study.ipynb #75ba53a5
 def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell], others: Sequence[Store]) -> None:
     "Write the declaration to the folder, unless it holds answers that this study does not ask for; take others over."
     declaration = store.folder / "study.yaml"
@@ -688,21 +623,30 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
         store.declare(text)
     store.take(cells, others, check_stored)
 
-
-def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
-    "How what a folder holds differs from a study that is to be run there, and what to do."
-    different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
-    changed = noted.differences(found)
-    if different:
-        return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
+# %% ../nbs/library/study.ipynb #1e8771f7
+def check_source(other: Store, found: Fingerprints) -> None:
+    "Raise `StudyError` where a folder is no study's, or was computed with other models or rows."
+    if not (other.folder / "study.yaml").is_file():
+        raise StudyError(f"{str(other.folder)!r} is no folder of a study: it has no study.yaml")
+    changed = noted_fingerprints(other.folder).differences(found)
     if changed:
-        return (
-            f"was computed with others: {', '.join(changed)} changed since then; choose another folder, or bring back "
-            "what was there"
-        )
-    return "was computed by an earlier version, which noted less of what it had computed with; choose another folder"
+        raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")
 
-# %% ../nbs/library/study.ipynb #5b3ab44d
+# %% ../nbs/library/study.ipynb #9dcd0286
+def _finished_before(study: Study, store: Store) -> bool:
+    "Whether a folder of an earlier version, which noted no fingerprints, has all that the study asks for."
+    if not (store.folder / "study.yaml").is_file() or noted_fingerprints(store.folder) != UNKNOWN:
+        return False
+    finished = all(cell in store for cell in study.cells())
+    if finished:
+        warnings.warn(
+            f"{store.folder.name!r} is finished; an earlier version computed it, so whether models and data are still "
+            "the same is not known",
+            stacklevel=3,
+        )
+    return finished
+
+# %% ../nbs/library/study.ipynb #15a502ea
 class _Progress:
     "A bar over cells, with the time left estimated from the cells of each kind that are done."
 
@@ -729,19 +673,49 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def done(self, cell: Cell, seconds: float) -> None:
-        if cell.kind in self.left:
-            self.left.remove(cell.kind)
-        self.seconds.setdefault(cell.kind, []).append(seconds)
-        self.spent += seconds
-        took = f"{cell_label(cell)} took {seconds:.0f} s"
-        if self.seconds.keys() - {"data"}:  # data cells are too quick to say anything
-            typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
-            at_once = self.spent / (time.monotonic() - self.started)
-            left = sum(typical.get(kind, max(typical.values())) for kind in self.left) / max(at_once, 1e-9)
-            took = f"about {left / 60:.0f} min left; {took}"
-        self.bar.set_postfix_str(took, refresh=False)
-        self.bar.update()
+# %% ../nbs/library/study.ipynb #f8a663cb
+@patch
+def done(self: _Progress, cell: Cell, seconds: float) -> None:
+    if cell.kind in self.left:
+        self.left.remove(cell.kind)
+    self.seconds.setdefault(cell.kind, []).append(seconds)
+    self.spent += seconds
+    took = f"{cell_label(cell)} took {seconds:.0f} s"
+    if self.seconds.keys() - {"data"}:  # data cells are too quick to say anything
+        typical = {kind: np.mean(times) for kind, times in self.seconds.items()}
+        at_once = self.spent / (time.monotonic() - self.started)
+        left = sum(typical.get(kind, max(typical.values())) for kind in self.left) / max(at_once, 1e-9)
+        took = f"about {left / 60:.0f} min left; {took}"
+    self.bar.set_postfix_str(took, refresh=False)
+    self.bar.update()
+
+# %% ../nbs/library/study.ipynb #23ac2eaf
+class CellsFailedError(StudyError):
+    "Some cells of a study have no answer; `report` says which, and why."
+
+    def __init__(self, study: str, report: Report):
+        self.report = report
+        said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} wait"
+        if report.failed:
+            said += f"; the first failed with {report.failed[0].error!r}; when that is mended, use retry_failed"
+        super().__init__(said)
+
+# %% ../nbs/library/study.ipynb #4dc09bc5
+def _checked_workers(engine: str, workers: int | None, shard: tuple[int, int], device: str) -> int:
+    "How many workers there are. Raises `UnknownNameError` for an unknown engine, and `StudyError`."
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, ENGINES)
+    if workers is not None and workers < 1:
+        raise StudyError(f"workers must be at least 1; got {workers}")
+    if not 1 <= shard[0] <= shard[1]:
+        raise StudyError(f"shard is {shard[0]}/{shard[1]}; the first of four is 1/4, the last 4/4")
+    if workers is None and device != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return 1
+    return workers or min(4, os.cpu_count() or 1)
+
+
+ENGINES = ("local", "ray")
+"What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
 
 # %% ../nbs/library/study.ipynb #dc69249c
 @patch
@@ -753,7 +727,60 @@ def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row a kind of c
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})
 
-# %% ../nbs/library/study.ipynb #aa3c69cb
+# %% ../nbs/library/study.ipynb #2d08233b
+@patch
+def run(
+    self: Study,
+    out: str | Path,  # folder of the results; what is there already is not computed again
+    *,
+    data: str | Path | None = None,  # folder with `tasks/`; None: as in `load_task`
+    models: str | Path | None = None,  # folder of model folders and .gguf files
+    device: str = "auto",  # where models compute; "auto": on an accelerator where there is one
+    engine: str = "local",  # one of `ENGINES`
+    address: str | None = None,  # of a Ray cluster; None: the one that this machine is in, or a new one of its own
+    workers: int | None = None,  # processes; None: one for every core up to four, or one where there is an accelerator
+    progress: bool = True,  # show a progress bar with the time left
+    reuse: Sequence[str | Path] = (),  # folders of other studies: answers that they have are copied, not computed
+    shard: tuple[int, int] = (1, 1),  # compute this part of the cells only: the second of four is (2, 4)
+    retry_failed: bool = False,  # try again what failed in an earlier run
+    fail_fast: bool = False,  # stop at the first failure
+    command: str | None = None,  # noted in the provenance
+) -> Path:  # `out`
+    """Compute every cell that is missing.
+
+    A script that calls this with several workers does so under `if __name__ == "__main__":`. Raises `StudyError` where
+    `out` holds answers that this study does not ask for, `StoreError` where another process works on it,
+    `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a
+    device that cannot be used, all before anything is computed; and `CellsFailedError` at the end where cells have no
+    answer.
+    """
+    workers = _checked_workers(engine, workers, shard, device)
+    store, others = Store(out), [*map(Store, reuse)]
+    if _finished_before(self, store):
+        return store.folder
+    forget()
+    sources = self._sources(data, models, device)
+    found = take_fingerprints(self, sources)
+    cells = self.cells(found)
+    for other in others:
+        check_source(other, found)
+    missing = [cell for cell in cells if not any(cell in there for there in (store, *others))]
+    alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell of a cluster has one core
+    how = dict(start=partial(torch.set_num_threads, alone), workers=workers, shard=shard, fail_fast=fail_fast)
+    how |= dict(engine=engine, address=address, gpu=device != "cpu", retry_failed=retry_failed)
+    with _Progress(missing, len(cells), progress) as bar:
+
+        def claim() -> None:
+            _claim(self, found, store, cells, others)
+            bar.begin()
+
+        answering = partial(answer, sources=sources, command=command)
+        report = run_cells(cells, store, answering, first=claim, done=bar.done, **how)
+    if not report.whole:
+        raise CellsFailedError(self.name, report)
+    return store.folder
+
+# %% ../nbs/library/study.ipynb #b953d32a
 def _trial(
     backbone: Backbone, datas: Sequence[TaskData], length: int
 ) -> tuple[dict[str, float], float, dict[str, float]]:
@@ -767,6 +794,9 @@ def _trial(
         positions[data.task.name] = length + float(backbone.encode(data.dev).lengths.mean())
     runs = [tune_prompt(backbone, few[0], length=length, steps=n, eval_every=n, progress=False) for n in (1, 3)]
     return seconds, runs[1].seconds / runs[1].examples / seconds[few[0].task.name], positions
+
+# %% ../nbs/library/study.ipynb #f551b475
+_COSTS = ("cells", "done", "learned", "read", "operations", "hours")
 
 
 @patch
@@ -807,15 +837,6 @@ def plan(
                 row["operations"] += operations(cell, sizes, weights, positions.get(task, position))
                 row["hours"] += seconds.get(task, second) * (ratio * learned + read) / 3600
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["kind", "backbone"])
-
-
-_COSTS = ("cells", "done", "learned", "read", "operations", "hours")
-
-
-@patch
-def _sources(self: Study, data: str | Path | None, models: str | Path | None, device: str) -> Sources:
-    places = (None if folder is None else str(folder) for folder in (data, models))
-    return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
 
 # %% ../nbs/library/study.ipynb #027293a1
 def slurm_script(

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
            'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files',
-           'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'load_task', 'label_name', 'read_task',
-           'find_task', 'unify_label_words']
+           'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'label_name', 'read_task', 'find_task',
+           'load_task', 'unify_label_words']
 
-# %% ../nbs/library/tasks.ipynb #e56f42a6
+# %% ../nbs/library/tasks.ipynb #414a399a
 import csv
 import hashlib
 import json
@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from fastcore.basics import patch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -39,7 +41,7 @@ from prompt_transferability.files import (
 )
 from .microworld import MICRO_TASKS, generate_task
 
-# %% ../nbs/library/tasks.ipynb #e9e6f2fc
+# %% ../nbs/library/tasks.ipynb #6a3134d0
 class UnknownNameError(ValueError):
     "A name that nothing has; the message shows the nearest name and all known ones."
 
@@ -65,7 +67,7 @@ class UnknownNameError(ValueError):
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else "."
         return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}."
 
-# %% ../nbs/library/tasks.ipynb #9bd6943e
+# %% ../nbs/library/tasks.ipynb #624228d0
 class DataError(ValueError):
     "Rows that do not fit their task; the message says where and what to do."
 
@@ -91,6 +93,16 @@ class HubSource:
 
 # %% ../nbs/library/tasks.ipynb #87b6bf7e
 TASK_TYPES = ("SA", "NLI", "EJ", "PI")
+
+# %% ../nbs/library/tasks.ipynb #fcab3456
+def _check_name(name: str) -> None:
+    "Raise `ValueError` for a name that leads out of the folder of the tasks, or breaks the line that it stands in."
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or not is_printable(name) or len(name) > 200:
+        raise ValueError(
+            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; take a "
+            "name such as reviews or my/reviews"
+        )
 
 # %% ../nbs/library/tasks.ipynb #bb6fc940
 @dataclass(frozen=True)
@@ -119,17 +131,7 @@ class Task:
         "The words of each label, also where it has one."
         return tuple((words,) if isinstance(words, str) else words for words in self.label_words)
 
-# %% ../nbs/library/tasks.ipynb #50f4926e
-def _check_name(name: str) -> None:
-    "Raise `ValueError` for a name that leads out of the folder of the tasks, or breaks the line that it stands in."
-    parts = name.split("/") if isinstance(name, str) else [""]
-    if any(part in ("", ".", "..") for part in parts) or "\\" in name or not is_printable(name) or len(name) > 200:
-        raise ValueError(
-            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; take a "
-            "name such as reviews or my/reviews"
-        )
-
-
+# %% ../nbs/library/tasks.ipynb #7030d5d1
 def _check_labels(task: Task) -> None:
     labels, words = task.labels, task.words
     if len(labels) < 2:
@@ -154,11 +156,9 @@ def _check_labels(task: Task) -> None:
             "the words must differ to be told apart at the mask."
         )
 
-# %% ../nbs/library/tasks.ipynb #11dd60da
+# %% ../nbs/library/tasks.ipynb #13e93deb
 _NEGATIVE_POSITIVE = {0: "negative", 1: "positive"}
 _ASPECT = {"negative": "negative", "neutral": "neutral", "positive": "positive", "conflict": None}
-_INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
-_REASONABLE = {0: "unacceptable", 1: "acceptable"}
 
 
 def _sentiment(name: str, title: str, hub: HubSource) -> Task:
@@ -168,35 +168,21 @@ def _sentiment(name: str, title: str, hub: HubSource) -> Task:
 def _three_way_sentiment(name: str, title: str, hub: HubSource) -> Task:
     return Task(name, "SA", ("negative", "neutral", "positive"), ("negative", "moderate", "positive"), title, hub)
 
-
-def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "NLI", ("entailment", "neutral", "contradiction"), ("yes", "neutral", "no"), title, hub)
-
-
-def _ethics(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
-
-# %% ../nbs/library/tasks.ipynb #b2dab983
-_TASKS = [
+# %% ../nbs/library/tasks.ipynb #b36fabcd
+_SENTIMENT_TASKS = [
     _sentiment("imdb", "IMDB", HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
     _sentiment("sst2", "SST-2", HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")),
-    _three_way_sentiment(
-        "laptop",
-        "laptop",
-        HubSource("tomaarsen/setfit-absa-semeval-laptops", "text", _ASPECT, text_b="span", test="test"),
-    ),
-    _three_way_sentiment(
-        "restaurant",
-        "restaurant",
-        HubSource("tomaarsen/setfit-absa-semeval-restaurants", "text", _ASPECT, text_b="span", test="test"),
+    *(
+        _three_way_sentiment(
+            name, name, HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test")
+        )
+        for name in ("laptop", "restaurant")
     ),
     _sentiment(
         "movie_rationales",
         "Movie",
         HubSource(
-            "eraser-benchmark/movie_rationales",
-            "review",
-            _NEGATIVE_POSITIVE,
+            *("eraser-benchmark/movie_rationales", "review", _NEGATIVE_POSITIVE),
             dev="validation",
             test="test",
             script=True,
@@ -206,34 +192,46 @@ _TASKS = [
         "tweet_eval",
         "Tweet",
         HubSource(
-            "cardiffnlp/tweet_eval",
-            "text",
-            {0: "negative", 1: "neutral", 2: "positive"},
+            *("cardiffnlp/tweet_eval", "text", {0: "negative", 1: "neutral", 2: "positive"}),
             config="sentiment",
             dev="validation",
             test="test",
         ),
     ),
+]
+
+# %% ../nbs/library/tasks.ipynb #56246874
+def _glue(
+    name: str,  # of the task, and of GLUE's configuration
+    title: str,
+    task_type: str,
+    words: dict[str, str],  # label -> word
+    texts: tuple[str, ...],  # one or two columns
+    first: int = 0,  # the value that stands for the first label
+    dev: str | None = "validation",
+    test: str | None = None,
+) -> Task:
+    "A task of GLUE with two labels."
+    labels = {first: [*words][0], 1 - first: [*words][1]}
+    source = HubSource("nyu-mll/glue", texts[0], labels, *texts[1:], config=name, dev=dev, test=test)
+    return Task(name, task_type, tuple(words), tuple(words.values()), title, source)
+
+# %% ../nbs/library/tasks.ipynb #9715af7a
+_INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
+_ENTAILED = {"entailment": "yes", "not_entailment": "no"}
+
+
+def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
+    return Task(name, "NLI", ("entailment", "neutral", "contradiction"), ("yes", "neutral", "no"), title, hub)
+
+
+_INFERENCE_TASKS = [
     _three_way_inference(
         "mnli",
         "MNLI",
         HubSource("nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"),
     ),
-    Task(
-        "qnli",
-        "NLI",
-        ("entailment", "not_entailment"),
-        ("yes", "no"),
-        "QNLI",
-        HubSource(
-            "nyu-mll/glue",
-            "question",
-            {0: "entailment", 1: "not_entailment"},
-            text_b="sentence",
-            config="qnli",
-            test="validation",
-        ),
-    ),
+    _glue("qnli", "QNLI", "NLI", _ENTAILED, ("question", "sentence"), dev=None, test="validation"),
     _three_way_inference(
         "snli",
         "SNLI",
@@ -241,66 +239,35 @@ _TASKS = [
             "stanfordnlp/snli", "premise", {**_INFERENCE, -1: None}, text_b="hypothesis", dev="validation", test="test"
         ),
     ),
-    _ethics(
-        "ethics_deontology",
-        "deontology",
-        HubSource(
-            "EleutherAI/hendrycks_ethics",
-            "scenario",
-            _REASONABLE,
-            text_b="excuse",
-            config="deontology",
-            test="test",
-            script=True,
-        ),
-    ),
-    _ethics(
-        "ethics_justice",
-        "justice",
-        HubSource("EleutherAI/hendrycks_ethics", "scenario", _REASONABLE, config="justice", test="test", script=True),
-    ),
-    Task(
-        "qqp",
-        "PI",
-        ("duplicate", "not_duplicate"),
-        ("true", "false"),
-        "QQP",
-        HubSource(
-            "nyu-mll/glue",
-            "question1",
-            {1: "duplicate", 0: "not_duplicate"},
-            text_b="question2",
-            config="qqp",
-            dev="validation",
-        ),
-    ),
-    Task(
-        "mrpc",
-        "PI",
-        ("equivalent", "not_equivalent"),
-        ("true", "false"),
-        "MRPC",
-        HubSource(
-            "nyu-mll/glue",
-            "sentence1",
-            {1: "equivalent", 0: "not_equivalent"},
-            text_b="sentence2",
-            config="mrpc",
-            dev="validation",
-            test="test",
-        ),
-    ),
 ]
-PAPER_TASKS = {task.name: task for task in _TASKS}
 
-# %% ../nbs/library/tasks.ipynb #518cd29e
-def _glue(name: str, title: str, task_type: str, words: dict[str, str], texts: tuple[str, ...], first: int = 0) -> Task:
-    labels = {first: [*words][0], 1 - first: [*words][1]}
-    source = HubSource("nyu-mll/glue", texts[0], labels, *texts[1:], config=name, dev="validation")
-    return Task(name, task_type, tuple(words), tuple(words.values()), title, source)
+# %% ../nbs/library/tasks.ipynb #f46bd28e
+def _ethics(name: str, title: str, hub: HubSource) -> Task:
+    return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
 
 
-_ENTAILED = {"entailment": "yes", "not_entailment": "no"}
+_HENDRYCKS = partial(
+    HubSource,
+    *("EleutherAI/hendrycks_ethics", "scenario", {0: "unacceptable", 1: "acceptable"}),
+    test="test",
+    script=True,
+)
+_ETHICS_TASKS = [
+    _ethics("ethics_deontology", "deontology", _HENDRYCKS(text_b="excuse", config="deontology")),
+    _ethics("ethics_justice", "justice", _HENDRYCKS(config="justice")),
+]
+
+# %% ../nbs/library/tasks.ipynb #d1ce0fb2
+_DUPLICATE, _EQUIVALENT = ({name: "true", f"not_{name}": "false"} for name in ("duplicate", "equivalent"))
+_PARAPHRASE_TASKS = [
+    _glue("qqp", "QQP", "PI", _DUPLICATE, ("question1", "question2"), first=1),
+    _glue("mrpc", "MRPC", "PI", _EQUIVALENT, ("sentence1", "sentence2"), first=1, test="test"),
+]
+
+# %% ../nbs/library/tasks.ipynb #5710a1cd
+PAPER_TASKS = {task.name: task for task in [*_SENTIMENT_TASKS, *_INFERENCE_TASKS, *_ETHICS_TASKS, *_PARAPHRASE_TASKS]}
+
+# %% ../nbs/library/tasks.ipynb #d08d84cf
 _OTHERS = [
     _sentiment(
         "rotten_tomatoes",
@@ -329,7 +296,7 @@ ALL_TASKS = (
 )
 "Every task that is known by name."
 
-# %% ../nbs/library/tasks.ipynb #185fa482
+# %% ../nbs/library/tasks.ipynb #d9fa37b4
 SPLITS = ("train", "dev", "test")
 
 
@@ -339,7 +306,7 @@ class _Later:
 
     read: Callable[[], Dataset | None]
 
-# %% ../nbs/library/tasks.ipynb #5d2a50a9
+# %% ../nbs/library/tasks.ipynb #06033b73
 @dataclass(frozen=True, eq=False, repr=False)
 class TaskData:
     "A task and its rows; a split has the columns text_a, text_b, label, and is None where the task does not have it."
@@ -359,76 +326,90 @@ class TaskData:
     def __reduce__(self):
         return TaskData, (self.task, self.train, self.dev, self.test)
 
-    def splits(self) -> dict[str, Dataset]:
-        "The splits that are there, by name."
-        return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
+# %% ../nbs/library/tasks.ipynb #3eb4e7ac
+@patch
+def splits(self: TaskData) -> dict[str, Dataset]:
+    "The splits that are there, by name."
+    return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
 
-    def split(
-        self,
-        name: str,  # "train", "dev" or "test"
-    ) -> Dataset:
-        "One split; raises `UnknownNameError` where the task does not have it."
-        rows = getattr(self, name) if name in SPLITS else None
-        if rows is None:
-            raise UnknownNameError(f"split of {self.task.name}", name, self.splits())
-        return rows
+# %% ../nbs/library/tasks.ipynb #4c74e771
+@patch
+def split(
+    self: TaskData,
+    name: str,  # "train", "dev" or "test"
+) -> Dataset:
+    "One split; raises `UnknownNameError` where the task does not have it."
+    rows = getattr(self, name) if name in SPLITS else None
+    if rows is None:
+        raise UnknownNameError(f"split of {self.task.name}", name, self.splits())
+    return rows
 
-    def counts(self) -> pd.DataFrame:  # [splits, labels]
-        "Number of rows by split and label."
-        labels = self.task.labels
-        counts = {name: np.bincount(rows["label"], minlength=len(labels)) for name, rows in self.splits().items()}
-        return pd.DataFrame.from_dict(counts, orient="index", columns=list(labels)).rename_axis("split")
+# %% ../nbs/library/tasks.ipynb #7e8a88e4
+@patch
+def counts(self: TaskData) -> pd.DataFrame:  # [splits, labels]
+    "Number of rows by split and label."
+    labels = self.task.labels
+    counts = {name: np.bincount(rows["label"], minlength=len(labels)) for name, rows in self.splits().items()}
+    return pd.DataFrame.from_dict(counts, orient="index", columns=list(labels)).rename_axis("split")
 
-    def majority(
-        self,
-        split: str = "dev",  # "train", "dev" or "test"
-    ) -> float:  # in [0, 1]
-        "Accuracy of always giving the split's most frequent label."
-        labels = self.split(split)["label"]
-        return float(np.bincount(labels).max() / len(labels))
+# %% ../nbs/library/tasks.ipynb #bf9666f0
+@patch
+def majority(
+    self: TaskData,
+    split: str = "dev",  # "train", "dev" or "test"
+) -> float:  # in [0, 1]
+    "Accuracy of always giving the split's most frequent label."
+    labels = self.split(split)["label"]
+    return float(np.bincount(labels).max() / len(labels))
 
-    def overlaps(self) -> pd.DataFrame:  # one row a pair of splits
-        "How many rows of a split have their texts in another split too, whatever the label, case and spacing."
-        keys = {name: _text_keys(rows) for name, rows in self.splits().items()}
-        pairs = list(combinations(keys, 2))
-        shared = [
-            sum(key in first_keys for key in keys[second])
-            for first, second in pairs
-            for first_keys in [set(keys[first])]
-        ]
-        sizes = [len(keys[second]) for _, second in pairs]
-        index = pd.MultiIndex.from_tuples(pairs, names=["texts of", "found in"])
-        return pd.DataFrame({"rows": shared, "of": sizes}, index=index)
-
-    def fingerprint(
-        self,
-        split: str,  # "train", "dev" or "test"
-    ) -> str:  # 64 hexadecimal digits
-        "A hash of a split's rows in their order, and of the labels and label words that they are read with."
-        digest = hashlib.sha256(json.dumps([self.task.labels, self.task.words]).encode())
-        for batch in self.split(split).iter(10_000):
-            digest.update(json.dumps(batch, sort_keys=True).encode())
-        return digest.hexdigest()
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {rows.num_rows:,}" for name, rows in self.splits().items())
-        return f"TaskData({self.task.name}: {sizes})"
-
-    def _repr_markdown_(self) -> str:
-        task = self.task
-        words = ", ".join(f"{label} ({' or '.join(of)})" for label, of in zip(task.labels, task.words, strict=True))
-        head = f"**{task.title or task.name}** ({task.task_type}). Labels (words): {words}."
-        lines = [f"| {split} | {' | '.join(f'{n:,}' for n in row)} |" for split, row in self.counts().iterrows()]
-        header = f"| split | {' | '.join(task.labels)} |"
-        return "\n".join([head, "", header, "|---|" + "--:|" * len(task.labels), *lines])
-
-# %% ../nbs/library/tasks.ipynb #ae109279
+# %% ../nbs/library/tasks.ipynb #66158335
 def _normalized(text: str | None) -> str:
     return " ".join((text or "").lower().split())
 
 
 def _text_keys(rows: Dataset) -> list[tuple[str, str]]:
     return [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
+
+# %% ../nbs/library/tasks.ipynb #ec1ba3cd
+@patch
+def overlaps(self: TaskData) -> pd.DataFrame:  # one row a pair of splits
+    "How many rows of a split have their texts in another split too, whatever the label, case and spacing."
+    keys = {name: _text_keys(rows) for name, rows in self.splits().items()}
+    pairs = list(combinations(keys, 2))
+    shared = [
+        sum(key in first_keys for key in keys[second]) for first, second in pairs for first_keys in [set(keys[first])]
+    ]
+    sizes = [len(keys[second]) for _, second in pairs]
+    index = pd.MultiIndex.from_tuples(pairs, names=["texts of", "found in"])
+    return pd.DataFrame({"rows": shared, "of": sizes}, index=index)
+
+# %% ../nbs/library/tasks.ipynb #d1e8ba97
+@patch
+def fingerprint(
+    self: TaskData,
+    split: str,  # "train", "dev" or "test"
+) -> str:  # 64 hexadecimal digits
+    "A hash of a split's rows in their order, and of the labels and label words that they are read with."
+    digest = hashlib.sha256(json.dumps([self.task.labels, self.task.words]).encode())
+    for batch in self.split(split).iter(10_000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+# %% ../nbs/library/tasks.ipynb #8dbfed38
+@patch
+def __repr__(self: TaskData) -> str:
+    sizes = ", ".join(f"{name} {rows.num_rows:,}" for name, rows in self.splits().items())
+    return f"TaskData({self.task.name}: {sizes})"
+
+
+@patch
+def _repr_markdown_(self: TaskData) -> str:
+    task = self.task
+    words = ", ".join(f"{label} ({' or '.join(of)})" for label, of in zip(task.labels, task.words, strict=True))
+    head = f"**{task.title or task.name}** ({task.task_type}). Labels (words): {words}."
+    lines = [f"| {split} | {' | '.join(f'{n:,}' for n in row)} |" for split, row in self.counts().iterrows()]
+    header = f"| split | {' | '.join(task.labels)} |"
+    return "\n".join([head, "", header, "|---|" + "--:|" * len(task.labels), *lines])
 
 # %% ../nbs/library/tasks.ipynb #6d54dfb3
 HOLD_OUT_SHARE, HOLD_OUT_LIMIT, HOLD_OUT_SEED = 0.15, 1_500, 20_220_710
@@ -458,9 +439,9 @@ def _json_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
             raise DataError(f"{origin}, line {line}: expected one JSON object a line.")
         yield line, record
 
-# %% ../nbs/library/tasks.ipynb #62895a09
+# %% ../nbs/library/tasks.ipynb #676fb8d2
 def _fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    "What a reader of the csv module reads, which refuses fields of more than 131,072 characters otherwise."
+    "What a reader of the csv module reads; its fields may be as long as a file may be."
     longest = min(size_limit(), 2**31 - 1)
     while True:
         limit = csv.field_size_limit(longest)
@@ -472,7 +453,7 @@ def _fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             csv.field_size_limit(limit)
         yield fields
 
-
+# %% ../nbs/library/tasks.ipynb #a4744ffc
 def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader, line = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 1
@@ -492,15 +473,11 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
     except csv.Error as error:
         raise DataError(f"{origin}, line {line}: {error}; is a quote left open?") from None
 
-# %% ../nbs/library/tasks.ipynb #b7b6d610
-def _tab_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
-    return _table_records(lines, origin, "\t")
-
-
-_PLAIN = {".csv": _table_records, ".tsv": _tab_records, ".jsonl": _json_records}
+# %% ../nbs/library/tasks.ipynb #95605e2b
+_PLAIN = {".csv": _table_records, ".tsv": partial(_table_records, delimiter="\t"), ".jsonl": _json_records}
 _READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
 
-
+# %% ../nbs/library/tasks.ipynb #ddb8ed5d
 def _records(
     path: Path,
     by_line: bool = False,  # as of `open_text`
@@ -514,57 +491,7 @@ def _records(
     with open_text(path, DataError, newline="", by_line=by_line) as file:
         yield from read(file, str(path))
 
-# %% ../nbs/library/tasks.ipynb #49376fe5
-def _dataset(
-    rows: Iterable[tuple[int, dict]],  # number of each row, and the row with the columns text_a, label and maybe text_b
-    task: Task,
-    origin: str,  # where the rows come from, for messages
-    unit: str = "line",  # what the numbers count, for messages
-) -> Dataset:
-    "Checked rows as a `Dataset` with labels as positions in `task.labels`."
-    columns: dict[str, list] = {"text_a": [], "text_b": [], "label": []}
-    numbers = []
-    hidden = None  # the first row without a label
-    for number, row in rows:
-        if str(row.get("label")) == "-1" and "-1" not in task.labels and not numbers:
-            hidden = number if hidden is None else hidden
-            continue
-        if hidden is not None:
-            raise DataError(
-                f"{origin}, {unit} {hidden}: the label is -1, and {unit} {number} has one; give every row its label."
-            )
-        problem = _problem(row, task)
-        if problem:
-            raise DataError(f"{origin}, {unit} {number}: {problem}")
-        columns["text_a"].append(row["text_a"])
-        columns["text_b"].append(row["text_b"] if (row.get("text_b") or "").strip() else None)
-        columns["label"].append(task.labels.index(str(row["label"])))
-        numbers.append(number)
-    if hidden is not None:
-        raise _HiddenLabelsError(f"{origin} has no labels, only -1, which hides them; leave the split out.")
-    paired = [text is not None for text in columns["text_b"]]
-    if any(paired) and not all(paired):
-        raise _unpaired(origin, unit, *(numbers[paired.index(which)] for which in (False, True)))
-    if not columns["label"]:
-        raise DataError(f"{origin} has no rows; leave the split out if there are none.")
-    features = Features(text_a=Value("string"), text_b=Value("string"), label=ClassLabel(names=list(task.labels)))
-    return Dataset.from_dict(columns, features=features)
-
-
-def _unpaired(origin: str, unit: str, blank: int, other: int) -> DataError:
-    return DataError(
-        f"{origin}, {unit} {blank}: text_b is blank, and {unit} {other} has one; give every row a second text, or none."
-    )
-
-
-def _problem(row: dict, task: Task) -> str | None:
-    "What is wrong with a row, or None."
-    problem = _text_problem(row, "text_a", "label")
-    if problem is None and str(row["label"]) not in task.labels:
-        return str(UnknownNameError("label", str(row["label"]), task.labels))
-    return problem
-
-
+# %% ../nbs/library/tasks.ipynb #ffaeb6de
 def _no_column(row: Mapping, name: str) -> str:
     return f"there is no column {name}; the columns are {printable(', '.join(map(str, row)))[:200]}."
 
@@ -585,12 +512,56 @@ def _text_problem(row: dict, *columns: str) -> str | None:
         return f"a text holds {error.object[error.start]!r}, half of a character; write the whole character."
     return None
 
-# %% ../nbs/library/tasks.ipynb #ca6d5ebc
+# %% ../nbs/library/tasks.ipynb #834d4d41
+def _unpaired(origin: str, unit: str, blank: int, other: int) -> DataError:
+    return DataError(
+        f"{origin}, {unit} {blank}: text_b is blank, and {unit} {other} has one; give every row a second text, or none."
+    )
+
+
+def _dataset(
+    rows: Iterable[tuple[int, dict]],  # number of each row, and the row with the columns text_a, label and maybe text_b
+    task: Task,
+    origin: str,  # where the rows come from, for messages
+    unit: str = "line",  # what the numbers count, for messages
+) -> Dataset:
+    "Checked rows as a `Dataset` with labels as positions in `task.labels`."
+    columns: dict[str, list] = {"text_a": [], "text_b": [], "label": []}
+    numbers = []
+    hidden = None  # the first row without a label
+    for number, row in rows:
+        if str(row.get("label")) == "-1" and "-1" not in task.labels and not numbers:
+            hidden = number if hidden is None else hidden
+            continue
+        if hidden is not None:
+            raise DataError(
+                f"{origin}, {unit} {hidden}: the label is -1, and {unit} {number} has one; give every row its label."
+            )
+        problem = _text_problem(row, "text_a", "label")
+        if problem is None and str(row["label"]) not in task.labels:
+            problem = UnknownNameError("label", str(row["label"]), task.labels)
+        if problem:
+            raise DataError(f"{origin}, {unit} {number}: {problem}")
+        columns["text_a"].append(row["text_a"])
+        columns["text_b"].append(row["text_b"] if (row.get("text_b") or "").strip() else None)
+        columns["label"].append(task.labels.index(str(row["label"])))
+        numbers.append(number)
+    if hidden is not None:
+        raise _HiddenLabelsError(f"{origin} has no labels, only -1, which hides them; leave the split out.")
+    paired = [text is not None for text in columns["text_b"]]
+    if any(paired) and not all(paired):
+        raise _unpaired(origin, unit, *(numbers[paired.index(which)] for which in (False, True)))
+    if not columns["label"]:
+        raise DataError(f"{origin} has no rows; leave the split out if there are none.")
+    features = Features(text_a=Value("string"), text_b=Value("string"), label=ClassLabel(names=list(task.labels)))
+    return Dataset.from_dict(columns, features=features)
+
+# %% ../nbs/library/tasks.ipynb #73eb72b9
 def _read_split(path: Path, task: Task) -> Dataset:
     "Rows of one file; raises `DataError`, naming file and line, for rows that do not fit the task."
     return _dataset(_records(path), task, origin=str(path))
 
-# %% ../nbs/library/tasks.ipynb #3eff644c
+# %% ../nbs/library/tasks.ipynb #6f83b9ae
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
@@ -607,7 +578,7 @@ def task_from_files(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 
-# %% ../nbs/library/tasks.ipynb #7d30aa02
+# %% ../nbs/library/tasks.ipynb #fe801344
 def checked_texts(
     rows: Iterable[tuple[int, Mapping]],  # the number of each row, and the row: text_a (or text), maybe text_b, more
     origin: str,  # where the rows come from, for messages
@@ -631,25 +602,14 @@ def checked_texts(
     if first is None:
         raise DataError(f"{origin} has no texts; give one at least.")
 
-
+# %% ../nbs/library/tasks.ipynb #7e245cf7
 def read_texts(
     path: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a (or text) and maybe text_b
 ) -> Iterator[dict]:
     "The rows of a file, checked, one at a time; raises `DataError`, and `FileNotFoundError` where there is no file."
     yield from checked_texts(_records(Path(path), by_line=True), str(path))
 
-
-def read_text_lines(
-    stream: BinaryIO,  # of a text a line, or of JSON lines; `sys.stdin.buffer`, say
-    origin: str = "standard input",  # what it is, for messages
-) -> Iterator[dict]:
-    "The rows of a stream, checked, one at a time; raises `DataError`."
-    with as_text(stream, origin, DataError, by_line=True) as lines:
-        first = next(lines, "")
-        read = _json_records if first.lstrip().startswith("{") else _line_records
-        yield from checked_texts(read(chain([first], lines), origin), origin)
-
-
+# %% ../nbs/library/tasks.ipynb #9bee6b9f
 def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
     "A text a line; lines that are blank may stand at the end."
     blank = None
@@ -660,6 +620,17 @@ def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
             raise DataError(f"{origin}, line {blank}: the line is blank; give a text on every line.")
         else:
             yield line, {"text_a": text.rstrip("\r\n")}
+
+# %% ../nbs/library/tasks.ipynb #86637fe3
+def read_text_lines(
+    stream: BinaryIO,  # of a text a line, or of JSON lines; `sys.stdin.buffer`, say
+    origin: str = "standard input",  # what it is, for messages
+) -> Iterator[dict]:
+    "The rows of a stream, checked, one at a time; raises `DataError`."
+    with as_text(stream, origin, DataError, by_line=True) as lines:
+        first = next(lines, "")
+        read = _json_records if first.lstrip().startswith("{") else _line_records
+        yield from checked_texts(read(chain([first], lines), origin), origin)
 
 # %% ../nbs/library/tasks.ipynb #cebd0879
 def _local_files(task: Task, folder: Path) -> dict[str, Path]:
@@ -682,25 +653,7 @@ def _local_files(task: Task, folder: Path) -> dict[str, Path]:
         )
     return files
 
-# %% ../nbs/library/tasks.ipynb #9227167a
-def _hub_split(task: Task, split: str) -> Dataset:
-    "Rows of one split from the Hub; raises `FileNotFoundError` if it cannot be reached."
-    hub = task.hub
-    if hub.script:
-        files = {split: f"{hub.config or 'default'}/{split}/*.parquet"}
-        where = {"data_files": files, "revision": "refs/convert/parquet"}
-    else:
-        where = {"name": hub.config}
-    try:
-        ask_hub(hub.dataset, "dataset")
-        return _from_hub(load_dataset(hub.dataset, split=split, **where), task, split)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(
-            f"task {task.name!r} has no local copy, and {hub.dataset} cannot be reached on the Hugging Face Hub: set "
-            f"PROMPT_TRANSFERABILITY_DATA to a folder with tasks/{task.name}/, or go online."
-        ) from error
-
-
+# %% ../nbs/library/tasks.ipynb #53fa24f8
 def ask_hub(
     name: str,  # of a repository on the Hub
     repo_type: str,  # "dataset" or "model"
@@ -739,13 +692,127 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     )
     return _dataset(kept, task, origin, unit="row")
 
-# %% ../nbs/library/tasks.ipynb #6a241a09
+# %% ../nbs/library/tasks.ipynb #5e8c1dc4
+def _hub_split(task: Task, split: str) -> Dataset:
+    "Rows of one split from the Hub; raises `FileNotFoundError` if it cannot be reached."
+    hub = task.hub
+    if hub.script:
+        files = {split: f"{hub.config or 'default'}/{split}/*.parquet"}
+        where = {"data_files": files, "revision": "refs/convert/parquet"}
+    else:
+        where = {"name": hub.config}
+    try:
+        ask_hub(hub.dataset, "dataset")
+        return _from_hub(load_dataset(hub.dataset, split=split, **where), task, split)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(
+            f"task {task.name!r} has no local copy, and {hub.dataset} cannot be reached on the Hugging Face Hub: set "
+            f"PROMPT_TRANSFERABILITY_DATA to a folder with tasks/{task.name}/, or go online."
+        ) from error
+
+# %% ../nbs/library/tasks.ipynb #a1f8ab5f
+def _own_folder(name_or_task: str | os.PathLike | Task) -> Path | None:
+    "A folder with task.yaml: a path, or words that can be no name; a known name is never looked for as a folder."
+    words = isinstance(name_or_task, str) and name_or_task not in ALL_TASKS and os.sep in name_or_task
+    if words or isinstance(name_or_task, os.PathLike):
+        with suppress(OSError):  # no file has so long a name
+            if (Path(name_or_task) / "task.yaml").is_file():
+                return Path(name_or_task)
+    return None
+
+# %% ../nbs/library/tasks.ipynb #1af85c9a
+def label_name(label: object) -> str:
+    "A label of a table in YAML, where `yes` without quotes is none. Raises `ValueError`."
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise ValueError(f"a label is a text or a whole number; got {label!r}, which needs quotes in YAML")
+    return str(label)
+
+# %% ../nbs/library/tasks.ipynb #617dcb78
+def read_task(
+    folder: str | os.PathLike,  # with task.yaml in it
+) -> Task:
+    """The task that a folder of your own declares, as `{task_type: SA, label_words: {bad: terrible, good: great}}`.
+
+    It is called by its `name` there, or else by that of the folder. Raises `DataError` for a file that declares none.
+    """
+    file, known = Path(folder, "task.yaml"), {"task_type", "label_words", "name", "title"}
+    declared = parse_yaml(read_text(file, DataError), repr(str(file)), DataError)
+    words = declared.get("label_words") if isinstance(declared, dict) else None
+    if not isinstance(words, dict) or not {"task_type"} <= declared.keys() <= known:
+        raise DataError(
+            f"{str(file)!r} declares no task; it needs task_type, one of {', '.join(TASK_TYPES)}, and label_words, a "
+            "table from labels to words, and may have name and title"
+        )
+    texts = {name: value for name, value in declared.items() if name != "label_words"}
+    said = [*texts.values(), *(word for of in words.values() for word in (of if isinstance(of, list) else [of]))]
+    if not all(isinstance(text, str) for text in said):
+        raise DataError(f"{str(file)!r} must have text wherever a task has a name or a word; put it in quotes")
+    try:
+        labels = {"labels": tuple(map(label_name, words)), "label_words": tuple(words.values())}
+    except ValueError as error:
+        raise DataError(f"{str(file)!r}: {error}") from None
+    return Task(**{"name": Path(folder).resolve().name} | texts, **labels)
+
+# %% ../nbs/library/tasks.ipynb #49861023
+def find_task(
+    name_or_task: str | os.PathLike | Task,  # as of `load_task`
+) -> Task:
+    "A task without its rows. Raises `UnknownNameError`, or `DataError` for a folder that declares none."
+    folder = _own_folder(name_or_task)
+    if folder is not None:
+        return read_task(folder)
+    if isinstance(name_or_task, Task):
+        return name_or_task
+    name = os.fspath(name_or_task) if isinstance(name_or_task, os.PathLike) else name_or_task
+    if not isinstance(name, str) or name not in ALL_TASKS:
+        raise UnknownNameError("task", str(name), ALL_TASKS)
+    return ALL_TASKS[name]
+
+# %% ../nbs/library/tasks.ipynb #2c650b91
+def _sources(
+    task: Task, data_dir: str | os.PathLike | None, folder: Path | None
+) -> tuple[dict, Callable[..., Dataset]]:
+    "Where each split of a task lies, and the function that reads one."
+    if folder is not None:
+        return _local_files(task, folder), lambda path: _read_split(path, task)
+    if task.name in MICRO_NAMES:
+        rows = generate_task(MICRO_NAMES[task.name])
+        return (
+            {split: split for split in rows},
+            lambda split: _dataset(enumerate(rows[split]), task, task.name, "row"),
+        )
+    data_dir = data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA")
+    if data_dir:
+        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task)
+    if task.hub is None:
+        raise FileNotFoundError(
+            f"task {task.name!r} has no source on the Hub; give data_dir, or set PROMPT_TRANSFERABILITY_DATA."
+        )
+    names = {split: getattr(task.hub, split) for split in SPLITS}
+    return {split: name for split, name in names.items() if name}, lambda name: _hub_split(task, name)
+
+# %% ../nbs/library/tasks.ipynb #753d3b0a
+def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | None:
+    if size is None or rows is None:
+        return rows
+    chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
+    return rows.select(np.sort(chosen))
+
+
+def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:
+    "The rows of a split; None where all labels are hidden."
+    try:
+        return read(source)
+    except _HiddenLabelsError:
+        return None
+
+# %% ../nbs/library/tasks.ipynb #61f0a872
 def load_task(
     name_or_task: str | os.PathLike | Task,  # a name in `ALL_TASKS`, a task of your own, or a folder with task.yaml
     data_dir: str | os.PathLike | None = None,  # has tasks/<name>/; None: $PROMPT_TRANSFERABILITY_DATA, else the Hub
     splits: Iterable[str] | None = None,  # the splits to load; the others are None; None: all that there are
     max_train: int | None = None,  # at most so many train rows, drawn with `seed`
-    max_eval: int | None = None,  # at most so many rows of dev and of test, drawn in the same way
+    max_eval: int | None = None,  # at most so many rows of dev and of test, drawn alike
     seed: int = 0,  # seed of these draws
 ) -> TaskData:
     """Rows of a task.
@@ -780,107 +847,9 @@ def load_task(
         found["test"] = _Later(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
     return TaskData(task, **found)
 
-# %% ../nbs/library/tasks.ipynb #4e12f3ed
-def _own_folder(name_or_task: str | os.PathLike | Task) -> Path | None:
-    "A folder with task.yaml: a path, or words that can be no name; a known name is never looked for as a folder."
-    words = isinstance(name_or_task, str) and name_or_task not in ALL_TASKS and os.sep in name_or_task
-    if words or isinstance(name_or_task, os.PathLike):
-        with suppress(OSError):  # no file has so long a name
-            if (Path(name_or_task) / "task.yaml").is_file():
-                return Path(name_or_task)
-    return None
-
-
-def label_name(label: object) -> str:
-    "A label of a table in YAML, where `yes` without quotes is none. Raises `ValueError`."
-    if isinstance(label, bool) or not isinstance(label, str | int):
-        raise ValueError(f"a label is a text or a whole number; got {label!r}, which needs quotes in YAML")
-    return str(label)
-
-
-def read_task(
-    folder: str | os.PathLike,  # with task.yaml in it
-) -> Task:
-    """The task that a folder of your own declares, as `{task_type: SA, label_words: {bad: terrible, good: great}}`.
-
-    It is called by its `name` there, or else by that of the folder. Raises `DataError` for a file that declares none.
-    """
-    file, known = Path(folder, "task.yaml"), {"task_type", "label_words", "name", "title"}
-    declared = parse_yaml(read_text(file, DataError), repr(str(file)), DataError)
-    words = declared.get("label_words") if isinstance(declared, dict) else None
-    if not isinstance(words, dict) or not {"task_type"} <= declared.keys() <= known:
-        raise DataError(
-            f"{str(file)!r} declares no task; it needs task_type, one of {', '.join(TASK_TYPES)}, and label_words, a "
-            "table from labels to words, and may have name and title"
-        )
-    texts = {name: value for name, value in declared.items() if name != "label_words"}
-    said = [*texts.values(), *(word for of in words.values() for word in (of if isinstance(of, list) else [of]))]
-    if not all(isinstance(text, str) for text in said):
-        raise DataError(f"{str(file)!r} must have text wherever a task has a name or a word; put it in quotes")
-    try:
-        labels = {"labels": tuple(map(label_name, words)), "label_words": tuple(words.values())}
-    except ValueError as error:
-        raise DataError(f"{str(file)!r}: {error}") from None
-    return Task(**{"name": Path(folder).resolve().name} | texts, **labels)
-
-
-def find_task(
-    name_or_task: str | os.PathLike | Task,  # as of `load_task`
-) -> Task:
-    "A task without its rows. Raises `UnknownNameError`, or `DataError` for a folder that declares none."
-    folder = _own_folder(name_or_task)
-    return _as_task(name_or_task) if folder is None else read_task(folder)
-
-
-def _as_task(name_or_task: str | Task) -> Task:
-    if isinstance(name_or_task, Task):
-        return name_or_task
-    name = os.fspath(name_or_task) if isinstance(name_or_task, os.PathLike) else name_or_task
-    if not isinstance(name, str) or name not in ALL_TASKS:
-        raise UnknownNameError("task", str(name), ALL_TASKS)
-    return ALL_TASKS[name]
-
-
-def _sources(
-    task: Task, data_dir: str | os.PathLike | None, folder: Path | None
-) -> tuple[dict, Callable[..., Dataset]]:
-    "Where each split of a task lies, and the function that reads one."
-    if folder is not None:
-        return _local_files(task, folder), lambda path: _read_split(path, task)
-    if task.name in MICRO_NAMES:
-        rows = generate_task(MICRO_NAMES[task.name])
-        return (
-            {split: split for split in rows},
-            lambda split: _dataset(enumerate(rows[split]), task, task.name, "row"),
-        )
-    data_dir = data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA")
-    if data_dir:
-        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task)
-    if task.hub is None:
-        raise FileNotFoundError(
-            f"task {task.name!r} has no source on the Hub; give data_dir, or set PROMPT_TRANSFERABILITY_DATA."
-        )
-    names = {split: getattr(task.hub, split) for split in SPLITS}
-    return {split: name for split, name in names.items() if name}, lambda name: _hub_split(task, name)
-
-
-def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:
-    "The rows of a split; None where all labels are hidden."
-    try:
-        return read(source)
-    except _HiddenLabelsError:
-        return None
-
-
-def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | None:
-    if size is None or rows is None:
-        return rows
-    chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
-    return rows.select(np.sort(chosen))
-
-# %% ../nbs/library/tasks.ipynb #84634268
+# %% ../nbs/library/tasks.ipynb #e1d59456
 def unify_label_words(
-    tasks: Iterable[str | Task],  # tasks, or names in `ALL_TASKS`
+    tasks: Iterable[str | os.PathLike | Task],  # tasks, or what `find_task` knows them by
 ) -> dict[str, Task]:  # name -> the task with the words "1", "2", ...
     """The same tasks with the label words 1, 2, 3, ... by position (Figure 3 (b)).
 
@@ -890,5 +859,5 @@ def unify_label_words(
         raise ValueError(f"tasks is the text {tasks!r}; give a list of tasks or of their names, as in [{tasks!r}]")
     return {
         task.name: replace(task, label_words=tuple(str(i) for i in range(1, len(task.labels) + 1)))
-        for task in map(_as_task, tasks)
+        for task in map(find_task, tasks)
     }

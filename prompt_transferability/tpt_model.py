@@ -18,7 +18,19 @@ from .similarity import METRICS, similarity_matrix
 from .tasks import TaskData
 
 # %% auto #0
-__all__ = ['tune_from_model', 'tune_from_carried', 'similarity_to_tuned']
+__all__ = ['tune_from_carried', 'tune_from_model', 'similarity_to_tuned']
+
+# %% ../nbs/library/tpt_model.ipynb #f3cb8f76
+def tune_from_carried(
+    target_backbone: Backbone,
+    data: TaskData,
+    start: SoftPrompt,  # that `Projection.project` made
+    **settings: Any,
+) -> TuningRun:
+    "Train a prompt that starts from a projected one, and note that under `init`. Raises what `tune_prompt` raises."
+    run = tune_prompt(target_backbone, data, init=start, **settings)
+    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
+    return run
 
 # %% ../nbs/library/tpt_model.ipynb #8b0bddda
 def tune_from_model(
@@ -33,18 +45,6 @@ def tune_from_model(
     Its metadata says under `init` what it started from. Raises what `Projection.project` and `tune_prompt` raise.
     """
     return tune_from_carried(target_backbone, data, projector.project(source_prompt, target_backbone), **settings)
-
-
-def tune_from_carried(
-    target_backbone: Backbone,
-    data: TaskData,
-    start: SoftPrompt,  # that `Projection.project` made
-    **settings: Any,
-) -> TuningRun:
-    "As `tune_from_model`, from a prompt that was projected before."
-    run = tune_prompt(target_backbone, data, init=start, **settings)
-    run.prompt.metadata["init"] = start.metadata | {"task": start.task}
-    return run
 
 # %% ../nbs/library/tpt_model.ipynb #18f17c8e
 def similarity_to_tuned(

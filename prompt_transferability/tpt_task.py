@@ -28,16 +28,25 @@ from .training import Training, whole_number
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
-__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'SourceScores', 'choice_cost',
+__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'SourceScores',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
            'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_or_later',
            'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
+def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
+    prompt.values_for(backbone)
+    if prompt.backbone != backbone.name:
+        raise PromptError(
+            f"the source {name!r} was trained for {prompt.backbone!r}, and the target is learned on "
+            f"{backbone.name!r}: carry it over with a projector"
+        )
+
+# %% ../nbs/library/tpt_task.ipynb #dd3210b1
 WAYS = ("transfer", "trial", *METRICS)
-"Ways to choose a source, beside its name and a function."
+"Methods of choosing a source, beside its name and a function."
 
-
+# %% ../nbs/library/tpt_task.ipynb #ca5e5093
 def usable_sources(
     backbone: Backbone,
     data: TaskData,  # the target task
@@ -57,20 +66,11 @@ def usable_sources(
         _check_model(backbone, name, prompt)
     return others
 
-
-def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
-    prompt.values_for(backbone)
-    if prompt.backbone != backbone.name:
-        raise PromptError(
-            f"the source {name!r} was trained for {prompt.backbone!r}, and the target is learned on "
-            f"{backbone.name!r}: carry it over with a projector"
-        )
-
 # %% ../nbs/library/tpt_task.ipynb #b44410aa
-_OF_WHOLE_RUNS = ("steps", "schedule", "warmup", "eval_every", "patience")
+_WHOLE_RUN_SETTINGS = ("steps", "schedule", "warmup", "eval_every", "patience")
 
 
-@delegates(Training, but=[*_OF_WHOLE_RUNS])
+@delegates(Training, but=[*_WHOLE_RUN_SETTINGS])
 def train_probe(
     backbone: Backbone,
     data: TaskData,  # the target task
@@ -87,7 +87,7 @@ def train_probe(
     short = dict(steps=steps, eval_every=steps, seed=seed, progress=progress)
     return tune_prompt(backbone, data, length=length, **short, **kwargs).last
 
-
+# %% ../nbs/library/tpt_task.ipynb #d66febd2
 def source_similarities(
     backbone: Backbone,
     probe: SoftPrompt,  # of the target, from `train_probe`
@@ -98,6 +98,20 @@ def source_similarities(
     target = f"the probe of {probe.task}"
     similarity = similarity_matrix({target: probe, **sources}, metric, backbone)[target]
     return {name: float(similarity[name]) for name in sources}
+
+# %% ../nbs/library/tpt_task.ipynb #c36745a6
+def choice_cost(
+    way: str,  # one of `WAYS`, or anything that needs no work: the name of a source, say
+    sources: int,  # how many there are
+    k: int = 3,  # sources that "trial" tries, at most
+    probe_steps: int = 50,  # of training, for "trial" and the metrics
+) -> tuple[int, int]:  # steps of training, evaluations on the dev split
+    "What it takes to choose by a method."
+    if way == "transfer":
+        return 0, sources
+    if way == "trial":
+        return min(k, sources) * probe_steps, sources + 2 * min(k, sources)
+    return (probe_steps, 2) if way in METRICS else (0, 0)
 
 # %% ../nbs/library/tpt_task.ipynb #24295248
 @dataclass(frozen=True)
@@ -110,65 +124,12 @@ class SourceScores:
     evaluations: int | None = None  # of a prompt on the target's dev split
     seconds: float | None = None
 
-
-def choice_cost(
-    way: str,  # one of `WAYS`, or anything that needs no work: the name of a source, say
-    sources: int,  # how many there are
-    k: int = 3,  # sources that "trial" tries, at most
-    probe_steps: int = 50,  # of training, for "trial" and the metrics
-) -> tuple[int, int]:  # steps of training, evaluations on the dev split
-    "What it takes to choose in a way."
-    if way == "transfer":
-        return 0, sources
-    if way == "trial":
-        return min(k, sources) * probe_steps, sources + 2 * min(k, sources)
-    return (probe_steps, 2) if way in METRICS else (0, 0)
-
-
-def score_sources(
-    backbone: Backbone,
-    data: TaskData,  # the target task
-    sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
-    choose: str | Callable = "transfer",  # one of `WAYS`, a source's name, or a function
-    k: int = 3,  # sources that "trial" tries, at most
-    probe_steps: int = 50,  # of training, for "trial" and the metrics
-    **settings: Any,  # of `tune_prompt`, for the steps of "trial" and the metrics
-) -> SourceScores:
-    """What each source promises for a target task (§4.2, §4.3).
-
-    Raises, before anything is computed, `UnknownNameError` for a way or a setting that there is not, `TuningError` for
-    a setting that cannot be, and what `usable_sources` raises; `ValueError` for a function that gives no numbers to
-    sources; and what `similarity_matrix` raises.
-    """
-    sources = usable_sources(backbone, data, sources)
-    _check_settings(settings, k, probe_steps)
-    if not callable(choose) and choose not in (*WAYS, *sources):
-        raise UnknownNameError("way to choose a source", choose, (*WAYS, *sources))
-    started = time.perf_counter()
-    if callable(choose):
-        scores = _given(choose(backbone, data, sources), sources)
-        way = getattr(choose, "__name__", type(choose).__name__)
-        return scores if scores.way else replace(scores, way=way, seconds=time.perf_counter() - started)
-    values = {choose: np.nan}  # a source's name: nothing is measured
-    if choose in METRICS:
-        length = next(iter(sources.values())).length
-        probe = train_probe(backbone, data, length, probe_steps, **_of_short_runs(settings))
-        values = source_similarities(backbone, probe, sources, choose)
-    elif choose in WAYS:
-        found = evaluate_prompts(backbone, sources.values(), data)
-        values = {name: result.accuracy for name, result in zip(sources, found, strict=True)}
-        if choose == "trial":
-            best = sorted(values, key=values.get, reverse=True)[:k]
-            values = _tried(backbone, data, {name: sources[name] for name in best}, probe_steps, settings)
-    cost = choice_cost(choose, len(sources), k, probe_steps)
-    return SourceScores(choose, _highest_first(values), *cost, time.perf_counter() - started)
-
-
+# %% ../nbs/library/tpt_task.ipynb #ae096750
 def _highest_first(values: Mapping[str, float]) -> pd.Series:
     return pd.Series(dict(values), dtype=float).sort_values(ascending=False, kind="stable")
 
-
-def _given(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
+# %% ../nbs/library/tpt_task.ipynb #aadd4c6d
+def _checked_scores(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
     "What a function said of sources; `way` is empty where it said numbers alone."
     scores = found if isinstance(found, SourceScores) else None
     values = found.values if scores else found
@@ -180,13 +141,12 @@ def _given(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
         raise ValueError(f"a choice gives a finite number to each source that it names; got {ordered.to_dict()}")
     return replace(scores, values=ordered) if scores else SourceScores("", ordered)
 
-
-# The sources give the others.
+# %% ../nbs/library/tpt_task.ipynb #ee107c69
 _SETTINGS = [name for name in signature(tune_prompt).parameters if name not in ("backbone", "data", "init", "length")]
 
 
 def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
-    "Refuse what the run could not be trained with, before anything is measured for it."
+    "Reject what the run could not be trained with, before anything is measured for it."
     whole_number("k", k, 1)
     for name in settings:
         if name not in _SETTINGS:
@@ -195,21 +155,60 @@ def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> No
     whole_number("seed", settings.get("seed", 0), 0)
     whole_number("probe_steps", probe_steps, 1)
 
-
-def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
+# %% ../nbs/library/tpt_task.ipynb #f27eac7c
+def _short_run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     "What the steps before a run have in common with it."
-    return {name: value for name, value in settings.items() if name not in (*_OF_WHOLE_RUNS, "checkpoint")}
+    return {name: value for name, value in settings.items() if name not in (*_WHOLE_RUN_SETTINGS, "checkpoint")}
 
-
-def _tried(
+# %% ../nbs/library/tpt_task.ipynb #c7adf9fe
+def _trial_accuracies(
     backbone: Backbone, data: TaskData, sources: Mapping[str, SoftPrompt], steps: int, settings: Mapping[str, Any]
 ) -> dict[str, float]:
     "Accuracies of what a few steps from each source would keep, on the texts in the order of the run's seed."
-    settings = _of_short_runs(settings)
+    settings = _short_run_settings(settings)
     seed = settings.pop("seed", 0)
     jobs = [TuningJob(data, prompt, seed) for prompt in sources.values()]
     runs = tune_prompts(backbone, jobs, steps=steps, eval_every=steps, **settings)
     return {name: run.best_accuracy for name, run in zip(sources, runs, strict=True)}
+
+# %% ../nbs/library/tpt_task.ipynb #b1a92011
+def score_sources(
+    backbone: Backbone,
+    data: TaskData,  # the target task
+    sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
+    choose: str | Callable = "transfer",  # one of `WAYS`, a source's name, or a function
+    k: int = 3,  # sources that "trial" tries, at most
+    probe_steps: int = 50,  # of training, for "trial" and the metrics
+    **settings: Any,  # of `tune_prompt`, for the steps of "trial" and the metrics
+) -> SourceScores:
+    """What each source promises for a target task (§4.2, §4.3).
+
+    Raises, before anything is computed, `UnknownNameError` for an unknown method or setting, `TuningError` for
+    an invalid setting, and what `usable_sources` raises; `ValueError` for a function that gives no numbers to
+    sources; and what `similarity_matrix` raises.
+    """
+    sources = usable_sources(backbone, data, sources)
+    _check_settings(settings, k, probe_steps)
+    if not callable(choose) and choose not in (*WAYS, *sources):
+        raise UnknownNameError("way to choose a source", choose, (*WAYS, *sources))
+    started = time.perf_counter()
+    if callable(choose):
+        scores = _checked_scores(choose(backbone, data, sources), sources)
+        way = getattr(choose, "__name__", type(choose).__name__)
+        return scores if scores.way else replace(scores, way=way, seconds=time.perf_counter() - started)
+    values = {choose: np.nan}  # a source's name: nothing is measured
+    if choose in METRICS:
+        length = next(iter(sources.values())).length
+        probe = train_probe(backbone, data, length, probe_steps, **_short_run_settings(settings))
+        values = source_similarities(backbone, probe, sources, choose)
+    elif choose in WAYS:
+        found = evaluate_prompts(backbone, sources.values(), data)
+        values = {name: result.accuracy for name, result in zip(sources, found, strict=True)}
+        if choose == "trial":
+            best = sorted(values, key=values.get, reverse=True)[:k]
+            values = _trial_accuracies(backbone, data, {name: sources[name] for name in best}, probe_steps, settings)
+    cost = choice_cost(choose, len(sources), k, probe_steps)
+    return SourceScores(choose, _highest_first(values), *cost, time.perf_counter() - started)
 
 # %% ../nbs/library/tpt_task.ipynb #c48b3349
 def task_vector(
@@ -229,11 +228,11 @@ def task_vector(
         )
     return prompt.values_for(backbone) - random_prompt(backbone, prompt.length, seed).values
 
-
+# %% ../nbs/library/tpt_task.ipynb #d80f013b
 MIXES = ("mean", "weighted", "task_vectors")
 "How the best sources become one prompt."
 
-
+# %% ../nbs/library/tpt_task.ipynb #fe609f7b
 def mixed_prompt(
     backbone: Backbone,
     sources: Mapping[str, SoftPrompt],  # of one length
@@ -272,38 +271,7 @@ def mixed_prompt(
     made_of = ", ".join(prompt.task for prompt in prompts)
     return SoftPrompt(values, backbone.name, f"{mix} of {made_of}", backbone.layout)
 
-# %% ../nbs/library/tpt_task.ipynb #659039ac
-def tune_from_tasks(
-    backbone: Backbone,
-    data: TaskData,  # the target task
-    sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # trained prompts of other tasks
-    choose: str | Callable = "transfer",  # as in `score_sources`
-    mix: str | None = None,  # one of `MIXES`: begin with the `k` best; None: with the best alone
-    k: int = 3,  # sources that are mixed, or that "trial" tries, at most; a mix after a trial is of all that it tried
-    probe_steps: int = 50,  # of training, for "trial" and the metrics
-    **settings: Any,  # of `tune_prompt`: steps, learning_rate, batch_size, seed, eval_every, patience, checkpoint …
-) -> TuningRun:
-    """Train a prompt that starts from prompts of other tasks (§4.2, Table 1; several of them: §6).
-
-    Raises what `score_sources`, `mixed_prompt` and `tune_prompt` raise; for a source of another model, a mix of
-    fewer than two, and settings that cannot be, before anything is computed.
-    """
-    sources = usable_sources(backbone, data, sources)
-    if mix is not None and mix not in MIXES:
-        raise UnknownNameError("mix", mix, MIXES)
-    if mix is not None and (k == 1 or len(sources) == 1 or choose in [*sources]):
-        got = f"k={k}, choose={choose!r} and {', '.join(sources)}"
-        raise ValueError(f"a mix is made of two sources or more; got {got}")
-    scores = score_sources(backbone, data, sources, choose, k, probe_steps, **settings)
-    taken = scores.values[: 1 if mix is None else k].to_dict()
-    (best, *_), seed = taken, settings.get("seed", 0)
-    start = sources[best] if mix is None else mixed_prompt(backbone, sources, taken, mix, seed)
-    run = tune_prompt(backbone, data, init=start, **settings)
-    for prompt in (run.prompt, run.last):
-        prompt.metadata["init"] = _origin(sources, scores, taken, mix)
-    return run
-
-
+# %% ../nbs/library/tpt_task.ipynb #a06d38fd
 def _origin(
     sources: Mapping[str, SoftPrompt], scores: SourceScores, taken: Mapping[str, float], mix: str | None
 ) -> dict[str, Any]:
@@ -320,8 +288,54 @@ def _origin(
         "choice": {"steps": scores.steps, "evaluations": scores.evaluations, "seconds": seconds},
     }
 
+# %% ../nbs/library/tpt_task.ipynb #659039ac
+def tune_from_tasks(
+    backbone: Backbone,
+    data: TaskData,  # the target task
+    sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # trained prompts of other tasks
+    choose: str | Callable = "transfer",  # as in `score_sources`
+    mix: str | None = None,  # one of `MIXES`: begin with the `k` best; None: with the best alone
+    k: int = 3,  # sources that are mixed, or that "trial" tries, at most; a mix after a trial is of all that it tried
+    probe_steps: int = 50,  # of training, for "trial" and the metrics
+    **settings: Any,  # of `tune_prompt`: steps, learning_rate, batch_size, seed, eval_every, patience, checkpoint …
+) -> TuningRun:
+    """Train a prompt that starts from prompts of other tasks (§4.2, Table 1; several of them: §6).
+
+    Raises what `score_sources`, `mixed_prompt` and `tune_prompt` raise; for a source of another model, a mix of
+    fewer than two, and invalid settings, before anything is computed.
+    """
+    sources = usable_sources(backbone, data, sources)
+    if mix is not None and mix not in MIXES:
+        raise UnknownNameError("mix", mix, MIXES)
+    if mix is not None and (k == 1 or len(sources) == 1 or choose in [*sources]):
+        got = f"k={k}, choose={choose!r} and {', '.join(sources)}"
+        raise ValueError(f"a mix is made of two sources or more; got {got}")
+    scores = score_sources(backbone, data, sources, choose, k, probe_steps, **settings)
+    taken = scores.values[: 1 if mix is None else k].to_dict()
+    (best, *_), seed = taken, settings.get("seed", 0)
+    start = sources[best] if mix is None else mixed_prompt(backbone, sources, taken, mix, seed)
+    run = tune_prompt(backbone, data, init=start, **settings)
+    for prompt in (run.prompt, run.last):
+        prompt.metadata["init"] = _origin(sources, scores, taken, mix)
+    return run
+
+# %% ../nbs/library/tpt_task.ipynb #e8a28d0e
+def _curve_table(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> pd.DataFrame:
+    "The curves of runs as one table."
+    if isinstance(runs, pd.DataFrame):
+        return runs
+    runs = [runs] if not isinstance(runs, Sequence) else runs
+    for run in runs:
+        if not isinstance(run, TuningRun):
+            raise ValueError(
+                f"runs of prompt tuning are compared, or a table of curves with task, seed, step and accuracy; got a "
+                f"{type(run).__name__}"
+            )
+    about = [dict(task=run.prompt.task, seed=run.prompt.metadata["seed"], backbone=run.prompt.backbone) for run in runs]
+    return pd.concat([run.curve.assign(**of) for run, of in zip(runs, about, strict=True)] or [pd.DataFrame()])
+
 # %% ../nbs/library/tpt_task.ipynb #2ce76bb3
-def _by_task(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _kept_accuracies(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     "The accuracy of the kept prompt by step (rows) and seed (columns), of each task."
     missing = {"task", "seed", "step", "accuracy"} - set(curves.columns)
     if missing or curves.empty:
@@ -341,37 +355,27 @@ def _by_task(curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
         tables[task] = table.cummax().ffill()
     return tables
 
-
-def _table_of(runs: TuningRun | Sequence[TuningRun] | pd.DataFrame) -> pd.DataFrame:
-    "The curves of runs as one table."
-    if isinstance(runs, pd.DataFrame):
-        return runs
-    runs = [runs] if not isinstance(runs, Sequence) else runs
-    for run in runs:
-        if not isinstance(run, TuningRun):
-            raise ValueError(
-                f"runs of prompt tuning are compared, or a table of curves with task, seed, step and accuracy; got a "
-                f"{type(run).__name__}"
-            )
-    about = [dict(task=run.prompt.task, seed=run.prompt.metadata["seed"], backbone=run.prompt.backbone) for run in runs]
-    return pd.concat([run.curve.assign(**of) for run, of in zip(runs, about, strict=True)] or [pd.DataFrame()])
-
-
-def _beside(tuned, baseline) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+# %% ../nbs/library/tpt_task.ipynb #da087c3e
+def _paired_curves(tuned, baseline) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     "The curves of each task, and those of the baseline with the same seeds."
-    tuned, baseline = _table_of(tuned), _table_of(baseline)
+    tuned, baseline = _curve_table(tuned), _curve_table(baseline)
     models = {model for table in (tuned, baseline) if "backbone" in table for model in table["backbone"].unique()}
     if len(models) > 1:
         raise ValueError(f"runs of one model are compared; got runs of {', '.join(sorted(models))}")
-    against, pairs = _by_task(baseline), {}
-    for task, curves in _by_task(tuned).items():
+    against, pairs = _kept_accuracies(baseline), {}
+    for task, curves in _kept_accuracies(tuned).items():
         for seed in curves:
             if task not in against or seed not in against[task]:
                 raise ValueError(f"the baseline has no run of task {task!r} and seed {seed}; every run needs one")
         pairs[task] = curves, against[task][curves.columns]
     return pairs
 
+# %% ../nbs/library/tpt_task.ipynb #b74c7723
+def _shares(steps: np.ndarray, of: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(of > 0, steps / of, np.where(steps > 0, np.inf, 1.0))
 
+# %% ../nbs/library/tpt_task.ipynb #b1d241f1
 def _saved(
     curves: pd.DataFrame,  # accuracies, steps in rows, seeds in columns
     against: pd.DataFrame,
@@ -391,11 +395,6 @@ def _saved(
         "comparable_time": _shares(first_step(curves.index, mean, other_final, tolerance), converged),
     }
 
-
-def _shares(steps: np.ndarray, of: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(of > 0, steps / of, np.where(steps > 0, np.inf, 1.0))
-
 # %% ../nbs/library/tpt_task.ipynb #368b1c92
 def paired_times(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
@@ -407,15 +406,18 @@ def paired_times(
     Columns: `accuracy` and `baseline_accuracy` of the kept prompts, `gain`, `baseline_step` at which the baseline has
     converged, and `convergence_time` and `comparable_time`, shares of that step. Where the baseline needed no step, an
     equal time is 1 and any other `inf`. Raises `ValueError` for curves without those columns or with gaps, two runs of
-    one task and seed, a run without baseline, runs of two models, and what `first_step` refuses.
+    one task and seed, a run without baseline, runs of two models, and what `first_step` rejects.
     """
     tables = {
         task: pd.DataFrame(_saved(curves, against, np.eye(curves.shape[1]), tolerance), curves.columns)
-        for task, (curves, against) in _beside(tuned, baseline).items()
+        for task, (curves, against) in _paired_curves(tuned, baseline).items()
     }
     return pd.concat(tables, names=["task", "seed"])
 
 # %% ../nbs/library/tpt_task.ipynb #e5a10002
+_TIMES = ("convergence_time", "comparable_time")
+
+
 def compare_runs(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`
     baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,
@@ -429,7 +431,7 @@ def compare_runs(
     of both times (`gain_low`, `gain_high` …), NaN for fewer than six tasks.
     """
     rows = {}
-    for task, (curves, against) in _beside(tuned, baseline).items():
+    for task, (curves, against) in _paired_curves(tuned, baseline).items():
         mean = np.full((1, curves.shape[1]), 1 / curves.shape[1])
         rows[task] = {name: values[0] for name, values in _saved(curves, against, mean, tolerance).items()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
@@ -444,9 +446,6 @@ def compare_runs(
         table[name] = [*counts[[*rows]], counts.sum()]
     return table
 
-
-_TIMES = ("convergence_time", "comparable_time")
-
 # %% ../nbs/library/tpt_task.ipynb #e1473a97
 def times_by_chance(
     baseline: Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`, with two or more seeds a task
@@ -457,7 +456,7 @@ def times_by_chance(
     What "sooner" and a gain are worth by chance alone (beside Tables 1 and 6). Raises `ValueError` where no task has
     two seeds, and as `paired_times`.
     """
-    runs = _table_of(baseline)
+    runs = _curve_table(baseline)
     seeds = sorted(runs["seed"].unique())
     others = {}
     for shift in range(1, len(seeds)):
@@ -490,8 +489,18 @@ def loss_left(
     runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # as in `paired_times`, with the column loss
 ) -> pd.Series:  # by task and seed
     "The training loss at a run's end, as a share of that at its first evaluation after the start (beside Figure 10)."
-    losses = _table_of(runs).dropna(subset="loss").sort_values("step").groupby(["task", "seed"], sort=False)["loss"]
+    losses = _curve_table(runs).dropna(subset="loss").sort_values("step").groupby(["task", "seed"], sort=False)["loss"]
     return losses.last() / losses.first()
+
+# %% ../nbs/library/tpt_task.ipynb #a4bc44dc
+def _plain_means(
+    runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,
+    of: pd.DataFrame | None = None,  # curves, whose tasks and seeds alone count
+) -> pd.DataFrame:  # [tasks, steps]
+    "The mean accuracy of the seeds at each step, also where an earlier prompt was better."
+    table = _curve_table(runs)
+    table = table if of is None else table.merge(of[["task", "seed"]].drop_duplicates())
+    return table.pivot_table(index="task", columns="step", values="accuracy", sort=False).sort_index(axis=1)
 
 # %% ../nbs/library/tpt_task.ipynb #c0ffb102
 def sooner_by_rule(
@@ -504,7 +513,7 @@ def sooner_by_rule(
     for name, tolerance in near.items():
         times = compare_runs(tuned, baseline, tolerance)[:-1]["comparable_time"]
         found[f"best so far, {name}"] = int((times < 1).sum())
-    mean, other = _plain_means(tuned), _plain_means(baseline, of=_table_of(tuned))
+    mean, other = _plain_means(tuned), _plain_means(baseline, of=_curve_table(tuned))
     for name, goal in {
         "plain mean, to its best": other.max(axis=1),
         "plain mean, to its last": other.iloc[:, -1],
@@ -516,16 +525,6 @@ def sooner_by_rule(
     found["median of single runs"] = int((single.median() < 1).sum())
     return pd.Series(found | {"every seed": int((single.max() < 1).sum())}, name="tasks").rename_axis("rule")
 
-
-def _plain_means(
-    runs: TuningRun | Sequence[TuningRun] | pd.DataFrame,
-    of: pd.DataFrame | None = None,  # curves, whose tasks and seeds alone count
-) -> pd.DataFrame:  # [tasks, steps]
-    "The mean accuracy of the seeds at each step, also where an earlier prompt was better."
-    table = _table_of(runs)
-    table = table if of is None else table.merge(of[["task", "seed"]].drop_duplicates())
-    return table.pivot_table(index="task", columns="step", values="accuracy", sort=False).sort_index(axis=1)
-
 # %% ../nbs/library/tpt_task.ipynb #c0ffb106
 def sooner_or_later(
     times: Sequence[float],  # comparable-result times, shares of the baseline's; inf: never
@@ -535,6 +534,13 @@ def sooner_or_later(
     sooner, same, later = (int(count) for count in ((times < 1).sum(), (times == 1).sum(), (times > 1).sum()))
     p = binomtest(sooner, sooner + later).pvalue if sooner + later else np.nan
     return pd.Series({"sooner": sooner, "same": same, "later": later, "p": p}, dtype=object)
+
+# %% ../nbs/library/tpt_task.ipynb #c5edb9a7
+def _at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    "The runs of the learning rate that is best on dev."
+    by_rate = runs.groupby("learning_rate")["accuracy"].agg(["size", "mean"])
+    whole = by_rate[by_rate["size"] == by_rate["size"].max()]
+    return runs[runs["learning_rate"] == whole["mean"].idxmax()]
 
 # %% ../nbs/library/tpt_task.ipynb #5tar7511
 def compare_starts(
@@ -563,13 +569,6 @@ def compare_starts(
         rows[start] |= dict(zip(("low", "high"), interval(gains), strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("start")
 
-
-def _at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    "The runs of the learning rate that is best on dev."
-    by_rate = runs.groupby("learning_rate")["accuracy"].agg(["size", "mean"])
-    whole = by_rate[by_rate["size"] == by_rate["size"].max()]
-    return runs[runs["learning_rate"] == whole["mean"].idxmax()]
-
 # %% ../nbs/library/tpt_task.ipynb #7cafc622
 def choice_regret(
     scores: pd.DataFrame,  # what each source (rows) promises for each target (columns)
@@ -596,7 +595,7 @@ def choice_regret(
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
 
-
+# %% ../nbs/library/tpt_task.ipynb #be20980e
 def mean_regret(
     scores: Mapping[Any, pd.DataFrame],  # by seed, as in `choice_regret`
     outcomes: Mapping[Any, pd.DataFrame],  # of the same seeds

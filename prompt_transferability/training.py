@@ -59,6 +59,14 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 "What is left of the learning rate, by the share of the steps after the warm-up that are done."
 
+# %% ../nbs/library/training.ipynb #af0b2c7b
+def _number(name: str, value: Any, above_0: bool) -> float:
+    "The value as a Python number. Raises `TuningError` for what is no number, not finite, or too small."
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf or (above_0 and value == 0):
+        least = "above 0" if above_0 else "of at least 0"
+        raise TuningError(f"{name} must be a number {least} and finite; got {value!r}")
+    return float(value)
+
 # %% ../nbs/library/training.ipynb #2e5e35e3
 @dataclass(frozen=True)
 class Training:
@@ -93,13 +101,6 @@ class Training:
             raise TuningError(f"relative must be True or False; got {self.relative!r}")
         if self.warmup >= self.steps:
             raise TuningError(f"warmup must be less than steps; got {self.warmup} of {self.steps}")
-
-
-def _number(name: str, value: Any, above_0: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf or (above_0 and value == 0):
-        least = "above 0" if above_0 else "of at least 0"
-        raise TuningError(f"{name} must be a number {least} and finite; got {value!r}")
-    return float(value)
 
 # %% ../nbs/library/training.ipynb #37cc3d0d
 def read_settings(
@@ -176,7 +177,7 @@ def save_checkpoint(
     with written_whole(path) as unfinished:
         save_tensors(tensors, unfinished, {"asked": json.dumps(asked), "facts": json.dumps(facts)})
 
-
+# %% ../nbs/library/training.ipynb #be25d990
 def load_checkpoint(
     path: Path,
     asked: dict,  # what identifies the run that is to go on
@@ -215,6 +216,12 @@ class Objective(Protocol):
     def score(self, job: int) -> float:
         "How good a job is, the higher the better."
 
+# %% ../nbs/library/training.ipynb #e41c037a
+def _size(weights: Mapping[str, Tensor]) -> float:
+    "Root mean square of a job's numbers."
+    numbers = sum(weight.numel() for weight in weights.values())
+    return math.sqrt(sum(weight.detach().cpu().double().square().sum().item() for weight in weights.values()) / numbers)
+
 # %% ../nbs/library/training.ipynb #62a44052
 class Loop:
     "Jobs in training: their weights, the optimiser, their curves, and the best so far."
@@ -241,20 +248,36 @@ class Loop:
             groups.append({"params": [*weights.values()], "lr": rate, "highest": rate, "weight_decay": decay})
         return OPTIMIZERS[training.optimizer](groups)
 
-    def active(self) -> list[int]:
-        "Jobs whose patience has not ended."
+# %% ../nbs/library/training.ipynb #acc35813
+@patch
+def active(self: Loop) -> list[int]:
+    "Jobs whose patience has not ended."
 
-        def waited(curve: list[dict]) -> int:
-            return len(curve) - 1 - int(np.argmax([row["score"] for row in curve])) if curve else 0
+    def waited(curve: list[dict]) -> int:
+        return len(curve) - 1 - int(np.argmax([row["score"] for row in curve])) if curve else 0
 
-        patience = math.inf if self.training.patience is None else self.training.patience
-        return [job for job, curve in enumerate(self.curves) if waited(curve) < patience]
+    patience = math.inf if self.training.patience is None else self.training.patience
+    return [job for job, curve in enumerate(self.curves) if waited(curve) < patience]
 
-
-def _size(weights: Mapping[str, Tensor]) -> float:
-    "Root mean square of a job's numbers."
-    numbers = sum(weight.numel() for weight in weights.values())
-    return math.sqrt(sum(weight.detach().cpu().double().square().sum().item() for weight in weights.values()) / numbers)
+# %% ../nbs/library/training.ipynb #ca996dc9
+@patch
+def _check_finite(
+    self: Loop,
+    what: str,  # "loss" or "score"
+    values: Mapping[int, float],  # of each job
+    step: int,
+) -> None:
+    "Raise `TuningError` where one of the values is no finite number."
+    for job, value in values.items():
+        if not math.isfinite(value):
+            raise TuningError(
+                f"the {what} of {self.objective.names[job]} is {value} at step {step}"
+                + (
+                    f" with learning rate {self.training.learning_rate}; a smaller learning rate may help"
+                    if self.step
+                    else ", before anything was learned; look at what it starts from"
+                )
+            )
 
 # %% ../nbs/library/training.ipynb #9150cdae
 @patch
@@ -275,26 +298,6 @@ def advance(self: Loop) -> None:
     self.examples += examples
     self.seconds += time.perf_counter() - started
 
-
-@patch
-def _check_finite(
-    self: Loop,
-    what: str,  # "loss" or "score"
-    values: Mapping[int, float],  # of each job
-    step: int,
-) -> None:
-    "Raise `TuningError` where one of the values is no finite number."
-    for job, value in values.items():
-        if not math.isfinite(value):
-            raise TuningError(
-                f"the {what} of {self.objective.names[job]} is {value} at step {step}"
-                + (
-                    f" with learning rate {self.training.learning_rate}; a smaller learning rate may help"
-                    if self.step
-                    else ", before anything was learned; look at what it starts from"
-                )
-            )
-
 # %% ../nbs/library/training.ipynb #d4b35af8
 @patch
 @torch.no_grad()
@@ -313,7 +316,7 @@ def evaluate(self: Loop) -> None:
         curve.append({"step": self.step, "loss": loss, "score": score, "seconds": self.seconds})
     self.losses = []
 
-
+# %% ../nbs/library/training.ipynb #bf8858ed
 @patch
 def curve(self: Loop, job: int) -> pd.DataFrame:
     "The evaluations of a job: step, loss (mean since the last row), score, seconds (in steps)."
@@ -343,11 +346,11 @@ def save(self: Loop, path: Path, asked: dict) -> None:
         tensors |= {f"optimizer {weight} {name}": value for name, value in kept.items() if value is not None}
     save_checkpoint(path, asked, tensors, {name: getattr(self, name) for name in _FACTS})
 
-# %% ../nbs/library/training.ipynb #72fa7901
+# %% ../nbs/library/training.ipynb #f79db576
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
 
-
+# %% ../nbs/library/training.ipynb #ec0dd9dd
 def _is_row(row: Any, step: int, scores: tuple[float, float]) -> bool:
     "Whether this is an evaluation after so many steps at most."
     return (
@@ -360,7 +363,7 @@ def _is_row(row: Any, step: int, scores: tuple[float, float]) -> bool:
         and _is_number(row["seconds"], 0)
     )
 
-
+# %% ../nbs/library/training.ipynb #72fa7901
 @patch
 def _are_facts(self: Loop, facts: dict) -> bool:
     "Whether these facts are those of a run of these jobs."
@@ -379,6 +382,40 @@ def _are_facts(self: Loop, facts: dict) -> bool:
         curve and all(one["step"] < next_one["step"] for one, next_one in zip(curve, curve[1:], strict=False))
         for curve in curves
     )
+
+# %% ../nbs/library/training.ipynb #c375d3bd
+def _like(weight: Tensor, kept: Tensor) -> Tensor:
+    "The kept tensor; raises `ValueError` where it does not have the form of the weight."
+    if kept.shape != weight.shape or kept.dtype != weight.dtype:
+        raise ValueError(f"a tensor of shape {list(kept.shape)} stands in the place of one of {list(weight.shape)}")
+    return kept
+
+# %% ../nbs/library/training.ipynb #eab7bb52
+_KEPT: dict[str, list[set[str]]] = {  # what each optimiser keeps of a weight; nothing, before its first step
+    "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
+    "adafactor": [{"step", "row_var", "col_var"}, {"step", "variance"}],
+    "sgd": [],
+}
+
+
+@patch
+def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    "What the optimiser keeps of each weight, out of a checkpoint."
+    weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        _, at, kept = name.split()
+        weight = weights[int(at)] if at.isdigit() and int(at) < len(weights) else None
+        shapes = [()] if weight is None or kept == "step" else [weight.shape]
+        if weight is not None and kept in ("row_var", "col_var"):  # Adafactor's, of one column or of one row
+            shapes = [(*weight.shape[:-1], 1), (*weight.shape[:-2], 1, weight.shape[-1])]
+        if weight is None or value.shape not in shapes:
+            raise ValueError(f"there is no {name!r} of shape {list(value.shape)}")
+        state.setdefault(int(at), {})[kept] = value
+    for at, found in state.items():
+        if found.keys() not in _KEPT[self.training.optimizer]:
+            raise ValueError(f"of weight {at} the optimiser keeps other tensors than {', '.join(found)}")
+    return state
 
 # %% ../nbs/library/training.ipynb #9f0ab8bb
 @patch
@@ -402,39 +439,6 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         raise TuningError(
             f"{str(path)!r} does not hold the state of a run as this version writes it; remove it or name another file"
         ) from error
-
-
-_KEPT: dict[str, list[set[str]]] = {  # what each optimiser keeps of a weight; nothing, before its first step
-    "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
-    "adafactor": [{"step", "row_var", "col_var"}, {"step", "variance"}],
-    "sgd": [],
-}
-
-
-def _like(weight: Tensor, kept: Tensor) -> Tensor:
-    if kept.shape != weight.shape or kept.dtype != weight.dtype:
-        raise ValueError(f"a tensor of shape {list(kept.shape)} stands in the place of one of {list(weight.shape)}")
-    return kept
-
-
-@patch
-def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    "What the optimiser keeps of each weight, out of a checkpoint."
-    weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        _, at, kept = name.split()
-        weight = weights[int(at)] if at.isdigit() and int(at) < len(weights) else None
-        shapes = [()] if weight is None or kept == "step" else [weight.shape]
-        if weight is not None and kept in ("row_var", "col_var"):  # Adafactor's, of one column or of one row
-            shapes = [(*weight.shape[:-1], 1), (*weight.shape[:-2], 1, weight.shape[-1])]
-        if weight is None or value.shape not in shapes:
-            raise ValueError(f"there is no {name!r} of shape {list(value.shape)}")
-        state.setdefault(int(at), {})[kept] = value
-    for at, found in state.items():
-        if found.keys() not in _KEPT[self.training.optimizer]:
-            raise ValueError(f"of weight {at} the optimiser keeps other tensors than {', '.join(found)}")
-    return state
 
 # %% ../nbs/library/training.ipynb #f5a8616e
 def train(

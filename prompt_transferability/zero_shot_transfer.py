@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .backbones import Backbone
 from .prompts import PromptError, SoftPrompt, random_prompt
@@ -24,7 +25,7 @@ from prompt_transferability.statistics import (
 from .tasks import Task, TaskData
 
 # %% auto #0
-__all__ = ['MIN_GAIN', 'Evaluation', 'evaluate', 'evaluate_prompts', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
+__all__ = ['MIN_GAIN', 'Evaluation', 'evaluate_prompts', 'evaluate', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
            'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type',
            'recovered_overall', 'decided_by_type', 'kept_share', 'type_gap_test']
 
@@ -43,48 +44,41 @@ class Evaluation:
         "Number of examples; every one of the split counts."
         return len(self.labels)
 
-    @property
-    def accuracy(self) -> float:
-        "Share of the examples whose label is predicted, in [0, 1]."
-        return float((self.labels == self.predictions).mean())
+# %% ../nbs/library/zero_shot_transfer.ipynb #fcbd6f82
+@patch(as_prop=True)
+def accuracy(self: Evaluation) -> float:
+    "Share of the examples whose label is predicted, in [0, 1]."
+    return float((self.labels == self.predictions).mean())
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        "Wilson's 95 % interval of the accuracy."
-        return wilson_interval(self.accuracy, self.n)
+# %% ../nbs/library/zero_shot_transfer.ipynb #db79d683
+@patch(as_prop=True)
+def interval(self: Evaluation) -> tuple[float, float]:
+    "Wilson's 95 % interval of the accuracy."
+    return wilson_interval(self.accuracy, self.n)
 
-    @property
-    def f1(self) -> float | None:
-        "F1 of the task's first label, for paraphrase identification (QQP, MRPC); None for other tasks."
-        if self.task.task_type != "PI":
-            return None
-        said, true = self.predictions == 0, self.labels == 0
-        return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
+# %% ../nbs/library/zero_shot_transfer.ipynb #ea240128
+@patch(as_prop=True)
+def f1(self: Evaluation) -> float | None:
+    "F1 of the task's first label, for paraphrase identification (QQP, MRPC); None for other tasks."
+    if self.task.task_type != "PI":
+        return None
+    said, true = self.predictions == 0, self.labels == 0
+    return float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        "Its numbers, ready for JSON: accuracy, low and high (the ends of the interval), n and f1."
-        low, high = self.interval
-        return {"accuracy": self.accuracy, "low": low, "high": high, "n": self.n, "f1": self.f1}
+# %% ../nbs/library/zero_shot_transfer.ipynb #a2431e01
+@patch
+def as_dict(self: Evaluation) -> dict[str, float | int | None]:
+    "Its numbers, ready for JSON: accuracy, low and high (the ends of the interval), n and f1."
+    low, high = self.interval
+    return {"accuracy": self.accuracy, "low": low, "high": high, "n": self.n, "f1": self.f1}
 
-    def __repr__(self) -> str:
-        low, high = self.interval
-        return f"Evaluation({self.task.name} {self.split}: {self.accuracy:.3f} [{low:.3f}, {high:.3f}], n = {self.n})"
+# %% ../nbs/library/zero_shot_transfer.ipynb #e84d0e87
+@patch
+def __repr__(self: Evaluation) -> str:
+    low, high = self.interval
+    return f"Evaluation({self.task.name} {self.split}: {self.accuracy:.3f} [{low:.3f}, {high:.3f}], n = {self.n})"
 
-# %% ../nbs/library/zero_shot_transfer.ipynb #5eb7bebc
-def evaluate(
-    backbone: Backbone,
-    prompt: SoftPrompt | None,  # None: the model without a prompt
-    data: TaskData,  # the target task
-    split: str = "dev",  # "train", "dev" or "test"
-) -> Evaluation:
-    """Evaluate a prompt on a task, with the task's own label words (§4.1).
-
-    Raises `PromptError` for a prompt of another width or layout than the backbone's, `BackboneError` for label words
-    that the backbone does not have, `UnknownNameError` for a split that the task does not have.
-    """
-    return evaluate_prompts(backbone, [prompt], data, split)[0]
-
-
+# %% ../nbs/library/zero_shot_transfer.ipynb #debb616a
 def evaluate_prompts(
     backbone: Backbone,
     prompts: Iterable[SoftPrompt | None],  # of any lengths; None: the model without a prompt
@@ -99,6 +93,20 @@ def evaluate_prompts(
     rows = data.split(split)
     texts, labels = backbone.encode(rows), np.array(rows["label"])
     return [Evaluation(data.task, split, labels, backbone.predict(prompt, texts, data.task)) for prompt in values]
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #5eb7bebc
+def evaluate(
+    backbone: Backbone,
+    prompt: SoftPrompt | None,  # None: the model without a prompt
+    data: TaskData,  # the target task
+    split: str = "dev",  # "train", "dev" or "test"
+) -> Evaluation:
+    """Evaluate a prompt on a task, with the task's own label words (§4.1).
+
+    Raises `PromptError` for a prompt of another width or layout than the backbone's, `BackboneError` for label words
+    that the backbone does not have, `UnknownNameError` for a split that the task does not have.
+    """
+    return evaluate_prompts(backbone, [prompt], data, split)[0]
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #b2dd803f
 def transfer_matrix(
@@ -160,7 +168,7 @@ def recovered_transfer(
 def _kinds_of_tasks(
     matrix: pd.DataFrame, types: Mapping[str, str]
 ) -> dict[tuple[str, str], np.ndarray]:  # bool [tasks] by kind and row
-    "Which columns a way was fitted on, which are of their types, and which of others."
+    "Which columns a method was fitted on, which are of their types, and which of others."
     columns = {task.rpartition("/")[2]: task for task in matrix.columns}
     if len(columns) < len(matrix.columns):
         alike = [task for task in matrix.columns if task not in columns.values()]
@@ -214,7 +222,7 @@ def recovered_share(
     carried, tuned = cells.sum(axis=1)
     return float(carried / tuned) if cells.size and tuned >= MIN_GAIN * cells.shape[1] else np.nan
 
-
+# %% ../nbs/library/zero_shot_transfer.ipynb #a1a1b49a
 def recovered_by_kind(
     matrix: pd.DataFrame,  # as in `recovered_by_task`
     types: Mapping[str, str],  # the type of each task
@@ -231,11 +239,11 @@ def across_tasks_and_models(
     carried: pd.DataFrame,  # accuracies of another model's prompts, as in `recovered_by_task`
     types: Mapping[str, str],  # the type of each task
     way: str = "task tuning",  # how they were carried over: the name of rows before the tasks in brackets
-) -> pd.DataFrame:  # a row a target that the way did not learn from; accuracies
+) -> pd.DataFrame:  # a row a target that the method did not learn from; accuracies
     """Other tasks' prompts of a model beside the task's own prompts of another model, on unseen tasks (§5.3).
 
-    Columns: "random", "other tasks" (the mean over all of the type), "learned tasks" (over those that the way learned
-    from), "best task", "other model" and "own prompt". Errors as in `recovered_by_task`.
+    Columns: "random", "other tasks" (the mean over all of the type), "learned tasks" (over those that the
+    method learned from), "best task", "other model" and "own prompt". Errors as in `recovered_by_task`.
     """
     rows = {}
     kinds = _kinds_of_tasks(carried, types)
@@ -254,7 +262,7 @@ def across_tasks_and_models(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #591ab980
-def _interval_of(
+def _mean_of_cells(
     cells: np.ndarray,  # [tasks, tasks], sources in rows
     blocks: Sequence[np.ndarray],  # bool [tasks, tasks], the cells of one mean, or of two whose difference is meant
     of: np.ndarray,  # [tasks], what the cells of each target are a share of; ones: a plain mean
@@ -304,11 +312,11 @@ def type_means(
         within, across = (compared & (kinds == kind) & group[:, None] for group in (kinds == kind, kinds != kind))
         found = {"within": [within], "across": [across], "gap": [within, across]}
         for name, blocks in found.items():
-            ends = _interval_of(cells, blocks, shares)
+            ends = _mean_of_cells(cells, blocks, shares)
             rows.setdefault(kind, {}).update(zip([(name, "mean"), (name, "low"), (name, "high")], ends, strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target type")
 
-
+# %% ../nbs/library/zero_shot_transfer.ipynb #e6b1486e
 def recovered_by_type(
     matrix: pd.DataFrame,  # accuracies, with the row "random"; the targets' own prompts are on the diagonal
     types: Mapping[str, str],  # the type of each task
@@ -328,7 +336,7 @@ def recovered_overall(
     kinds = np.array([types[task] for task in tasks], dtype=object)
     same_type, itself = kinds[:, None] == kinds, np.eye(len(tasks), dtype=bool)
     blocks = {"within": same_type & ~itself, "across": ~same_type}
-    rows = {name: _interval_of(gains, [block], np.diag(gains)) for name, block in blocks.items()}
+    rows = {name: _mean_of_cells(gains, [block], np.diag(gains)) for name, block in blocks.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb202
@@ -349,13 +357,13 @@ def decided_by_type(
     return float(np.nanmean(shares))
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb203
-def _kept(matrix: pd.DataFrame, pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _share_kept(matrix: pd.DataFrame, pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     "The share of tuning's gain that some pairs of tasks keep, [draws, tasks] -> [draws], how often each task counts."
     gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
     parts = np.where(pairs, gains, 0), np.where(pairs, np.diag(gains), 0)
     return lambda counts: np.divide(*(np.einsum("di,ij,dj->d", counts, part, counts) for part in parts))
 
-
+# %% ../nbs/library/zero_shot_transfer.ipynb #ed21cbf3
 def kept_share(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
     pairs: np.ndarray,  # bool [tasks, tasks], in the order of the columns, sources in rows
@@ -365,7 +373,7 @@ def kept_share(
     part = pairs.any(0) | pairs.any(1)
     names = [*matrix.columns[part]]
     shares = [
-        _kept(cells.loc[[*names, "random"], names], pairs[np.ix_(part, part)])
+        _share_kept(cells.loc[[*names, "random"], names], pairs[np.ix_(part, part)])
         for cells in (matrix, than)
         if cells is not None
     ]
@@ -375,7 +383,7 @@ def kept_share(
 
     return float(statistic(np.ones((1, len(names))))[0]), *jackknife_interval(statistic, len(names))
 
-
+# %% ../nbs/library/zero_shot_transfer.ipynb #ca841a00
 def type_gap_test(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
     types: Mapping[str, str],  # the type of each task

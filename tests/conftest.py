@@ -1,6 +1,10 @@
 "Fixtures that several test files share."
 
+import multiprocessing
 import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,3 +44,61 @@ def real_models(real_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("needs the small real models: a folder models/ beside the data")
     return folder
+
+
+@dataclass
+class Child:
+    "A process that this one started, and what it says."
+
+    process: multiprocessing.Process
+    said: Path  # a folder with the files "out" and "err"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait(self, seconds: float | None = None) -> int:
+        "Its exit code."
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"process {self.pid} has not ended in {seconds} s"
+        return self.process.exitcode
+
+    @property
+    def returncode(self) -> int:
+        return self.wait()
+
+    @property
+    def stdout(self) -> str:
+        return (self.said / "out").read_text(encoding="utf-8") if self.wait() is not None else ""
+
+    @property
+    def stderr(self) -> str:
+        return (self.said / "err").read_text(encoding="utf-8") if self.wait() is not None else ""
+
+
+def _run(program: Callable[[], int | None], said: Path, folder: Path | None, environment: Mapping[str, str]) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    torch.set_num_threads(1)  # those of the parent are not there
+    os.environ |= environment
+    if folder is not None:
+        os.chdir(folder)
+    sys.exit(program())
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory) -> Callable[..., Child]:
+    """Starts a process that need not import again what this one has imported, which takes it seven seconds.
+
+    Takes a function, whose answer is the exit code, a folder to work in, and what to add to the environment.
+    """
+    context = multiprocessing.get_context("fork")
+
+    def started(program: Callable[[], int | None], folder: Path | None = None, **environment: str) -> Child:
+        said = tmp_path_factory.mktemp("said")
+        process = context.Process(target=_run, args=(program, said, folder, environment))
+        process.start()
+        return Child(process, said)
+
+    return started

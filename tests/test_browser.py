@@ -28,7 +28,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from check_site import site_problems  # noqa: E402  (tools/ is no package)
+from link_origins import site_problems  # noqa: E402  (tools/ is no package)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
@@ -36,6 +36,7 @@ LISTED = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["pro
 PAGES = [Path(page).with_suffix(".html").as_posix() for page in LISTED] + ["results/micro/files.html"]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 NARROW = {"width": 320, "height": 640}  # to which WCAG asks that pages reflow
+SHEET = {"width": 718, "height": 1000}  # A4 less its margins, in pixels of CSS
 
 # What reaches over the right edge of the window and stands in nothing that can be scrolled: it is lost to the reader.
 # The page's own width does not tell, since its frame cuts off what is too wide; nor do boxes alone, since words reach
@@ -150,13 +151,25 @@ def test_the_site_builds_and_holds_together(website):
     assert len(list(website.rglob("*.html"))) > 1 and site_problems(website) == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("size", [NARROW, PHONE, DESK], ids=["narrow", "phone", "desk"])
-def test_page_loads_from_a_folder_and_fits(browser, home, page, size):
-    with Tab(browser, home, size).open(page) as tab:
+@pytest.mark.parametrize("page", [*PAGES, "results/micro/report/index.html"])
+def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, page):
+    "Once, since to load and to draw a page takes longer than to look at it."
+    with Tab(browser, home, PHONE).open(page) as tab:
         assert tab.page.locator("main h1").count() == 1
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+        for size in (PHONE, NARROW, DESK):
+            tab.page.set_viewport_size(size)
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+            assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
+        tab.page.set_viewport_size(SHEET)
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate(LOST) == []
+        assert not tab.page.locator(".smalldocs-search, #quarto-sidebar").locator("visible=true").count()
+        tab.page.evaluate(THINNED)
+        tab.page.evaluate(axe.AXE_SCRIPT)
+        for size, scheme in ((DESK, "light"), (PHONE, "dark")):
+            tab.page.set_viewport_size(size)
+            tab.page.emulate_media(media="screen", color_scheme=scheme)
+            assert tab.page.evaluate(VIOLATIONS) == [], scheme
 
 
 @pytest.mark.parametrize("width", [1000, 1100])
@@ -166,14 +179,6 @@ def test_the_bar_fits_where_it_has_just_unfolded(browser, home, width):
         tab.page.get_by_placeholder("Search").locator("visible=true").first.focus()
         tab.page.wait_for_timeout(300)  # it grows
         assert tab.page.evaluate(LOST) == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_page_is_accessible(browser, home, page):
-    with Tab(browser, home).open(page) as tab:
-        tab.page.evaluate(THINNED)
-        tab.page.evaluate(axe.AXE_SCRIPT)
-        assert tab.page.evaluate(VIOLATIONS) == []
 
 
 def test_links_of_the_running_pages_lead_somewhere(browser, home):
@@ -250,6 +255,58 @@ def test_search_finds_a_term_of_the_paper(browser, request, place, size):
         assert tab.problems == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ("TPT", "glossary.html#tpt"),
+        ("regret", "glossary.html#regret"),
+        ("does it reproduce", "(index|findings|reproduce).html"),
+        ("roberta-base gpu", "(reproduce|your_own|real|speed|index).html"),
+    ],
+)
+def test_search_finds_what_a_reader_means(browser, home, asked, first):
+    with Tab(browser, home).open(PAGES[0]) as tab:
+        tab.page.get_by_placeholder("Search").locator("visible=true").first.fill(asked)
+        tab.page.locator("a.search-result").first.wait_for()
+        found = tab.page.locator("a.search-result").evaluate_all("(all) => all.slice(0, 3).map((link) => link.href)")
+        assert any(re.search(first, link) for link in found), found
+        assert "/library/" not in found[0]
+
+
+# ---------------------------------------------------------------- light and dark, on a phone
+
+
+def test_the_reader_chooses_light_or_dark_for_all_pages(browser, home):
+    dark = "getComputedStyle(document.body).backgroundColor"
+    with Tab(browser, home).open(PAGES[0]) as tab:
+        before = tab.page.evaluate(dark)
+        tab.page.get_by_role("button", name="Dark mode").click()
+        after = tab.page.evaluate(dark)
+        assert before == "rgb(255, 255, 255)" != after
+        tab.open(PAGES[1])
+        assert tab.page.evaluate(dark) == after and tab.problems == []
+
+
+def test_contents_and_the_drawing_are_whole_on_a_phone(browser, home):
+    with Tab(browser, home, PHONE).open(PAGES[0]) as tab:
+        drawing = tab.page.locator("figure img").first.bounding_box()
+        assert 200 < drawing["width"] and drawing["x"] + drawing["width"] <= PHONE["width"]
+        tab.page.get_by_text("On this page").locator("visible=true").click()
+        tab.page.locator("details.contents a").nth(1).click()
+        assert "#" in tab.page.url
+
+
+def test_what_scrolls_is_reached_with_the_keyboard_and_keeps_names_in_view(browser, home):
+    with Tab(browser, home, PHONE).open("nbs/paper/table3.html") as tab:
+        wide = ".scroll[tabindex='0']:has(tbody th.row_heading)"
+        tab.page.locator(wide).first.focus()
+        name = f"document.querySelector(\"{wide}\").querySelector('tbody th').getBoundingClientRect().left"
+        before = tab.page.evaluate(name)
+        tab.page.keyboard.press("ArrowRight")
+        tab.page.wait_for_function(f'document.querySelector("{wide}").scrollLeft > 0')
+        assert tab.page.evaluate(name) == before
+
+
 # ---------------------------------------------------------------- the explorer
 
 
@@ -284,13 +341,47 @@ def test_every_collection_is_drawn_and_named(browser, home, size):
             ours = not collection["id"].startswith("published")
             whose = collection["name"] + (": not RoBERTa" if ours else ", published")
             parts = {"scatter": "similarity", "layers": "profile", "map": "maps", "curves": "curves"}
+            owners = {"layers": collection.get("profile", {}).get("whose", whose)}  # of figures of other numbers
             for place in ("matrix", *parts):
-                assert tab.page.inner_text(f"#explorer-{place} > p:first-child") == whose
+                assert tab.page.inner_text(f"#explorer-{place} > p:first-child") == owners.get(place, whose)
             for place, part in parts.items():
                 svgs = tab.page.locator(f"#explorer-{place} svg:not([aria-hidden])")
                 assert svgs.count() > 0 if part in collection else svgs.count() == 0
-                assert all(svg.get_attribute("aria-label").startswith(whose) for svg in svgs.all())
+                says = owners.get(place, whose)
+                assert all(svg.get_attribute("aria-label").startswith(says) for svg in svgs.all())
             assert (tab.page.evaluate(LOST), tab.page.evaluate(CROWDED), tab.problems) == ([], [], [])
+
+
+def test_the_explorer_opens_on_the_finding(explorer):
+    "The best metric of embeddings by the published prompts' live vectors; the neurons are the paper's own numbers."
+    offered = explorer.page.locator("#explorer-metric option:checked").inner_text()
+    assert explorer.page.input_value("#explorer-whose") == "published-roberta-base"
+    assert offered == "cosine_average (99 vectors, those that act)"
+    assert f"follows transfer best is {offered}" in explorer.page.inner_text("#explorer-says")
+    assert (
+        explorer.page.inner_text("#explorer-layers > p:first-child") == "RoBERTa-base, printed in the paper's Table 2"
+    )
+    controls, figure = (
+        explorer.page.locator(name).bounding_box()["y"] for name in ("form.explorer", "#explorer-matrix")
+    )
+    assert controls < figure and controls < DESK["height"] / 2
+
+
+def test_the_address_keeps_what_was_chosen(browser, home):
+    with Tab(browser, home).open("nbs/explorer.html#the-data") as tab:
+        of_model(tab, "small-all-MiniLM-L6-v2")
+        tab.page.select_option("#explorer-metric", "1")
+        tab.page.select_option("#explorer-target", "qqp")
+        tab.page.uncheck("input[name=sources][value=NLI]")
+        tab.page.check("#explorer-self")
+        said, address = tab.page.inner_text("#explorer-scatter"), tab.page.url
+        assert address.endswith("#the-data")
+        with Tab(browser, home).open(address.removeprefix(f"{home}/")) as other:
+            assert other.page.inner_text("#explorer-scatter") == said
+            chosen = [other.page.input_value(f"#explorer-{name}") for name in ("whose", "metric", "target")]
+            assert chosen == ["small-all-MiniLM-L6-v2", "1", "qqp"] and other.page.is_checked("#explorer-self")
+            assert not other.page.is_checked("input[name=sources][value=NLI]")
+            assert tab.problems == other.problems == []
 
 
 def test_filters_change_what_is_drawn(explorer):
@@ -340,7 +431,8 @@ def test_a_targets_correlation_is_scipys(explorer):
     names = [task["name"] for task in held["tasks"]]
     target = names.index("micro/mnli")
     others = [place for place in range(len(names)) if place != target]
-    accuracy, similar = np.array(held["transfer"]["accuracy"]), np.array(held["similarity"][0]["values"])
+    accuracy = np.array(held["transfer"]["accuracy"])
+    similar = np.array(held["similarity"][held["opens_on"]]["values"])
     rho = spearmanr(accuracy[others, target], similar[others, target]).statistic
     explorer.page.select_option("#explorer-target", "micro/mnli")
     said = explorer.page.inner_text("#explorer-correlation").replace("−", "-")
@@ -394,7 +486,8 @@ def test_points_stand_where_the_numbers_are(explorer):
     names = [task["title"] for task in held["tasks"]]
     points = marks(explorer, ".explorer-point")
     pairs = [re.match(r"(\S+) on (\S+):", says).groups() for says, *_ in points]
-    tables = np.array(held["similarity"][0]["values"]), np.array(held["transfer"]["accuracy"])
+    metric = held["similarity"][held["opens_on"]]
+    tables = np.array(metric["values"]), np.array(held["transfer"]["accuracy"])
     asked = [[table[names.index(source), names.index(target)] for table in tables] for source, target in pairs]
     follows(np.array(asked), np.array([place for _, place, *_ in points]))
     mapped = held["maps"][0]

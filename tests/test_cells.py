@@ -5,8 +5,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,7 +30,6 @@ from prompt_transferability.cells import (
     shard_of,
 )
 
-ROOT = Path(__file__).parents[1]
 FIRST = [Cell("first", {"number": number}) for number in range(12)]
 SECOND = [Cell("second", {"of": [a.key, b.key]}, (a, b)) for a, b in zip(FIRST, FIRST[1:], strict=False)]
 CELLS = [*FIRST, *SECOND]
@@ -154,22 +154,15 @@ def test_ten_thousand_cells_are_scheduled_in_a_moment():
 
 # ---- signals, and others on the same folder
 
-RUN = """
-import sys
-sys.path.insert(0, {tests!r})
-from functools import partial
-from test_cells import CELLS, answer
-from prompt_transferability.cells import Store, run_cells
-if __name__ == "__main__":
-    run_cells(CELLS, Store({folder!r}), partial(answer, seconds={seconds}), workers=2)
-"""
 
+@pytest.fixture
+def started(fork):
+    "Starts a run of two workers in a process of its own."
 
-def started(folder, seconds=0.05):
-    "A run of two workers in a process of its own."
-    program = folder.parent / f"{folder.name}.py"
-    program.write_text(RUN.format(tests=str(ROOT / "tests"), folder=str(folder), seconds=seconds))
-    return subprocess.Popen([sys.executable, program], stderr=subprocess.PIPE, text=True)
+    def run(folder, seconds):
+        run_cells(CELLS, Store(folder), partial(answer, seconds=seconds), workers=2)
+
+    return lambda folder, seconds=0.05: fork(partial(run, folder, seconds))
 
 
 def children(process):
@@ -187,17 +180,19 @@ def alive(process):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("moment", range(3))
-def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(whole, tmp_path, number, moment):
+def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(
+    whole, tmp_path, number, moment, started
+):
     folder = tmp_path / "out"
     run = started(folder)
     random_moment = random.Random(f"{number} {moment}").uniform(0, 1.0)
-    while not list(folder.glob("cells/first/[!.]*")) and run.poll() is None:
+    while not list(folder.glob("cells/first/[!.]*")) and run.process.is_alive():
         time.sleep(0.01)
     time.sleep(random_moment)
     workers = children(run.pid)
-    run.send_signal(number)
-    run.wait(10)
-    assert run.returncode in (-number, 128 + signal.SIGTERM, 0)
+    with suppress(ProcessLookupError):
+        os.kill(run.pid, number)
+    assert run.wait(10) in (-number, 128 + signal.SIGTERM, 0)
     waited = time.monotonic()
     while any(map(alive, workers)) and time.monotonic() - waited < 10:
         time.sleep(0.1)
@@ -208,11 +203,11 @@ def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(w
     assert contents(folder) == whole and hidden(folder) == []
 
 
-def test_of_two_runs_on_one_folder_one_says_who_works_there(whole, tmp_path):
+def test_of_two_runs_on_one_folder_one_says_who_works_there(whole, tmp_path, started):
     folder = tmp_path / "out"
     first = started(folder, seconds=0.3)
     while not list(folder.glob("cells/first/[!.]*")):
-        assert first.poll() is None
+        assert first.process.is_alive()
         time.sleep(0.01)
     with pytest.raises(StoreError, match=f"process {first.pid} on .* has worked on 'out' since .*Z; wait for its end"):
         run_cells(CELLS, Store(folder), answer)
@@ -267,6 +262,44 @@ def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path)
     assert run_cells(more, Store(into), answer).answered == 1
     assert pack(into, into, more) == len(more) and not list(into.glob("cells/*/*"))
     assert Store(into).read(more[-1]) == {"value": 99}
+
+
+def ended_at(call, number):
+    "A function of `os` that ends its process in the place of one of its calls, as a kill would."
+    calls = iter(range(number))
+    return lambda *given, **named: os._exit(9) if next(calls, None) is None else call(*given, **named)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [*(("replace", n) for n in range(6)), *(("unlink", n) for n in (0, 1, 2, 5))]
+)
+def test_a_packing_that_is_killed_loses_nothing(tmp_path, name, number):
+    run_cells(CELLS[:8], Store(tmp_path), answer)
+    (tmp_path / "study.yaml").write_text("name: sums\n")
+    pack(tmp_path, tmp_path, CELLS)
+    run_cells(CELLS, Store(tmp_path), answer)  # some are packed now, and some are loose
+    child = os.fork()
+    if not child:
+        setattr(os, name, ended_at(getattr(os, name), number))
+        pack(tmp_path, tmp_path, CELLS)
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended == 9 or (name, number) == ("replace", 5)  # the plan, three files and the manifest have been replaced
+    assert run_cells(CELLS, Store(tmp_path), fails).answered == 0  # whoever owns the folder next finds them all
+    assert pack(tmp_path, tmp_path, CELLS) == len(CELLS)
+    store = Store(tmp_path)
+    for cell in CELLS:
+        assert store.read(cell)["value"] == store.tensors(cell, "prompt.safetensors")[1]["vectors"][0, 0]
+    assert sorted(os.listdir(tmp_path)) == [MANIFEST, "cells", TABLE, "prompts.safetensors", "study.yaml"]
+    assert not list(tmp_path.glob("cells/*/*"))
+
+
+def test_an_answer_without_its_result_is_named(tmp_path):
+    store = Store(tmp_path)
+    run_cells(FIRST[:1], store, answer)
+    (store.place(FIRST[0]) / "result.json").unlink()
+    with pytest.raises(StoreError, match="result.json' is missing; remove its folder"):
+        store.read(FIRST[0])
 
 
 @pytest.mark.parametrize("name", [TABLE, "prompts.safetensors"])
@@ -350,16 +383,10 @@ def test_a_packed_table_that_is_none_is_named(damage, tmp_path):
         [Store(tmp_path).read(cell) for cell in CELLS]
 
 
-def test_a_shard_waits_for_what_another_is_computing(tmp_path):
-    shards = [subprocess.Popen([sys.executable, "-c", SHARD, tmp_path, str(i)], cwd=ROOT / "tests") for i in (1, 2)]
-    assert [shard.wait() for shard in shards].count(0) == 2
+def test_a_shard_waits_for_what_another_is_computing(tmp_path, fork):
+    def compute(i):
+        return not run_cells(CELLS, Store(tmp_path), partial(answer, seconds=0.05), shard=(i, 2)).whole
+
+    shards = [fork(partial(compute, i)) for i in (1, 2)]
+    assert [shard.wait() for shard in shards] == [0, 0]
     assert all(cell in Store(tmp_path) for cell in CELLS)
-
-
-SHARD = """
-import sys
-from functools import partial
-from test_cells import CELLS, Store, answer, run_cells
-report = run_cells(CELLS, Store(sys.argv[1]), partial(answer, seconds=0.05), shard=(int(sys.argv[2]), 2))
-sys.exit(not report.whole)
-"""

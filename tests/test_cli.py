@@ -967,3 +967,9 @@ def test_the_module_is_the_command(command):
 def test_settings_that_cannot_be_are_one_sentence(tmp_path, capsys, words):
     assert main(["tune", "micro/sst2", "--backbone", "micro-bert", "--out", str(tmp_path / "p"), *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_command_starts_without_the_code_of_models():
+    "Which takes `transformers` three seconds to import, and neither `--help` nor a mistake in a word needs it."
+    script = "import sys, prompt_transferability.cli; sys.exit('transformers.modeling_utils' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -404,7 +404,8 @@ def test_a_tokenizer_without_the_token_between_two_texts_is_rejected_in_the_auth
 NAMED = {  # data, an example in a help text, and the micro models, which are of some type
     "bench.SHAPES",
     "checkpoints.KNOWN_MODELS",
-    "cli._add_release",
+    "cli._add_release_export",
+    "cli._add_release_tables",
     "microworld._ALL_MODELS",
     "microworld._NEW",
     "microworld._TOKENIZERS",
@@ -416,11 +417,12 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "microworld._unigram",
     "microworld._word_piece",
     "prompt_hub.PromptTrainingArguments",
+    "results.said_of_models",
     "study.PRESETS",
     "study._GEMMA",
     "study._MICRO",
 }
-PUBLISHED = ("release", "recomputed")  # rooms that name the authors' models
+PUBLISHED = ("release", "recomputed", "explorer")  # rooms that name the authors' models
 NAMES = r"bert|electra|mpnet|gpt|neox|llama|mistral|qwen|gemma|phi3|t5|softcapping|extra_id|type_embeddings"
 
 

@@ -54,6 +54,14 @@ def test_large_files_are_refused_until_the_limit_is_raised(tmp_path, monkeypatch
     assert len(read_text(file, WrongError)) == 10_000
 
 
+def test_a_file_whose_lines_are_counted_may_be_read_whole(tmp_path, monkeypatch):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("0123456789\n" * 100)
+    monkeypatch.setenv(LIMIT, "10")
+    with open_text(file, WrongError, by_line=True) as lines:
+        assert lines.read() == "0123456789\n" * 100
+
+
 @pytest.mark.parametrize("given", ["1e9", "-1", "0", "lots", "9" * 30, "²"])
 def test_a_limit_that_is_no_number_is_named(monkeypatch, given):
     monkeypatch.setenv(LIMIT, given)

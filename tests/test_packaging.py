@@ -1,4 +1,4 @@
-"""The metadata, the distributions, the modules, the workflows and README agree with each other."""
+"""The metadata, the distributions, the modules, their map, the workflows and README agree with each other."""
 
 import ast
 import configparser
@@ -339,22 +339,23 @@ def test_twenty_lines_are_twenty_and_name_what_there_is():
     exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
 
 
-# ---- the map of the house is true: floors, imports and names
+# ---------------------------------------------------------------- the map of the house
 
-PAGE = Path(__file__).parents[1] / "nbs" / "house" / "architecture.ipynb"
+
+MAP = Path(__file__).parents[1] / "nbs" / "house" / "architecture.ipynb"
 ROOMS = {path.stem: path for path in Path(prompt_transferability.__file__).parent.glob("[!_]*.py")}
 
 
 @pytest.fixture(scope="module")
-def page() -> str:
+def map_page() -> str:
     "The page's prose, and what its cells show."
-    cells = json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(MAP.read_text(encoding="utf-8"))["cells"]
     shown = [output["data"].get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
     return "\n".join("".join(text) for text in [*(cell["source"] for cell in cells), *shown])
 
 
-def test_no_room_imports_one_above_it(page):
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*) \|$", page, re.M)
+def test_no_room_imports_one_above_it(map_page):
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*) \|$", map_page, re.M)
     mapped = {room: (int(floor), set(re.findall(r"\w+", imports))) for floor, room, imports in rows}
     imports = {
         room: set(
@@ -365,11 +366,11 @@ def test_no_room_imports_one_above_it(page):
     floors = {}
     for room in TopologicalSorter(imports).static_order():
         floors[room] = 1 + max((floors[below] for below in imports[room]), default=-1)
-    assert mapped == {room: (floors[room], imports[room]) for room in ROOMS}, f"run {PAGE.name} anew, and store it"
+    assert mapped == {room: (floors[room], imports[room]) for room in ROOMS}, f"run {MAP.name} anew, and store it"
 
 
-def test_the_page_names_what_is_public(page):
-    rows = dict(re.findall(r"^\| \[(\w+)\]\(\.\./library/\1\.ipynb\) \| .*<br>(.*) \|$", page, re.M))
+def test_the_page_names_what_is_public(map_page):
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(\.\./library/\1\.ipynb\) \| .*<br>(.*) \|$", map_page, re.M))
     assert rows.keys() == ROOMS.keys()
     for room, names in rows.items():
         module = importlib.import_module(f"prompt_transferability.{room}")

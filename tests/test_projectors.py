@@ -1,11 +1,9 @@
 "Projectors: what a reader of the notebook should not have to see."
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -40,20 +38,6 @@ from prompt_transferability.tpt_model import similarity_to_tuned, tune_from_mode
 from prompt_transferability.training import TuningError, epoch_batches
 from prompt_transferability.zero_shot_transfer import evaluate_prompts, recovered_by_kind
 
-RUN = """
-import sys
-import torch
-from prompt_transferability.backbones import Backbone
-from prompt_transferability.projectors import fit_task_tuning
-from prompt_transferability.prompts import SoftPrompt, random_prompt
-from prompt_transferability.tasks import load_task
-torch.set_num_threads(1)
-source, target = Backbone.from_pretrained("micro-bert"), Backbone.from_pretrained("micro-roberta")
-datas = [load_task(f"micro/{name}", max_train=rows, max_eval=60) for name, rows in (("sst2", 100), ("laptop", 50))]
-prompts = [SoftPrompt(random_prompt(source, 4, 0).values, source.name, data.task.name) for data in datas]
-fit_task_tuning(target, prompts, datas, hidden_size=8, steps=30, eval_every=5, checkpoint=sys.argv[1],
-                progress=False).save(sys.argv[2])
-"""
 SETTINGS = dict(hidden_size=8, steps=6, eval_every=3, progress=False)
 
 
@@ -82,20 +66,24 @@ def same(one: Projection, other: Projection) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_killed_fit_ends_as_if_it_had_not_been_killed(tmp_path):
-    whole, killed = (
-        [sys.executable, "-c", RUN, str(tmp_path / f"{name}.checkpoint"), str(tmp_path / f"{name}.safetensors")]
-        for name in ("whole", "killed")
-    )
-    subprocess.run(whole, check=True)
-    process = subprocess.Popen(killed)
+def test_a_killed_fit_ends_as_if_it_had_not_been_killed(source, target, tmp_path, fork):
+    datas = [load_task(f"micro/{name}", max_train=rows, max_eval=60) for name, rows in (("sst2", 100), ("laptop", 50))]
+    prompts = [SoftPrompt(random_prompt(source, 4, 0).values, source.name, data.task.name) for data in datas]
+    settings = dict(hidden_size=8, steps=30, eval_every=5, progress=False)
+
+    def fit(name):
+        found = fit_task_tuning(target, prompts, datas, **settings, checkpoint=tmp_path / f"{name}.checkpoint")
+        found.save(tmp_path / f"{name}.safetensors")
+
+    assert fork(partial(fit, "whole")).wait() == 0
+    killed = fork(partial(fit, "killed")).process
     while not (tmp_path / "killed.checkpoint").exists():
         time.sleep(0.01)
-        assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert killed.is_alive(), "the run ended before it could be killed"
+    killed.kill()
+    killed.join()
     assert not (tmp_path / "killed.safetensors").exists()
-    subprocess.run(killed, check=True)
+    assert fork(partial(fit, "killed")).wait() == 0
     one, other = (Projector.load(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
     assert same(one, other)
     assert one.metadata | {"seconds": 0} == other.metadata | {"seconds": 0}

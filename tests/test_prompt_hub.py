@@ -18,9 +18,10 @@ from transformers.integrations import integration_utils
 from prompt_transferability import training
 from prompt_transferability.prompt_hub import MEANINGS, HubError, PromptHub, PromptTrainingArguments, Watch, checkpoints
 from prompt_transferability.prompt_tuning import tune_prompt
-from prompt_transferability.prompts import SoftPrompt
+from prompt_transferability.prompts import SoftPrompt, random_prompt
 from prompt_transferability.tasks import DataError, UnknownNameError, load_task
 from prompt_transferability.training import TuningError
+from prompt_transferability.warehouse import Warehouse
 from prompt_transferability.zero_shot_transfer import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -343,6 +344,14 @@ def test_the_best_by_the_named_metric_is_kept(arguments, scores, changes, kept):
     assert written(hub.folder()) == sorted({kept, 12})
 
 
+def test_a_best_between_checkpoints_is_kept_too(arguments, scores):
+    "`transformers` lets a run be evaluated more often than it is saved."
+    changes = BY_STEPS | dict(save_steps=6, load_best_model_at_end=True, metric_for_best_model="combined_score")
+    hub = PromptHub(args=arguments(save_total_limit=1, **changes))
+    hub.train_prompt()
+    assert hub.prompt().metadata["steps"] == 3 and written(hub.folder()) == [3, 12]
+
+
 def test_a_new_best_is_when_checkpoints_are_written(arguments, scores):
     hub = PromptHub(args=arguments(**BY_STEPS | dict(save_strategy="best", load_best_model_at_end=True)))
     hub.train_prompt()
@@ -578,6 +587,37 @@ def test_results_are_written_beside_their_prompt(arguments, tasks):
         "mask_activated_neuron": hub.mask_activated_neuron("micro-roberta", tasks["sst2"])[0],
     }.items():
         assert json.loads((hub.folder() / f"{name}_results.json").read_text()) == found
+
+
+def test_a_run_starts_from_the_prompt_of_a_warehouse_that_promises_most(arguments, tasks, tmp_path):
+    hub, warehouse = PromptHub(args=arguments(max_steps=3)), Warehouse(tmp_path / "warehouse")
+    backbone = hub.backbone()
+    good = tune_prompt(backbone, load_task("micro/sst2"), length=6, steps=60, learning_rate=1e-2, progress=False).prompt
+    warehouse.add_all(
+        {"good": replace(good, task="reviews"), "noise": replace(random_prompt(backbone, 6, 0), task="other")}
+    )
+    for given, choose in ((warehouse, "transfer"), (str(warehouse.folder), "good"), (warehouse, "neuron_overlap")):
+        run = hub.train_prompt(warehouse=given, choose=choose)
+        assert run.prompt.length == 6 and hub.prompt().metadata["init"]["task"] in ("reviews", "other")
+        if choose != "neuron_overlap":
+            assert hub.prompt().metadata["init"]["task"] == "reviews" and run.curve.accuracy[0] > 0.6
+    with pytest.raises(UnknownNameError, match="choose"):
+        hub.train_prompt(warehouse=warehouse, choose="guess")
+    with pytest.raises(HubError, match="choose='good' names a prompt of a warehouse, and none is given"):
+        hub.train_prompt(choose="good")
+    with pytest.raises(FileNotFoundError, match="there is no warehouse"):
+        hub.train_prompt(warehouse=tmp_path / "nothing")
+
+
+def test_a_task_is_named_in_any_case(arguments):
+    hub = PromptHub(args=arguments(dataset="Micro/SST2", max_steps=2))
+    assert hub.folder(dataset="MICRO/sst2") == hub.folder() and hub.data("MICRO/IMDB") is hub.data("micro/imdb")
+
+
+@pytest.mark.parametrize("given", [[[0.0]], 3, {"soft_prompt": None}], ids=str)
+def test_what_is_no_prompt_gets_a_sentence(arguments, given):
+    with pytest.raises(HubError, match="prompt_emb must be a SoftPrompt, its vectors or its file; got a"):
+        PromptHub(args=arguments()).eval_prompt(prompt_emb=given)
 
 
 def test_a_prompt_can_be_given(arguments, tmp_path):

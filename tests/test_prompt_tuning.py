@@ -1,10 +1,8 @@
 "Prompt tuning: what a reader of the notebook should not have to see."
 
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 
 import pytest
@@ -19,19 +17,6 @@ from prompt_transferability.zero_shot_transfer import evaluate
 
 SETTINGS = dict(length=8, steps=60, learning_rate=1e-2, eval_every=10, progress=False)
 
-RUN = """
-import sys
-from prompt_transferability.backbones import Backbone
-from prompt_transferability.prompt_tuning import tune_prompt
-from prompt_transferability.tasks import load_task
-import torch
-torch.set_num_threads(1)
-backbone, data = Backbone.from_pretrained("micro-bert"), load_task("micro/sst2", max_train=300)
-run = tune_prompt(backbone, data, checkpoint=sys.argv[1], length=8, steps=60, learning_rate=1e-2, eval_every=10,
-                  progress=False)
-run.prompt.save(sys.argv[2])
-"""
-
 
 @pytest.fixture(scope="module")
 def backbone():
@@ -43,18 +28,20 @@ def data():
     return load_task("micro/sst2", max_train=300)
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(tmp_path):
-    whole = [sys.executable, "-c", RUN, str(tmp_path / "whole.checkpoint"), str(tmp_path / "whole.safetensors")]
-    killed = [sys.executable, "-c", RUN, str(tmp_path / "killed.checkpoint"), str(tmp_path / "killed.safetensors")]
-    subprocess.run(whole, check=True)
-    process = subprocess.Popen(killed)
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(backbone, data, tmp_path, fork):
+    def run(name):
+        found = tune_prompt(backbone, data, checkpoint=tmp_path / f"{name}.checkpoint", **SETTINGS)
+        found.prompt.save(tmp_path / f"{name}.safetensors")
+
+    assert fork(partial(run, "whole")).wait() == 0
+    killed = fork(partial(run, "killed")).process
     while not (tmp_path / "killed.checkpoint").exists():
         time.sleep(0.01)
-        assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        assert killed.is_alive(), "the run ended before it could be killed"
+    killed.kill()
+    killed.join()
     assert not (tmp_path / "killed.safetensors").exists()
-    subprocess.run(killed, check=True)
+    assert fork(partial(run, "killed")).wait() == 0
     whole, resumed = (SoftPrompt.load(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
     assert torch.equal(whole.values, resumed.values)
     assert whole.metadata == resumed.metadata

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
-import sysconfig
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from nbdev.doclinks import nbdev_export
 
 from prompt_transferability.cells import Store, pack
 from prompt_transferability.study import Study
@@ -17,8 +19,9 @@ from prompt_transferability.study import Study
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from build_site import lead_to_sources  # noqa: E402  (tools/ is no package)
-from check_site import site_problems  # noqa: E402
+from build_site import not_found  # noqa: E402  (tools/ is no package)
+from link_origins import lead_to_sources, site_problems  # noqa: E402
+from mend_pages import finish, glossary_terms  # noqa: E402
 
 MODULE = """\
 def area(
@@ -121,21 +124,28 @@ def make_project(folder: Path, page: list[tuple] = PAGE, home: list[tuple] = HOM
     (folder / "tiny_site.dist-info").mkdir()
     (folder / "tiny_site.dist-info/METADATA").write_text("Metadata-Version: 2.4\nName: tiny_site\nVersion: 0.1.0\n")
     (folder / "tiny_site.dist-info/entry_points.txt").write_text("[nbdev]\ntiny_site = tiny_site._modidx:d\n")
-    subprocess.run([Path(sysconfig.get_path("scripts")) / "nbdev-export"], cwd=folder, check=True)
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
-def build(project: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Build a site without Quarto, whether or not this machine has it."""
-    environment = os.environ | {"PATH": "", "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    environment.pop("GITHUB_REPOSITORY", None)  # where this runs on GitHub, pages would link to it
-    command = [sys.executable, str(project / "tools/build_site.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def build(fork) -> Callable:  # of a project and more words of the command line; what it gives is a process
+    """Builds a site without Quarto, whether or not this machine has it."""
+
+    def program(project: Path, arguments: tuple[str, ...]) -> None:
+        os.environ.pop("GITHUB_REPOSITORY", None)  # where this runs on GitHub, pages would link to it
+        nbdev_export()
+        for tool in (ROOT / "tools").glob("*.py"):
+            sys.modules.pop(tool.stem, None)  # the project has its own
+        sys.path[:0] = [str(project / "tools"), str(project)]
+        sys.argv = [str(project / "tools/build_site.py"), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return lambda project, *arguments: fork(partial(program, project, arguments), project, PATH="")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def site(tmp_path_factory, build) -> Path:
     project = make_project(tmp_path_factory.mktemp("site"))
     done = build(project)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -198,8 +208,8 @@ def test_site_works_from_a_folder(site):
     assert site_problems(site) == []
     assert 'url=nbs/index.html"' in (site / "index.html").read_text(encoding="utf-8")
     assert (site / "results/scores.csv").is_file()
-    script = (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
-    assert "Projectors" in script and "search.json" not in script
+    assert "search.json" not in (site / "site_libs/smalldocs.js").read_text(encoding="utf-8")
+    assert "Projectors" in (site / "site_libs/search-index.js").read_text(encoding="utf-8")
 
 
 def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page):
@@ -264,14 +274,14 @@ def replaced(cell: int, *new: str) -> list[tuple]:
         ([*PAGE[:5], BARE, *PAGE[5:]], HOME, "fig-bare has no caption"),
     ],
 )
-def test_a_mistake_is_named(tmp_path, page, home, message):
+def test_a_mistake_is_named(tmp_path, page, home, message, build):
     done = build(make_project(tmp_path, page, home))
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_listed_page_that_is_missing_is_named(tmp_path):
+def test_a_listed_page_that_is_missing_is_named(tmp_path, build):
     project = make_project(tmp_path)
     (project / "nbs/library/demo.ipynb").unlink()
     done = build(project)
@@ -279,7 +289,7 @@ def test_a_listed_page_that_is_missing_is_named(tmp_path):
     assert "lists pages that do not exist: nbs/library/demo.ipynb" in done.stderr
 
 
-def test_a_project_file_that_is_no_yaml_is_named(tmp_path):
+def test_a_project_file_that_is_no_yaml_is_named(tmp_path, build):
     project = make_project(tmp_path)
     (project / "_quarto.yml").write_text("project: {type: website}\nwebsite:\n  title: [unclosed\nformat: html\n")
     done = build(project)
@@ -287,7 +297,7 @@ def test_a_project_file_that_is_no_yaml_is_named(tmp_path):
     assert "_quarto.yml, line 4: no YAML" in done.stderr
 
 
-def test_a_folder_that_is_no_site_is_left_alone(tmp_path):
+def test_a_folder_that_is_no_site_is_left_alone(tmp_path, build):
     project, kept = make_project(tmp_path / "project"), tmp_path / "mine" / "notes.txt"
     kept.parent.mkdir()
     kept.write_text("mine")
@@ -319,3 +329,69 @@ def test_the_check_finds(tmp_path, markup, problem):
     (tmp_path / "page.html").write_text(markup)
     (found,) = site_problems(tmp_path)
     assert problem in found
+
+
+# ---------------------------------------------------------------- what readers get
+
+
+MAIN = """<html><head><title>A page – tiny</title></head><body><nav id="TOC"><p>On this page</p><ul><li><a href="#a"
+id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1></header><h2>Part</h2>
+<p>See <a href="x.html">TPT</a>, <code>TPT</code> and PTs; TPT-task and micro worlds. TPT again, a layout.</p>
+<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00</td><td>2026-01-02, 1e-05</td></tr></table>
+<p>Our Table A. Told.</p>
+<div class="cell"><details><pre>code</pre></details><div class="sd-table"><table><tr><td>a</td></tr></table></div></div>
+<div class="cell-output cell-output-display">
+<svg role="img"><g></g></svg></div>
+</div>
+<p>Our Figure A. What to see.</p></main></body></html>"""
+GLOSSARY = """<h3 class="anchored" data-anchor-id="tpt">TPT</h3><p>Training.</p>
+<h3 class="anchored" data-anchor-id="micro-world">Micro world</h3><p>Made.</p>
+<h3 class="anchored" data-anchor-id="layout">Layout</h3><p>Where.</p>"""
+
+
+@pytest.fixture(scope="module")
+def finished() -> str:
+    return finish(MAIN, Path("nbs/paper/page.html"), glossary_terms(GLOSSARY), "tiny")
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary(finished):
+    linked = re.findall(r'<a class="term" href="([^"]*)">(.*?)</a>(\S*)', finished)
+    assert linked == [("../glossary.html#tpt", "TPT", "-task"), ("../glossary.html#micro-world", "micro worlds", ".")]
+
+
+def test_tables_have_captions_and_true_numbers_and_scroll(finished):
+    assert (
+        '<td>−0.35 <span class="interval">[−0.70, 0.10]</span></td><td>0.00</td><td>2026-01-02, 1e-05</td>' in finished
+    )
+    assert finished.count('<div class="scroll">') == finished.count("<caption") == 2 and "<th>SST-2</th>" in finished
+    assert '<caption class="visually-hidden">Part</caption>' in finished and "<strong>Our Table A.</strong>" in finished
+
+
+def test_figures_have_captions(finished):
+    assert "</g></svg><figcaption>Our Figure A. What to see.</figcaption></figure>" in finished
+    assert "<p>Our Figure" not in finished
+
+
+def test_a_page_can_be_shared_and_has_contents_on_a_phone(finished, monkeypatch):
+    assert '<meta property="og:title" content="A page">' in finished and "og:url" not in finished
+    assert '<script src="../../site_libs/site.js"></script>' in finished and finished.count('id="toc-a"') == 1
+    assert '<details class="contents"><summary>On this page</summary>' in finished
+    monkeypatch.setenv("GITHUB_REPOSITORY", "Someone/prompts")
+    named = finish(MAIN, Path("nbs/paper/page.html"), {}, "tiny")
+    assert 'content="https://someone.github.io/prompts/nbs/paper/page.html"' in named
+
+
+def test_an_unknown_address_leads_home(site, monkeypatch):
+    assert 'href="nbs/index.html"' in (site / "404.html").read_text(encoding="utf-8")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/prompts")
+    assert 'href="/prompts/nbs/index.html"' in not_found("nbs/index.ipynb")
+
+
+def test_every_table_of_the_site_is_as_it_should_be(site):
+    for path in site.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        tables = re.findall(r"<table\b.*?</table>", page, re.S)
+        assert all("<caption" in table for table in tables), path
+        numbers = [words(cell) for table in tables for cell in re.findall(r"<td[^>]*>(.*?)</td>", table, re.S)]
+        assert not [cell for cell in numbers if re.match(r"-\d|−0(\.0+)?$", cell)], path
+        assert '<meta name="description"' in page or path.parent == site, path

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -150,19 +150,17 @@ def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp
     assert answers(TINY, tmp_path) == answers(TINY, whole)
 
 
-def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TINY.to_yaml())
+def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path, fork):
     out = tmp_path / "out"
-    command = [COMMAND, "study", "run", tmp_path / "tiny.yaml", "--out", out, "--workers", "1", "--json"]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = fork(lambda: TINY.run(out, workers=1, progress=False) and None).process
     try:
         # In the middle: one prompt is trained, and the second one is on its way.
         while not (list(out.glob("cells/tune/[!.]*")) and list(out.glob("cells/tune/.*.checkpoint"))):
-            assert process.poll() is None, "the run ended before it could be killed"
+            assert process.is_alive(), "the run ended before it could be killed"
             time.sleep(0.005)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     done = [cell for cell in cells_in(TINY, out) if Store(out).place(cell).exists()]
     assert 0 < len(done) < len(TINY.cells())
     before = {path: path.stat().st_mtime_ns for cell in done for path in Store(out).place(cell).iterdir()}
@@ -1219,37 +1217,44 @@ def test_what_declares_no_task_is_one_sentence(text, sentence, tmp_path):
 # ---- what the world does to a study
 
 
-def command(*words, **given):
-    given = {"capture_output": True, "text": True, "env": os.environ | {"OMP_NUM_THREADS": "1"}} | given
-    return subprocess.run([COMMAND, *map(str, words)], **given)
+@contextmanager
+def no_file_above(size):
+    "As on a disk that is full: this process, and those that it starts, can write no longer file."
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_is_a_failure_of_cells_and_nothing_is_half_there(tmp_path, workers):
+def test_a_full_disk_is_a_failure_of_cells_and_nothing_is_half_there(tmp_path, workers, one_thread, capsys):
     (tmp_path / "short.yaml").write_text(replace(SHORT, tasks=("micro/mrpc", "micro/sst2")).to_yaml())
-    words = ["study", "run", tmp_path / "short.yaml", "--out", tmp_path / "out", "--workers", workers]
-    full = command(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
-    assert full.returncode == 1 and "File too large" in full.stderr and "Traceback" not in full.stderr
+    words = ["study", "run", str(tmp_path / "short.yaml"), "--out", str(tmp_path / "out"), "--workers"]
+    with no_file_above(2000):
+        assert main([*words, str(workers)]) == 1
+    said = capsys.readouterr().err
+    assert "File too large" in said and "Traceback" not in said
     study = Study.from_file(tmp_path / "out" / "study.yaml")
     assert study.status(tmp_path / "out").loc["tune", "done"] == 0
     assert not list((tmp_path / "out").glob("cells/*/*.part"))
-    assert command(*words, "--retry-failed").returncode == 0
+    assert main([*words, "1", "--retry-failed"]) == 0
     assert study.status(tmp_path / "out")["missing"].sum() == 0
 
 
 @pytest.mark.parametrize("place", ["a file", "/dev/null"])
-def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path):
+def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path, capsys):
     (tmp_path / "a file").touch()
-    said = command("study", "run", "micro", "--out", place if place[0] == "/" else tmp_path / place)
-    assert said.returncode == 2 and "is no folder" in said.stderr and said.stderr.count("\n") == 1
+    assert main(["study", "run", "micro", "--out", place if place[0] == "/" else str(tmp_path / place)]) == 2
+    said = capsys.readouterr().err
+    assert "is no folder" in said and said.count("\n") == 1
 
 
-def test_who_reads_an_answer_may_go(tmp_path):
-    for words in (["release", "list"], ["release", "list", "--json"]):
-        said = subprocess.run(
-            f"{shlex.join([str(COMMAND), *words])} | true", shell=True, capture_output=True, text=True
-        )
-        assert said.stderr == ""
+def test_who_reads_an_answer_may_go():
+    "Also the one of a failed run, in JSON: see `test_a_failure_is_told_without_the_orders_of_its_author`."
+    said = subprocess.run(f"{COMMAND} release list | true", shell=True, capture_output=True, text=True)
+    assert said.stderr == ""
 
 
 def test_a_script_from_standard_input_cannot_have_workers(tmp_path):
@@ -1394,15 +1399,14 @@ def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys)
 # ---- parts that need each other
 
 
-def test_parts_that_run_together_wait_for_each_other(two_tasks, tmp_path, one_thread):
-    whole = SHORT.run(tmp_path / "whole", data=two_tasks, workers=1, progress=False)
+def test_parts_that_run_together_wait_for_each_other(short, two_tasks, tmp_path, fork):
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
-    out, environment = tmp_path / "out", os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [COMMAND, "study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "1"]
-    parts = [subprocess.Popen([*words, "--shard", f"{i}/2"], env=environment) for i in (1, 2)]
+    out = tmp_path / "out"
+    words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "1", "--shard"]
+    parts = [fork(partial(main, [*map(str, words), f"{i}/2"])) for i in (1, 2)]
     codes = [part.wait() for part in parts]
     assert 0 in codes  # the last one at least had nothing left to wait for
-    assert answers(SHORT, out) == answers(SHORT, whole)
+    assert answers(SHORT, out) == answers(SHORT, short)
 
 
 # ---- the study of the paper, on models that fit into a test
@@ -1449,14 +1453,14 @@ def test_the_study_of_the_paper_runs_whole(name, small_papers, one_thread, tmp_p
 
 
 @pytest.mark.parametrize("moment", range(int(os.environ.get("MOMENTS", "2"))))
-def test_a_run_that_ends_at_any_moment_loses_nothing(moment, short, two_tasks, tmp_path):
+def test_a_run_that_ends_at_any_moment_loses_nothing(moment, short, two_tasks, tmp_path, fork):
     "Killed or asked to end, the run or one of its workers; MOMENTS=40 tries forty of them."
     chance = random.Random(moment)
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
-    out, environment = tmp_path / "out", os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [COMMAND, "study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "2"]
-    run = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(chance.uniform(4, 14))
+    out = tmp_path / "out"
+    words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "2"]
+    run = fork(partial(main, [*map(str, words)]), OMP_NUM_THREADS="1")
+    time.sleep(chance.uniform(0, 10))
     family = [run.pid, *descendants(run.pid)]
     with suppress(ProcessLookupError):
         os.kill(chance.choice(family), chance.choice((signal.SIGKILL, signal.SIGTERM)))
@@ -1468,8 +1472,7 @@ def test_a_run_that_ends_at_any_moment_loses_nothing(moment, short, two_tasks, t
     for place in out.glob("cells/*/[!.]*"):
         assert {"cell.json", "result.json", "provenance.json"} <= {path.name for path in place.iterdir()}
         assert json.loads((place / "result.json").read_text())
-    again = subprocess.run([*words, "--retry-failed"], env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    SHORT.run(out, data=two_tasks, workers=1, progress=False, retry_failed=True)
     assert halves(out) == [] and answers(SHORT, out) == answers(SHORT, short)
     for cell in cells_in(SHORT, short):
         for file in Store(short).place(cell).glob("*.safetensors"):
@@ -1780,7 +1783,7 @@ def test_numbers_of_numpy_are_numbers():
     assert Study("x", ["micro-bert"]).backbones == ("micro-bert",)
 
 
-def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tmp_path):
+def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tmp_path, capsys):
     shutil.copytree(short, tmp_path / "out")
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "transfer")
     shutil.rmtree(Store(tmp_path / "out").place(cell))
@@ -1788,8 +1791,9 @@ def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tm
     Store(tmp_path / "out").beside(cell, "failed.json").write_text(json.dumps(forged))
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
-    said = command(*words)
-    assert said.returncode == 1 and "\x1b" not in said.stderr and "\nprompt-transfer: all is well" not in said.stderr
+    assert main([*map(str, words)]) == 1
+    said = capsys.readouterr().err
+    assert "red" in said and "\x1b" not in said and "\nprompt-transfer: all is well" not in said
     piped = f"{shlex.join(map(str, [COMMAND, *words, '--json']))} | true"
     said = subprocess.run(piped, shell=True, capture_output=True, text=True)
     assert "Traceback" not in said.stderr and "BrokenPipe" not in said.stderr

@@ -1,16 +1,14 @@
 """The tutorials stand in one line: each says how to run it, and leads to the next one of the sidebar."""
 
-import os
 import re
 import resource
-import subprocess
-import sysconfig
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from fastcore.nbio import read_nb
+from nbdev.test import test_nb
 
 ROOT = Path(__file__).parent.parent
 SIDEBAR = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
@@ -44,14 +42,13 @@ def test_what_a_tutorial_links_to_is_there(page):
 
 
 @pytest.mark.parametrize("page", LINE)
-def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, tmp_path):
+def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, fork, tmp_path):
     """Of the processor's time, which what else runs changes little, and not of the clock's; with no real model.
 
     `make test` runs the tutorials here, and leaves them out where it runs the other notebooks.
     """
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = spent()
-    command = [Path(sysconfig.get_path("scripts")) / "nbdev-test", page, "--n-workers", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GGUF": str(tmp_path)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    assert 5 < spent() - before < 120  # below 5 nothing can have been trained
+    done = fork(lambda: not test_nb(page)[0], ROOT, GGUF=str(tmp_path))
+    assert done.wait() == 0, done.stderr
+    assert 3 < spent() - before < 120  # below 3 nothing can have been trained

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,13 @@ from prompt_transferability.cells import hash_of
 from prompt_transferability.files import save_tensors
 from prompt_transferability.prompts import PromptError, SoftPrompt, random_prompt
 from prompt_transferability.release import load_release
-from prompt_transferability.similarity import EMBEDDING_METRICS, METRICS, activation_states, similarity_matrix
+from prompt_transferability.similarity import (
+    EMBEDDING_METRICS,
+    METRICS,
+    activation_states,
+    euclidean_average,
+    similarity_matrix,
+)
 from prompt_transferability.tasks import load_task
 from prompt_transferability.tpt_task import usable_sources
 from prompt_transferability.warehouse import INDEX, Warehouse, WarehouseError
@@ -245,6 +252,50 @@ def test_a_search_gives_what_the_matrix_says(tmp_path, metric):
     assert "p3" not in warehouse.nearest("p3", 500, metric).index
 
 
+@pytest.mark.parametrize("k", [1, 7, 30])
+def test_a_search_by_all_pairs_ranks_as_comparing_all_exactly_does(tmp_path, k):
+    "Ties, near ties that bfloat16 does not tell apart, prompts of several lengths, and the prompt itself."
+    draw = torch.Generator().manual_seed(0)
+    target = prompt_of(1000, length=5, width=64)
+    prompts = {f"p{i}": prompt_of(i, length=(3, 5)[i % 2], width=64) for i in range(40)}
+    for i in range(40):
+        near = target.values + 0.5 + 1e-5 * torch.randn(5, 64, generator=draw)
+        prompts |= {name: replace(target, values=near, metadata={"copy": name}) for name in (f"near {i}", f"copy {i}")}
+    prompts["the same"] = replace(target, metadata={"copy": "the same"})
+    prompts["zeros"] = replace(target, values=torch.zeros(5, 64))
+    warehouse = Warehouse(tmp_path)
+    warehouse.add_all(prompts)
+    exact = {name: euclidean_average(target.values, prompts[name].values) for name in warehouse.index()}
+    expected = pd.Series(exact).sort_values(ascending=False, kind="stable").head(k)
+    found = warehouse.nearest(target, k, "euclidean_average")["similarity"]
+    assert found.to_dict() == expected.to_dict() and [*found.index] == [*expected.index]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_mean_distances_are_within_their_bounds(scale):
+    draw = torch.Generator().manual_seed(1)
+    target = scale * (torch.randn(20, 256, generator=draw) + 2 * torch.randn(256, generator=draw))
+    others = torch.stack([target + scale * share * torch.randn(20, 256, generator=draw) for share in (0, 0.01, 0.3, 3)])
+    means, wrong = module._mean_distances(target, [others.numpy()])
+    exact = torch.tensor([1 / euclidean_average(target, other) - 1 for other in others], dtype=torch.float64)
+    assert ((means - exact).abs() <= wrong).all()
+    assert wrong[3] < 0.05 * exact[3]  # and they are of use
+
+
+def test_products_are_coarse_for_the_search_alone(warehouse):
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    warehouse.nearest(prompt_of(40), 2, "euclidean_average")
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_directions_are_kept_when_prompts_are_added(tmp_path, monkeypatch):
+    warehouse = Warehouse(tmp_path)
+    warehouse.add_all([prompt_of(seed, width=6 + seed % 2) for seed in range(4)])
+    settle(warehouse)
+    monkeypatch.setattr(module.Warehouse, "_vectors", None)  # nothing is read
+    assert len(warehouse.nearest(prompt_of(50))) == 2 and len(warehouse.nearest(prompt_of(50, width=7))) == 2
+
+
 @pytest.mark.parametrize("metric", EMBEDDING_METRICS)
 def test_a_search_of_500_prompts_takes_little_of_the_processor(tmp_path, metric):
     warehouse, target = Warehouse(tmp_path), prompt_of(1000, length=10, width=32)
@@ -313,6 +364,20 @@ def test_models_are_not_mixed(warehouse):
     target = prompt_of(93, backbone_fingerprint="abc")
     found = {*warehouse.nearest(target, 20).index}
     assert "by fingerprint" in found and "other weights" not in found and "sst2 0" in found
+
+
+def test_a_prompt_that_is_alone_in_its_warehouse(tmp_path):
+    warehouse = Warehouse(tmp_path)
+    warehouse.add(prompt_of(0))
+    with pytest.raises(WarehouseError, match="has no other prompt that cosine_average can compare with this one"):
+        warehouse.nearest("sst2")
+
+
+def test_other_weights_of_one_name(tmp_path):
+    warehouse = Warehouse(tmp_path)
+    warehouse.add(prompt_of(0, backbone_fingerprint="abc"))
+    with pytest.raises(WarehouseError, match="'some-model', but for other weights of that name, and vectors of"):
+        warehouse.nearest(prompt_of(1, backbone_fingerprint="def"))
 
 
 def test_prompts_that_cannot_be_compared_are_named(warehouse):

@@ -128,7 +128,7 @@ def main() -> None:
     study, name = results.study, results.check_backbone(options.backbone)
     if study.unified_label_words:
         parser.error("the study's label words are unified, which is not masked here; name another study")
-    backbone = Sources(None, options.models, options.device).backbone(name, study.layout, study.max_length)
+    backbone = Sources(None, options.models, options.device).backbone(name, study.layout, study.max_length, study.dtype)
     with_others = options.ratios if options.others_at is None else options.others_at
     datas = {
         task: load_task(study.task(task), options.data, ["dev"], max_eval=options.max_eval or study.max_eval)
@@ -152,6 +152,7 @@ def main() -> None:
         "command": shlex.join(["python", "tools/masking.py", *map(in_words, sys.argv[1:])]),
         "seed": options.seed,
         "model": name,
+        "dtype": study.dtype,
         "fingerprint": backbone.fingerprint,
         "layers": backbone.num_layers,
         "neurons_in_a_layer": backbone.ffn_size,

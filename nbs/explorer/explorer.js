@@ -16,6 +16,7 @@
     "different type": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
     "different task": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
   };
+  const START_COLORS = ["#8a2be2", "#6b7680", "#b3382c", "#00707a"]; // of runs that began at other tasks' prompts, by how these were chosen
   const SEED_DASHES = ["", "6 3", "2 3", "9 3 2 3", "1 2"];
   const LEARNED = 0.02; // a target on which tuning gains less over the random prompt has nothing to recover
   const FEWEST = 5; // sources of a target, for a correlation over them
@@ -28,7 +29,8 @@
   const whose = () => `${shown.collection.name}${isPublished(shown.collection) ? ", published" : ": not RoBERTa"}`;
 
   // A figure and what belongs to it, under a line that says whose numbers they are
-  const show = (id, ...parts) => get(id).replaceChildren(make("p", { class: "explorer-whose" }, whose()), ...parts);
+  const showOf = (owner, id, ...parts) => get(id).replaceChildren(make("p", { class: "explorer-whose" }, owner), ...parts);
+  const show = (id, ...parts) => showOf(whose(), id, ...parts);
 
   // ---------------------------------------------------------------- elements
 
@@ -102,7 +104,8 @@
 
   // The share of tuning's gain over the random prompt that a prompt keeps on a target; null where there is no gain
   function recovered(source, target) {
-    const [here, own, random] = [source, target, "random"].map((name) => accuracy(shown.collection, name, target));
+    const tuned = shown.collection.transfer.rows.includes("tuned") ? "tuned" : target; // the first, across models
+    const [here, own, random] = [source, tuned, "random"].map((name) => accuracy(shown.collection, name, target));
     if (!here || !own || !random || own.value - random.value < LEARNED) return null;
     return Math.max(0, Math.min(1, (here.value - random.value) / (own.value - random.value)));
   }
@@ -143,7 +146,7 @@
     }
     const elsewhere = (shown.collection.elsewhere || {})[source];
     if (!rows.length) rows.push(["the paper", elsewhere ? `printed of projectors whose training is named: see ${elsewhere}` : "not printed", "–", "–"]);
-    const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection)];
+    const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection && !other.repeats)];
     for (const collection of seen) {
       const name = (own) => collection.transfer.rows.concat(collection.tasks.map((task) => task.name))
         .find((other) => plain(other) === plain(own));
@@ -295,8 +298,8 @@
       return;
     }
     const { figure, atX, atY } = axes("explorer-scatter", `${whose()}: accuracy on the target by similarity to its prompt, ${drawn.length} pairs`,
-      scale(drawn.map((pair) => pair.similarity), `similarity: ${metric.words}`, asNumber),
-      scale(drawn.map((pair) => pair.accuracy), "accuracy on the target", asPercent));
+      scale(drawn.map((pair) => pair.similarity), `similarity: ${metric.words} (no unit)`, asNumber),
+      scale(drawn.map((pair) => pair.accuracy), "accuracy on the target, %", asPercent));
     const points = drawn.sort((a, b) => a.similarity - b.similarity).map((pair) => {
       const says = `${titleOf(pair.source)} on ${titleOf(pair.target)}: similarity ${pair.similarity.toFixed(3)}, accuracy ${percent(pair.accuracy)}`;
       const point = make("g", { role: "img", "aria-label": says, class: "explorer-point" },
@@ -339,7 +342,8 @@
     const spread = profile.kinds.flatMap((kind) => kind.low ? [...kind.low, ...kind.high] : kind.mean);
     const last = profile.layers.length - 1;
     const x = { low: -0.3, high: last + 0.3, label: "layer, from the bottom", ticks: profile.layers.map((name, place) => [place, name]) };
-    const { figure, atX, atY } = axes("explorer-layers", `${whose()}: overlap of activated neurons by layer`, x, scale(spread, "overlap of neurons", asPercent), 280);
+    const owner = profile.whose || whose();
+    const { figure, atX, atY } = axes("explorer-layers", `${owner}: overlap of activated neurons by layer`, x, scale(spread, "overlap of neurons (ON), %", asPercent), 280);
     profile.kinds.forEach((kind, i) => {
       const look = LINES[kind.name];
       const at = (layer) => atX(layer + 0.05 * (i - 1)); // beside each other, or the intervals would hide one another
@@ -356,7 +360,7 @@
     };
     const rows = profile.kinds.flatMap((kind) => kind.mean.map((mean, layer) =>
       [kind.name, profile.layers[layer], percent(mean), kind.low && kind.low[layer] !== null ? `${percent(kind.low[layer])} to ${percent(kind.high[layer])}` : "none"]));
-    show("explorer-layers", figure, make("p", { class: "explorer-key" }, ...profile.kinds.map(entry)),
+    showOf(owner, "explorer-layers", figure, make("p", { class: "explorer-key" }, ...profile.kinds.map(entry)),
       make("p", {}, profile.says), numbers(["pairs of prompts", "layer", "overlap", "95 % interval"], rows));
   }
 
@@ -374,7 +378,7 @@
       show("explorer-map", nothing());
       return;
     }
-    const axis = (i) => scale(map.places.map((at) => at[i]), `component ${i + 1}: ${percent(map.shares[i], 0)} of the variance`, asNumber);
+    const axis = (i) => scale(map.places.map((at) => at[i]), `component ${i + 1} (no unit): ${percent(map.shares[i], 0)} of the variance`, asNumber);
     const { figure, atX, atY } = axes("explorer-map", `${whose()}: ${prompts.length} prompts along two principal components`, axis(0), axis(1), 420);
     const first = Math.min(...prompts.map((prompt) => prompt.seed));
     const labels = prompts.map(({ task, seed, at }) => {
@@ -415,53 +419,65 @@
   function drawCurves() {
     const { curves } = shown.collection;
     if (!curves) {
-      show("explorer-curves", lacks("No training curves were published."));
+      show("explorer-curves", lacks("No training curves were published, so none can be drawn."));
       return;
     }
     const tasks = [...new Set(curves.runs.map((run) => run.task))].filter((task) => chosen("sources").has(typeOf(task)));
     const all = curves.runs.flatMap((run) => run.accuracy);
-    const [width, height, left, bottom] = [170, 110, 4, 92];
+    const [width, height, left, bottom] = [190, 118, 40, 94];
     const last = Math.max(...curves.runs.flatMap((run) => run.step));
     const [low, high] = [Math.max(0, Math.min(...all) - 0.03), Math.min(1, Math.max(...all) + 0.03)];
-    const atX = (step) => left + (step / last) * (width - 2 * left);
+    const atX = (step) => left + (step / last) * (width - left - 4);
     const atY = (value) => bottom - ((value - low) / (high - low)) * (bottom - 4);
     const seeds = [...new Set(curves.runs.map((run) => run.seed))].sort((a, b) => a - b);
     const dash = (seed) => SEED_DASHES[seeds.indexOf(seed) % SEED_DASHES.length];
+    const starts = [...new Set(curves.runs.filter((run) => run.start).map((run) => run.start))];
+    const startColor = (start) => START_COLORS[starts.indexOf(start) % START_COLORS.length];
     const panels = tasks.map((task) => {
       const runs = curves.runs.filter((run) => run.task === task);
-      const best = runs.map((run) => Math.max(...run.accuracy));
+      const best = runs.filter((run) => !run.start).map((run) => Math.max(...run.accuracy));
       const says = `${whose()}, ${titleOf(task)}: best accuracy on dev ${best.map((value) => percent(value)).join(", ")}`;
       const majority = atY(curves.majority[task]);
       const figure = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": says },
-        make("line", { x1: left, x2: width - left, y1: bottom, y2: bottom, class: "explorer-axis" }),
-        make("line", { x1: left, x2: width - left, y1: majority, y2: majority, class: "explorer-majority" }),
+        make("line", { x1: left, x2: width - 4, y1: bottom, y2: bottom, class: "explorer-axis" }),
+        make("line", { x1: left, x2: width - 4, y1: majority, y2: majority, class: "explorer-majority" }),
         ...runs.map((run) => make("path", {
           d: run.step.map((step, n) => `${n ? "L" : "M"}${atX(step)},${atY(run.accuracy[n])}`).join(""), fill: "none",
-          stroke: colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": dash(run.seed),
+          stroke: run.start ? startColor(run.start) : colors[typeOf(task)], "stroke-width": 1.5, "stroke-dasharray": dash(run.seed),
         })),
-        make("text", { x: left, y: height - 4 }, "0"), make("text", { x: width - left, y: height - 4, "text-anchor": "end" }, `${last} steps`));
+        make("text", { x: left, y: height - 4 }, "0"), make("text", { x: width - 4, y: height - 4, "text-anchor": "end" }, `${last} steps`),
+        ...[low, high].map((value) => make("text", { x: left - 3, y: atY(value) + (value === high ? 9 : 0), "text-anchor": "end" }, percent(value, 0))));
       const caption = make("figcaption", {}, make("strong", { class: typeOf(task) }, ...parts(titleOf(task))), ` ${best.map((value) => percent(value)).join(", ")}`);
       return make("figure", {}, caption, figure);
     });
     const rows = curves.runs.filter((run) => tasks.includes(run.task)).map((run) => {
       const best = Math.max(...run.accuracy);
-      return [titleOf(run.task), run.seed, percent(best), run.step[run.accuracy.indexOf(best)], percent(curves.majority[run.task])];
+      return [titleOf(run.task), run.start || "random vectors", run.seed, percent(best), run.step[run.accuracy.indexOf(best)], percent(curves.majority[run.task])];
     });
     show("explorer-curves", ...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
-      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted, level, the share of the most frequent label. Above each: the best of each seed.`),
-      make("p", { class: "explorer-key" }, ...seeds.map((seed) => make("span", {}, sample("#1d2730", dash(seed)), ` seed ${seed} `))),
-      numbers(["task", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
+      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted, level, the share of the most frequent label. Above each: the best of each seed${starts.length ? " that began at random vectors" : ""}.`),
+      make("p", { class: "explorer-key" }, ...seeds.map((seed) => make("span", {}, sample("#1d2730", dash(seed)), ` seed ${seed} `)),
+        ...starts.map((start) => make("span", {}, sample(startColor(start), ""), ` began at a prompt of: ${start} `))),
+      numbers(["task", "began at", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
   }
 
   // ---------------------------------------------------------------- controls
 
   const options = (id, entries) => get(id).replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
 
+  // What similarity tells of transfer here, in a sentence
+  function finding({ similarity, opens_on: best }) {
+    if (!similarity) return "";
+    const { name, overall: [{ rho, low, high, n }] } = similarity[best];
+    return ` The embedding metric that follows transfer best is ${name}: Spearman's ρ ${signed(rho)} [${signed(low)}, ${signed(high)}], mean of ${n} targets, without self pairs.`;
+  }
+
   function choose() {
     shown.collection = collections.find((collection) => collection.id === get("explorer-whose").value);
     const { says, source, similarity, maps, transfer } = shown.collection;
-    get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".");
+    get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".", finding(shown.collection));
     options("explorer-metric", (similarity || []).map((metric, i) => [i, metric.name]));
+    if (similarity) get("explorer-metric").value = shown.collection.opens_on; // the metric that tells most
     options("explorer-of", (maps || []).map((map, i) => [i, map.of]));
     const random = transfer.rows.includes("random");
     const recovery = get("explorer-scale").querySelector("[value=recovered]");
@@ -478,6 +494,36 @@
     for (const part of [drawMatrix, drawScatter, drawLayers, drawMap, drawCurves]) part();
   }
 
+  // ---------------------------------------------------------------- the address holds what is chosen
+
+  const CHOSEN = ["whose", "scale", "metric", "target", "of"]; // select elements, in the order in which they depend on each other
+
+  function remember() {
+    const state = new URLSearchParams();
+    for (const name of CHOSEN) if (get(`explorer-${name}`).value) state.set(name, get(`explorer-${name}`).value);
+    if (get("explorer-self").checked) state.set("self", "yes");
+    for (const name of ["sources", "targets"]) {
+      if (document.querySelector(`input[name=${name}]:not(:checked)`)) state.set(name, [...chosen(name)].join("."));
+    }
+    try { history.replaceState(null, "", `?${state}${location.hash}`); } catch (error) { /* some browsers allow none in a folder */ }
+  }
+
+  function recall() {
+    const state = new URLSearchParams(location.search);
+    const take = (name) => {
+      const options = [...get(`explorer-${name}`).options];
+      if (options.some((option) => option.value === state.get(name) && !option.disabled)) get(`explorer-${name}`).value = state.get(name);
+    };
+    for (const name of ["sources", "targets"]) {
+      if (state.has(name)) for (const box of document.querySelectorAll(`input[name=${name}]`)) box.checked = state.get(name).split(".").includes(box.value);
+    }
+    get("explorer-self").checked = state.get("self") === "yes";
+    take("whose");
+    choose(); // which offers what the others choose among
+    for (const name of CHOSEN.slice(1)) take(name);
+    draw();
+  }
+
   function start() {
     const groups = new Map();
     for (const collection of collections) {
@@ -490,8 +536,11 @@
     get("explorer-scale").addEventListener("change", drawMatrix);
     for (const id of ["explorer-metric", "explorer-target", "explorer-self"]) get(id).addEventListener("change", drawScatter);
     get("explorer-of").addEventListener("change", drawMap);
-    document.querySelectorAll(".explorer").forEach((part) => { part.hidden = false; });
-    choose();
+    document.querySelectorAll(".explorer").forEach((part) => {
+      part.hidden = false;
+      part.addEventListener("change", remember);
+    });
+    recall();
     let width = window.innerWidth;
     window.addEventListener("resize", () => {
       if (window.innerWidth !== width) draw(); // a phone's keyboard and bars change the height alone

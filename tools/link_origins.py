@@ -1,0 +1,192 @@
+"""Lead every page to its source and to the results that it reads, and check where all links of the site lead."""
+
+import html
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from fastcore.nbio import read_nb
+
+from prompt_transferability.experiments import cell_label
+from prompt_transferability.results import Results, write_report
+from prompt_transferability.study import StudyError
+
+# The page that lists a folder of results, in a style of its own: neither renderer knows of it
+FILES_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Files of results/{folder}</title>
+<meta name="description" content="The files of results/{folder}, which pages of the site read.">
+<link rel="icon" href="../../nbs/favicon.svg">
+<style>:root {{ color-scheme: light dark; }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }}
+caption {{ text-align: left; padding-bottom: 0.4rem; }} a {{ overflow-wrap: anywhere; }}
+table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
+th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
+@media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
+</style>
+</head><body><main><h1>results/{folder}</h1>
+<p>What the site's pages read. <a href="../../index.html">Home</a></p>
+<div tabindex="0" role="region" aria-label="Files"><table>
+<caption>Files of results/{folder}</caption>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{rows}
+</tbody></table></div></main></body></html>
+"""
+BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
+FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
+STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "begun", "seconds"))
+# Attributes that a browser follows by itself; `href` counts for <link> and not for <a>
+REQUESTS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
+REMOTE = re.compile(r"^(https?:)?//")
+REMOTE_IN_CSS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""")
+REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
+
+
+def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
+    """Let every page lead to the file that it is made from, and to the results that its numbers are read from."""
+    for name in result_folders(root):
+        list_files(root / "results" / name, out / "results" / name)
+    for source in pages:
+        page = out / Path(source).with_suffix(".html")
+        shutil.copy(root / source, page.parent)
+        up = "../" * source.count("/")
+        links = [f'<a href="{Path(source).name}" download>{source}</a>']
+        if repository := os.environ.get("GITHUB_REPOSITORY"):  # set where GitHub builds the site
+            branch = os.environ.get("GITHUB_REF_NAME", "main")
+            links.append(f'<a href="https://github.com/{repository}/blob/{branch}/{source}">on GitHub</a>')
+        numbers = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read_by(root, source)]
+        origin = f"This page: {', '.join(links)}." + (f" Its numbers: {', '.join(numbers)}." if numbers else "")
+        text = page.read_text(encoding="utf-8")
+        text = inserted(f'<p class="page-source">{origin}</p>\n', text, "</main>")
+        if "tutorials" in Path(source).parts:
+            taken = f'<a href="{Path(source).name}" download>Download this notebook</a>'
+            if repository:
+                colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{source}"
+                install = f"%pip install git+https://github.com/{repository}@{branch}"
+                taken += f', or <a href="{colab}">open it in Colab</a> and run <code>{install}</code> there first'
+            text = inserted(f'<p class="page-take">{taken}; <code>make lab</code> opens all.</p>\n', text, "</header>")
+        page.write_text(text, encoding="utf-8")
+
+
+def inserted(addition: str, text: str, end: str) -> str:
+    """A page with an addition inside what ends with the last such tag."""
+    before, tag, after = text.rpartition(end)
+    return before + addition + tag + after
+
+
+def read_by(root: Path, source: str) -> list[str]:
+    """The folders under results/ that a page's code reads: it joins "results" to a path, and names them."""
+    if not source.endswith(".ipynb"):
+        return []
+    code = "\n".join(cell.source for cell in read_nb(root / source).cells if cell.cell_type == "code")
+    return [name for name in result_folders(root) if '"results"' in code and f'"{name}"' in code]
+
+
+def result_folders(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "results").iterdir() if path.is_dir())
+
+
+def list_files(folder: Path, out: Path) -> None:
+    """Copy the files of a folder of results, and write a page that leads to each, or to each cell of a study."""
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    study = (folder / "study.yaml").is_file()
+    head, rows = (STUDY_HEAD, study_rows(folder, out)) if study else (FOLDER_HEAD, file_rows(folder))
+    page = FILES_PAGE.format(folder=folder.name, head=head, rows="\n".join(rows))
+    (out / "files.html").write_text(page, encoding="utf-8")
+
+
+def file_rows(folder: Path) -> list[str]:
+    """A row a folder, with a link to each file."""
+    rows = []
+    for place, _, names in sorted(os.walk(folder)):
+        links = ", ".join(f'<a href="{(Path(place) / name).relative_to(folder)}">{name}</a>' for name in sorted(names))
+        where = Path(place).relative_to(folder).as_posix()
+        rows += [f'<tr><th scope="row">{where}</th><td>{links}</td></tr>'] if names else []
+    return rows
+
+
+def study_rows(folder: Path, out: Path) -> list[str]:
+    """A row a cell, with a link to what was asked, what came out and where that is from; and the report, if any."""
+    results, rows = Results(folder), []
+    (out / "cells").mkdir(exist_ok=True)
+    for cell, result in results.answered:
+        origin = results.store.read(cell, "provenance")
+        whole = {"kind": cell.kind, "asked": dict(cell.asked), "result": result, "provenance": origin}
+        (out / "cells" / f"{cell.key}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
+        begun = html.escape(origin["started"][:16].replace("T", "\u00a0"))
+        facts = f"<td>{begun}</td><td>{origin['seconds']:.0f}</td>"
+        rows.append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
+    with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
+        report = write_report(results, out / "report")
+        text = report.read_text(encoding="utf-8").replace("<main>", f"<main>\n{BACK}", 1)
+        report.write_text(text, encoding="utf-8")
+        rows.insert(
+            0, '<tr><th scope="row">report</th><td><a href="report/index.html">figures</a></td><td></td><td></td></tr>'
+        )
+    return rows
+
+
+def lead_methods_to_their_class(out: Path) -> None:
+    """Let nbdev's links to a method without documentation of its own lead to its class, which has some."""
+    ids = {path: set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8"))) for path in out.rglob("*.html")}
+    for path in ids:
+
+        def led(link: re.Match, path: Path = path) -> str:
+            file, owner, method = link.groups()
+            found = ids.get((path.parent / file).resolve() if file else path, set())
+            return link[0] if f"{owner}.{method}" in found or owner not in found else f'href="{file}#{owner}"'
+
+        page = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- where links lead
+
+
+class Page(HTMLParser):
+    """What a page defines and what it points to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.anchors, self.links, self.requests = set(), set(), set()
+        self.feed(text)
+        self.requests |= set(REMOTE_IN_CSS.findall(text)) | set(REMOTE_IN_SCRIPT.findall(text))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("id", "name") and value:
+                self.anchors.add(value)
+            if key in ("href", "src") and value:
+                self.links.add(value)
+                if (tag, key) in REQUESTS and REMOTE.match(value):
+                    self.requests.add(value)
+
+
+def site_problems(
+    folder: Path,  # a built site
+) -> list[str]:  # one line for each fault; empty when there is none
+    """Every broken link, every link to an anchor that is not there, and every request to another host."""
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    problems = []
+    for path, page in pages.items():
+        name = path.relative_to(folder)
+        problems += [f"{name}: asks another host for {url}" for url in sorted(page.requests)]
+        for link in sorted(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file():
+                problems.append(f"{name}: {link} leads to no file")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                problems.append(f"{name}: {link} leads to no anchor")
+    for path in sorted(folder.rglob("*.css")):
+        remote = sorted(set(REMOTE_IN_CSS.findall(path.read_text(encoding="utf-8"))))
+        problems += [f"{path.relative_to(folder)}: asks another host for {url}" for url in remote]
+    return problems
