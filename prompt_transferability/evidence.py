@@ -16,7 +16,7 @@ import pandas as pd
 from .articles import listing, number, p_value, percent, with_interval
 from .backbones import Backbone
 from .checkpoints import MICRO_MODELS
-from .files import read_text, written_whole
+from .files import written_whole
 from .paper import own_beside_others
 from .projectors import named_way
 from .prompts import SoftPrompt
