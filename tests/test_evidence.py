@@ -68,6 +68,7 @@ TINY = Study(
     random_seeds=(0, 1),
     length=3,
     steps=2,
+    learning_rate=0.5,  # so large that prompts differ after two steps
     eval_every=1,
     max_train=16,
     max_eval=8,
