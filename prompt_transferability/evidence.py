@@ -424,7 +424,7 @@ def metrics_beside_transfer(study: Evidence, by_layer: bool = False) -> pd.DataF
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
     return table.assign(holm=holm(table.loc[[name for name in METRICS if name in table.index], "p_types"]))
 
-# %% ../nbs/library/evidence.ipynb #fc56bad3
+# %% ../nbs/library/evidence.ipynb #ad4dc0ed
 def _rho(row: pd.Series) -> str:
     return with_interval(row["rho"], row["low"], row["high"])
 
@@ -440,11 +440,11 @@ def by_similarity(study: Evidence) -> dict[str, str]:
     if table.empty:
         return {}
     row = {"task type": _rho(table.loc["task type"]), "good elsewhere": _rho(table.loc["good elsewhere"])}
-    vectors = [name for name in EMBEDDING_METRICS if name in table.index]
-    if vectors:
-        best = table.loc[vectors, "rho"].idxmax()
+    vectors = table["rho"].reindex(EMBEDDING_METRICS).dropna()  # none where all sources are worth the same
+    if len(vectors):
+        best = vectors.idxmax()
         row["best of vectors"] = f"{best}: {_rho(table.loc[best])}"
-    if vectors and "neuron_overlap" in table.index:
+    if len(vectors) and "neuron_overlap" in table.index:
         neurons = table.loc["neuron_overlap"]
         row["neuron overlap"] = _rho(neurons)
         found, transfer = compared(study)
