@@ -198,7 +198,7 @@ def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> No
 
 def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
     "What the steps before a run have in common with it."
-    return {name: value for name, value in settings.items() if name not in (*_OF_WHOLE_RUNS, "checkpoint")}
+    return {name: value for name, value in settings.items() if name not in (*_OF_WHOLE_RUNS, "checkpoint", "watch")}
 
 
 def _tried(
