@@ -28,9 +28,10 @@ from .training import Training, whole_number
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
-__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'score_sources', 'task_vector',
-           'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs', 'times_by_chance', 'sooner_beyond_chance',
-           'loss_left', 'sooner_by_rule', 'sooner_or_later', 'compare_starts', 'choice_regret', 'mean_regret']
+__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'SourceScores',
+           'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
+           'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_or_later',
+           'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
@@ -122,110 +123,6 @@ class SourceScores:
     steps: int | None = None  # of training, beside those of the run that follows
     evaluations: int | None = None  # of a prompt on the target's dev split
     seconds: float | None = None
-<<<<<<< /tmp/tmpt4al8tik
-=======
-
-
-def choice_cost(
-    way: str,  # one of `WAYS`, or anything that needs no work: the name of a source, say
-    sources: int,  # how many there are
-    k: int = 3,  # sources that "trial" tries, at most
-    probe_steps: int = 50,  # of training, for "trial" and the metrics
-) -> tuple[int, int]:  # steps of training, evaluations on the dev split
-    "What it takes to choose in a way."
-    if way == "transfer":
-        return 0, sources
-    if way == "trial":
-        return min(k, sources) * probe_steps, sources + 2 * min(k, sources)
-    return (probe_steps, 2) if way in METRICS else (0, 0)
-
-
-def score_sources(
-    backbone: Backbone,
-    data: TaskData,  # the target task
-    sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
-    choose: str | Callable = "transfer",  # one of `WAYS`, a source's name, or a function
-    k: int = 3,  # sources that "trial" tries, at most
-    probe_steps: int = 50,  # of training, for "trial" and the metrics
-    **settings: Any,  # of `tune_prompt`, for the steps of "trial" and the metrics
-) -> SourceScores:
-    """What each source promises for a target task (§4.2, §4.3).
-
-    Raises, before anything is computed, `UnknownNameError` for a way or a setting that there is not, `TuningError` for
-    a setting that cannot be, and what `usable_sources` raises; `ValueError` for a function that gives no numbers to
-    sources; and what `similarity_matrix` raises.
-    """
-    sources = usable_sources(backbone, data, sources)
-    _check_settings(settings, k, probe_steps)
-    if not callable(choose) and choose not in (*WAYS, *sources):
-        raise UnknownNameError("way to choose a source", choose, (*WAYS, *sources))
-    started = time.perf_counter()
-    if callable(choose):
-        scores = _given(choose(backbone, data, sources), sources)
-        way = getattr(choose, "__name__", type(choose).__name__)
-        return scores if scores.way else replace(scores, way=way, seconds=time.perf_counter() - started)
-    values = {choose: np.nan}  # a source's name: nothing is measured
-    if choose in METRICS:
-        length = next(iter(sources.values())).length
-        probe = train_probe(backbone, data, length, probe_steps, **_of_short_runs(settings))
-        values = source_similarities(backbone, probe, sources, choose)
-    elif choose in WAYS:
-        found = evaluate_prompts(backbone, sources.values(), data)
-        values = {name: result.accuracy for name, result in zip(sources, found, strict=True)}
-        if choose == "trial":
-            best = sorted(values, key=values.get, reverse=True)[:k]
-            values = _tried(backbone, data, {name: sources[name] for name in best}, probe_steps, settings)
-    cost = choice_cost(choose, len(sources), k, probe_steps)
-    return SourceScores(choose, _highest_first(values), *cost, time.perf_counter() - started)
-
-
-def _highest_first(values: Mapping[str, float]) -> pd.Series:
-    return pd.Series(dict(values), dtype=float).sort_values(ascending=False, kind="stable")
-
-
-def _given(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
-    "What a function said of sources; `way` is empty where it said numbers alone."
-    scores = found if isinstance(found, SourceScores) else None
-    values = found.values if scores else found
-    if not isinstance(values, Mapping | pd.Series) or not 0 < len(values) or not {*values.keys()} <= sources.keys():
-        got = ", ".join(map(str, values)) if isinstance(values, Mapping | pd.Series) else type(values).__name__
-        raise ValueError(f"a choice gives numbers to some of {', '.join(sources)}; got {got or 'none'}")
-    ordered = _highest_first(values)
-    if not np.isfinite(ordered).all():
-        raise ValueError(f"a choice gives a finite number to each source that it names; got {ordered.to_dict()}")
-    return replace(scores, values=ordered) if scores else SourceScores("", ordered)
-
-
-# The sources give the others.
-_SETTINGS = [name for name in signature(tune_prompt).parameters if name not in ("backbone", "data", "init", "length")]
-
-
-def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
-    "Refuse what the run could not be trained with, before anything is measured for it."
-    whole_number("k", k, 1)
-    for name in settings:
-        if name not in _SETTINGS:
-            raise UnknownNameError("setting of a run that starts from sources", name, _SETTINGS)
-    Training(**{field.name: settings[field.name] for field in fields(Training) if field.name in settings})
-    whole_number("seed", settings.get("seed", 0), 0)
-    whole_number("probe_steps", probe_steps, 1)
-
-
-def _of_short_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    "What the steps before a run have in common with it."
-    return {name: value for name, value in settings.items() if name not in (*_OF_WHOLE_RUNS, "checkpoint", "watch")}
-
-
-def _tried(
-    backbone: Backbone, data: TaskData, sources: Mapping[str, SoftPrompt], steps: int, settings: Mapping[str, Any]
-) -> dict[str, float]:
-    "Accuracies of what a few steps from each source would keep, on the texts in the order of the run's seed."
-    settings = _of_short_runs(settings)
-    seed = settings.pop("seed", 0)
-    jobs = [TuningJob(data, prompt, seed) for prompt in sources.values()]
-    runs = tune_prompts(backbone, jobs, steps=steps, eval_every=steps, **settings)
-    return {name: run.best_accuracy for name, run in zip(sources, runs, strict=True)}
->>>>>>> /tmp/tmpttl11r51
 
 # %% ../nbs/library/tpt_task.ipynb #ae096750
 def _highest_first(values: Mapping[str, float]) -> pd.Series:
@@ -261,7 +158,9 @@ def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> No
 # %% ../nbs/library/tpt_task.ipynb #f27eac7c
 def _short_run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     "What the steps before a run have in common with it."
-    return {name: value for name, value in settings.items() if name not in (*_WHOLE_RUN_SETTINGS, "checkpoint")}
+    return {
+        name: value for name, value in settings.items() if name not in (*_WHOLE_RUN_SETTINGS, "checkpoint", "watch")
+    }
 
 # %% ../nbs/library/tpt_task.ipynb #c7adf9fe
 def _trial_accuracies(
