@@ -719,8 +719,8 @@ def difference(
     `low` and `high` are Wilson's 95 % interval of this run's accuracy, and `inside` says whether the other's lies
     there; NaN and <NA> where the number of examples is not known.
     """
-    both = self.accuracies().join(other.accuracies()[["accuracy"]], rsuffix=" of the other", how="inner")
-    table = both.set_axis(["one", "n", "other"], axis=1)[["one", "other", "n"]]
+    own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
+    table = own.rename(columns={"accuracy": "one"}).join(others, how="inner")[["one", "other", "n"]]
     table["difference"] = table["other"] - table["one"]
     known = table["n"].notna()
     bounds = [
