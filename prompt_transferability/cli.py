@@ -227,7 +227,7 @@ def _add_places(command: argparse.ArgumentParser) -> None:
     )
     _add_models(command)
 
-
+# %% ../nbs/library/cli.ipynb #8fc1c3b2
 def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
     "Where a model computes, and in which number type; `dtype` describes the default."
     command.add_argument(

@@ -48,7 +48,7 @@ __all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'C
            'REPORT_STYLE', 'Results', 'readable', 'html_table', 'findings', 'headline', 'said_of_models',
            'write_report']
 
-# %% ../nbs/library/results.ipynb #0eb9ba2f
+# %% ../nbs/library/results.ipynb #cd0b3a16
 TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
 "The type of every task that is known by name."
 LABELS = {name: len(task.labels) for name, task in ALL_TASKS.items()}
@@ -74,22 +74,26 @@ class Results:
             check_result(cell, result)
         return found
 
-    def check_backbone(self, name: str | None) -> str:
-        "The backbone of that name, or the study's first; raises `UnknownNameError`."
-        if name is not None and name not in self.study.backbones:
-            raise UnknownNameError("backbone of this study", name, self.study.backbones)
-        return name or self.study.backbones[0]
+# %% ../nbs/library/results.ipynb #200e25c1
+@patch
+def check_backbone(self: Results, name: str | None) -> str:
+    "The backbone of that name, or the study's first; raises `UnknownNameError`."
+    if name is not None and name not in self.study.backbones:
+        raise UnknownNameError("backbone of this study", name, self.study.backbones)
+    return name or self.study.backbones[0]
 
-    def cells(self, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
-        "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
-        backbone = self.check_backbone(backbone)
-        alike = [(c, result) for c, result in self.answered if c.kind == kind]
-        found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
-        if not found:
-            raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
-        return found
+# %% ../nbs/library/results.ipynb #8dc2de40
+@patch
+def cells(self: Results, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
+    "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
+    backbone = self.check_backbone(backbone)
+    alike = [(c, result) for c, result in self.answered if c.kind == kind]
+    found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
+    return found
 
-# %% ../nbs/library/results.ipynb #7f841dfb
+# %% ../nbs/library/results.ipynb #5053b916
 @patch
 def table(
     self: Results,
@@ -102,7 +106,7 @@ def table(
     cells = self.cells(kind, backbone)
     return pd.DataFrame({"cell": cell.key} | row for cell, found in cells for row in KINDS[kind].rows(cell, found))
 
-
+# %% ../nbs/library/results.ipynb #100703e2
 @patch
 def evaluations(
     self: Results,
@@ -112,7 +116,7 @@ def evaluations(
     columns = ["source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"]
     return self.table("transfer", backbone).reindex(columns=columns)
 
-
+# %% ../nbs/library/results.ipynb #b2da5eba
 @patch
 def transfer(
     self: Results,
@@ -124,7 +128,7 @@ def transfer(
     order = [name for name in (*self.study.tasks, "random") if name in matrix.index]
     return matrix.reindex(index=order, columns=[name for name in self.study.tasks if name in matrix.columns])
 
-
+# %% ../nbs/library/results.ipynb #a8f9901d
 @patch
 def transfers(
     self: Results,
@@ -138,18 +142,18 @@ def transfers(
         for seed, found in rows.groupby("seed")
     }
 
-# %% ../nbs/library/results.ipynb #48e78b8a
-@patch
-def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    "The training curve of every prompt, one row an evaluation."
-    return _curves_of(self.cells("tune", backbone))
-
-
+# %% ../nbs/library/results.ipynb #1549a5fa
 def _curves_of(answered: Sequence[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     rows = [row for cell, result in answered for row in KINDS[cell.kind].rows(cell, result)]
     return pd.DataFrame(rows, columns=["task", "seed", "step", "loss", "accuracy"]).astype({"loss": float})
 
 
+@patch
+def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    "The training curve of every prompt, one row an evaluation."
+    return _curves_of(self.cells("tune", backbone))
+
+# %% ../nbs/library/results.ipynb #285f6875
 @patch
 def prompts(
     self: Results,
@@ -160,35 +164,6 @@ def prompts(
     seed = self.study.seeds[0] if seed is None else seed
     tuned = [cell for cell, _ in self.cells("tune", backbone) if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in tuned}
-
-
-@patch
-def provenance(self: Results) -> pd.DataFrame:  # one row a cell
-    "Where each cell came from: command, commit, versions, hardware, time."
-    found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
-    for cell, origin in found:
-        check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
-    return pd.DataFrame(
-        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | origin for cell, origin in found
-    )
-
-
-PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
-"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
-
-
-@patch
-def origin(self: Results) -> pd.Series:  # text, one entry a fact
-    "The provenance of all cells together: what was different from cell to cell is listed."
-    came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
-    libraries = pd.DataFrame(came_from.libraries.tolist())
-    facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
-    came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
-    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
-    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
-    facts |= {name: ", ".join(libraries[name].dropna().unique()) for name in libraries}
-    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
-    return pd.Series(facts, name="")
 
 # %% ../nbs/library/results.ipynb #f3b2a960
 @patch
@@ -217,7 +192,172 @@ def task_similarity(
     tasks = [*self.study.tasks]
     return task_means(similarity, {name: task for name, (task, _) in runs.items()}).reindex(index=tasks, columns=tasks)
 
-# %% ../nbs/library/results.ipynb #22514d99
+# %% ../nbs/library/results.ipynb #422adabf
+@patch
+def provenance(self: Results) -> pd.DataFrame:  # one row a cell
+    "Where each cell came from: command, commit, versions, hardware, time."
+    found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
+    for cell, origin in found:
+        check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
+    return pd.DataFrame(
+        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | origin for cell, origin in found
+    )
+
+# %% ../nbs/library/results.ipynb #30e0058a
+PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
+"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
+
+
+@patch
+def origin(self: Results) -> pd.Series:  # text, one entry a fact
+    "The provenance of all cells together: what was different from cell to cell is listed."
+    came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
+    libraries = pd.DataFrame(came_from.libraries.tolist())
+    facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
+    came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
+    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
+    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
+    facts |= {name: ", ".join(libraries[name].dropna().unique()) for name in libraries}
+    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
+    return pd.Series(facts, name="")
+
+# %% ../nbs/library/results.ipynb #59c42f0d
+def _way(cell: Cell) -> str:
+    return named_way(cell.asked["method"], cell.asked["fitted_on"])
+
+
+@patch
+def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
+    from_there = [
+        (cell, result)
+        for cell, result in self.cells("projected", target)
+        if cell.asked["source_backbone"] == self.check_backbone(source)
+    ]
+    if not from_there:
+        raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
+    return from_there
+
+# %% ../nbs/library/results.ipynb #34c2666d
+@patch
+def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
+    "The ways from one model to another that cannot be gone, and why."
+    found = self._projected(source, target)
+    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+
+# %% ../nbs/library/results.ipynb #5ba1ce11
+@patch
+def cross_model_by_seed(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # a learned one, as the rows of `cross_model` are called
+    untrained: bool = False,  # what comes of the vectors that the prompts began with
+) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", means over seeds, and the seeds; columns: tasks
+    """What prompts are worth that were carried in a way that learned from prompts of their own seed, seed by seed.
+
+    `recovered_share` takes its rows. Raises `UnknownNameError`, and `StudyError` where the way cannot be gone.
+    """
+    self._of_way(source, target, way)
+    rows = self.carried(source, target).query("way == @way and split == 'dev' and seed == fit_seed")
+    by_seed = rows[(rows.source == "random") == untrained].pivot_table("accuracy", "seed", "target")
+    ends = self.cross_model(source, target).loc[["tuned", "random"]]
+    return pd.concat([ends, by_seed])[[*ends]]
+
+# %% ../nbs/library/results.ipynb #ae011c31
+def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
+    if seed not in (there := list(dict.fromkeys(there))):
+        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
+
+# %% ../nbs/library/results.ipynb #429f40e8
+@patch
+def carried_prompts(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    seed: int,  # of the prompts, and of the way where it is learned
+) -> dict[str, SoftPrompt]:
+    """The prompts that were carried over in one way, by task.
+
+    Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
+    """
+    cells = self._of_way(source, target, way)
+    _check_seed(seed, cells, way)
+    return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
+
+# %% ../nbs/library/results.ipynb #535bd57e
+@patch
+def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
+    "The runs that went on from what was carried over in one way, as many as there are."
+    starts = {cell.key for cell in self._of_way(source, target, way).values()}
+    found = [
+        (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
+    ]
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
+    return found
+
+# %% ../nbs/library/results.ipynb #7397a6a3
+@patch
+def tpt_model_curves(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    """How tuning went on from the prompts that were carried over in one way.
+
+    `compare_runs` sets these beside `curves(target)`, which is Table 6. Raises `UnknownNameError`, `StudyError`.
+    """
+    return _curves_of(self._tpt_model(source, target, way))
+
+# %% ../nbs/library/results.ipynb #fff8545f
+@patch
+def tpt_model_prompts(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    seed: int,  # of the prompts
+) -> dict[str, SoftPrompt]:
+    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
+    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
+    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
+    own = [cell for cell in cells if cell.asked["seed"] == seed]
+    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
+
+# %% ../nbs/library/results.ipynb #d9740e29
+@patch
+def _test_gains(self: Results, runs: Sequence[tuple[Cell, dict[str, Any]]], target: str) -> pd.Series:  # by task
+    "How much more such runs are worth on the test splits that there are."
+    tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
+    on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
+    there = [run for run in on_test if run in tested.index]
+    gains = [on_test[run]["accuracy"] - tested.accuracy[run] for run in there]
+    return pd.Series(gains, [task for task, _ in there], float)
+
+# %% ../nbs/library/results.ipynb #b8755fe5
+@patch
+def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+    "The cells that carried prompts in one way, by the seed of the prompts."
+    if way in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
+    ways = {}
+    for cell, _ in self._projected(source, target):
+        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
+        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
+    if way not in ways:
+        raise UnknownNameError("way to carry prompts", way, ways)
+    return ways[way]
+
+# %% ../nbs/library/results.ipynb #31e9bf3d
+CARRIED = (
+    *("way", "method", "fitted_on", "fit_seed"),
+    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
+)
+"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
+
+
 @patch
 def carried(
     self: Results,
@@ -232,37 +372,21 @@ def carried(
     rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
     return pd.DataFrame(rows, columns=[*CARRIED])
 
-
-CARRIED = (
-    *("way", "method", "fitted_on", "fit_seed"),
-    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
-)
-"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
-
-
+# %% ../nbs/library/results.ipynb #07b538e2
 @patch
-def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
-    "The ways from one model to another that cannot be gone, and why."
-    found = self._projected(source, target)
-    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
+    "What the target model's own prompts, and random ones, are worth on each task."
+    own = self.evaluations(target).query("split == @split")
+    found = {
+        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
+        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
+    }
+    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
+    for group in self.study.cross_model.fitted_on if split == "dev" else ():
+        found[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+    return found
 
-
-@patch
-def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
-    from_there = [
-        (cell, result)
-        for cell, result in self.cells("projected", target)
-        if cell.asked["source_backbone"] == self.check_backbone(source)
-    ]
-    if not from_there:
-        raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
-    return from_there
-
-
-def _way(cell: Cell) -> str:
-    return named_way(cell.asked["method"], cell.asked["fitted_on"])
-
-# %% ../nbs/library/results.ipynb #83200104
+# %% ../nbs/library/results.ipynb #50093472
 @patch
 def cross_model(
     self: Results,
@@ -286,100 +410,11 @@ def cross_model(
     rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
-    table = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    own = self.evaluations(target).query("split == @split")
-    baselines = {
-        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
-        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
-    }
-    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
-    for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        baselines[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
-    table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
+    ways = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
+    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, ways]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 
-# %% ../nbs/library/results.ipynb #5ba1ce11
-@patch
-def cross_model_by_seed(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # a learned one, as the rows of `cross_model` are called
-    untrained: bool = False,  # what comes of the vectors that the prompts began with
-) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", means over seeds, and the seeds; columns: tasks
-    """What prompts are worth that were carried in a way that learned from prompts of their own seed, seed by seed.
-
-    `recovered_share` takes its rows. Raises `UnknownNameError`, and `StudyError` where the way cannot be gone.
-    """
-    self._of_way(source, target, way)
-    rows = self.carried(source, target).query("way == @way and split == 'dev' and seed == fit_seed")
-    by_seed = rows[(rows.source == "random") == untrained].pivot_table("accuracy", "seed", "target")
-    ends = self.cross_model(source, target).loc[["tuned", "random"]]
-    return pd.concat([ends, by_seed])[[*ends]]
-
-# %% ../nbs/library/results.ipynb #ee6a90dd
-@patch
-def carried_prompts(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
-    seed: int,  # of the prompts, and of the way where it is learned
-) -> dict[str, SoftPrompt]:
-    """The prompts that were carried over in one way, by task.
-
-    Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
-    """
-    cells = self._of_way(source, target, way)
-    _check_seed(seed, cells, way)
-    return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
-
-
-@patch
-def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
-    "The cells that carried prompts in one way, by the seed of the prompts."
-    if way in (impossible := self.impossible(source, target)):
-        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
-    ways = {}
-    for cell, _ in self._projected(source, target):
-        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
-        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
-    if way not in ways:
-        raise UnknownNameError("way to carry prompts", way, ways)
-    return ways[way]
-
-
-def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
-    if seed not in (there := list(dict.fromkeys(there))):
-        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
-
-
-@patch
-def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
-    "The runs that went on from what was carried over in one way, as many as there are."
-    starts = {cell.key for cell in self._of_way(source, target, way).values()}
-    found = [
-        (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
-    ]
-    if not found:
-        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
-    return found
-
-
-@patch
-def tpt_model_curves(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
-) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    """How tuning went on from the prompts that were carried over in one way.
-
-    `compare_runs` sets these beside `curves(target)`, which is Table 6. Raises `UnknownNameError`, `StudyError`.
-    """
-    return _curves_of(self._tpt_model(source, target, way))
-
-
+# %% ../nbs/library/results.ipynb #b4e6df85
 @patch
 def tpt_model_by_kind(
     self: Results,
@@ -395,14 +430,8 @@ def tpt_model_by_kind(
     that there are. Raises `UnknownNameError`, `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
-    tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
-    on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
-    there = [run for run in on_test if run in tested.index]
-    gains = pd.Series(
-        [on_test[run]["accuracy"] - tested.accuracy[run] for run in there], [task for task, _ in there], float
-    )
+    gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
-    types, curves = self.study.types(), _curves_of(runs)
     beside = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # of an interrupted study not every run has one yet
     curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(beside)]
     own = curves["task"].isin(fitted)
@@ -415,22 +444,17 @@ def tpt_model_by_kind(
             rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | more
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../nbs/library/results.ipynb #a5eadbb3
 @patch
-def tpt_model_prompts(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
-    seed: int,  # of the prompts
-) -> dict[str, SoftPrompt]:
-    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
-    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
-    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
-    own = [cell for cell in cells if cell.asked["seed"] == seed]
-    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
+def _started(self: Results, cell: Cell, choice: str) -> bool:
+    "Whether a run is one of that choice."
+    if choice in MIXES or "mix" in cell.asked:
+        return cell.asked.get("mix") == choice
+    target = cell.asked["task"]
+    others = [task for task in self.study.tasks if task != target]
+    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others, self.study.types())
 
-# %% ../nbs/library/results.ipynb #c7e20002
+# %% ../nbs/library/results.ipynb #cbce1438
 @patch
 def tpt_asked(
     self: Results,
@@ -446,17 +470,7 @@ def tpt_asked(
     runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
     return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started(cell, choice)]
 
-
-@patch
-def _started(self: Results, cell: Cell, choice: str) -> bool:
-    "Whether a run is one of that choice."
-    if choice in MIXES or "mix" in cell.asked:
-        return cell.asked.get("mix") == choice
-    target = cell.asked["task"]
-    others = [task for task in self.study.tasks if task != target]
-    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others, self.study.types())
-
-
+# %% ../nbs/library/results.ipynb #0d21d06f
 @patch
 def tpt_cells(
     self: Results,
@@ -471,7 +485,7 @@ def tpt_cells(
         raise StudyError(f"study {self.study.name!r} has no run of {choice!r} yet; run it first")
     return found
 
-
+# %% ../nbs/library/results.ipynb #a1f6859e
 @patch
 def finished_seeds(
     self: Results,
@@ -483,7 +497,7 @@ def finished_seeds(
     missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone, rate) if cell not in self.store}
     return [seed for seed in self.study.seeds if seed not in missing]
 
-
+# %% ../nbs/library/results.ipynb #e245c317
 @patch
 def tpt_curves(
     self: Results,
@@ -493,6 +507,10 @@ def tpt_curves(
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     "The training curves of runs that started from other tasks' prompts; errors as in `tpt_cells`."
     return _curves_of(self.tpt_cells(choice, backbone, rate))
+
+# %% ../nbs/library/results.ipynb #6d58f67a
+def _source(result: dict[str, Any]) -> str:
+    return ", ".join(source["name"] for source in result["init"]["sources"])
 
 
 @patch
@@ -516,60 +534,13 @@ def tpt_runs(
         for cell, result in self.tpt_cells(choice, backbone, rate)
     )
 
-
-def _source(result: dict[str, Any]) -> str:
-    return ", ".join(source["name"] for source in result["init"]["sources"])
-
-
-@patch
-def accuracy_from_each(
-    self: Results,
-    seed: int,
-    steps: int | None = None,  # of training at most; 0: none; None: all that there were
-    backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # in [0, 1], sources in rows, targets in columns; NaN: a task and itself, and what is not there yet
-    """The dev accuracy of what a run from each other task's prompt keeps after some steps.
-
-    The study's `tpt` has "every". Errors as in `tpt_cells`, and `UnknownNameError` for another seed.
-    """
-    self._check_seed(seed)
-    kept = {}
-    for cell, result in self.tpt_cells("every", backbone):
-        if cell.asked["seed"] == seed:
-            curve, (source,) = pd.DataFrame(result["curve"]), cell.asked["sources"]
-            within = curve if steps is None else curve[curve["step"] <= steps]
-            kept.setdefault(cell.asked["task"], {})[source] = within["accuracy"].max()
-    tasks = [*self.study.tasks]
-    return pd.DataFrame(kept, dtype=float).reindex(index=tasks, columns=tasks)
+# %% ../nbs/library/results.ipynb #aefe7491
+def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
+    test = result["test"]["accuracy"] if result.get("test") else np.nan
+    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
 
 
-@patch
-def _check_seed(self: Results, seed: int) -> None:
-    if seed not in self.study.seeds:
-        raise UnknownNameError("seed of this study", str(seed), map(str, self.study.seeds))
-
-
-@patch
-def probed(
-    self: Results,
-    metric: str,  # one of `METRICS`
-    seed: int,
-    backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # sources in rows, targets in columns; NaN: a task and itself
-    "How similar every source's prompt is to the probe of every target. Raises `UnknownNameError`, `StudyError`."
-    if metric not in METRICS:
-        raise UnknownNameError("metric", metric, METRICS)
-    self._check_seed(seed)
-    return pd.DataFrame(
-        {
-            cell.asked["task"]: result["similarities"][metric]
-            for cell, result in self.cells("probe", backbone)
-            if cell.asked["seed"] == seed
-        },
-        index=[*self.study.tasks],
-    )
-
-# %% ../nbs/library/results.ipynb #5tar7501
 @patch
 def starts(
     self: Results,
@@ -598,11 +569,54 @@ def starts(
             rows += [_start_row(choice, cell, result) for cell, result in self.answered if cell.key in asked]
     return pd.DataFrame(rows).astype({"test_accuracy": float})
 
+# %% ../nbs/library/results.ipynb #dbe3dd07
+@patch
+def _check_seed(self: Results, seed: int) -> None:
+    if seed not in self.study.seeds:
+        raise UnknownNameError("seed of this study", str(seed), map(str, self.study.seeds))
 
-def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
-    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
-    test = result["test"]["accuracy"] if result.get("test") else np.nan
-    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
+# %% ../nbs/library/results.ipynb #a9e9ccd7
+@patch
+def accuracy_from_each(
+    self: Results,
+    seed: int,
+    steps: int | None = None,  # of training at most; 0: none; None: all that there were
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # in [0, 1], sources in rows, targets in columns; NaN: a task and itself, and what is not there yet
+    """The dev accuracy of what a run from each other task's prompt keeps after some steps.
+
+    The study's `tpt` has "every". Errors as in `tpt_cells`, and `UnknownNameError` for another seed.
+    """
+    self._check_seed(seed)
+    kept = {}
+    for cell, result in self.tpt_cells("every", backbone):
+        if cell.asked["seed"] == seed:
+            curve, (source,) = pd.DataFrame(result["curve"]), cell.asked["sources"]
+            within = curve if steps is None else curve[curve["step"] <= steps]
+            kept.setdefault(cell.asked["task"], {})[source] = within["accuracy"].max()
+    tasks = [*self.study.tasks]
+    return pd.DataFrame(kept, dtype=float).reindex(index=tasks, columns=tasks)
+
+# %% ../nbs/library/results.ipynb #e3fef3af
+@patch
+def probed(
+    self: Results,
+    metric: str,  # one of `METRICS`
+    seed: int,
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # sources in rows, targets in columns; NaN: a task and itself
+    "How similar every source's prompt is to the probe of every target. Raises `UnknownNameError`, `StudyError`."
+    if metric not in METRICS:
+        raise UnknownNameError("metric", metric, METRICS)
+    self._check_seed(seed)
+    return pd.DataFrame(
+        {
+            cell.asked["task"]: result["similarities"][metric]
+            for cell, result in self.cells("probe", backbone)
+            if cell.asked["seed"] == seed
+        },
+        index=[*self.study.tasks],
+    )
 
 # %% ../nbs/library/results.ipynb #60ba00dd
 @patch
@@ -624,7 +638,25 @@ def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
     table = self.table("data").drop(columns="cell") if there else pd.DataFrame(columns=["task"])
     return table.set_index("task").astype("Int64")
 
-# %% ../nbs/library/results.ipynb #f632f1d1
+# %% ../nbs/library/results.ipynb #53a61e5b
+@patch
+def _summary_of(self: Results, split: str, backbone: str | None) -> pd.DataFrame:
+    "The columns of a summary, on one split."
+    evaluations = self.evaluations(backbone)
+    rows = evaluations[evaluations.split == split]
+    means = rows[rows.source == rows.target].groupby("target")
+    means = means.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
+    tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
+    unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
+    if unknown:
+        raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
+    at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
+    means["random"] = at_random.reindex(means.index).astype(float)
+    means["majority"] = [tuned[task]["majority"][split] for task in means.index]
+    means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
+    return means
+
+# %% ../nbs/library/results.ipynb #8eca75d7
 @patch
 def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row a task; accuracies in [0, 1]
     """The tuned prompt beside a random prompt and the majority class, on dev and on test.
@@ -633,27 +665,28 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
     bound of any seed. `gain` is the accuracy less the better of `random` and `majority`. The columns of test begin
     with `test_`; they are empty for a task without a labelled test split.
     """
-    evaluations = self.evaluations(backbone)
-    tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
-    parts = {}
-    for split in ("dev", "test"):
-        rows = evaluations[evaluations.split == split]
-        own = rows[rows.source == rows.target].groupby("target")
-        means = own.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
-        unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
-        if unknown:
-            raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
-        means["majority"] = [tuned[task]["majority"][split] for task in means.index]
-        at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
-        means["random"] = at_random.reindex(means.index).astype(float)
-        means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
-        parts[split] = means[["accuracy", "low", "high", "n", "random", "majority", "gain"]]
-    table = parts["dev"].join(parts["test"].add_prefix("test_"))
-    table["train"] = [tuned[task]["rows"]["train"] for task in table.index]
+    table = self._summary_of("dev", backbone).join(self._summary_of("test", backbone).add_prefix("test_"))
+    rows = {cell.asked["task"]: result["rows"] for cell, result in self.cells("tune", backbone)}
+    table["train"] = [rows[task]["train"] for task in table.index]
     order = [task for task in self.study.tasks if task in table.index]
     return table.astype({"n": int, "test_n": "Int64"}).reindex(order).rename_axis("task")
 
-# %% ../nbs/library/results.ipynb #ebc2ec81
+# %% ../nbs/library/results.ipynb #bcca22e0
+MEASURES = ("accuracy", "low", "high", "random", "majority")
+"The columns of the summary that its figure shows."
+FIGURES = {
+    "transfer": lambda results, backbone: plot_transfer(results.transfer(backbone), results.study.types()),
+    "recovered": lambda results, backbone: plot_transfer(
+        results.transfer(backbone), results.study.types(), scale="recovered"
+    ),
+    "curves": lambda results, backbone: plot_curves(
+        results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict()
+    ),
+    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
+}
+"The figures of a study by name."
+
+
 @patch
 def figure(
     self: Results,
@@ -665,26 +698,7 @@ def figure(
         raise UnknownNameError("figure", name, FIGURES)
     return FIGURES[name](self, self.check_backbone(backbone))
 
-
-def _curves_figure(results: Results, backbone: str) -> Figure:
-    return plot_curves(results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict())
-
-
-def _transfer_figure(results: Results, backbone: str, scale: str) -> Figure:
-    return plot_transfer(results.transfer(backbone), results.study.types(), scale=scale)
-
-
-MEASURES = ("accuracy", "low", "high", "random", "majority")
-"The columns of the summary that its figure shows."
-FIGURES = {
-    "transfer": lambda results, backbone: _transfer_figure(results, backbone, "accuracy"),
-    "recovered": lambda results, backbone: _transfer_figure(results, backbone, "recovered"),
-    "curves": _curves_figure,
-    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
-}
-"The figures of a study by name."
-
-# %% ../nbs/library/results.ipynb #334548b1
+# %% ../nbs/library/results.ipynb #d3197b77
 @patch
 def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed, target, split; accuracy and n
     "Every accuracy that the study has: of what was trained, its best on dev; of what was evaluated, each one."
@@ -699,7 +713,7 @@ def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed
     names = ["kind", "cell", "source", "seed", "target", "split"]
     return pd.DataFrame(rows, columns=[*names, "accuracy", "n"]).set_index(names)
 
-
+# %% ../nbs/library/results.ipynb #05ffb2d6
 @patch
 def difference(
     self: Results,
@@ -710,8 +724,8 @@ def difference(
     `low` and `high` are Wilson's 95 % interval of this run's accuracy, and `inside` says whether the other's lies
     there; NaN and <NA> where the number of examples is not known.
     """
-    both = self.accuracies().join(other.accuracies()[["accuracy"]], rsuffix=" of the other", how="inner")
-    table = both.set_axis(["one", "n", "other"], axis=1)[["one", "other", "n"]]
+    own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
+    table = own.rename(columns={"accuracy": "one"}).join(others, how="inner")[["one", "other", "n"]]
     table["difference"] = table["other"] - table["one"]
     known = table["n"].notna()
     bounds = [
@@ -1071,3 +1085,203 @@ def _cut(study: Study) -> str:
     "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
     short = study.tpt_steps is not None and study.tpt_steps < study.steps
     return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
+
+# %% ../nbs/library/results.ipynb #a94c1793
+def _in_percent(column: pd.Series) -> pd.Series:
+    "Steps are known to the next evaluation, so times have no more digits than that."
+    digits = 0 if "time" in column.name else 1
+    return column.map(lambda value: "–" if np.isnan(value) else f"{100 * value:.{digits}f}")
+
+# %% ../nbs/library/results.ipynb #999ea95f
+def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
+    "What `compare_runs` gives, for reading."
+    counts = ["baseline_step", "runs", "reached", "sooner"]
+    return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
+
+# %% ../nbs/library/results.ipynb #0e5f9a9b
+def _write(path: Path, text: str) -> Path:
+    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
+    with written_whole(path, through_links=False) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return path
+
+
+def _link(prefix: str, name: str, shown: str) -> str:
+    "A link to a table; a backbone's name in it is text."
+    return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
+
+# %% ../nbs/library/results.ipynb #078f2050
+def _cut(study: Study) -> str:
+    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
+    short = study.tpt_steps is not None and study.tpt_steps < study.steps
+    return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
+
+# %% ../nbs/library/results.ipynb #7735c7fa
+@patch
+def _report_tables(self: Results, backbone: str) -> dict[str, pd.DataFrame]:
+    "The tables of a report about one backbone, by the names of their files."
+    tables = {
+        "transfer": self.transfer(backbone),
+        "type_means": type_means(self.transfer(backbone), self.study.types()),
+        "summary": self.summary(backbone),
+        "curves": self.curves(backbone),
+    }
+    if self.study.fine_tuning_rates:
+        tables["trainings"] = self.trainings(backbone)
+    for choice in (*self.study.tpt, *self.study.tpt_mixes):
+        if choice != "every" and self.tpt_asked(choice, backbone):  # which is many runs of one task and seed
+            compared = compare_runs(self.tpt_curves(choice, backbone), tables["curves"])
+            if _cut(self.study):
+                compared = compared.drop(columns=[name for name in compared if "convergence" in name])
+            tables["tpt_" + choice.replace(" ", "_")] = compared
+    return tables
+
+# %% ../nbs/library/results.ipynb #64fe3139
+def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    "The part about runs that started from other tasks' prompts, where there are any."
+    compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
+    if not compared:
+        return []
+    cut = _cut(study)
+    parts = [
+        "<h3>Starting from other tasks' prompts</h3>",
+        "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
+        "converged, baseline_step; inf: never. At the end how many runs there are, how many came within half a point "
+        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
+    ]
+    if cut:
+        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
+    for name, table in compared.items():
+        heading = ", ".join(part for part in (name.removeprefix("tpt_").replace("_", " "), cut) if part)
+        parts += [f"<h4>{html.escape(heading)}</h4>", _runs_in_percent(table).to_html(border=0)]
+    return parts
+
+# %% ../nbs/library/results.ipynb #3af16b58
+def _section(
+    study: Study, backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str
+) -> str:
+    "The part of the report about one backbone."
+    shown = tables["summary"].map(lambda value: f"{100 * value:.1f}" if isinstance(value, float) else value)
+    means = tables["type_means"].map(lambda value: f"{100 * value:.1f}")
+    parts = [
+        f"<h2>{html.escape(backbone)}</h2>",
+        "<h3>Zero-shot transfer</h3>",
+        "<p>Accuracy on dev of the target task (columns) under the prompt of the source task (rows), in %.</p>",
+        figures["transfer"],
+        "<p>The same numbers, coloured by how much of the way from the random to the tuned prompt was kept.</p>",
+        figures.get("recovered", "<p>This needs random prompts, which the study does not have.</p>"),
+        "<h3>Within a type and across types</h3>",
+        "<p>Mean accuracy on targets of a type under prompts of other tasks, with 95 % intervals, in %.</p>",
+        means.to_html(border=0, na_rep="–"),
+        "<h3>What training gave</h3>",
+        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
+        "the examples.</p>",
+        figures["summary"],
+        shown.to_html(border=0, na_rep="–"),
+        "<h3>Training curves</h3>",
+        figures["curves"],
+        *_tpt_section(study, tables),
+        "<p>Tables: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
+    ]
+    return "\n".join(parts)
+
+# %% ../nbs/library/results.ipynb #fa29727d
+def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
+    "The ways by which prompts came that were tuned further."
+    starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
+    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
+
+# %% ../nbs/library/results.ipynb #2c472867
+@patch
+def _cross_tables(self: Results, source: str, target: str) -> dict[str, pd.DataFrame]:
+    "The tables of a report about prompts that changed models."
+    tables = {"prompts": self.cross_model(source, target)}
+    if len(self.study.seeds) > 1:
+        tables["prompts_of_other_seeds"] = self.cross_model(source, target, seeds="others")
+    untrained = self.cross_model(source, target, seeds="others", untrained=True)
+    tables["untrained"] = untrained.drop([way for way in untrained.index if way.startswith("own prompt")])
+    ways = _tpt_model_ways(self, source, target)
+    further = {way: self.tpt_model_by_kind(source, target, way) for way in ways}
+    if any(map(len, further.values())):  # runs from random vectors to compare with may not be there yet
+        tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
+    return tables
+
+# %% ../nbs/library/results.ipynb #a390c910
+def _cross_section(
+    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
+) -> str:
+    "The part of the report about prompts that changed models."
+    said = {
+        "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
+        "carried, in %; above them the target's own prompts, random ones, and what its own prompts of the tasks in "
+        "brackets are worth without a projector. A way that is learned has learned from "
+        "prompts of the same seed.",
+        "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
+        "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
+        "this is as good, nothing of the prompt was carried over.",
+        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): "
+        "over the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times "
+        "in % of baseline_step, at which tuning from random vectors had converged; inf: never.",
+    }
+    parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
+    for name, table in tables.items():
+        shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
+        parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
+    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
+    links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
+    return "\n".join([*parts, f"<p>Tables: {links}</p>"])
+
+# %% ../nbs/library/results.ipynb #ee84fc2e
+def _page(results: Results, sections: list[str]) -> str:
+    "The whole report."
+    rows = "\n".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in results.origin().items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Study {html.escape(results.study.name)}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
+svg {{ max-width: 100%; height: auto }} table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd }} th {{ text-align: left }}
+pre {{ background: #f5f5f5; padding: 1rem }}
+</style></head><body>
+<h1>Study {html.escape(results.study.name)}</h1>
+{"".join(sections)}
+<h2>The rows behind it</h2>
+<p>Rows of each split, and rows whose texts stand in another split too.</p>
+{results.rows().to_html(border=0, na_rep="–")}
+<h2>Where this came from</h2>
+<table>{rows}</table>
+<h3>The study</h3>
+<pre>{html.escape(results.study.to_yaml())}</pre>
+</body></html>
+"""
+
+# %% ../nbs/library/results.ipynb #619e6145
+def write_report(
+    results: Results,
+    into: str | Path | None = None,  # the report's folder; None: report/ in the study's
+) -> Path:  # the page, index.html
+    "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
+    folder, sections = results.out / "report" if into is None else Path(into), []
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StudyError(f"{str(folder)!r} is no folder of this study, so no report is written there; remove it")
+    for backbone in results.study.backbones:
+        tables = results._report_tables(backbone)
+        drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
+        figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
+        prefix = "" if len(results.study.backbones) == 1 else backbone.replace("/", "_") + "_"
+        for name, table in tables.items():
+            _write(folder / f"{prefix}{name}.csv", table.to_csv(index=name not in ("curves", "trainings")))
+        for name, picture in figures.items():
+            _write(folder / f"{prefix}{name}.svg", picture)
+        sections.append(_section(results.study, backbone, tables, figures, prefix))
+    for source, target in results.study.cross_model.directions if results.study.cross_model else ():
+        tables, prefix = results._cross_tables(source, target), f"{source}_to_{target}_".replace("/", "_")
+        for name, table in tables.items():
+            _write(folder / f"{prefix}{name}.csv", table.to_csv())
+        sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
+    _write(folder / "rows.csv", results.rows().to_csv())
+    return _write(folder / "index.html", _page(results, sections))
