@@ -244,6 +244,84 @@ def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by
     found = self._projected(source, target)
     return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
 
+# %% ../nbs/library/results.ipynb #31e9bf3d
+CARRIED = (
+    *("way", "method", "fitted_on", "fit_seed"),
+    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
+)
+"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
+
+
+@patch
+def carried(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+) -> pd.DataFrame:  # the columns `CARRIED`
+    """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
+
+    Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
+    """
+    cells, rows_of = self._projected(source, target), KINDS["projected"].rows
+    rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
+    return pd.DataFrame(rows, columns=[*CARRIED])
+
+# %% ../nbs/library/results.ipynb #07b538e2
+@patch
+def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
+    "What the target model's own prompts, and random ones, are worth on each task."
+    own = self.evaluations(target).query("split == @split")
+    found = {
+        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
+        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
+    }
+    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
+    for group in self.study.cross_model.fitted_on if split == "dev" else ():
+        found[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+    return found
+
+# %% ../nbs/library/results.ipynb #50093472
+@patch
+def cross_model(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
+    untrained: bool = False,  # what comes of untrained vectors, in place of prompts
+    split: str = "dev",  # that accuracies are of: ways were chosen on dev of the tasks that they learned from
+) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
+    """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
+
+    The row `own prompt (…)` is what must be beaten: the target model's prompts of the tasks that a way learned from,
+    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for another choice of seeds or
+    split, and `StudyError` where there is nothing yet.
+    """
+    if seeds not in ("same", "others"):
+        raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
+    if split not in ("dev", "test"):
+        raise UnknownNameError("split of carried prompts", split, ("dev", "test"))
+    rows = self.carried(source, target)
+    rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
+    learned = rows.fitted_on != ""
+    rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
+    ways = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
+    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, ways]).rename_axis("way")
+    return table[[task for task in self.study.tasks if task in table]]
+
+# %% ../nbs/library/results.ipynb #b8755fe5
+@patch
+def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+    "The cells that carried prompts in one way, by the seed of the prompts."
+    if way in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
+    ways = {}
+    for cell, _ in self._projected(source, target):
+        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
+        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
+    if way not in ways:
+        raise UnknownNameError("way to carry prompts", way, ways)
+    return ways[way]
+
 # %% ../nbs/library/results.ipynb #5ba1ce11
 @patch
 def cross_model_by_seed(
@@ -335,84 +413,6 @@ def _test_gains(self: Results, runs: Sequence[tuple[Cell, dict[str, Any]]], targ
     there = [run for run in on_test if run in tested.index]
     gains = [on_test[run]["accuracy"] - tested.accuracy[run] for run in there]
     return pd.Series(gains, [task for task, _ in there], float)
-
-# %% ../nbs/library/results.ipynb #b8755fe5
-@patch
-def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
-    "The cells that carried prompts in one way, by the seed of the prompts."
-    if way in (impossible := self.impossible(source, target)):
-        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
-    ways = {}
-    for cell, _ in self._projected(source, target):
-        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
-        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
-    if way not in ways:
-        raise UnknownNameError("way to carry prompts", way, ways)
-    return ways[way]
-
-# %% ../nbs/library/results.ipynb #31e9bf3d
-CARRIED = (
-    *("way", "method", "fitted_on", "fit_seed"),
-    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
-)
-"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
-
-
-@patch
-def carried(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-) -> pd.DataFrame:  # the columns `CARRIED`
-    """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
-
-    Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
-    """
-    cells, rows_of = self._projected(source, target), KINDS["projected"].rows
-    rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
-    return pd.DataFrame(rows, columns=[*CARRIED])
-
-# %% ../nbs/library/results.ipynb #07b538e2
-@patch
-def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
-    "What the target model's own prompts, and random ones, are worth on each task."
-    own = self.evaluations(target).query("split == @split")
-    found = {
-        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
-        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
-    }
-    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
-    for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        found[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
-    return found
-
-# %% ../nbs/library/results.ipynb #50093472
-@patch
-def cross_model(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
-    untrained: bool = False,  # what comes of untrained vectors, in place of prompts
-    split: str = "dev",  # that accuracies are of: ways were chosen on dev of the tasks that they learned from
-) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
-    """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
-
-    The row `own prompt (…)` is what must be beaten: the target model's prompts of the tasks that a way learned from,
-    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for another choice of seeds or
-    split, and `StudyError` where there is nothing yet.
-    """
-    if seeds not in ("same", "others"):
-        raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
-    if split not in ("dev", "test"):
-        raise UnknownNameError("split of carried prompts", split, ("dev", "test"))
-    rows = self.carried(source, target)
-    rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
-    learned = rows.fitted_on != ""
-    rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
-    ways = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, ways]).rename_axis("way")
-    return table[[task for task in self.study.tasks if task in table]]
 
 # %% ../nbs/library/results.ipynb #b4e6df85
 @patch
@@ -534,41 +534,6 @@ def tpt_runs(
         for cell, result in self.tpt_cells(choice, backbone, rate)
     )
 
-# %% ../nbs/library/results.ipynb #aefe7491
-def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
-    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
-    test = result["test"]["accuracy"] if result.get("test") else np.nan
-    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
-
-
-@patch
-def starts(
-    self: Results,
-    backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # columns start, learning_rate, task, seed, steps, accuracy, test_accuracy
-    """Every run that trained a prompt, and what it began from: a row a run.
-
-    A start is one of `INITS` or `CONTROLS`, or the choice of sources in `tpt`. Accuracies are the best on dev, and on
-    test, NaN without such a split. Raises `StudyError` where no prompt has been trained yet.
-    """
-    backbone, rows = self.check_backbone(backbone), []
-    on_test = self.evaluations(backbone).query("split == 'test' and source == target")
-    of_tuned = on_test.set_index(["target", "seed"])["accuracy"].to_dict()
-    own = f"{self.study.init} start"
-    for cell, result in self.cells("tune", backbone):
-        rows.append(
-            _start_row(own, cell, result) | {"test_accuracy": of_tuned.get((cell.asked["task"], cell.asked["seed"]))}
-        )
-    for cell, result in self.answered:
-        if cell.kind == "control" and cell.asked["backbone"] == backbone:
-            control = cell.asked["control"]
-            rows.append(_start_row(own if control == AS_TUNED else control, cell, result))
-    for choice in self.study.tpt:
-        for rate in (self.study.learning_rate, *self.study.rates):
-            asked = {cell.key for cell in self.tpt_asked(choice, backbone, rate)}
-            rows += [_start_row(choice, cell, result) for cell, result in self.answered if cell.key in asked]
-    return pd.DataFrame(rows).astype({"test_accuracy": float})
-
 # %% ../nbs/library/results.ipynb #dbe3dd07
 @patch
 def _check_seed(self: Results, seed: int) -> None:
@@ -617,6 +582,41 @@ def probed(
         },
         index=[*self.study.tasks],
     )
+
+# %% ../nbs/library/results.ipynb #aefe7491
+def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
+    test = result["test"]["accuracy"] if result.get("test") else np.nan
+    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
+
+
+@patch
+def starts(
+    self: Results,
+    backbone: str | None = None,  # None: the study's first
+) -> pd.DataFrame:  # columns start, learning_rate, task, seed, steps, accuracy, test_accuracy
+    """Every run that trained a prompt, and what it began from: a row a run.
+
+    A start is one of `INITS` or `CONTROLS`, or the choice of sources in `tpt`. Accuracies are the best on dev, and on
+    test, NaN without such a split. Raises `StudyError` where no prompt has been trained yet.
+    """
+    backbone, rows = self.check_backbone(backbone), []
+    on_test = self.evaluations(backbone).query("split == 'test' and source == target")
+    of_tuned = on_test.set_index(["target", "seed"])["accuracy"].to_dict()
+    own = f"{self.study.init} start"
+    for cell, result in self.cells("tune", backbone):
+        rows.append(
+            _start_row(own, cell, result) | {"test_accuracy": of_tuned.get((cell.asked["task"], cell.asked["seed"]))}
+        )
+    for cell, result in self.answered:
+        if cell.kind == "control" and cell.asked["backbone"] == backbone:
+            control = cell.asked["control"]
+            rows.append(_start_row(own if control == AS_TUNED else control, cell, result))
+    for choice in self.study.tpt:
+        for rate in (self.study.learning_rate, *self.study.rates):
+            asked = {cell.key for cell in self.tpt_asked(choice, backbone, rate)}
+            rows += [_start_row(choice, cell, result) for cell, result in self.answered if cell.key in asked]
+    return pd.DataFrame(rows).astype({"test_accuracy": float})
 
 # %% ../nbs/library/results.ipynb #60ba00dd
 @patch
@@ -1085,203 +1085,3 @@ def _cut(study: Study) -> str:
     "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
     short = study.tpt_steps is not None and study.tpt_steps < study.steps
     return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
-
-# %% ../nbs/library/results.ipynb #a94c1793
-def _in_percent(column: pd.Series) -> pd.Series:
-    "Steps are known to the next evaluation, so times have no more digits than that."
-    digits = 0 if "time" in column.name else 1
-    return column.map(lambda value: "–" if np.isnan(value) else f"{100 * value:.{digits}f}")
-
-# %% ../nbs/library/results.ipynb #999ea95f
-def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
-    "What `compare_runs` gives, for reading."
-    counts = ["baseline_step", "runs", "reached", "sooner"]
-    return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
-
-# %% ../nbs/library/results.ipynb #0e5f9a9b
-def _write(path: Path, text: str) -> Path:
-    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
-    with written_whole(path, through_links=False) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-    return path
-
-
-def _link(prefix: str, name: str, shown: str) -> str:
-    "A link to a table; a backbone's name in it is text."
-    return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
-
-# %% ../nbs/library/results.ipynb #078f2050
-def _cut(study: Study) -> str:
-    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
-    short = study.tpt_steps is not None and study.tpt_steps < study.steps
-    return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
-
-# %% ../nbs/library/results.ipynb #7735c7fa
-@patch
-def _report_tables(self: Results, backbone: str) -> dict[str, pd.DataFrame]:
-    "The tables of a report about one backbone, by the names of their files."
-    tables = {
-        "transfer": self.transfer(backbone),
-        "type_means": type_means(self.transfer(backbone), self.study.types()),
-        "summary": self.summary(backbone),
-        "curves": self.curves(backbone),
-    }
-    if self.study.fine_tuning_rates:
-        tables["trainings"] = self.trainings(backbone)
-    for choice in (*self.study.tpt, *self.study.tpt_mixes):
-        if choice != "every" and self.tpt_asked(choice, backbone):  # which is many runs of one task and seed
-            compared = compare_runs(self.tpt_curves(choice, backbone), tables["curves"])
-            if _cut(self.study):
-                compared = compared.drop(columns=[name for name in compared if "convergence" in name])
-            tables["tpt_" + choice.replace(" ", "_")] = compared
-    return tables
-
-# %% ../nbs/library/results.ipynb #64fe3139
-def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    "The part about runs that started from other tasks' prompts, where there are any."
-    compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
-    if not compared:
-        return []
-    cut = _cut(study)
-    parts = [
-        "<h3>Starting from other tasks' prompts</h3>",
-        "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
-        "converged, baseline_step; inf: never. At the end how many runs there are, how many came within half a point "
-        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
-    ]
-    if cut:
-        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
-    for name, table in compared.items():
-        heading = ", ".join(part for part in (name.removeprefix("tpt_").replace("_", " "), cut) if part)
-        parts += [f"<h4>{html.escape(heading)}</h4>", _runs_in_percent(table).to_html(border=0)]
-    return parts
-
-# %% ../nbs/library/results.ipynb #3af16b58
-def _section(
-    study: Study, backbone: str, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], prefix: str
-) -> str:
-    "The part of the report about one backbone."
-    shown = tables["summary"].map(lambda value: f"{100 * value:.1f}" if isinstance(value, float) else value)
-    means = tables["type_means"].map(lambda value: f"{100 * value:.1f}")
-    parts = [
-        f"<h2>{html.escape(backbone)}</h2>",
-        "<h3>Zero-shot transfer</h3>",
-        "<p>Accuracy on dev of the target task (columns) under the prompt of the source task (rows), in %.</p>",
-        figures["transfer"],
-        "<p>The same numbers, coloured by how much of the way from the random to the tuned prompt was kept.</p>",
-        figures.get("recovered", "<p>This needs random prompts, which the study does not have.</p>"),
-        "<h3>Within a type and across types</h3>",
-        "<p>Mean accuracy on targets of a type under prompts of other tasks, with 95 % intervals, in %.</p>",
-        means.to_html(border=0, na_rep="–"),
-        "<h3>What training gave</h3>",
-        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
-        "the examples.</p>",
-        figures["summary"],
-        shown.to_html(border=0, na_rep="–"),
-        "<h3>Training curves</h3>",
-        figures["curves"],
-        *_tpt_section(study, tables),
-        "<p>Tables: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
-    ]
-    return "\n".join(parts)
-
-# %% ../nbs/library/results.ipynb #fa29727d
-def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
-    "The ways by which prompts came that were tuned further."
-    starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
-    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
-
-# %% ../nbs/library/results.ipynb #2c472867
-@patch
-def _cross_tables(self: Results, source: str, target: str) -> dict[str, pd.DataFrame]:
-    "The tables of a report about prompts that changed models."
-    tables = {"prompts": self.cross_model(source, target)}
-    if len(self.study.seeds) > 1:
-        tables["prompts_of_other_seeds"] = self.cross_model(source, target, seeds="others")
-    untrained = self.cross_model(source, target, seeds="others", untrained=True)
-    tables["untrained"] = untrained.drop([way for way in untrained.index if way.startswith("own prompt")])
-    ways = _tpt_model_ways(self, source, target)
-    further = {way: self.tpt_model_by_kind(source, target, way) for way in ways}
-    if any(map(len, further.values())):  # runs from random vectors to compare with may not be there yet
-        tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
-    return tables
-
-# %% ../nbs/library/results.ipynb #a390c910
-def _cross_section(
-    source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
-) -> str:
-    "The part of the report about prompts that changed models."
-    said = {
-        "prompts": "Accuracy on dev of each task under its prompt from the other model, by the way that it was "
-        "carried, in %; above them the target's own prompts, random ones, and what its own prompts of the tasks in "
-        "brackets are worth without a projector. A way that is learned has learned from "
-        "prompts of the same seed.",
-        "prompts_of_other_seeds": "The same for prompts of other seeds than those that a way has learned from.",
-        "untrained": "The control: what the same ways make of vectors that were never trained, of other seeds. Where "
-        "this is as good, nothing of the prompt was carried over.",
-        "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors (Table 6): "
-        "over the tasks that a way has learned from, others of their type, and other types. Accuracies in %, and times "
-        "in % of baseline_step, at which tuning from random vectors had converged; inf: never.",
-    }
-    parts = [f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>"]
-    for name, table in tables.items():
-        shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
-        parts += [f"<p>{said[name]}</p>", shown.to_html(border=0, na_rep="–")]
-    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
-    links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
-    return "\n".join([*parts, f"<p>Tables: {links}</p>"])
-
-# %% ../nbs/library/results.ipynb #ee84fc2e
-def _page(results: Results, sections: list[str]) -> str:
-    "The whole report."
-    rows = "\n".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in results.origin().items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Study {html.escape(results.study.name)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
-svg {{ max-width: 100%; height: auto }} table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd }} th {{ text-align: left }}
-pre {{ background: #f5f5f5; padding: 1rem }}
-</style></head><body>
-<h1>Study {html.escape(results.study.name)}</h1>
-{"".join(sections)}
-<h2>The rows behind it</h2>
-<p>Rows of each split, and rows whose texts stand in another split too.</p>
-{results.rows().to_html(border=0, na_rep="–")}
-<h2>Where this came from</h2>
-<table>{rows}</table>
-<h3>The study</h3>
-<pre>{html.escape(results.study.to_yaml())}</pre>
-</body></html>
-"""
-
-# %% ../nbs/library/results.ipynb #619e6145
-def write_report(
-    results: Results,
-    into: str | Path | None = None,  # the report's folder; None: report/ in the study's
-) -> Path:  # the page, index.html
-    "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
-    folder, sections = results.out / "report" if into is None else Path(into), []
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StudyError(f"{str(folder)!r} is no folder of this study, so no report is written there; remove it")
-    for backbone in results.study.backbones:
-        tables = results._report_tables(backbone)
-        drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
-        figures = {name: figure_svg(results.figure(name, backbone)) for name in drawn}
-        prefix = "" if len(results.study.backbones) == 1 else backbone.replace("/", "_") + "_"
-        for name, table in tables.items():
-            _write(folder / f"{prefix}{name}.csv", table.to_csv(index=name not in ("curves", "trainings")))
-        for name, picture in figures.items():
-            _write(folder / f"{prefix}{name}.svg", picture)
-        sections.append(_section(results.study, backbone, tables, figures, prefix))
-    for source, target in results.study.cross_model.directions if results.study.cross_model else ():
-        tables, prefix = results._cross_tables(source, target), f"{source}_to_{target}_".replace("/", "_")
-        for name, table in tables.items():
-            _write(folder / f"{prefix}{name}.csv", table.to_csv())
-        sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
-    _write(folder / "rows.csv", results.rows().to_csv())
-    return _write(folder / "index.html", _page(results, sections))
