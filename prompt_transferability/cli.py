@@ -173,10 +173,15 @@ _GROUPS = {
 }
 _DECLARED: list[tuple[str | None, Callable]] = []  # what declares the commands, with the group that they are in
 
-
+# %% ../nbs/library/cli.ipynb #ed996c2f
 def _declares(group: str | None = None) -> Callable[[Callable], Callable]:
     "What follows declares commands, of that group or of none."
-    return lambda function: _DECLARED.append((group, function)) or function
+
+    def declared(function: Callable) -> Callable:
+        _DECLARED.append((group, function))
+        return function
+
+    return declared
 
 # %% ../nbs/library/cli.ipynb #e285c04f
 def _add_command(
