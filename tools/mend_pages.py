@@ -236,8 +236,9 @@ def with_tables(main: str, name: Path) -> str:
 
 
 def true_numbers(text: str) -> str:
-    """Numbers with a true minus, zero without any, and a sign that stays with its number."""
-    return NEGATIVE_ZERO.sub("", HYPHEN.sub("−", text)).replace("&lt; ", "&lt;&nbsp;")
+    """Numbers with a true minus, zero without any, and signs that stand apart from their number and stay with it."""
+    text = NEGATIVE_ZERO.sub("", HYPHEN.sub("−", text))
+    return re.sub(r"(?<=\d) ?%", "&nbsp;%", text).replace("&lt; ", "&lt;&nbsp;")
 
 
 def glossary_terms(page: str) -> dict[str, re.Pattern]:
