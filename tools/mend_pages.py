@@ -141,7 +141,7 @@ CELL = re.compile(r"(<t[dh]\b[^>]*>)(.*?)(?=</t[dh]>)", re.S)
 HEADING = re.compile(r"<h[1-4]\b[^>]*>(.*?)</h[1-4]>", re.S)
 INTERVAL = re.compile(r"\[[−+]?[\d.,]+(?: ?%)?, [−+]?[\d.,]+(?: ?%)?\]")
 HYPHEN = re.compile(r"(?<![\w.\])–/-])-(?=\.?\d)")
-NEGATIVE_ZERO = re.compile(r"−(?=0(?:\.0+)?(?![\d.,]))")
+NEGATIVE_ZERO = re.compile(r"−(?=0(?:\.0+)?(?![\d.]|,\d))")
 DOCUMENTED = re.compile(
     r"<th[^>]*>\s*(?:<strong>)?Type(?:</strong>)?\s*</th>"
 )  # nbdev's table of a function's parameters
