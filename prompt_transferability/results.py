@@ -756,6 +756,8 @@ def readable(
         return name
     if task := PAPER_TASKS.get(name.removeprefix("micro/")):
         return f"micro {task.title}" if name.startswith("micro/") else task.title
+    if tasks := re.search(r"(?<=\().+(?=\)$)", name):  # those that a method learned from
+        return name.replace(tasks[0], ", ".join(str(readable(task)) for task in tasks[0].split(", ")))
     known = COLUMN_NAMES | TYPE_NAMES
     test = name.removeprefix("test_")
     return known.get(name) or (f"test: {known.get(test, test)}" if test != name else name.replace("_", " "))
@@ -788,11 +790,11 @@ def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
 def _training_finding(results: Results, backbone: str) -> str:
     "What tuning gave, beside what costs nothing."
     means = results.summary(backbone)[["accuracy", "random", "majority"]].mean()
-    beside = [f"always giving the most frequent label, {percent(means['majority'], 1)}"]
+    beside = [f"the most frequent label alone {percent(means['majority'], 1)}"]
     if np.isfinite(means["random"]):
-        beside.insert(0, f"random prompts reach {percent(means['random'], 1)}")
+        beside.insert(0, f"random prompts {percent(means['random'], 1)}")
     reached = f"{percent(means['accuracy'], 1)} on dev, a mean over {len(results.summary(backbone))} tasks"
-    return f"Tuned prompts of {backbone} reach {reached}; {', '.join(beside)}."
+    return f"Tuned prompts of {backbone} reach {reached}; {' and '.join(beside)}."
 
 
 def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, target, accuracy, alike
@@ -807,23 +809,20 @@ def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, t
 
 # %% ../nbs/library/results.ipynb #rp-f2
 def _transfer_findings(results: Results, backbone: str) -> list[str]:
-    "What prompts are worth on other tasks: by type, and the one that loses least beside the task's own."
+    "What prompts are worth on other tasks: by type, and the best of them beside the task's own."
     pairs, matrix = _off_diagonal(results, backbone), results.transfer(backbone)
     if pairs.empty:
         return []
-    kinds = {"of its own type": pairs[pairs.alike], "of another type": pairs[~pairs.alike]}
+    kinds = {"other tasks of its type": pairs[pairs.alike], "tasks of other types": pairs[~pairs.alike]}
     said = [
-        f"{percent(some.accuracy.mean(), 1)} on tasks {kind} ({len(some)} pairs)"
-        for kind, some in kinds.items()
-        if len(some)
+        f"{percent(some.accuracy.mean(), 1)} on {kind} ({len(some)} pairs)" for kind, some in kinds.items() if len(some)
     ]
-    own = [matrix.loc[target, target] if target in matrix.index else np.nan for target in pairs.target]
-    found = [f"Without training, a prompt gives on average {', and '.join(said)}."]
-    if (lost := pairs.accuracy - own).notna().any():
-        best = pairs.loc[lost.idxmax()]
-        names, own = f"{readable(best.source)} on {readable(best.target)}", matrix.loc[best.target, best.target]
-        accuracy = f"{percent(best.accuracy, 1)}, where its own gives {percent(own, 1)}"
-        found.append(f"The prompt that loses least is that of {names}: {accuracy}.")
+    found = [f"Without training, a prompt reaches on average {' and '.join(said)}."]
+    best = pairs.loc[pairs.accuracy.idxmax()]
+    if best.target in matrix.index:
+        own = percent(matrix.loc[best.target, best.target], 1)
+        reached = f"{percent(best.accuracy, 1)}, where its own reaches {own}"
+        found.append(f"The best is that of {readable(best.source)} on {readable(best.target)}: {reached}.")
     return found
 
 # %% ../nbs/library/results.ipynb #rp-f3
@@ -834,13 +833,13 @@ def _carried_findings(results: Results, source: str, target: str) -> list[str]:
     if not methods:
         return []
     best = means[methods].idxmax()
-    at_best = f"{percent(means[best], 1)} ({best}, of {len(methods)} methods), a mean over tasks"
-    beside = f"{target}'s own give {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
-    found = [f"Carried from {source} to {target}, prompts give at best {at_best}; {beside}."]
+    at_best = f"{percent(means[best], 1)} ({readable(best)}, the best of {len(methods)} methods), a mean over tasks"
+    beside = f"{target}'s own reach {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
+    found = [f"Carried from {source} to {target}, prompts reach {at_best}; {beside}."]
     untrained = results.cross_model(source, target, seeds="others", untrained=True).mean(axis=1)
     if best in untrained:
         there = percent(untrained[best], 1)
-        found.append(f"Of vectors that were never trained, the same method makes prompts that give {there}.")
+        found.append(f"Of vectors that were never trained, the same method makes prompts that reach {there}.")
     return found
 
 
@@ -859,15 +858,13 @@ def headline(results: Results) -> str:
     for source, target in study.cross_model.directions if study.cross_model else ():
         means = results.cross_model(source, target).drop(index="random").mean(axis=1)
         carried = means[[way for way in means.index if way != "tuned" and not way.startswith("own prompt")]]
-        best = f"give at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
-        return f"Prompts of {source} {best} on {target}, whose own give {percent(means['tuned'])}"
+        best = f"reach at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
+        return f"Prompts of {source} {best} on {target}, whose own reach {percent(means['tuned'])}"
     means = _off_diagonal(results, backbone).groupby("alike")["accuracy"].mean()
-    kinds = {True: "of their type", False: "of other types"}
+    kinds = {True: "other tasks of their type", False: "tasks of other types"}
     if len(means):
-        said = " and ".join(
-            f"{percent(means[alike])} on tasks {kinds[alike]}" for alike in (True, False) if alike in means
-        )
-        return f"Prompts of {backbone} give {said}"
+        said = " and ".join(f"{percent(means[alike])} on {kinds[alike]}" for alike in (True, False) if alike in means)
+        return f"Prompts of {backbone} reach {said}"
     return f"Prompts tuned for {backbone} reach {percent(results.summary(backbone)['accuracy'].mean())}"
 
 
@@ -875,16 +872,17 @@ def said_of_models(study: Study) -> str:
     "Which models a study is about, and what its numbers are not."
     short = [name.rpartition("/")[2] for name in study.backbones]
     settings = f"{study.length} vectors, {study.steps} steps, seeds {', '.join(map(str, study.seeds))}"
+    belongs = "They belong" if len(short) > 1 else "It belongs"
     said = f"The frozen {'models are' if len(short) > 1 else 'model is'} {' and '.join(study.backbones)}; {settings}."
     if all(name in MICRO_MODELS for name in study.backbones):
-        said += " It belongs to the micro world, a made-up language: these numbers say nothing about English."
+        said += f" {belongs} to the micro world, a made-up language: the numbers say nothing about English."
     if not any(name.startswith(("roberta-base", "roberta-large", "t5-")) for name in short):
-        said += " They are not the paper's, which are of RoBERTa and T5."
+        said += " These numbers are not the paper's, which are of RoBERTa and T5."
     return said
 
 # %% ../nbs/library/results.ipynb #rp-section
 def _figure(picture: str, said: str) -> str:
-    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
+    return f'<figure tabindex="0">{picture}<figcaption>{said}</figcaption></figure>'
 
 
 def _section(
@@ -971,7 +969,7 @@ def _cross_section(
 REPORT_STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-body { overflow-wrap: break-word }
+body { overflow-wrap: break-word; background: Canvas; color: CanvasText }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto; background: #fff }
 figcaption, caption { text-align: left; padding: .3rem 0; font-size: .9rem }
 .scroll { overflow-x: auto; margin: 1rem 0 }
