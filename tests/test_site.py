@@ -337,13 +337,9 @@ def test_the_check_finds(tmp_path, markup, problem):
 MAIN = """<html><head><title>A page – tiny</title></head><body><nav id="TOC"><p>On this page</p><ul><li><a href="#a"
 id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1></header><h2>Part</h2>
 <p>See <a href="x.html">TPT</a>, <code>TPT</code> and PTs; TPT-task and micro worlds. TPT again, a layout.</p>
-<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00</td><td>2026-01-02, 1e-05</td></tr></table>
+<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00, 12%</td><td>2026-01-02, 1e-05</td></tr></table>
 <p>Our Table A. Told.</p>
 <div class="cell"><details><pre>code</pre></details><div class="sd-table"><table><tr><td>a</td></tr></table></div></div>
-
-
-<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00, 12%</td><td>2026-01-02, 1e-05</td></tr></table>
-<div class="sd-table"><table><caption>Our Table A. Told.</caption><tr><td>a</td></tr></table></div>
 <div class="cell-output cell-output-display">
 <svg role="img"><g></g></svg></div>
 </div>
