@@ -316,7 +316,10 @@ def _kept(
         there = {entry["sha256"] for entry in self.index().values()}
         stay = [i for i, digest in enumerate(hashes) if digest in there]
         hashes = [*(hashes[i] for i in stay), *(entry["sha256"] for entry in missing.values())]
-        rows = torch.cat([rows[stay], torch.stack([*compute(missing)])])
+        added = like.new_empty((len(missing), *like.shape))
+        for row, value in zip(added, compute(missing), strict=True):
+            row.copy_(value)  # thousands of small tensors between large ones would scatter memory
+        rows = torch.cat([rows[stay], added])
         with suppress(OSError), _unfinished(self.folder) as unfinished:
             save_tensors({"rows": rows}, unfinished, {"sha256": " ".join(hashes)})
             unfinished.replace(path)
