@@ -428,16 +428,19 @@ def company(self: Store, shard: tuple[int, int]) -> bool:
                 return True
     return False
 
-# %% ../nbs/library/cells.ipynb #59e8ce4d
+# %% ../nbs/library/cells.ipynb #cb36ae27
 def _row(store: Store, cell: Cell) -> dict[str, str]:
     "What the packed table says of a cell."
     row = {"kind": cell.kind, "key": cell.key}
     row["cell"] = json.dumps({"version": cell.version, "asked": dict(cell.asked)})
     for part in ("result", "provenance"):
         try:
-            with open(f"{store.folder}/cells/{cell.kind}/{cell.key}/{part}.json", "rb") as file:
-                found = parse_json(file.read(2**24).decode(), part, StoreError)
-        except (OSError, ValueError):  # of a larger one, what has been read is no JSON
+            file = os.open(f"{store.folder}/cells/{cell.kind}/{cell.key}/{part}.json", os.O_RDONLY)
+            try:
+                found = parse_json(os.read(file, 2**16).decode(), part, StoreError)
+            finally:
+                os.close(file)
+        except (OSError, ValueError):  # of a longer one, what has been read is no JSON
             found = store.read(cell, part)  # which finds it elsewhere, or says what is wrong
         row[part] = json.dumps(found)
     return row
@@ -456,14 +459,15 @@ def _all_tensors(
             headers[prefix] = {"header": header, "tensors": sorted(tensors)}
     return kept, headers
 
-# %% ../nbs/library/cells.ipynb #2bc8bacf
+# %% ../nbs/library/cells.ipynb #f42dce57
 def _remove(place: str) -> None:
-    "Remove a loose answer; one of files alone, as most are, in a fraction of the time that `rmtree` takes."
-    with suppress(OSError):
-        for name in os.listdir(place):
-            os.unlink(f"{place}/{name}")
+    "Remove a loose answer; one of three files, as most are, in a fraction of the time that `rmtree` takes."
+    try:
+        for part in ("cell", "result", "provenance"):
+            os.unlink(f"{place}/{part}.json")
         os.rmdir(place)
-    shutil.rmtree(place, ignore_errors=True)
+    except OSError:  # it has other files, or is half removed
+        shutil.rmtree(place, ignore_errors=True)
 
 # %% ../nbs/library/cells.ipynb #0a11722f
 def pack(

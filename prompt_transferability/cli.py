@@ -173,10 +173,15 @@ _GROUPS = {
 }
 _DECLARED: list[tuple[str | None, Callable]] = []  # what declares the commands, with the group that they are in
 
-
+# %% ../nbs/library/cli.ipynb #ed996c2f
 def _declares(group: str | None = None) -> Callable[[Callable], Callable]:
     "What follows declares commands, of that group or of none."
-    return lambda function: _DECLARED.append((group, function)) or function
+
+    def declared(function: Callable) -> Callable:
+        _DECLARED.append((group, function))
+        return function
+
+    return declared
 
 # %% ../nbs/library/cli.ipynb #e285c04f
 def _add_command(
@@ -227,7 +232,7 @@ def _add_places(command: argparse.ArgumentParser) -> None:
     )
     _add_models(command)
 
-
+# %% ../nbs/library/cli.ipynb #8fc1c3b2
 def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
     "Where a model computes, and in which number type; `dtype` describes the default."
     command.add_argument(

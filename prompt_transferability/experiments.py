@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
@@ -34,12 +35,13 @@ from .zero_shot_transfer import evaluate, evaluate_prompts
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'HUB_NAMES', 'Rows', 'KINDS', 'Share', 'Number', 'Count', 'INITS', 'PAPERS_METRICS', 'TPT_SOURCES', 'MIXED',
-           'CONTROLS', 'AS_TUNED', 'METHODS', 'FROM_TASKS', 'Fingerprints', 'Plan', 'Sources', 'backbone_of', 'task_of',
-           'rows_of', 'forget', 'Kind', 'operations', 'cell_label', 'AnswerError', 'check_answer', 'check_result',
-           'check_stored', 'Sizes', 'Tested', 'Trained', 'Tuned', 'stored_prompt', 'Evaluated', 'Transferred', 'Probed',
-           'Started', 'tuned_further', 'Carried', 'Projected', 'carried_file', 'Origin', 'answer']
+           'CONTROLS', 'AS_TUNED', 'METHODS', 'FROM_TASKS', 'Fingerprints', 'Sources', 'backbone_of', 'task_of',
+           'rows_of', 'forget', 'Kind', 'cell_label', 'operations', 'Plan', 'AnswerError', 'check_answer',
+           'check_result', 'Origin', 'check_stored', 'Sizes', 'Tested', 'Trained', 'Tuned', 'stored_prompt',
+           'Evaluated', 'Transferred', 'Probed', 'Started', 'tuned_further', 'Carried', 'Projected', 'carried_file',
+           'answer']
 
-# %% ../nbs/library/experiments.ipynb #6ec1f2f3
+# %% ../nbs/library/experiments.ipynb #2d60382d
 @dataclass(frozen=True)
 class Fingerprints:
     "What stands behind the names of a study: hashes of the weights of its models, and of the rows of its tasks."
@@ -47,71 +49,40 @@ class Fingerprints:
     models: Mapping[str, str] = field(default_factory=dict)  # by name
     rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by task and split
 
-    def asked(self, models: Iterable[str], tasks: Iterable[str], splits: Iterable[str] = SPLITS) -> dict[str, Any]:
-        "Their part in a question; nothing where they are not known."
-        if not self.rows:
-            return {}
-        rows = {}
-        for task in tasks:  # None: it has been added to the study, and nothing was run since
-            known = self.rows.get(task)
-            rows[task] = None if known is None else {split: known[split] for split in splits if split in known}
-        return {"fingerprints": {"models": {name: self.models.get(name) for name in models}, "rows": rows}}
-
-    def differences(self, other: Fingerprints) -> list[str]:
-        "What has one name and is not the same, in words."
-        models = [
-            f"the weights of {name!r}" for name, found in self.models.items() if other.models.get(name, found) != found
-        ]
-        rows = [
-            f"the {split} rows of {task!r}"
-            for task, found in self.rows.items()
-            for split in SPLITS
-            if task in other.rows and found.get(split) != other.rows[task].get(split)
-        ]
-        return models + rows
-
 
 UNKNOWN = Fingerprints()
 "Those of a study of which nothing is known but its declaration."
 
-# %% ../nbs/library/experiments.ipynb #faf89557
-class Plan(dict[str, list[Cell]]):
-    "The cells of a study, by kind."
+# %% ../nbs/library/experiments.ipynb #5e52eb53
+@patch
+def asked(
+    self: Fingerprints, models: Iterable[str], tasks: Iterable[str], splits: Iterable[str] = SPLITS
+) -> dict[str, Any]:
+    "Their part in a question; nothing where they are not known."
+    if not self.rows:
+        return {}
+    rows = {}
+    for task in tasks:  # None: it has been added to the study, and nothing was run since
+        known = self.rows.get(task)
+        rows[task] = None if known is None else {split: known[split] for split in splits if split in known}
+    return {"fingerprints": {"models": {name: self.models.get(name) for name in models}, "rows": rows}}
 
-    def __init__(
-        self,
-        study: Any,  # the declaration, a `Study`
-        fingerprints: Fingerprints = UNKNOWN,
-    ):
-        self.study, self.fingerprints = study, fingerprints
-        for name, kind in KINDS.items():
-            self[name] = list({cell.key: cell for cell in kind.plan(self)}.values())
+# %% ../nbs/library/experiments.ipynb #7613f132
+@patch
+def differences(self: Fingerprints, other: Fingerprints) -> list[str]:
+    "What has one name and is not the same, in words."
+    models = [
+        f"the weights of {name!r}" for name, found in self.models.items() if other.models.get(name, found) != found
+    ]
+    rows = [
+        f"the {split} rows of {task!r}"
+        for task, found in self.rows.items()
+        for split in SPLITS
+        if task in other.rows and found.get(split) != other.rows[task].get(split)
+    ]
+    return models + rows
 
-    def cell(
-        self,
-        kind: str,
-        asked: Mapping[str, Any],
-        needs: Sequence[Cell] = (),
-        tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: those of the `task`, if any
-        splits: Iterable[str] = SPLITS,  # of these tasks
-    ) -> Cell:
-        "A cell of that kind, with the fingerprints of the models that it names and of the rows that it reads."
-        models = [asked[name] for name in ("backbone", "source_backbone") if name in asked]
-        tasks = [asked["task"]] if tasks is None and "task" in asked else tasks or ()
-        known = self.fingerprints.asked(models, tasks, splits)
-        return Cell(kind, dict(asked) | known, tuple(needs), KINDS[kind].version)
-
-    def settings(self, *names: str) -> dict[str, Any]:
-        "Settings of the study, by name."
-        values = {name: getattr(self.study, name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    def unusual(self, *names: str) -> dict[str, Any]:
-        "Those that are not the default, so that a study without them keeps the keys that it always had."
-        defaults = {f.name: f.default for f in fields(self.study)}
-        return self.settings(*(name for name in names if getattr(self.study, name) != defaults[name]))
-
-# %% ../nbs/library/experiments.ipynb #73030ba3
+# %% ../nbs/library/experiments.ipynb #4dee614f
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 "What the Hub calls a model that a study names by its folder."
 
@@ -125,30 +96,34 @@ class Sources:
     device: str = "auto"  # as in `Backbone.from_pretrained`
     tasks: tuple[Task, ...] = ()  # those that are not known by name
 
-    def backbone(self, name: str, layout: str, max_length: int, dtype: str = "auto") -> Backbone:
-        "The frozen model of that name."
-        settings = dict(layout=layout, max_length=max_length, dtype=dtype, device=self.device)
-        on_hub = HUB_NAMES.get(name, name)
-        if self.models is None or name in MICRO_MODELS:
-            return Backbone.from_pretrained(on_hub, **settings)
-        folder = Path(self.models)
-        there = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
-        there |= {path.stem: path for path in sorted(folder.glob("*.gguf"))}
-        if name in there:
-            return Backbone.from_pretrained(there[name], **settings)
-        try:
-            return Backbone.from_pretrained(on_hub, **settings)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. In the models folder: {', '.join(there) or 'none'}") from error
+# %% ../nbs/library/experiments.ipynb #dccd1ad1
+@patch
+def backbone(self: Sources, name: str, layout: str, max_length: int, dtype: str = "auto") -> Backbone:
+    "The frozen model of that name."
+    settings = dict(layout=layout, max_length=max_length, dtype=dtype, device=self.device)
+    on_hub = HUB_NAMES.get(name, name)
+    if self.models is None or name in MICRO_MODELS:
+        return Backbone.from_pretrained(on_hub, **settings)
+    folder = Path(self.models)
+    there = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    there |= {path.stem: path for path in sorted(folder.glob("*.gguf"))}
+    if name in there:
+        return Backbone.from_pretrained(there[name], **settings)
+    try:
+        return Backbone.from_pretrained(on_hub, **settings)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. In the models folder: {', '.join(there) or 'none'}") from error
 
-    def task(
-        self, name: str, max_train: int | None, max_eval: int | None, splits: Sequence[str] | None = None
-    ) -> TaskData:
-        "The task's rows, capped."
-        own = {task.name: task for task in self.tasks}
-        return load_task(own.get(name, name), self.data, splits, max_train=max_train, max_eval=max_eval)
+# %% ../nbs/library/experiments.ipynb #762eb806
+@patch
+def task(
+    self: Sources, name: str, max_train: int | None, max_eval: int | None, splits: Sequence[str] | None = None
+) -> TaskData:
+    "The task's rows, capped."
+    own = {task.name: task for task in self.tasks}
+    return load_task(own.get(name, name), self.data, splits, max_train=max_train, max_eval=max_eval)
 
-# %% ../nbs/library/experiments.ipynb #5dbaf79f
+# %% ../nbs/library/experiments.ipynb #f0c298a7
 @lru_cache(maxsize=2)  # a source model and a target model
 def backbone_of(sources: Sources, *question) -> Backbone:
     "The answer of `Sources.backbone`, kept."
@@ -173,7 +148,7 @@ def forget() -> None:
     for kept in (backbone_of, task_of, rows_of):
         kept.cache_clear()
 
-
+# %% ../nbs/library/experiments.ipynb #c935d9d6
 def _in_words(data: TaskData, asked: Mapping[str, Any]) -> TaskData:
     "The same rows, with the label words 1, 2, 3, ... where these are asked for."
     unified = asked.get("unified_label_words", False)
@@ -190,7 +165,7 @@ def _target(asked: Mapping[str, Any], sources: Sources) -> tuple[Backbone, TaskD
     data = task_of(sources, asked["task"], asked["max_train"], asked["max_eval"])
     return _model(asked, sources), _in_words(data, asked)
 
-# %% ../nbs/library/experiments.ipynb #6b8d2645
+# %% ../nbs/library/experiments.ipynb #b7de96b6
 Rows = Mapping[str, Mapping[str, int]]
 "How many rows the splits of each task have."
 
@@ -214,7 +189,12 @@ class Kind:
 KINDS: dict[str, Kind] = {}
 "The experiments by name, each after those that its cells need."
 
+# %% ../nbs/library/experiments.ipynb #fa28774f
+def cell_label(cell: Cell) -> str:
+    "A short description of a cell for people."
+    return KINDS[cell.kind].label(cell)
 
+# %% ../nbs/library/experiments.ipynb #f0e3cfe5
 def operations(
     cell: Cell,
     rows: Rows,
@@ -229,12 +209,50 @@ def operations(
     learned, read = kind.texts(cell, rows)
     return 2 * weights * positions * (kind.times_read * learned + read)
 
+# %% ../nbs/library/experiments.ipynb #f3038e7e
+class Plan(dict[str, list[Cell]]):
+    "The cells of a study, by kind."
 
-def cell_label(cell: Cell) -> str:
-    "A short description of a cell for people."
-    return KINDS[cell.kind].label(cell)
+    def __init__(
+        self,
+        study: Any,  # the declaration, a `Study`
+        fingerprints: Fingerprints = UNKNOWN,
+    ):
+        self.study, self.fingerprints = study, fingerprints
+        for name, kind in KINDS.items():
+            self[name] = list({cell.key: cell for cell in kind.plan(self)}.values())
 
-# %% ../nbs/library/experiments.ipynb #72af13af
+# %% ../nbs/library/experiments.ipynb #5d4b6ea2
+@patch
+def cell(
+    self: Plan,
+    kind: str,
+    asked: Mapping[str, Any],
+    needs: Sequence[Cell] = (),
+    tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: those of the `task`, if any
+    splits: Iterable[str] = SPLITS,  # of these tasks
+) -> Cell:
+    "A cell of that kind, with the fingerprints of the models that it names and of the rows that it reads."
+    models = [asked[name] for name in ("backbone", "source_backbone") if name in asked]
+    tasks = [asked["task"]] if tasks is None and "task" in asked else tasks or ()
+    known = self.fingerprints.asked(models, tasks, splits)
+    return Cell(kind, dict(asked) | known, tuple(needs), KINDS[kind].version)
+
+# %% ../nbs/library/experiments.ipynb #ea8397aa
+@patch
+def settings(self: Plan, *names: str) -> dict[str, Any]:
+    "Settings of the study, by name."
+    values = {name: getattr(self.study, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@patch
+def unusual(self: Plan, *names: str) -> dict[str, Any]:
+    "Those that are not the default, so that a study without them keeps the keys that it always had."
+    defaults = {f.name: f.default for f in fields(self.study)}
+    return self.settings(*(name for name in names if getattr(self.study, name) != defaults[name]))
+
+# %% ../nbs/library/experiments.ipynb #5b721a19
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -263,7 +281,7 @@ def check_answer(kind: type, found: Any, what: str) -> None:
             f"{what} is not as a run writes it ({where}: {printable(first['msg'])[:80]}); {_ADVICE}"
         ) from None
 
-
+# %% ../nbs/library/experiments.ipynb #e289ad17
 def check_result(cell: Cell, found: Any) -> None:
     "Raise `AnswerError` where this is no result of the cell."
     what = f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key},"
@@ -271,7 +289,25 @@ def check_result(cell: Cell, found: Any) -> None:
     if not KINDS[cell.kind].fits(cell, found):
         raise AnswerError(f"{what} is not of all that was asked, or of more; {_ADVICE}")
 
+# %% ../nbs/library/experiments.ipynb #9dc35c9e
+class Origin(TypedDict, total=False):
+    "What is said of where an answer comes from."
 
+    started: Required[str]
+    seconds: Required[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    libraries: Required[dict[str, str]]
+    package: str
+    python: str
+    command: str | None
+    commit: str | None
+    changed_since: bool | None
+    processor: str | None
+    accelerator: str | None
+    cores: Count | None
+    threads: Count | None
+    seed: Count | None
+
+# %% ../nbs/library/experiments.ipynb #3e8cdb6a
 def check_stored(cell: Cell, store: Store) -> None:
     "Raise `AnswerError` or `StoreError` where a store does not hold the whole answer of a cell."
     check_result(cell, found := store.read(cell))
@@ -280,7 +316,7 @@ def check_stored(cell: Cell, store: Store) -> None:
     if lacking:
         raise AnswerError(f"cells/{cell.kind}/{cell.key} in {store.folder.name!r} has no {min(lacking)}; {_ADVICE}")
 
-# %% ../nbs/library/experiments.ipynb #42418a91
+# %% ../nbs/library/experiments.ipynb #3b9ad48c
 _FRAME, _ROWS = ("layout", "max_length"), ("max_train", "max_eval")
 
 
@@ -304,7 +340,15 @@ class Sizes(TypedDict):
     majority: NotRequired[_Shares]  # accuracy of the most frequent label
     overlaps: dict[str, Count]
 
+# %% ../nbs/library/experiments.ipynb #db1a1dc8
+def _sizes(data: TaskData) -> dict[str, dict]:
+    splits = data.splits()
+    return {
+        "rows": {name: len(rows) for name, rows in splits.items()},
+        "majority": {name: data.majority(name) for name in splits},
+    }
 
+# %% ../nbs/library/experiments.ipynb #aac38096
 def _plan_data(plan: Plan) -> Iterator[Cell]:
     for task in plan.study.tasks:
         yield plan.cell("data", plan.settings(*_ROWS) | {"task": task})
@@ -316,14 +360,6 @@ def _count(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     return _sizes(data) | {"overlaps": {f"{row[1]} in {row[0]}": row.rows for row in shared.itertuples(index=False)}}
 
 
-def _sizes(data: TaskData) -> dict[str, dict]:
-    splits = data.splits()
-    return {
-        "rows": {name: len(rows) for name, rows in splits.items()},
-        "majority": {name: data.majority(name) for name in splits},
-    }
-
-
 KINDS["data"] = Kind(
     _plan_data,
     _count,
@@ -332,13 +368,7 @@ KINDS["data"] = Kind(
     rows=lambda cell, result: [result["rows"] | result["overlaps"] | {"task": cell.asked["task"]}],
 )
 
-# %% ../nbs/library/experiments.ipynb #77138583
-INITS = {"random": None, "vocabulary": vocabulary_prompt}
-"What a prompt begins with, by name; None: what `tune_prompt` begins with."
-_TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
-_READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
-
-
+# %% ../nbs/library/experiments.ipynb #dd00dedd
 def _of_one_length(curve: dict) -> dict:
     if len({len(column) for column in curve.values()}) > 1:
         raise ValueError("its columns have different lengths")
@@ -373,6 +403,12 @@ class Tuned(Trained):
     rows: _Counts
     majority: dict[str, Share]
 
+# %% ../nbs/library/experiments.ipynb #9ab30ef1
+INITS = {"random": None, "vocabulary": vocabulary_prompt}
+"What a prompt begins with, by name; None: what `tune_prompt` begins with."
+_TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
+_READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
+
 
 def _plan_tune(plan: Plan) -> Iterator[Cell]:
     study, settings = plan.study, plan.settings(*_FRAME, *_TRAINING) | plan.unusual(*_READING, *_LEARNING)
@@ -382,15 +418,7 @@ def _plan_tune(plan: Plan) -> Iterator[Cell]:
                 asked = settings | {"backbone": backbone, "task": task, "seed": seed}
                 yield plan.cell("tune", asked)
 
-
-def _tune(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    backbone, data = _target(cell.asked, sources)
-    length, seed = cell.asked["length"], cell.asked["seed"]
-    begin = INITS[cell.asked.get("init", "random")]
-    init = None if begin is None else begin(backbone, length, seed)
-    return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
-
-# %% ../nbs/library/experiments.ipynb #66be4d5c
+# %% ../nbs/library/experiments.ipynb #b86cef7f
 def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     "What a cell says of a training, be it of a prompt or of a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
@@ -398,13 +426,7 @@ def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     checkpoint = store.beside(cell, "checkpoint")
     return {name: cell.asked[name] for name in names} | {"checkpoint": checkpoint, "progress": False}
 
-
-def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
-    "Write the prompt, and return what is to be known of it."
-    run.prompt.save(folder / "prompt.safetensors")
-    return _outcome(run, data)
-
-
+# %% ../nbs/library/experiments.ipynb #c81de9e5
 def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
     "What came of a training, ready for JSON."
     return {
@@ -416,25 +438,39 @@ def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
         "examples": run.examples,
     } | _sizes(data)
 
+# %% ../nbs/library/experiments.ipynb #fe28eb97
+def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
+    "Write the prompt, and return what is to be known of it."
+    run.prompt.save(folder / "prompt.safetensors")
+    return _outcome(run, data)
 
-def _on_model(cell: Cell, detail: str = "") -> str:
-    asked = cell.asked
-    return f"{cell.kind} {asked.get('task') or asked['source']}/{asked['seed']}{detail} on {asked['backbone']}"
 
+def _tune(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
+    backbone, data = _target(cell.asked, sources)
+    length, seed = cell.asked["length"], cell.asked["seed"]
+    begin = INITS[cell.asked.get("init", "random")]
+    init = None if begin is None else begin(backbone, length, seed)
+    return _trained(tune_prompt(backbone, data, init, length, **_settings(cell, store)), data, folder)
 
+# %% ../nbs/library/experiments.ipynb #64f231e7
 def _curve_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     about = {name: cell.asked[name] for name in ("backbone", "task", "seed", "learning_rate")}
     points = zip(*(result["curve"][name] for name in ("step", "loss", "accuracy")), strict=True)
     return [about | {"step": step, "loss": loss, "accuracy": accuracy} for step, loss, accuracy in points]
 
-
+# %% ../nbs/library/experiments.ipynb #1c824512
 def _texts_of_training(cell: Cell, rows: Rows) -> tuple[int, int]:
     "Every evaluation reads dev, and what a prompt is kept for reads test once; patience may end it earlier."
     asked, own = cell.asked, rows[cell.asked["task"]]
     evaluations = 1 + -(-asked["steps"] // asked["eval_every"])
     return asked["steps"] * asked["batch_size"], evaluations * own["dev"] + own.get("test", 0)
 
+# %% ../nbs/library/experiments.ipynb #5973c34a
+def _on_model(cell: Cell, detail: str = "") -> str:
+    asked = cell.asked
+    return f"{cell.kind} {asked.get('task') or asked['source']}/{asked['seed']}{detail} on {asked['backbone']}"
 
+# %% ../nbs/library/experiments.ipynb #27c46773
 def _own_prompt(cell: Cell, result: dict[str, Any]) -> list[str]:
     return ["prompt.safetensors"]
 
@@ -454,7 +490,7 @@ def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") ->
     "A prompt that the answer of a cell holds."
     return SoftPrompt.from_tensors(*store.tensors(cell, name), f"cells/{cell.kind}/{cell.key}/{name}")
 
-# %% ../nbs/library/experiments.ipynb #fe3ea6c9
+# %% ../nbs/library/experiments.ipynb #c998a910
 _OF_PROMPTS = ("length", "learning_rate", "dtype", "relative", "init")
 
 
@@ -464,16 +500,16 @@ def _plan_fine_tune(plan: Plan) -> Iterator[Cell]:
         for rate in plan.study.fine_tuning_rates:
             yield plan.cell("fine_tune", shared | {"learning_rate": rate})
 
+# %% ../nbs/library/experiments.ipynb #5ed7cd8d
+def _tested(backbone: Backbone, prompt: SoftPrompt | None, data: TaskData) -> dict[str, Any] | None:
+    "What it is worth on the test split, where the task has one."
+    return evaluate(backbone, prompt, data, "test").as_dict() if "test" in data.splits() else None
+
 
 def _fine_tune(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     backbone, data = _target(cell.asked, sources)
     run = fine_tune(backbone, data, **_settings(cell, store))
     return _outcome(run, data) | {"test": _tested(run.backbone, None, data)}
-
-
-def _tested(backbone: Backbone, prompt: SoftPrompt | None, data: TaskData) -> dict[str, Any] | None:
-    "What it is worth on the test split, where the task has one."
-    return evaluate(backbone, prompt, data, "test").as_dict() if "test" in data.splits() else None
 
 
 KINDS["fine_tune"] = Kind(
@@ -486,7 +522,26 @@ KINDS["fine_tune"] = Kind(
     times_read=3,
 )
 
-# %% ../nbs/library/experiments.ipynb #8d0cc502
+# %% ../nbs/library/experiments.ipynb #2dbfe6b6
+def _transfer_cell(
+    plan: Plan, of: Mapping[str, Any], targets: Sequence[str], split: str, tuned: Cell | None = None
+) -> Cell:
+    asked = {"backbone": of["backbone"], "source": of["task"], "seed": of["seed"], "targets": list(targets)}
+    asked |= {"split": split, "prompt": tuned.key if tuned else None}
+    asked |= plan.settings(*_FRAME, "length", "max_eval") | plan.unusual(*_READING)
+    return plan.cell("transfer", asked, (tuned,) if tuned else (), targets, [split])
+
+# %% ../nbs/library/experiments.ipynb #3c3d2019
+def _beside_projectors(study: Any, tuned: Cell) -> bool:
+    "Whether a projector to this model learns from the task."
+    crossing = study.cross_model
+    return (
+        crossing is not None
+        and any(tuned.asked["backbone"] == target for _, target in crossing.directions)
+        and any(tuned.asked["task"] in group for group in crossing.fitted_on)
+    )
+
+
 def _plan_transfer(plan: Plan) -> Iterator[Cell]:
     study = plan.study
     for tuned in plan["tune"]:
@@ -500,26 +555,7 @@ def _plan_transfer(plan: Plan) -> Iterator[Cell]:
                 about = {"backbone": backbone, "task": "random", "seed": seed}
                 yield _transfer_cell(plan, about, study.tasks, split)
 
-
-def _beside_projectors(study: Any, tuned: Cell) -> bool:
-    "Whether a projector to this model learns from the task."
-    crossing = study.cross_model
-    return (
-        crossing is not None
-        and any(tuned.asked["backbone"] == target for _, target in crossing.directions)
-        and any(tuned.asked["task"] in group for group in crossing.fitted_on)
-    )
-
-
-def _transfer_cell(
-    plan: Plan, of: Mapping[str, Any], targets: Sequence[str], split: str, tuned: Cell | None = None
-) -> Cell:
-    asked = {"backbone": of["backbone"], "source": of["task"], "seed": of["seed"], "targets": list(targets)}
-    asked |= {"split": split, "prompt": tuned.key if tuned else None}
-    asked |= plan.settings(*_FRAME, "length", "max_eval") | plan.unusual(*_READING)
-    return plan.cell("transfer", asked, (tuned,) if tuned else (), targets, [split])
-
-# %% ../nbs/library/experiments.ipynb #b47e47d8
+# %% ../nbs/library/experiments.ipynb #ac871813
 class Evaluated(TypedDict):
     "As `Evaluation.as_dict` has it."
 
@@ -539,7 +575,7 @@ class Transferred(TypedDict):
 
     targets: dict[str, Evaluated | None]
 
-
+# %% ../nbs/library/experiments.ipynb #5d13064e
 def _transfer(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     asked = cell.asked
     backbone = _model(asked, sources)
@@ -560,7 +596,7 @@ def _transfer(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
         targets[name] = result.as_dict() | {"predictions": between.join(map(str, result.predictions))}
     return {"targets": targets, "examples": sum(found["n"] for found in targets.values() if found is not None)}
 
-
+# %% ../nbs/library/experiments.ipynb #25cd4541
 def _evaluation_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     about = {name: cell.asked[name] for name in ("backbone", "source", "seed")}
     return [
@@ -580,7 +616,23 @@ KINDS["transfer"] = Kind(
     fits=lambda cell, result: result["targets"].keys() == {*cell.asked["targets"]},
 )
 
-# %% ../nbs/library/experiments.ipynb #ee311157
+# %% ../nbs/library/experiments.ipynb #6190d75d
+def _others(plan: Plan, tuned: Cell) -> dict[str, Cell]:
+    "The prompts of other tasks, of the same model and seed."
+    alike = [
+        cell for cell in plan["tune"] if all(cell.asked[name] == tuned.asked[name] for name in ("backbone", "seed"))
+    ]
+    return {cell.asked["task"]: cell for cell in alike if cell is not tuned}
+
+# %% ../nbs/library/experiments.ipynb #823f2894
+def _from_others(
+    plan: Plan, kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell], asked: Mapping[str, Any]
+) -> Cell:
+    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
+    sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
+    return plan.cell(kind, dict(tuned.asked) | dict(asked) | {"sources": sources}, (*prompts, *scores))
+
+# %% ../nbs/library/experiments.ipynb #d88bc7f4
 PAPERS_METRICS = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
 "What probes are compared by where a study names no metrics: the paper's five, whatever is added to `METRICS`."
 
@@ -598,21 +650,10 @@ def _plan_probe(plan: Plan) -> Iterator[Cell]:
         short = {"steps": steps, "eval_every": steps, "patience": None} | plan.unusual("metrics")
         yield _from_others(plan, "probe", tuned, [*_others(plan, tuned).values()], (), short)
 
-
-def _others(plan: Plan, tuned: Cell) -> dict[str, Cell]:
-    "The prompts of other tasks, of the same model and seed."
-    alike = [
-        cell for cell in plan["tune"] if all(cell.asked[name] == tuned.asked[name] for name in ("backbone", "seed"))
-    ]
-    return {cell.asked["task"]: cell for cell in alike if cell is not tuned}
-
-
-def _from_others(
-    plan: Plan, kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell], asked: Mapping[str, Any]
-) -> Cell:
-    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
-    sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
-    return plan.cell(kind, dict(tuned.asked) | dict(asked) | {"sources": sources}, (*prompts, *scores))
+# %% ../nbs/library/experiments.ipynb #e19ac518
+def _prompts(cell: Cell, store: Store) -> dict[str, SoftPrompt]:
+    "The prompts that a cell builds on, by task."
+    return {need.asked["task"]: stored_prompt(store, need) for need in cell.needs if need.kind == "tune"}
 
 
 def _probe(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
@@ -628,11 +669,6 @@ def _probe(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     return {"accuracy": probe.metadata["accuracy"], "similarities": found}
 
 
-def _prompts(cell: Cell, store: Store) -> dict[str, SoftPrompt]:
-    "The prompts that a cell builds on, by task."
-    return {need.asked["task"]: stored_prompt(store, need) for need in cell.needs if need.kind == "tune"}
-
-
 def _similarity_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
     about = {name: cell.asked[name] for name in ("backbone", "task", "seed")}
     return [
@@ -641,7 +677,7 @@ def _similarity_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]
         for source, value in found.items()
     ]
 
-
+# %% ../nbs/library/experiments.ipynb #4dca1f73
 KINDS["probe"] = Kind(
     _plan_probe,
     _probe,
@@ -656,7 +692,7 @@ KINDS["probe"] = Kind(
     ),
 )
 
-# %% ../nbs/library/experiments.ipynb #73d1b133
+# %% ../nbs/library/experiments.ipynb #88676422
 def _as_many(target: str, others: Sequence[str], types: Mapping[str, str]) -> list[str]:
     "As many tasks of other types as there are of the target's, drawn by a hash of the names."
     elsewhere = [name for name in others if types[name] != types[target]]
@@ -674,25 +710,12 @@ TPT_SOURCES: dict[str, Callable[[str, Sequence[str], Mapping[str, str]], list[li
 }
 """Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, of the others as
 many as there are of its type, or each one alone."""
+
+
 MIXED = 3
 "How many sources a study mixes."
 
-# %% ../nbs/library/experiments.ipynb #3e4d3d0a
-class _Source(TypedDict):
-    name: str
-
-
-class _Start(TypedDict):
-    sources: list[_Source]
-
-
-class Started(Trained):
-    "What came of training from other tasks' prompts."
-
-    step: Count
-    init: _Start
-
-
+# %% ../nbs/library/experiments.ipynb #abae5838
 def _plan_tpt(plan: Plan) -> Iterator[Cell]:
     study = plan.study
     row_of = {cell.asked["prompt"]: cell for cell in plan["transfer"] if cell.asked["split"] == "dev"}
@@ -711,19 +734,7 @@ def _plan_tpt(plan: Plan) -> Iterator[Cell]:
             scores = [own_probe] if mix == "weighted" else [row_of[prompt.key] for prompt in others.values()]
             yield _from_others(plan, "tpt", tuned, [*others.values()], scores, steps | {"mix": mix, "k": MIXED})
 
-# %% ../nbs/library/experiments.ipynb #44238749
-def _tpt(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
-    backbone, data = _target(cell.asked, sources)
-    mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
-    run = tune_from_tasks(
-        backbone, data, _prompts(cell, store), _choice(cell, store), **mixing, **_settings(cell, store)
-    )
-    return _trained(run, data, folder) | {
-        "init": run.prompt.metadata["init"],
-        "test": _tested(backbone, run.prompt, data),
-    }
-
-
+# %% ../nbs/library/experiments.ipynb #08d83a88
 def _choice(cell: Cell, store: Store) -> str | Callable:
     "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
     others = [need for need in cell.needs if need.kind != "tune"]
@@ -739,7 +750,34 @@ def _choice(cell: Cell, store: Store) -> str | Callable:
     # The seconds are among those of the other cells, which did more than this.
     return lambda *_: SourceScores(way, pd.Series(values), *cost)
 
+# %% ../nbs/library/experiments.ipynb #30120a8b
+class _Source(TypedDict):
+    name: str
 
+
+class _Start(TypedDict):
+    sources: list[_Source]
+
+
+class Started(Trained):
+    "What came of training from other tasks' prompts."
+
+    step: Count
+    init: _Start
+
+
+def _tpt(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
+    backbone, data = _target(cell.asked, sources)
+    mixing = {name: cell.asked[name] for name in ("mix", "k") if name in cell.asked}
+    run = tune_from_tasks(
+        backbone, data, _prompts(cell, store), _choice(cell, store), **mixing, **_settings(cell, store)
+    )
+    return _trained(run, data, folder) | {
+        "init": run.prompt.metadata["init"],
+        "test": _tested(backbone, run.prompt, data),
+    }
+
+# %% ../nbs/library/experiments.ipynb #2ae5548e
 def _tpt_label(cell: Cell) -> str:
     (first, *others), mix = cell.asked["sources"], cell.asked.get("mix")
     detail = f" from the best of {first} and {len(others)} more" if others else f" from {first}"
@@ -756,7 +794,7 @@ KINDS["tpt"] = Kind(
     texts=_texts_of_training,
 )
 
-# %% ../nbs/library/experiments.ipynb #f3763e75
+# %% ../nbs/library/experiments.ipynb #96b376c3
 def _beginning(init: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     "The same question with another beginning; what `INITS` names first goes without saying."
     kept = {} if init == next(iter(INITS)) else {"init": init}
@@ -771,7 +809,7 @@ CONTROLS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 "How the prompts of a study are trained otherwise: what is asked instead."
 AS_TUNED = "as tuned"
 
-
+# %% ../nbs/library/experiments.ipynb #42b6c4d7
 def _plan_control(plan: Plan) -> Iterator[Cell]:
     study = plan.study
     for tuned in plan["tune"]:
@@ -797,7 +835,7 @@ KINDS["control"] = Kind(
     texts=_texts_of_training,
 )
 
-# %% ../nbs/library/experiments.ipynb #87e601c1
+# %% ../nbs/library/experiments.ipynb #0ac28913
 _MAPPING = ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every")
 _TUNING = ("hidden_size", "steps", "learning_rate", "eval_every")
 METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
@@ -807,6 +845,8 @@ METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
     "task tuning without LayerNorm": _TUNING,
 }
 "How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
+
+# %% ../nbs/library/experiments.ipynb #f2b3ba65
 FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
 "Those that learn from prompts of some tasks."
 
@@ -815,16 +855,7 @@ def tuned_further(method: str) -> bool:
     "Whether a study may go on tuning what came in this way."
     return method.startswith("task tuning")
 
-
-def _plan_projected(plan: Plan) -> Iterator[Cell]:
-    crossing = plan.study.cross_model
-    for direction in crossing.directions if crossing else ():
-        for method in crossing.methods:
-            for seed in plan.study.seeds if METHODS[method] else plan.study.seeds[:1]:
-                for group in crossing.fitted_on if method in FROM_TASKS else ((),):
-                    yield _projected_cell(plan, direction, method, group, seed)
-
-
+# %% ../nbs/library/experiments.ipynb #c2a146b7
 def _projected_cell(plan: Plan, direction: tuple[str, str], method: str, group: Sequence[str], seed: int) -> Cell:
     study, (source, target) = plan.study, direction
     prompts = [cell for cell in plan["tune"] if cell.asked["backbone"] == source]
@@ -841,7 +872,16 @@ def _projected_cell(plan: Plan, direction: tuple[str, str], method: str, group: 
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
     return plan.cell("projected", asked, (*prompts, *wanted), study.tasks)
 
-# %% ../nbs/library/experiments.ipynb #53ba3d9a
+
+def _plan_projected(plan: Plan) -> Iterator[Cell]:
+    crossing = plan.study.cross_model
+    for direction in crossing.directions if crossing else ():
+        for method in crossing.methods:
+            for seed in plan.study.seeds if METHODS[method] else plan.study.seeds[:1]:
+                for group in crossing.fitted_on if method in FROM_TASKS else ((),):
+                    yield _projected_cell(plan, direction, method, group, seed)
+
+# %% ../nbs/library/experiments.ipynb #37273a4b
 class Carried(Evaluated):
     "What a carried prompt is worth."
 
@@ -857,7 +897,7 @@ class Projected(TypedDict):
     impossible: str | None
     rows: list[Carried]
 
-
+# %% ../nbs/library/experiments.ipynb #2195c7b1
 def _projection(
     asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
 ) -> Projection:
@@ -879,7 +919,24 @@ def _projection(
         return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
     return WAYS[kind](source, target, **settings)
 
-# %% ../nbs/library/experiments.ipynb #a1eda908
+# %% ../nbs/library/experiments.ipynb #c5ca69ab
+def _evaluated(
+    carried: Mapping, target: Backbone, task: str, asked: Mapping[str, Any], sources: Sources
+) -> Iterator[dict[str, Any]]:
+    "What the prompts of a task and the untrained ones are worth there."
+    data = _in_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
+    names = [name for name in carried if name[0] in (task, "random")]
+    for split in (split for split in data.splits() if split != "train"):
+        found = evaluate_prompts(target, [carried[name] for name in names], data, split)
+        for (kind, seed), result in zip(names, found, strict=True):
+            yield {"source": kind, "seed": seed, "target": task, "split": split} | result.as_dict()
+
+# %% ../nbs/library/experiments.ipynb #7c702def
+def carried_file(task: str, seed: int) -> str:
+    "Where a cell keeps a prompt that it carried over, in its folder."
+    return f"prompts/{seed}/{task}.safetensors"
+
+# %% ../nbs/library/experiments.ipynb #4237c7ac
 def _project(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     asked = cell.asked
     source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
@@ -908,24 +965,7 @@ def _project(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
             prompt.save(folder / carried_file(task, seed))
     return {"impossible": None, "rows": rows, "fit": projection.metadata, "examples": sum(row["n"] for row in rows)}
 
-
-def _evaluated(
-    carried: Mapping, target: Backbone, task: str, asked: Mapping[str, Any], sources: Sources
-) -> Iterator[dict[str, Any]]:
-    "What the prompts of a task and the untrained ones are worth there."
-    data = _in_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
-    names = [name for name in carried if name[0] in (task, "random")]
-    for split in (split for split in data.splits() if split != "train"):
-        found = evaluate_prompts(target, [carried[name] for name in names], data, split)
-        for (kind, seed), result in zip(names, found, strict=True):
-            yield {"source": kind, "seed": seed, "target": task, "split": split} | result.as_dict()
-
-
-def carried_file(task: str, seed: int) -> str:
-    "Where a cell keeps a prompt that it carried over, in its folder."
-    return f"prompts/{seed}/{task}.safetensors"
-
-
+# %% ../nbs/library/experiments.ipynb #19c55b3f
 def _projected_label(cell: Cell) -> str:
     asked = cell.asked
     learned = f" from {', '.join(asked['fitted_on'])}" if asked["fitted_on"] else ""
@@ -947,7 +987,7 @@ def _carried_files(cell: Cell, result: dict[str, Any]) -> list[str]:
     kept = [carried_file(task, seed) for task in cell.asked["tasks"] for seed in seeds]
     return kept  # what is packed need not have the projector, which nothing reads again
 
-
+# %% ../nbs/library/experiments.ipynb #536adf4c
 def _texts_of_projection(cell: Cell, rows: Rows) -> tuple[int, int]:
     asked = cell.asked
     noise = len(asked.get("untrained_seeds", ())) or len({need.asked["seed"] for need in cell.needs})
@@ -1002,25 +1042,19 @@ KINDS["tpt_model"] = Kind(
     texts=_texts_of_training,
 )
 
-# %% ../nbs/library/experiments.ipynb #b0da0723
-class Origin(TypedDict, total=False):
-    "What is said of where an answer comes from."
+# %% ../nbs/library/experiments.ipynb #2ce353c7
+def _check_unchanged(asked: Mapping[str, Any], sources: Sources) -> None:
+    meant = asked.get("fingerprints", {"models": {}, "rows": {}})
+    names = [name for name in ("backbone", "source_backbone") if name in asked]
+    models = {asked[name]: _model(asked, sources, name).fingerprint for name in names}
+    question = (asked.get("max_train"), asked.get("max_eval"), *([(asked["split"],)] if "split" in asked else []))
+    there = {task: rows_of(sources, task, *question) for task, splits in meant["rows"].items() if splits}
+    rows = {task: {split: found.get(split) for split in meant["rows"][task]} for task, found in there.items()}
+    changed = Fingerprints(meant["models"], meant["rows"]).differences(Fingerprints(models, rows))
+    if changed:
+        raise DataError(f"{', '.join(changed)} changed while the study ran; bring back what it began with")
 
-    started: Required[str]
-    seconds: Required[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-    libraries: Required[dict[str, str]]
-    package: str
-    python: str
-    command: str | None
-    commit: str | None
-    changed_since: bool | None
-    processor: str | None
-    accelerator: str | None
-    cores: Count | None
-    threads: Count | None
-    seed: Count | None
-
-
+# %% ../nbs/library/experiments.ipynb #2a28d6cf
 def answer(
     cell: Cell,
     store: Store,
@@ -1043,15 +1077,3 @@ def answer(
         "seconds": round(time.time() - started, 2),
         "examples": result.get("examples"),
     }
-
-
-def _check_unchanged(asked: Mapping[str, Any], sources: Sources) -> None:
-    meant = asked.get("fingerprints", {"models": {}, "rows": {}})
-    names = [name for name in ("backbone", "source_backbone") if name in asked]
-    models = {asked[name]: _model(asked, sources, name).fingerprint for name in names}
-    question = (asked.get("max_train"), asked.get("max_eval"), *([(asked["split"],)] if "split" in asked else []))
-    there = {task: rows_of(sources, task, *question) for task, splits in meant["rows"].items() if splits}
-    rows = {task: {split: found.get(split) for split in meant["rows"][task]} for task, found in there.items()}
-    changed = Fingerprints(meant["models"], meant["rows"]).differences(Fingerprints(models, rows))
-    if changed:
-        raise DataError(f"{', '.join(changed)} changed while the study ran; bring back what it began with")

@@ -20,7 +20,7 @@ from .tasks import TaskData, UnknownNameError
 from .zero_shot_transfer import Evaluation
 
 # %% auto #0
-__all__ = ['CHOICES', 'most_activated', 'random_neurons', 'evaluate_masked', 'mask_neurons', 'share_of', 'mean_of_others',
+__all__ = ['CHOICES', 'most_activated', 'random_neurons', 'evaluate_masked', 'share_of', 'mask_neurons', 'mean_of_others',
            'accuracy_by_task', 'accuracy_difference']
 
 # %% ../nbs/library/neurons.ipynb #53c212a4
@@ -79,7 +79,15 @@ def evaluate_masked(
             found.append(Evaluation(data.task, split, labels, backbone.predict(values, texts, data.task)))
     return found
 
-# %% ../nbs/library/neurons.ipynb #a4e1a17d
+# %% ../nbs/library/neurons.ipynb #9579169d
+def share_of(
+    masked: Tensor,  # bool [layers, ffn]
+    own: Tensor,  # bool [layers, ffn]
+) -> float:  # in [0, 1]; NaN where nothing is masked
+    "Which share of the masked neurons are among a task's own."
+    return float((masked & own).sum() / masked.sum())
+
+# %% ../nbs/library/neurons.ipynb #f733fa69
 CHOICES = ("own", "random", "random by layer")
 "Which neurons can be silenced, beside those of other prompts."
 
@@ -104,7 +112,8 @@ def mask_neurons(
     for unknown in (choice for choice in asked if isinstance(choice, str) and choice not in CHOICES):
         raise UnknownNameError("choice of neurons", unknown, CHOICES)
     others = named_prompts([choice for choice in asked if isinstance(choice, SoftPrompt)])
-    own, *those = (most_activated(values, ratio, layers) for values in _values_of([prompt, *others.values()], backbone))
+    values = activation_values(dict(enumerate([prompt, *others.values()])), backbone).values()
+    own, *those = (most_activated(of_prompt, ratio, layers) for of_prompt in values)
     masks = [("nothing", "", 0, torch.zeros_like(own))]
     for choice in dict.fromkeys(choice for choice in asked if isinstance(choice, str)):
         by_layer = choice == "random by layer"
@@ -118,19 +127,6 @@ def mask_neurons(
         for (by, name, draw, masked), result in zip(masks, found, strict=True)
     )
 
-
-def _values_of(prompts: Sequence[SoftPrompt], backbone: Backbone) -> list[Tensor]:
-    "What each neuron is given, for each prompt in its place."
-    return [*activation_values(dict(enumerate(prompts)), backbone).values()]
-
-
-def share_of(
-    masked: Tensor,  # bool [layers, ffn]
-    own: Tensor,  # bool [layers, ffn]
-) -> float:  # in [0, 1]; NaN where nothing is masked
-    "Which share of the masked neurons are among a task's own."
-    return float((masked & own).sum() / masked.sum())
-
 # %% ../nbs/library/neurons.ipynb #a7736fd2
 def mean_of_others(
     values: Mapping[str, Tensor],  # [layers, ffn] each, by task, from `activation_values`
@@ -141,7 +137,7 @@ def mean_of_others(
     total = sum(values.values())
     return {name: (total - value) / (len(values) - 1) for name, value in values.items()}
 
-# %% ../nbs/library/neurons.ipynb #4b033a05
+# %% ../nbs/library/neurons.ipynb #634d3d38
 def accuracy_by_task(
     table: pd.DataFrame,  # columns ratio, task, seed, by, accuracy: a row a mask
 ) -> pd.DataFrame:  # index: ratio and task; columns: what was masked; fractions
@@ -149,7 +145,7 @@ def accuracy_by_task(
     of_seeds = table.groupby(["ratio", "task", "by", "seed"], sort=False)["accuracy"].mean()
     return of_seeds.groupby(level=["ratio", "task", "by"], sort=False).mean().unstack("by")
 
-
+# %% ../nbs/library/neurons.ipynb #c8d71232
 def accuracy_difference(
     one: pd.Series,  # accuracies by task
     other: pd.Series,  # of the same tasks

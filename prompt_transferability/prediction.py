@@ -22,9 +22,17 @@ from .prompts import SoftPrompt
 from .tasks import DataError, Task, checked_texts
 
 # %% auto #0
-__all__ = ['CHUNK', 'predicted_rows', 'table_row', 'predict', 'save_predictions']
+__all__ = ['CHUNK', 'table_row', 'predicted_rows', 'predict', 'save_predictions']
 
-# %% ../nbs/library/prediction.ipynb #5b1d0009
+# %% ../nbs/library/prediction.ipynb #88074cd2
+def table_row(
+    row: Mapping[str, Any],  # of `predicted_rows`
+) -> dict[str, Any]:
+    "The row as that of a table: the probability of a label in a column `p_<label>`."
+    plain = {name: value for name, value in row.items() if name != "probabilities"}
+    return plain | {f"p_{label}": share for label, share in row["probabilities"].items()}
+
+# %% ../nbs/library/prediction.ipynb #15ba1175
 CHUNK = 1_000
 "Rows that are in memory at a time."
 
@@ -53,15 +61,18 @@ def predicted_rows(
                 raise DataError(f"the rows have a column {taken[0]!r} already, as predictions do; rename it")
             yield {**row, **answer}
 
+# %% ../nbs/library/prediction.ipynb #15bd137b
+def _numbered(texts: Iterable) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    "Texts, pairs and rows as rows."
+    for number, text in enumerate(texts, start=1):
+        row = {"text_a": text} if isinstance(text, str) else text
+        if isinstance(text, tuple | list) and len(text) == 2:
+            row = dict(zip(("text_a", "text_b"), text, strict=True))
+        if not isinstance(row, Mapping):
+            raise DataError(f"texts, row {number}: expected a text, two in a tuple, or a dict; got {repr(text)[:60]}")
+        yield number, row
 
-def table_row(
-    row: Mapping[str, Any],  # of `predicted_rows`
-) -> dict[str, Any]:
-    "The row as that of a table: the probability of a label in a column `p_<label>`."
-    plain = {name: value for name, value in row.items() if name != "probabilities"}
-    return plain | {f"p_{label}": share for label, share in row["probabilities"].items()}
-
-# %% ../nbs/library/prediction.ipynb #5b1d000d
+# %% ../nbs/library/prediction.ipynb #adf26ecf
 def predict(
     backbone: Backbone,
     prompt: SoftPrompt,
@@ -76,18 +87,17 @@ def predict(
     rows = checked_texts(_numbered(texts), "texts", "row")
     return pd.DataFrame([table_row(row) for row in predicted_rows(backbone, prompt, rows, task)])
 
+# %% ../nbs/library/prediction.ipynb #21e42bd0
+def _opened(path: Path) -> TextIO:
+    # A column that is none of the texts may hold half a character, which is not the end of the work.
+    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
 
-def _numbered(texts: Iterable) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    "Texts, pairs and rows as rows."
-    for number, text in enumerate(texts, start=1):
-        row = {"text_a": text} if isinstance(text, str) else text
-        if isinstance(text, tuple | list) and len(text) == 2:
-            row = dict(zip(("text_a", "text_b"), text, strict=True))
-        if not isinstance(row, Mapping):
-            raise DataError(f"texts, row {number}: expected a text, two in a tuple, or a dict; got {repr(text)[:60]}")
-        yield number, row
 
-# %% ../nbs/library/prediction.ipynb #5b1d0011
+def _cell(value: Any) -> str | None:
+    "A value as it stands in a table: what is no text as JSON."
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+# %% ../nbs/library/prediction.ipynb #6940446d
 def save_predictions(
     rows: Iterable[Mapping[str, Any]],  # of `predicted_rows`
     path: str | Path,  # of the CSV file
@@ -108,13 +118,3 @@ def save_predictions(
             table.writerow({name: _cell(value) for name, value in row.items()})
             counts[row["prediction"]] += 1
     return counts
-
-
-def _opened(path: Path) -> TextIO:
-    # A column that is none of the texts may hold half a character, which is not the end of the work.
-    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _cell(value: Any) -> str | None:
-    "A value as it stands in a table: what is no text as JSON."
-    return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -20,11 +20,11 @@ import prompt_transferability
 # %% auto #0
 __all__ = ['LIBRARIES', 'surroundings']
 
-# %% ../nbs/library/provenance.ipynb #78ae22bf
+# %% ../nbs/library/provenance.ipynb #6786619e
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 "Libraries whose versions a result may depend on."
 
-
+# %% ../nbs/library/provenance.ipynb #009dfade
 def _git(*arguments: str) -> str | None:
     "What git says of the package's own checkout; None outside of one."
     here = Path(prompt_transferability.__file__).parent
@@ -35,17 +35,19 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
 
+# %% ../nbs/library/provenance.ipynb #e44cd45a
+def _processor() -> str:
+    "The processor's name."
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
+# %% ../nbs/library/provenance.ipynb #a88c8ea7
 @lru_cache(maxsize=1)
 def surroundings() -> dict[str, Any]:
     "Where results of this process come from: package, commit, versions and hardware."
     tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
-    cpu = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-        if cpu.exists()
-        else []
-    )
     return {
         "package": version("prompt_transferability"),
         "commit": _git("rev-parse", "HEAD") if tracked else None,
@@ -54,7 +56,7 @@ def surroundings() -> dict[str, Any]:
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": platform.machine(),
         "system": platform.system(),
-        "processor": names[0] if names else platform.processor(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -48,7 +48,7 @@ __all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'C
            'REPORT_STYLE', 'Results', 'readable', 'html_table', 'findings', 'headline', 'said_of_models',
            'write_report']
 
-# %% ../nbs/library/results.ipynb #0eb9ba2f
+# %% ../nbs/library/results.ipynb #cd0b3a16
 TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
 "The type of every task that is known by name."
 LABELS = {name: len(task.labels) for name, task in ALL_TASKS.items()}
@@ -74,22 +74,26 @@ class Results:
             check_result(cell, result)
         return found
 
-    def check_backbone(self, name: str | None) -> str:
-        "The backbone of that name, or the study's first; raises `UnknownNameError`."
-        if name is not None and name not in self.study.backbones:
-            raise UnknownNameError("backbone of this study", name, self.study.backbones)
-        return name or self.study.backbones[0]
+# %% ../nbs/library/results.ipynb #200e25c1
+@patch
+def check_backbone(self: Results, name: str | None) -> str:
+    "The backbone of that name, or the study's first; raises `UnknownNameError`."
+    if name is not None and name not in self.study.backbones:
+        raise UnknownNameError("backbone of this study", name, self.study.backbones)
+    return name or self.study.backbones[0]
 
-    def cells(self, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
-        "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
-        backbone = self.check_backbone(backbone)
-        alike = [(c, result) for c, result in self.answered if c.kind == kind]
-        found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
-        if not found:
-            raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
-        return found
+# %% ../nbs/library/results.ipynb #8dc2de40
+@patch
+def cells(self: Results, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
+    "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
+    backbone = self.check_backbone(backbone)
+    alike = [(c, result) for c, result in self.answered if c.kind == kind]
+    found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
+    if not found:
+        raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
+    return found
 
-# %% ../nbs/library/results.ipynb #7f841dfb
+# %% ../nbs/library/results.ipynb #5053b916
 @patch
 def table(
     self: Results,
@@ -102,7 +106,7 @@ def table(
     cells = self.cells(kind, backbone)
     return pd.DataFrame({"cell": cell.key} | row for cell, found in cells for row in KINDS[kind].rows(cell, found))
 
-
+# %% ../nbs/library/results.ipynb #100703e2
 @patch
 def evaluations(
     self: Results,
@@ -112,7 +116,7 @@ def evaluations(
     columns = ["source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"]
     return self.table("transfer", backbone).reindex(columns=columns)
 
-
+# %% ../nbs/library/results.ipynb #b2da5eba
 @patch
 def transfer(
     self: Results,
@@ -124,7 +128,7 @@ def transfer(
     order = [name for name in (*self.study.tasks, "random") if name in matrix.index]
     return matrix.reindex(index=order, columns=[name for name in self.study.tasks if name in matrix.columns])
 
-
+# %% ../nbs/library/results.ipynb #a8f9901d
 @patch
 def transfers(
     self: Results,
@@ -138,18 +142,18 @@ def transfers(
         for seed, found in rows.groupby("seed")
     }
 
-# %% ../nbs/library/results.ipynb #48e78b8a
-@patch
-def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    "The training curve of every prompt, one row an evaluation."
-    return _curves_of(self.cells("tune", backbone))
-
-
+# %% ../nbs/library/results.ipynb #1549a5fa
 def _curves_of(answered: Sequence[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
     rows = [row for cell, result in answered for row in KINDS[cell.kind].rows(cell, result)]
     return pd.DataFrame(rows, columns=["task", "seed", "step", "loss", "accuracy"]).astype({"loss": float})
 
 
+@patch
+def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
+    "The training curve of every prompt, one row an evaluation."
+    return _curves_of(self.cells("tune", backbone))
+
+# %% ../nbs/library/results.ipynb #285f6875
 @patch
 def prompts(
     self: Results,
@@ -160,35 +164,6 @@ def prompts(
     seed = self.study.seeds[0] if seed is None else seed
     tuned = [cell for cell, _ in self.cells("tune", backbone) if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in tuned}
-
-
-@patch
-def provenance(self: Results) -> pd.DataFrame:  # one row a cell
-    "Where each cell came from: command, commit, versions, hardware, time."
-    found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
-    for cell, origin in found:
-        check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
-    return pd.DataFrame(
-        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | origin for cell, origin in found
-    )
-
-
-PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
-"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
-
-
-@patch
-def origin(self: Results) -> pd.Series:  # text, one entry a fact
-    "The provenance of all cells together: what was different from cell to cell is listed."
-    came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
-    libraries = pd.DataFrame(came_from.libraries.tolist())
-    facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
-    came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
-    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
-    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
-    facts |= {name: ", ".join(libraries[name].dropna().unique()) for name in libraries}
-    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
-    return pd.Series(facts, name="")
 
 # %% ../nbs/library/results.ipynb #f3b2a960
 @patch
@@ -217,7 +192,66 @@ def task_similarity(
     tasks = [*self.study.tasks]
     return task_means(similarity, {name: task for name, (task, _) in runs.items()}).reindex(index=tasks, columns=tasks)
 
-# %% ../nbs/library/results.ipynb #22514d99
+# %% ../nbs/library/results.ipynb #422adabf
+@patch
+def provenance(self: Results) -> pd.DataFrame:  # one row a cell
+    "Where each cell came from: command, commit, versions, hardware, time."
+    found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
+    for cell, origin in found:
+        check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
+    return pd.DataFrame(
+        {"kind": cell.kind, "cell": cell.key, "asked": cell_label(cell)} | origin for cell, origin in found
+    )
+
+# %% ../nbs/library/results.ipynb #30e0058a
+PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
+"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
+
+
+@patch
+def origin(self: Results) -> pd.Series:  # text, one entry a fact
+    "The provenance of all cells together: what was different from cell to cell is listed."
+    came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
+    libraries = pd.DataFrame(came_from.libraries.tolist())
+    facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
+    came_from["seed"] = came_from.seed.astype("Int64")  # some cells have none
+    facts |= {name: ", ".join(map(str, came_from[name].dropna().unique())) for name in (*PROVENANCE, "seed")}
+    facts["started"] = f"{came_from.started.min()} (the first cell), {came_from.started.max()} (the last)"
+    facts |= {name: ", ".join(libraries[name].dropna().unique()) for name in libraries}
+    facts["hours of computing"] = f"{came_from.seconds.sum() / 3600:.2f}, all processes"
+    return pd.Series(facts, name="")
+
+# %% ../nbs/library/results.ipynb #59c42f0d
+def _way(cell: Cell) -> str:
+    return named_way(cell.asked["method"], cell.asked["fitted_on"])
+
+
+@patch
+def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
+    from_there = [
+        (cell, result)
+        for cell, result in self.cells("projected", target)
+        if cell.asked["source_backbone"] == self.check_backbone(source)
+    ]
+    if not from_there:
+        raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
+    return from_there
+
+# %% ../nbs/library/results.ipynb #34c2666d
+@patch
+def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
+    "The ways from one model to another that cannot be gone, and why."
+    found = self._projected(source, target)
+    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+
+# %% ../nbs/library/results.ipynb #31e9bf3d
+CARRIED = (
+    *("way", "method", "fitted_on", "fit_seed"),
+    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
+)
+"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
+
+
 @patch
 def carried(
     self: Results,
@@ -232,37 +266,21 @@ def carried(
     rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
     return pd.DataFrame(rows, columns=[*CARRIED])
 
-
-CARRIED = (
-    *("way", "method", "fitted_on", "fit_seed"),
-    *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
-)
-"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
-
-
+# %% ../nbs/library/results.ipynb #07b538e2
 @patch
-def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
-    "The ways from one model to another that cannot be gone, and why."
-    found = self._projected(source, target)
-    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
+    "What the target model's own prompts, and random ones, are worth on each task."
+    own = self.evaluations(target).query("split == @split")
+    found = {
+        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
+        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
+    }
+    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
+    for group in self.study.cross_model.fitted_on if split == "dev" else ():
+        found[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+    return found
 
-
-@patch
-def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
-    from_there = [
-        (cell, result)
-        for cell, result in self.cells("projected", target)
-        if cell.asked["source_backbone"] == self.check_backbone(source)
-    ]
-    if not from_there:
-        raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
-    return from_there
-
-
-def _way(cell: Cell) -> str:
-    return named_way(cell.asked["method"], cell.asked["fitted_on"])
-
-# %% ../nbs/library/results.ipynb #83200104
+# %% ../nbs/library/results.ipynb #50093472
 @patch
 def cross_model(
     self: Results,
@@ -286,17 +304,23 @@ def cross_model(
     rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
-    table = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    own = self.evaluations(target).query("split == @split")
-    baselines = {
-        "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
-        "random": own[own.source == "random"].groupby("target")["accuracy"].mean(),
-    }
-    accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
-    for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        baselines[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
-    table = pd.concat([pd.DataFrame(baselines).T, table]).rename_axis("way")
+    ways = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
+    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, ways]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
+
+# %% ../nbs/library/results.ipynb #b8755fe5
+@patch
+def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+    "The cells that carried prompts in one way, by the seed of the prompts."
+    if way in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
+    ways = {}
+    for cell, _ in self._projected(source, target):
+        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
+        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
+    if way not in ways:
+        raise UnknownNameError("way to carry prompts", way, ways)
+    return ways[way]
 
 # %% ../nbs/library/results.ipynb #5ba1ce11
 @patch
@@ -317,7 +341,12 @@ def cross_model_by_seed(
     ends = self.cross_model(source, target).loc[["tuned", "random"]]
     return pd.concat([ends, by_seed])[[*ends]]
 
-# %% ../nbs/library/results.ipynb #ee6a90dd
+# %% ../nbs/library/results.ipynb #ae011c31
+def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
+    if seed not in (there := list(dict.fromkeys(there))):
+        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
+
+# %% ../nbs/library/results.ipynb #429f40e8
 @patch
 def carried_prompts(
     self: Results,
@@ -334,26 +363,7 @@ def carried_prompts(
     _check_seed(seed, cells, way)
     return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
 
-
-@patch
-def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
-    "The cells that carried prompts in one way, by the seed of the prompts."
-    if way in (impossible := self.impossible(source, target)):
-        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
-    ways = {}
-    for cell, _ in self._projected(source, target):
-        seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
-        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
-    if way not in ways:
-        raise UnknownNameError("way to carry prompts", way, ways)
-    return ways[way]
-
-
-def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
-    if seed not in (there := list(dict.fromkeys(there))):
-        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
-
-
+# %% ../nbs/library/results.ipynb #535bd57e
 @patch
 def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
     "The runs that went on from what was carried over in one way, as many as there are."
@@ -365,7 +375,7 @@ def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[
         raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
     return found
 
-
+# %% ../nbs/library/results.ipynb #7397a6a3
 @patch
 def tpt_model_curves(
     self: Results,
@@ -379,7 +389,32 @@ def tpt_model_curves(
     """
     return _curves_of(self._tpt_model(source, target, way))
 
+# %% ../nbs/library/results.ipynb #fff8545f
+@patch
+def tpt_model_prompts(
+    self: Results,
+    source: str,  # the model that the prompts come from
+    target: str,  # the model that they are for
+    way: str,  # as the rows of `cross_model` are called
+    seed: int,  # of the prompts
+) -> dict[str, SoftPrompt]:
+    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
+    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
+    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
+    own = [cell for cell in cells if cell.asked["seed"] == seed]
+    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
 
+# %% ../nbs/library/results.ipynb #d9740e29
+@patch
+def _test_gains(self: Results, runs: Sequence[tuple[Cell, dict[str, Any]]], target: str) -> pd.Series:  # by task
+    "How much more such runs are worth on the test splits that there are."
+    tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
+    on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
+    there = [run for run in on_test if run in tested.index]
+    gains = [on_test[run]["accuracy"] - tested.accuracy[run] for run in there]
+    return pd.Series(gains, [task for task, _ in there], float)
+
+# %% ../nbs/library/results.ipynb #b4e6df85
 @patch
 def tpt_model_by_kind(
     self: Results,
@@ -395,14 +430,8 @@ def tpt_model_by_kind(
     that there are. Raises `UnknownNameError`, `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
-    tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
-    on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
-    there = [run for run in on_test if run in tested.index]
-    gains = pd.Series(
-        [on_test[run]["accuracy"] - tested.accuracy[run] for run in there], [task for task, _ in there], float
-    )
+    gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
-    types, curves = self.study.types(), _curves_of(runs)
     beside = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # of an interrupted study not every run has one yet
     curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(beside)]
     own = curves["task"].isin(fitted)
@@ -415,22 +444,17 @@ def tpt_model_by_kind(
             rows[kind] = compare_runs(part, baseline, tolerance).loc["overall"].to_dict() | more
     return pd.DataFrame.from_dict(rows, orient="index")
 
-
+# %% ../nbs/library/results.ipynb #a5eadbb3
 @patch
-def tpt_model_prompts(
-    self: Results,
-    source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
-    seed: int,  # of the prompts
-) -> dict[str, SoftPrompt]:
-    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
-    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
-    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
-    own = [cell for cell in cells if cell.asked["seed"] == seed]
-    return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
+def _started(self: Results, cell: Cell, choice: str) -> bool:
+    "Whether a run is one of that choice."
+    if choice in MIXES or "mix" in cell.asked:
+        return cell.asked.get("mix") == choice
+    target = cell.asked["task"]
+    others = [task for task in self.study.tasks if task != target]
+    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others, self.study.types())
 
-# %% ../nbs/library/results.ipynb #c7e20002
+# %% ../nbs/library/results.ipynb #cbce1438
 @patch
 def tpt_asked(
     self: Results,
@@ -446,17 +470,7 @@ def tpt_asked(
     runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
     return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started(cell, choice)]
 
-
-@patch
-def _started(self: Results, cell: Cell, choice: str) -> bool:
-    "Whether a run is one of that choice."
-    if choice in MIXES or "mix" in cell.asked:
-        return cell.asked.get("mix") == choice
-    target = cell.asked["task"]
-    others = [task for task in self.study.tasks if task != target]
-    return [*cell.asked["sources"]] in TPT_SOURCES[choice](target, others, self.study.types())
-
-
+# %% ../nbs/library/results.ipynb #0d21d06f
 @patch
 def tpt_cells(
     self: Results,
@@ -471,7 +485,7 @@ def tpt_cells(
         raise StudyError(f"study {self.study.name!r} has no run of {choice!r} yet; run it first")
     return found
 
-
+# %% ../nbs/library/results.ipynb #a1f6859e
 @patch
 def finished_seeds(
     self: Results,
@@ -483,7 +497,7 @@ def finished_seeds(
     missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone, rate) if cell not in self.store}
     return [seed for seed in self.study.seeds if seed not in missing]
 
-
+# %% ../nbs/library/results.ipynb #e245c317
 @patch
 def tpt_curves(
     self: Results,
@@ -493,6 +507,10 @@ def tpt_curves(
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     "The training curves of runs that started from other tasks' prompts; errors as in `tpt_cells`."
     return _curves_of(self.tpt_cells(choice, backbone, rate))
+
+# %% ../nbs/library/results.ipynb #6d58f67a
+def _source(result: dict[str, Any]) -> str:
+    return ", ".join(source["name"] for source in result["init"]["sources"])
 
 
 @patch
@@ -516,11 +534,13 @@ def tpt_runs(
         for cell, result in self.tpt_cells(choice, backbone, rate)
     )
 
+# %% ../nbs/library/results.ipynb #dbe3dd07
+@patch
+def _check_seed(self: Results, seed: int) -> None:
+    if seed not in self.study.seeds:
+        raise UnknownNameError("seed of this study", str(seed), map(str, self.study.seeds))
 
-def _source(result: dict[str, Any]) -> str:
-    return ", ".join(source["name"] for source in result["init"]["sources"])
-
-
+# %% ../nbs/library/results.ipynb #a9e9ccd7
 @patch
 def accuracy_from_each(
     self: Results,
@@ -542,13 +562,7 @@ def accuracy_from_each(
     tasks = [*self.study.tasks]
     return pd.DataFrame(kept, dtype=float).reindex(index=tasks, columns=tasks)
 
-
-@patch
-def _check_seed(self: Results, seed: int) -> None:
-    if seed not in self.study.seeds:
-        raise UnknownNameError("seed of this study", str(seed), map(str, self.study.seeds))
-
-
+# %% ../nbs/library/results.ipynb #e3fef3af
 @patch
 def probed(
     self: Results,
@@ -569,7 +583,13 @@ def probed(
         index=[*self.study.tasks],
     )
 
-# %% ../nbs/library/results.ipynb #5tar7501
+# %% ../nbs/library/results.ipynb #aefe7491
+def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
+    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
+    test = result["test"]["accuracy"] if result.get("test") else np.nan
+    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
+
+
 @patch
 def starts(
     self: Results,
@@ -598,12 +618,6 @@ def starts(
             rows += [_start_row(choice, cell, result) for cell, result in self.answered if cell.key in asked]
     return pd.DataFrame(rows).astype({"test_accuracy": float})
 
-
-def _start_row(start: str, cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
-    asked = {name: cell.asked[name] for name in ("learning_rate", "task", "seed", "steps")}
-    test = result["test"]["accuracy"] if result.get("test") else np.nan
-    return {"start": start} | asked | {"accuracy": result["accuracy"], "test_accuracy": test}
-
 # %% ../nbs/library/results.ipynb #60ba00dd
 @patch
 def trainings(
@@ -624,7 +638,25 @@ def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
     table = self.table("data").drop(columns="cell") if there else pd.DataFrame(columns=["task"])
     return table.set_index("task").astype("Int64")
 
-# %% ../nbs/library/results.ipynb #f632f1d1
+# %% ../nbs/library/results.ipynb #53a61e5b
+@patch
+def _summary_of(self: Results, split: str, backbone: str | None) -> pd.DataFrame:
+    "The columns of a summary, on one split."
+    evaluations = self.evaluations(backbone)
+    rows = evaluations[evaluations.split == split]
+    means = rows[rows.source == rows.target].groupby("target")
+    means = means.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
+    tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
+    unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
+    if unknown:
+        raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
+    at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
+    means["random"] = at_random.reindex(means.index).astype(float)
+    means["majority"] = [tuned[task]["majority"][split] for task in means.index]
+    means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
+    return means
+
+# %% ../nbs/library/results.ipynb #8eca75d7
 @patch
 def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row a task; accuracies in [0, 1]
     """The tuned prompt beside a random prompt and the majority class, on dev and on test.
@@ -633,27 +665,28 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
     bound of any seed. `gain` is the accuracy less the better of `random` and `majority`. The columns of test begin
     with `test_`; they are empty for a task without a labelled test split.
     """
-    evaluations = self.evaluations(backbone)
-    tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
-    parts = {}
-    for split in ("dev", "test"):
-        rows = evaluations[evaluations.split == split]
-        own = rows[rows.source == rows.target].groupby("target")
-        means = own.agg({"accuracy": "mean", "low": "min", "high": "max", "n": "mean"})
-        unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
-        if unknown:
-            raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
-        means["majority"] = [tuned[task]["majority"][split] for task in means.index]
-        at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
-        means["random"] = at_random.reindex(means.index).astype(float)
-        means["gain"] = means["accuracy"] - means[["random", "majority"]].max(axis=1)
-        parts[split] = means[["accuracy", "low", "high", "n", "random", "majority", "gain"]]
-    table = parts["dev"].join(parts["test"].add_prefix("test_"))
-    table["train"] = [tuned[task]["rows"]["train"] for task in table.index]
+    table = self._summary_of("dev", backbone).join(self._summary_of("test", backbone).add_prefix("test_"))
+    rows = {cell.asked["task"]: result["rows"] for cell, result in self.cells("tune", backbone)}
+    table["train"] = [rows[task]["train"] for task in table.index]
     order = [task for task in self.study.tasks if task in table.index]
     return table.astype({"n": int, "test_n": "Int64"}).reindex(order).rename_axis("task")
 
-# %% ../nbs/library/results.ipynb #ebc2ec81
+# %% ../nbs/library/results.ipynb #bcca22e0
+MEASURES = ("accuracy", "low", "high", "random", "majority")
+"The columns of the summary that its figure shows."
+FIGURES = {
+    "transfer": lambda results, backbone: plot_transfer(results.transfer(backbone), results.study.types()),
+    "recovered": lambda results, backbone: plot_transfer(
+        results.transfer(backbone), results.study.types(), scale="recovered"
+    ),
+    "curves": lambda results, backbone: plot_curves(
+        results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict()
+    ),
+    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
+}
+"The figures of a study by name."
+
+
 @patch
 def figure(
     self: Results,
@@ -665,26 +698,7 @@ def figure(
         raise UnknownNameError("figure", name, FIGURES)
     return FIGURES[name](self, self.check_backbone(backbone))
 
-
-def _curves_figure(results: Results, backbone: str) -> Figure:
-    return plot_curves(results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict())
-
-
-def _transfer_figure(results: Results, backbone: str, scale: str) -> Figure:
-    return plot_transfer(results.transfer(backbone), results.study.types(), scale=scale)
-
-
-MEASURES = ("accuracy", "low", "high", "random", "majority")
-"The columns of the summary that its figure shows."
-FIGURES = {
-    "transfer": lambda results, backbone: _transfer_figure(results, backbone, "accuracy"),
-    "recovered": lambda results, backbone: _transfer_figure(results, backbone, "recovered"),
-    "curves": _curves_figure,
-    "summary": lambda results, backbone: plot_summary(results.summary(backbone)[list(MEASURES)], results.study.types()),
-}
-"The figures of a study by name."
-
-# %% ../nbs/library/results.ipynb #334548b1
+# %% ../nbs/library/results.ipynb #d3197b77
 @patch
 def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed, target, split; accuracy and n
     "Every accuracy that the study has: of what was trained, its best on dev; of what was evaluated, each one."
@@ -699,7 +713,7 @@ def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed
     names = ["kind", "cell", "source", "seed", "target", "split"]
     return pd.DataFrame(rows, columns=[*names, "accuracy", "n"]).set_index(names)
 
-
+# %% ../nbs/library/results.ipynb #05ffb2d6
 @patch
 def difference(
     self: Results,
@@ -710,8 +724,8 @@ def difference(
     `low` and `high` are Wilson's 95 % interval of this run's accuracy, and `inside` says whether the other's lies
     there; NaN and <NA> where the number of examples is not known.
     """
-    both = self.accuracies().join(other.accuracies()[["accuracy"]], rsuffix=" of the other", how="inner")
-    table = both.set_axis(["one", "n", "other"], axis=1)[["one", "other", "n"]]
+    own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
+    table = own.rename(columns={"accuracy": "one"}).join(others, how="inner")[["one", "other", "n"]]
     table["difference"] = table["other"] - table["one"]
     known = table["n"].notna()
     bounds = [
@@ -742,6 +756,8 @@ def readable(
         return name
     if task := PAPER_TASKS.get(name.removeprefix("micro/")):
         return f"micro {task.title}" if name.startswith("micro/") else task.title
+    if tasks := re.search(r"(?<=\().+(?=\)$)", name):  # those that a method learned from
+        return name.replace(tasks[0], ", ".join(str(readable(task)) for task in tasks[0].split(", ")))
     known = COLUMN_NAMES | TYPE_NAMES
     test = name.removeprefix("test_")
     return known.get(name) or (f"test: {known.get(test, test)}" if test != name else name.replace("_", " "))
@@ -774,11 +790,11 @@ def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
 def _training_finding(results: Results, backbone: str) -> str:
     "What tuning gave, beside what costs nothing."
     means = results.summary(backbone)[["accuracy", "random", "majority"]].mean()
-    beside = [f"always giving the most frequent label, {percent(means['majority'], 1)}"]
+    beside = [f"the most frequent label alone {percent(means['majority'], 1)}"]
     if np.isfinite(means["random"]):
-        beside.insert(0, f"random prompts reach {percent(means['random'], 1)}")
+        beside.insert(0, f"random prompts {percent(means['random'], 1)}")
     reached = f"{percent(means['accuracy'], 1)} on dev, a mean over {len(results.summary(backbone))} tasks"
-    return f"Tuned prompts of {backbone} reach {reached}; {', '.join(beside)}."
+    return f"Tuned prompts of {backbone} reach {reached}; {' and '.join(beside)}."
 
 
 def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, target, accuracy, alike
@@ -793,23 +809,20 @@ def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, t
 
 # %% ../nbs/library/results.ipynb #rp-f2
 def _transfer_findings(results: Results, backbone: str) -> list[str]:
-    "What prompts are worth on other tasks: by type, and the one that loses least beside the task's own."
+    "What prompts are worth on other tasks: by type, and the best of them beside the task's own."
     pairs, matrix = _off_diagonal(results, backbone), results.transfer(backbone)
     if pairs.empty:
         return []
-    kinds = {"of its own type": pairs[pairs.alike], "of another type": pairs[~pairs.alike]}
+    kinds = {"other tasks of its type": pairs[pairs.alike], "tasks of other types": pairs[~pairs.alike]}
     said = [
-        f"{percent(some.accuracy.mean(), 1)} on tasks {kind} ({len(some)} pairs)"
-        for kind, some in kinds.items()
-        if len(some)
+        f"{percent(some.accuracy.mean(), 1)} on {kind} ({len(some)} pairs)" for kind, some in kinds.items() if len(some)
     ]
-    own = [matrix.loc[target, target] if target in matrix.index else np.nan for target in pairs.target]
-    found = [f"Without training, a prompt gives on average {', and '.join(said)}."]
-    if (lost := pairs.accuracy - own).notna().any():
-        best = pairs.loc[lost.idxmax()]
-        names, own = f"{readable(best.source)} on {readable(best.target)}", matrix.loc[best.target, best.target]
-        accuracy = f"{percent(best.accuracy, 1)}, where its own gives {percent(own, 1)}"
-        found.append(f"The prompt that loses least is that of {names}: {accuracy}.")
+    found = [f"Without training, a prompt reaches on average {' and '.join(said)}."]
+    best = pairs.loc[pairs.accuracy.idxmax()]
+    if best.target in matrix.index:
+        own = percent(matrix.loc[best.target, best.target], 1)
+        reached = f"{percent(best.accuracy, 1)}, where its own reaches {own}"
+        found.append(f"The best is that of {readable(best.source)} on {readable(best.target)}: {reached}.")
     return found
 
 # %% ../nbs/library/results.ipynb #rp-f3
@@ -820,13 +833,13 @@ def _carried_findings(results: Results, source: str, target: str) -> list[str]:
     if not methods:
         return []
     best = means[methods].idxmax()
-    at_best = f"{percent(means[best], 1)} ({best}, of {len(methods)} methods), a mean over tasks"
-    beside = f"{target}'s own give {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
-    found = [f"Carried from {source} to {target}, prompts give at best {at_best}; {beside}."]
+    at_best = f"{percent(means[best], 1)} ({readable(best)}, the best of {len(methods)} methods), a mean over tasks"
+    beside = f"{target}'s own reach {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
+    found = [f"Carried from {source} to {target}, prompts reach {at_best}; {beside}."]
     untrained = results.cross_model(source, target, seeds="others", untrained=True).mean(axis=1)
     if best in untrained:
         there = percent(untrained[best], 1)
-        found.append(f"Of vectors that were never trained, the same method makes prompts that give {there}.")
+        found.append(f"Of vectors that were never trained, the same method makes prompts that reach {there}.")
     return found
 
 
@@ -845,15 +858,13 @@ def headline(results: Results) -> str:
     for source, target in study.cross_model.directions if study.cross_model else ():
         means = results.cross_model(source, target).drop(index="random").mean(axis=1)
         carried = means[[way for way in means.index if way != "tuned" and not way.startswith("own prompt")]]
-        best = f"give at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
-        return f"Prompts of {source} {best} on {target}, whose own give {percent(means['tuned'])}"
+        best = f"reach at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
+        return f"Prompts of {source} {best} on {target}, whose own reach {percent(means['tuned'])}"
     means = _off_diagonal(results, backbone).groupby("alike")["accuracy"].mean()
-    kinds = {True: "of their type", False: "of other types"}
+    kinds = {True: "other tasks of their type", False: "tasks of other types"}
     if len(means):
-        said = " and ".join(
-            f"{percent(means[alike])} on tasks {kinds[alike]}" for alike in (True, False) if alike in means
-        )
-        return f"Prompts of {backbone} give {said}"
+        said = " and ".join(f"{percent(means[alike])} on {kinds[alike]}" for alike in (True, False) if alike in means)
+        return f"Prompts of {backbone} reach {said}"
     return f"Prompts tuned for {backbone} reach {percent(results.summary(backbone)['accuracy'].mean())}"
 
 
@@ -861,16 +872,17 @@ def said_of_models(study: Study) -> str:
     "Which models a study is about, and what its numbers are not."
     short = [name.rpartition("/")[2] for name in study.backbones]
     settings = f"{study.length} vectors, {study.steps} steps, seeds {', '.join(map(str, study.seeds))}"
+    belongs = "They belong" if len(short) > 1 else "It belongs"
     said = f"The frozen {'models are' if len(short) > 1 else 'model is'} {' and '.join(study.backbones)}; {settings}."
     if all(name in MICRO_MODELS for name in study.backbones):
-        said += " It belongs to the micro world, a made-up language: these numbers say nothing about English."
+        said += f" {belongs} to the micro world, a made-up language: the numbers say nothing about English."
     if not any(name.startswith(("roberta-base", "roberta-large", "t5-")) for name in short):
-        said += " They are not the paper's, which are of RoBERTa and T5."
+        said += " These numbers are not the paper's, which are of RoBERTa and T5."
     return said
 
 # %% ../nbs/library/results.ipynb #rp-section
 def _figure(picture: str, said: str) -> str:
-    return f"<figure>{picture}<figcaption>{said}</figcaption></figure>"
+    return f'<figure tabindex="0">{picture}<figcaption>{said}</figcaption></figure>'
 
 
 def _section(
@@ -957,7 +969,7 @@ def _cross_section(
 REPORT_STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-body { overflow-wrap: break-word }
+body { overflow-wrap: break-word; background: Canvas; color: CanvasText }
 figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto; background: #fff }
 figcaption, caption { text-align: left; padding: .3rem 0; font-size: .9rem }
 .scroll { overflow-x: auto; margin: 1rem 0 }

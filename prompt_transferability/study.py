@@ -122,14 +122,14 @@ _Limit = Annotated[_Count | None, Field(description="a whole number of at least 
 _Rate = Annotated[float, BeforeValidator(_plain), Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 _Seed = Annotated[_Whole, Field(strict=True, ge=0, lt=2**64)]
 
-# %% ../nbs/library/study.ipynb #6c5ccdc0
+# %% ../nbs/library/study.ipynb #fe543f68
 def _several(of: Any, description: str) -> Any:
     "The type of a list without repetition."
     return Annotated[
         tuple[of, ...], BeforeValidator(_listed), AfterValidator(_once_each), Field(description=description)
     ]
 
-
+# %% ../nbs/library/study.ipynb #7ffb650c
 _Names = _several(_Word, "a list of names without repetition")
 _SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one name or more without repetition")]
 _Seeds = _several(_Seed, "a list of whole numbers of at least 0 without repetition")
@@ -202,12 +202,12 @@ def _declared(cls: type) -> type:
     made.__init__ = init
     return made
 
-# %% ../nbs/library/study.ipynb #48792f20
+# %% ../nbs/library/study.ipynb #efceb32d
 PAPERS_METHODS = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
 PAPERS_METHODS += ("task tuning", "task tuning without LayerNorm")
 "How a study carries prompts where it does not say: whatever is added to `METHODS`, it enters no study by itself."
 
-# %% ../nbs/library/study.ipynb #5cea3c61
+
 @_declared
 class CrossModel:
     "Which prompts change models, and how they are carried over (§5)."
@@ -352,14 +352,14 @@ def to_yaml(self: Study, fingerprints: Fingerprints = UNKNOWN) -> str:
         plain | ({"fingerprints": asdict(fingerprints)} if fingerprints.rows else {}), sort_keys=False
     )
 
-# %% ../nbs/library/study.ipynb #529f4d96
+# %% ../nbs/library/study.ipynb #faa4bd07
 def _read_yaml(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no study file {str(path)!r}")
     return parse_yaml(read_text(path, StudyError), repr(path.name), StudyError)
 
-
+# %% ../nbs/library/study.ipynb #1b031cbc
 @patch(cls_method=True)
 def from_file(cls: Study, path: str | Path) -> Study:
     """A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for what is no study.
@@ -377,7 +377,7 @@ def from_file(cls: Study, path: str | Path) -> Study:
             raise UnknownNameError("study setting", key, known)
     return cls(**declared)
 
-# %% ../nbs/library/study.ipynb #dc4bab17
+# %% ../nbs/library/study.ipynb #0fa774ee
 def _maps(table: Any, kind: type) -> bool:
     "Whether it maps names to texts, or to such tables."
     return isinstance(table, dict) and all(
@@ -385,7 +385,7 @@ def _maps(table: Any, kind: type) -> bool:
         for name, value in table.items()
     )
 
-
+# %% ../nbs/library/study.ipynb #1bf8ce1e
 def noted_fingerprints(
     out: str | Path,  # the study's folder
 ) -> Fingerprints:
@@ -571,13 +571,13 @@ def cells(
     "All cells of the study, each after those that it needs."
     return [cell for planned in Plan(self, fingerprints).values() for cell in planned]
 
-# %% ../nbs/library/study.ipynb #1e8b6180
+# %% ../nbs/library/study.ipynb #93c0fd86
 @patch
 def _sources(self: Study, data: str | Path | None, models: str | Path | None, device: str) -> Sources:
     places = (None if folder is None else str(folder) for folder in (data, models))
     return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
 
-
+# %% ../nbs/library/study.ipynb #0cf586c1
 def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     """What stands behind the names of a study.
 
@@ -689,7 +689,11 @@ def done(self: _Progress, cell: Cell, seconds: float) -> None:
     self.bar.set_postfix_str(took, refresh=False)
     self.bar.update()
 
-# %% ../nbs/library/study.ipynb #23ac2eaf
+# %% ../nbs/library/study.ipynb #bbbdd07d
+ENGINES = ("local", "ray")
+"What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
+
+
 class CellsFailedError(StudyError):
     "Some cells of a study have no answer; `report` says which, and why."
 
@@ -700,7 +704,7 @@ class CellsFailedError(StudyError):
             said += f"; the first failed with {report.failed[0].error!r}; when that is mended, use retry_failed"
         super().__init__(said)
 
-# %% ../nbs/library/study.ipynb #4dc09bc5
+# %% ../nbs/library/study.ipynb #4dea2b92
 def _checked_workers(engine: str, workers: int | None, shard: tuple[int, int], device: str) -> int:
     "How many workers there are. Raises `UnknownNameError` for an unknown engine, and `StudyError`."
     if engine not in ENGINES:
@@ -712,10 +716,6 @@ def _checked_workers(engine: str, workers: int | None, shard: tuple[int, int], d
     if workers is None and device != "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         return 1
     return workers or min(4, os.cpu_count() or 1)
-
-
-ENGINES = ("local", "ray")
-"What runs the cells: the processes of this machine, or a Ray cluster (extra `ray`)."
 
 # %% ../nbs/library/study.ipynb #dc69249c
 @patch

@@ -158,7 +158,9 @@ def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> No
 # %% ../nbs/library/tpt_task.ipynb #f27eac7c
 def _short_run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     "What the steps before a run have in common with it."
-    return {name: value for name, value in settings.items() if name not in (*_WHOLE_RUN_SETTINGS, "checkpoint")}
+    return {
+        name: value for name, value in settings.items() if name not in (*_WHOLE_RUN_SETTINGS, "checkpoint", "watch")
+    }
 
 # %% ../nbs/library/tpt_task.ipynb #c7adf9fe
 def _trial_accuracies(

@@ -48,17 +48,22 @@ from .tasks import ALL_TASKS, TaskData, UnknownNameError
 # %% auto #0
 __all__ = ['INDEX', 'FORMAT', 'WarehouseError', 'Entry', 'Warehouse']
 
-# %% ../nbs/library/warehouse.ipynb #74d4b4d7
+# %% ../nbs/library/warehouse.ipynb #54dbcdcd
 INDEX = "warehouse.json"
 "The file that says what lies in a warehouse."
-
-_SUFFIX, _IN_NO_FILE = ".safetensors", frozenset('\\:*?"<>|')  # some file systems give these a meaning
 
 
 class WarehouseError(ValueError):
     "A folder or repository that is no warehouse, or a prompt that it cannot hold or does not have."
 
 
+_SUFFIX, _IN_NO_FILE = ".safetensors", frozenset('\\:*?"<>|')  # some file systems give these a meaning
+
+
+def _name_of(file: str) -> str:
+    return file.removesuffix(_SUFFIX).replace("--", "/")
+
+# %% ../nbs/library/warehouse.ipynb #fea8eb97
 def _file_of(name: str) -> str:
     "The file of the prompt of that name. Raises `WarehouseError` for a name that cannot be one of a file."
     file = name.replace("/", "--") + _SUFFIX
@@ -69,10 +74,6 @@ def _file_of(name: str) -> str:
             f"with neither . nor /, and holds no -- and none of {''.join(sorted(_IN_NO_FILE))}; give another name"
         )
     return file
-
-
-def _name_of(file: str) -> str:
-    return file.removesuffix(_SUFFIX).replace("--", "/")
 
 # %% ../nbs/library/warehouse.ipynb #75675cbb
 @contextmanager
@@ -182,7 +183,7 @@ def _write_index(folder: Path, entries: Mapping[str, Entry], began: int) -> None
 def _line(entry: Entry) -> str:
     return json.dumps(entry, sort_keys=True, ensure_ascii=False)
 
-# %% ../nbs/library/warehouse.ipynb #cb29a37e
+# %% ../nbs/library/warehouse.ipynb #64950865
 class _Index(TypedDict):
     format: Literal[FORMAT]
     prompts: dict[str, Entry]
@@ -190,7 +191,7 @@ class _Index(TypedDict):
 
 _FORM = TypeAdapter(_Index)
 
-
+# %% ../nbs/library/warehouse.ipynb #2c864dbd
 def _read_index(path: Path, advice: str) -> dict[str, Entry]:  # by name
     "What an index says. Raises `WarehouseError` for a file that is none, and for names that lead elsewhere."
     try:
@@ -521,7 +522,7 @@ def _mean_distances(
     of_sums = (2 * prompt.shape[1] + 16) * _SINGLE * (own.mean() + sizes)
     return means, ((of_products + of_sums) / smallest.clamp_min(0).sqrt()).nan_to_num(nan=math.inf)
 
-# %% ../nbs/library/warehouse.ipynb #3b8bf8e1
+# %% ../nbs/library/warehouse.ipynb #cff8503c
 def _maybe_nearest(
     warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, k: int
 ) -> dict[str, Entry]:  # k or more, where there are as many
@@ -532,7 +533,7 @@ def _maybe_nearest(
     beyond = means - wrong > (means + wrong).kthvalue(k).values
     return {name: entry for (name, entry), out in zip(entries.items(), beyond.tolist(), strict=True) if not out}
 
-
+# %% ../nbs/library/warehouse.ipynb #4d79f376
 def _search_pairs(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
     return [euclidean_average(prompt.values, torch.from_numpy(values)) for [values] in warehouse._vectors(entries)]
 
@@ -559,7 +560,7 @@ def _search_neurons(
     states = (np.unpackbits(row, count=own.numel()).astype(bool) for row in kept.numpy())
     return [neuron_overlap(own, torch.from_numpy(state).view_as(own)) for state in states]
 
-# %% ../nbs/library/warehouse.ipynb #386d674e
+# %% ../nbs/library/warehouse.ipynb #eb16fc9c
 _SEARCHES = {
     "euclidean_concat": _search_distances,
     "euclidean_average": _search_pairs,
@@ -568,7 +569,7 @@ _SEARCHES = {
     "neuron_overlap": _search_neurons,
 }
 
-
+# %% ../nbs/library/warehouse.ipynb #7ebbdb64
 @patch
 def nearest(
     self: Warehouse,

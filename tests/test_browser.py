@@ -71,11 +71,9 @@ THINNED = """() => {
         seen.add(word.className);
     }
 }"""
-# Chromium lets the keyboard scroll whatever scrolls, so that rule has nothing to say. Stylesheets are files, which no
-# script may fetch: no preload.
+# Stylesheets are files, which no script may fetch: no preload.
 VIOLATIONS = """() => axe.run(document, {
     runOnly: ["wcag2a", "wcag2aa"], resultTypes: ["violations"], preload: false,
-    rules: {"scrollable-region-focusable": {enabled: false}},
 }).then((found) => found.violations.flatMap((broken) => broken.nodes.map((node) =>
     `${broken.id}: ${node.html.slice(0, 150)} (${node.failureSummary.replace(/\\s+/g, " ").slice(0, 200)})`)))"""
 
@@ -170,6 +168,20 @@ def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, p
             tab.page.set_viewport_size(size)
             tab.page.emulate_media(media="screen", color_scheme=scheme)
             assert tab.page.evaluate(VIOLATIONS) == [], scheme
+
+
+def test_tables_heads_and_contents_are_as_readers_need_them(website):
+    "Of every page: captions, true minus signs, a description, and no private name in the contents."
+    for path in website.rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        tables = re.findall(r"<table\b.*?</table>", page, re.S)
+        assert all("<caption" in table for table in tables), path
+        cells = [re.sub(r"<[^>]+>", "", cell) for table in tables for cell in re.findall(r"<td\b.*?</td>", table, re.S)]
+        assert not [cell for cell in cells if re.match(r"\s*(-\d|−0(\.0+)?\s*$)", cell)], path
+        assert '<meta name="description"' in page or path.parent == website, path
+        assert 'data-scroll-target="#_' not in page and page.count('id="TOC"') <= 1
+    for page in PAGES[:-1]:
+        assert '<meta property="og:title"' in (website / page).read_text(encoding="utf-8"), page
 
 
 @pytest.mark.parametrize("width", [1000, 1100])

@@ -373,8 +373,8 @@ def test_a_report_says_first_what_came_out_and_of_which_model(results):
     within = np.mean([correct(*pair, "dev") for pair in pairs(alike=True)])
     across = np.mean([correct(*pair, "dev") for pair in pairs(alike=False)])
     title = re.search(r"<h1>(.*?)</h1>", text)[1]
-    kinds = f"{within:.0f} % on tasks of their type and {across:.0f} % on tasks of other types"
-    assert title == f"Prompts of micro-bert give {kinds}"
+    kinds = f"{within:.0f} % on other tasks of their type and {across:.0f} % on tasks of other types"
+    assert title == f"Prompts of micro-bert reach {kinds}"
     assert text.index("<h1>") < text.index("made-up language") < text.index("<li>") < text.index("<h2>")
     assert text.count("<li>") == 3 and not re.search(r"\binf\b", page.text)
     assert f"{np.mean([correct(t, s, t, 'dev') for t in STUDY.tasks for s in (0, 1)]):.1f} % on dev" in page.text

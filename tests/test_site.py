@@ -337,7 +337,7 @@ def test_the_check_finds(tmp_path, markup, problem):
 MAIN = """<html><head><title>A page – tiny</title></head><body><nav id="TOC"><p>On this page</p><ul><li><a href="#a"
 id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1></header><h2>Part</h2>
 <p>See <a href="x.html">TPT</a>, <code>TPT</code> and PTs; TPT-task and micro worlds. TPT again, a layout.</p>
-<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00</td><td>2026-01-02, 1e-05</td></tr></table>
+<table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00, 12%</td><td>2026-01-02, 1e-05</td></tr></table>
 <p>Our Table A. Told.</p>
 <div class="cell"><details><pre>code</pre></details><div class="sd-table"><table><tr><td>a</td></tr></table></div></div>
 <div class="cell-output cell-output-display">
@@ -361,7 +361,8 @@ def test_the_first_use_of_a_term_leads_to_the_glossary(finished):
 
 def test_tables_have_captions_and_true_numbers_and_scroll(finished):
     assert (
-        '<td>−0.35 <span class="interval">[−0.70, 0.10]</span></td><td>0.00</td><td>2026-01-02, 1e-05</td>' in finished
+        '<td>−0.35 <span class="interval">[−0.70, 0.10]</span></td><td>0.00, 12&nbsp;%</td><td>2026-01-02, 1e-05</td>'
+        in finished
     )
     assert finished.count('<div class="scroll">') == finished.count("<caption") == 2 and "<th>SST-2</th>" in finished
     assert '<caption class="visually-hidden">Part</caption>' in finished and "<strong>Our Table A.</strong>" in finished

@@ -205,6 +205,14 @@ def test_a_probe_has_its_own_evaluations(backbone, data):
         train_probe(backbone, data, 6, 2, eval_every=1)
 
 
+@pytest.mark.parametrize("choose", ["neuron_overlap", "trial"])
+def test_what_watches_a_run_does_not_watch_the_choice(backbone, data, sources, choose):
+    steps = []
+    asked = SHORT | dict(watch=lambda loop, asked: steps.append(loop.step))
+    tune_from_tasks(backbone, data, sources, choose, probe_steps=2, **asked)
+    assert steps == [*range(SHORT["steps"] + 1)]
+
+
 # ---- what the start saved
 
 STEPS = [0, 50, 100, 150]

@@ -31,7 +31,8 @@ LABELED_EQUATION = re.compile(r"^\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}"
 NOT_FOUND = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Page not found</title><meta name="robots" content="noindex">
-<style>:root {{ color-scheme: light dark; }} body {{ font: 1rem/1.6 system-ui, sans-serif; margin: 3rem 1rem; }}</style>
+<style>:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.6 system-ui, sans-serif; margin: 3rem 1rem; background: Canvas; color: CanvasText; }}</style>
 </head><body><main><h1>Page not found</h1>
 <p>There is no page at this address. It may have moved.
 <a href="{home}">Begin at the home page</a>; the search there finds every page.</p>

@@ -22,7 +22,8 @@ FILES_PAGE = """<!doctype html>
 <title>Files of results/{folder}</title>
 <meta name="description" content="The files of results/{folder}, which pages of the site read.">
 <link rel="icon" href="../../nbs/favicon.svg">
-<style>:root {{ color-scheme: light dark; }} body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; }}
+<style>:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; color: CanvasText; }}
 caption {{ text-align: left; padding-bottom: 0.4rem; }} a {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}

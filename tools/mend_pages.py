@@ -141,7 +141,7 @@ CELL = re.compile(r"(<t[dh]\b[^>]*>)(.*?)(?=</t[dh]>)", re.S)
 HEADING = re.compile(r"<h[1-4]\b[^>]*>(.*?)</h[1-4]>", re.S)
 INTERVAL = re.compile(r"\[[−+]?[\d.,]+(?: ?%)?, [−+]?[\d.,]+(?: ?%)?\]")
 HYPHEN = re.compile(r"(?<![\w.\])–/-])-(?=\.?\d)")
-NEGATIVE_ZERO = re.compile(r"−(?=0(?:\.0+)?(?![\d.,]))")
+NEGATIVE_ZERO = re.compile(r"−(?=0(?:\.0+)?(?![\d.]|,\d))")
 DOCUMENTED = re.compile(
     r"<th[^>]*>\s*(?:<strong>)?Type(?:</strong>)?\s*</th>"
 )  # nbdev's table of a function's parameters
@@ -239,8 +239,9 @@ def with_tables(main: str, name: Path) -> str:
 
 
 def true_numbers(text: str) -> str:
-    """Numbers with a true minus, zero without any, and a sign that stays with its number."""
-    return NEGATIVE_ZERO.sub("", HYPHEN.sub("−", text)).replace("&lt; ", "&lt;&nbsp;")
+    """Numbers with a true minus, zero without any, and signs that stand apart from their number and stay with it."""
+    text = NEGATIVE_ZERO.sub("", HYPHEN.sub("−", text))
+    return re.sub(r"(?<=\d) ?%", "&nbsp;%", text).replace("&lt; ", "&lt;&nbsp;")
 
 
 def glossary_terms(page: str) -> dict[str, re.Pattern]:

@@ -25,7 +25,7 @@
 
   function reach() {
     for (const area of document.querySelectorAll(SCROLLS)) {
-      const wide = area.scrollWidth > area.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(area).overflowX);
+      const wide = area.scrollWidth > area.clientWidth && ["auto", "scroll"].includes(getComputedStyle(area).overflowX);
       if (!wide) {
         if (area.dataset.reached) area.removeAttribute("tabindex");
         continue;
