@@ -174,7 +174,7 @@ Rows = Mapping[str, Mapping[str, int]]
 class Kind:
     "One experiment."
 
-    plan: Callable[[Plan], Iterable[Cell]]
+    plan: Callable[..., Iterable[Cell]]  # of a `Plan`, which is defined below
     answer: Callable[[Cell, Sources, Store, Path], dict[str, Any]]  # its result; files go into the folder
     result: type  # what a result holds at least, a `TypedDict`
     label: Callable[[Cell], str]  # a short description for people

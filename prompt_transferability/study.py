@@ -236,18 +236,6 @@ class CrossModel:
                 f"{', '.join(self.methods)}"
             )
 
-# %% ../nbs/library/study.ipynb #364479a8
-@patch
-def check_names(self: CrossModel, study: Study) -> None:
-    "Raise `UnknownNameError` for what the study does not have."
-    known = {"directions": study.backbones, "fitted_on": study.tasks}
-    named = [(name, word) for name in known for group in getattr(self, name) for word in group]
-    named += [("tpt_seeds", seed) for seed in self.tpt_seeds]
-    known["tpt_seeds"] = study.seeds
-    for name, word in named:
-        if word not in known[name]:
-            raise UnknownNameError(f"entry of cross_model.{name}", str(word), [*map(str, known[name])])
-
 # %% ../nbs/library/study.ipynb #e8a97b0c
 @_declared
 class OwnTask:
@@ -326,6 +314,18 @@ class Study:
 
     def __post_init__(self):
         _check_together(self)
+
+# %% ../nbs/library/study.ipynb #364479a8
+@patch
+def check_names(self: CrossModel, study: Study) -> None:
+    "Raise `UnknownNameError` for what the study does not have."
+    known = {"directions": study.backbones, "fitted_on": study.tasks}
+    named = [(name, word) for name in known for group in getattr(self, name) for word in group]
+    named += [("tpt_seeds", seed) for seed in self.tpt_seeds]
+    known["tpt_seeds"] = study.seeds
+    for name, word in named:
+        if word not in known[name]:
+            raise UnknownNameError(f"entry of cross_model.{name}", str(word), [*map(str, known[name])])
 
 # %% ../nbs/library/study.ipynb #c1fe1e43
 @patch
