@@ -314,7 +314,7 @@ class TaskData:
     task: Task
     train: Dataset | None = None
     dev: Dataset | None = None
-    test: Dataset | None = None  # each of the three may be a `_Later`, which is read when it is first looked at
+    test: Dataset | None = None  # each of the three may be unread until it is first looked at
 
     def __getattribute__(self, name: str):
         value = object.__getattribute__(self, name)
