@@ -422,7 +422,7 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "study._GEMMA",
     "study._MICRO",
 }
-PUBLISHED = ("release", "recomputed", "explorer")  # rooms that name the authors' models
+PUBLISHED = ("release", "recomputed", "explorer", "evidence")  # rooms that name the authors' models
 NAMES = r"bert|electra|mpnet|gpt|neox|llama|mistral|qwen|gemma|phi3|t5|softcapping|extra_id|type_embeddings"
 
 

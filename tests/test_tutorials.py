@@ -51,4 +51,4 @@ def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, fork, tmp_path):
     before = spent()
     done = fork(lambda: not run_notebook(page)[0], ROOT, GGUF=str(tmp_path))
     assert done.wait() == 0, done.stderr
-    assert 3 < spent() - before < 120  # below 3 nothing can have been trained
+    assert 1 < spent() - before < 120  # below 1 nothing can have been trained
