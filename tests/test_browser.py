@@ -61,6 +61,8 @@ LOST = """() => {
 # Names that reach into the cells beside them
 CROWDED = """() => [...document.querySelectorAll("#explorer-matrix th")]
     .filter((name) => name.scrollWidth > name.clientWidth + 1).map((name) => name.textContent)"""
+# Two frames on, what follows a change of the window has been done.
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # Measuring contrasts is slow, and code and figures are thousands of elements: one word of each kind of highlighted code
 # stands for all, and figures are left to the tests of `plots`, since axe does not know how SVG colors its text.
 THINNED = """() => {
@@ -156,6 +158,7 @@ def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, p
         assert tab.page.locator("main h1").count() == 1
         for size in (PHONE, NARROW, DESK):
             tab.page.set_viewport_size(size)
+            tab.page.evaluate(DRAWN)
             assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
             assert (tab.page.evaluate(LOST), tab.problems) == ([], [])
         tab.page.set_viewport_size(SHEET)
@@ -165,8 +168,9 @@ def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, p
         tab.page.evaluate(THINNED)
         tab.page.evaluate(axe.AXE_SCRIPT)
         for size, scheme in ((DESK, "light"), (PHONE, "dark")):
-            tab.page.set_viewport_size(size)
             tab.page.emulate_media(media="screen", color_scheme=scheme)
+            tab.page.set_viewport_size(size)
+            tab.page.evaluate(DRAWN)
             assert tab.page.evaluate(VIOLATIONS) == [], scheme
 
 

@@ -49,6 +49,7 @@
     reach();
     document.addEventListener("toggle", reach, true); // what was folded may scroll once it is open
     window.addEventListener("resize", reach);
+    window.matchMedia("print").addEventListener("change", reach); // nothing scrolls on paper
   });
   window.addEventListener("load", () => { reach(); show(); });
 
