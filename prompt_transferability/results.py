@@ -1016,6 +1016,25 @@ def _page(results: Results, sections: list[str]) -> str:
 </main></body></html>
 """
 
+# %% ../nbs/library/results.ipynb #rp-cut
+def _cut(study: Study) -> str:
+    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
+    short = study.tpt_steps is not None and study.tpt_steps < study.steps
+    return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
+
+# %% ../nbs/library/results.ipynb #rp-ways
+def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
+    "The ways by which prompts came that were tuned further."
+    starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
+    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
+
+# %% ../nbs/library/results.ipynb #rp-file
+def _write(path: Path, text: str) -> Path:
+    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
+    with written_whole(path, through_links=False) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return path
+
 # %% ../nbs/library/results.ipynb #rp-write
 def write_report(
     results: Results,
@@ -1064,22 +1083,3 @@ def write_report(
         sections.append(_cross_section(source, target, tables, results.impossible(source, target), prefix))
     _write(folder / "rows.csv", results.rows().to_csv())
     return _write(folder / "index.html", _page(results, sections))
-
-
-def _write(path: Path, text: str) -> Path:
-    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
-    with written_whole(path, through_links=False) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-    return path
-
-
-def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
-    "The ways by which prompts came that were tuned further."
-    starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
-    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
-
-
-def _cut(study: Study) -> str:
-    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
-    short = study.tpt_steps is not None and study.tpt_steps < study.steps
-    return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""

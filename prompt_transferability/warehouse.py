@@ -532,7 +532,7 @@ def _maybe_nearest(
     "The prompts that may be among the k of the smallest mean distance, and all that are."
     if len(entries) <= k:
         return dict(entries)
-    means, wrong = _mean_distances(prompt.values, warehouse._vectors(entries, together=4))
+    means, wrong = _mean_distances(prompt.values, warehouse._vectors(entries, together=32))
     beyond = means - wrong > (means + wrong).kthvalue(k).values
     return {name: entry for (name, entry), out in zip(entries.items(), beyond.tolist(), strict=True) if not out}
 
