@@ -9,23 +9,18 @@ One forward pass a prompt; nothing is trained. The table holds numbers only, no 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import time
 from pathlib import Path
 
 import torch
+from masking import in_words
 
 from prompt_transferability.evidence import pair_similarities, write_similarities
 from prompt_transferability.experiments import Sources
 from prompt_transferability.provenance import surroundings
 from prompt_transferability.results import Results
-
-
-def in_words(argument: str) -> str:
-    "Of a path on this machine, the name only."
-    return Path(argument).name if os.path.isabs(argument) else argument
 
 
 def main() -> None:
