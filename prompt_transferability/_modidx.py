@@ -329,6 +329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'prompt_transferability/cells.py'),
                                               'prompt_transferability.cells.Store.__init__': ( 'nbs/library/cells.html#store.__init__',
                                                                                                'prompt_transferability/cells.py'),
+                                              'prompt_transferability.cells.Store._as_stored': ( 'nbs/library/cells.html#store._as_stored',
+                                                                                                 'prompt_transferability/cells.py'),
                                               'prompt_transferability.cells.Store.beside': ( 'nbs/library/cells.html#store.beside',
                                                                                              'prompt_transferability/cells.py'),
                                               'prompt_transferability.cells.Store.company': ( 'nbs/library/cells.html#store.company',

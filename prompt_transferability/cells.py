@@ -45,9 +45,9 @@ from prompt_transferability.files import (
 )
 
 # %% auto #0
-__all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of', 'check_manifest',
-           'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack', 'Failure', 'Report',
-           'compute', 'Schedule', 'shard_of', 'run_cells']
+__all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',
+           'check_manifest', 'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack',
+           'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'run_cells']
 
 # %% ../nbs/library/cells.ipynb #b6f5626a
 @dataclass(frozen=True)
@@ -273,13 +273,12 @@ def files(self: Store, cell: Cell) -> list[str]:
     return sorted({*loose, *self.packed_files.get(cell.key, ())})
 
 # %% ../nbs/library/cells.ipynb #51a3606d
+LEFT_OUT = "left_out"
+"The entry in the header of a file whose tensors were left out when its study was packed."
+
+
 @patch
-def tensors(
-    self: Store,
-    cell: Cell,
-    name: str,  # of a `.safetensors` file of its answer, such as "prompt.safetensors"
-) -> tuple[dict[str, str], dict[str, Tensor]]:
-    "The header and the tensors of a file. Raises `StoreError` where there is no such file, or one that is damaged."
+def _as_stored(self: Store, cell: Cell, name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     path, prefix = self.place(cell) / name, f"{cell.kind}/{cell.key}/{name}"
     if path.is_file():
         try:
@@ -292,6 +291,25 @@ def tensors(
     noted = self.headers[prefix]
     with safe_open(self.folder / TENSORS, "pt") as file:
         return noted["header"], {key: file.get_tensor(f"{prefix}#{key}").clone() for key in noted["tensors"]}
+
+# %% ../nbs/library/cells.ipynb #51a3606e
+@patch
+def tensors(
+    self: Store,
+    cell: Cell,
+    name: str,  # of a `.safetensors` file of its answer, such as "prompt.safetensors"
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header and the tensors of a file.
+
+    Raises `StoreError` where there is no such file, where it is damaged, and where its tensors were left out.
+    """
+    header, tensors = self._as_stored(cell, name)
+    if LEFT_OUT in header:
+        raise StoreError(
+            f"{name!r} of the {cell.kind!r} cell {cell.key} was left out when {self.folder.name!r} was packed; "
+            "run the study in an empty folder to make it again"
+        )
+    return header, tensors
 
 # %% ../nbs/library/cells.ipynb #11b11ffa
 @patch
@@ -310,7 +328,7 @@ def take(
             with self.writing(cell) as (folder, parts):
                 parts |= {part: source.read(cell, part) for part in ("result", "provenance")}
                 for name in source.files(cell):
-                    header, tensors = source.tensors(cell, name)
+                    header, tensors = source._as_stored(cell, name)
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     save_tensors(tensors, folder / name, header)
             taken += 1
@@ -447,13 +465,13 @@ def _row(store: Store, cell: Cell) -> dict[str, str]:
 
 # %% ../nbs/library/cells.ipynb #5c91957e
 def _all_tensors(
-    store: Store, answered: Sequence[Cell], keep: Callable[[str], bool]
+    store: Store, answered: Sequence[Cell], keep: Callable[[Cell, str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     "The tensors of these answers, and what the packed file says of the files that they come from."
     kept, headers = {}, {}
     for cell in answered:
-        for name in filter(keep, store.files(cell)):
-            header, tensors = store.tensors(cell, name)
+        for name in store.files(cell):
+            header, tensors = store._as_stored(cell, name) if keep(cell, name) else ({LEFT_OUT: "true"}, {})
             prefix = f"{cell.kind}/{cell.key}/{name}"
             kept |= {f"{prefix}#{key}": tensor for key, tensor in tensors.items()}
             headers[prefix] = {"header": header, "tensors": sorted(tensors)}
@@ -474,7 +492,7 @@ def pack(
     folder: str | Path,  # of a study, loose, packed or both
     into: str | Path,  # where the packed files go; the same folder is allowed
     cells: Sequence[Cell],  # what is packed, where it is answered
-    keep: Callable[[str], bool] = lambda name: True,  # which files of tensors stay, by name
+    keep: Callable[[Cell, str], bool] = lambda cell, name: True,  # which files of tensors stay, by their names
 ) -> int:  # answers that were packed
     """Pack the answers of a study.
 

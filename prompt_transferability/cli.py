@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
-from .cells import Store, pack
-from .experiments import Sources, cell_label, check_stored
+from .cells import Cell, Store, pack
+from .experiments import KINDS, Kind, Sources, cell_label, check_stored
 from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .neurons import CHOICES, mask_neurons
@@ -939,11 +939,15 @@ def _add_study_merge(actions) -> None:
     merging.add_argument("folders", nargs="+", help="folders of the parts")
 
 # %% ../nbs/library/cli.ipynb #58c5655f
+_PROMPTS = [name for name, kind in KINDS.items() if kind.files is not Kind.files]
+
+
 def _study_pack(options: argparse.Namespace) -> dict:
-    into = options.into or options.out
-    kept = (
-        (lambda name: not name.endswith("projector.safetensors")) if options.without_projectors else lambda name: True
-    )
+    into, left_out = options.into or options.out, {*options.without}
+
+    def kept(cell: Cell, name: str) -> bool:
+        return ("projectors" if name.endswith("projector.safetensors") else cell.kind) not in left_out
+
     answered = pack(options.out, into, Results(options.out).planned, kept)
     return {"out": str(into), "cells": answered}
 
@@ -953,7 +957,12 @@ def _add_study_pack(actions) -> None:
     packing = _add_command(actions, "pack", _study_pack, "make four files of the answers of a study")
     packing.add_argument("out", help="folder of the results")
     packing.add_argument(
-        "--without-projectors", action="store_true", help="leave out what carried prompts to other models"
+        "--without",
+        nargs="+",
+        metavar="WHAT",
+        default=(),
+        choices=("projectors", *_PROMPTS),
+        help=f"tensors to leave out: projectors, or the prompts of a kind of cell ({', '.join(_PROMPTS)})",
     )
     packing.add_argument("--into", help="folder of the packed files (default: the same, where they replace the others)")
 

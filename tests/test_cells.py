@@ -264,6 +264,25 @@ def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path)
     assert Store(into).read(more[-1]) == {"value": 99}
 
 
+def test_tensors_that_were_left_out_are_named_and_the_answer_stays_whole(packed, tmp_path):
+    into, _ = packed
+    cells, lean = [*CELLS], tmp_path / "lean"
+    pack(into, lean, cells, keep=lambda cell, name: cell.kind != "first")
+    (first, *_), (second, *_) = (
+        [cell for cell in cells if (cell.kind == "first") == is_first] for is_first in (True, False)
+    )
+    store = Store(lean)
+    assert store.files(first) == ["prompt.safetensors"] and store.read(first) == Store(into).read(first)
+    assert store.tensors(second, "prompt.safetensors")[1]
+    assert (lean / "prompts.safetensors").stat().st_size < (into / "prompts.safetensors").stat().st_size
+    other = Store(tmp_path / "other")
+    assert other.take([first], [store]) == 1 and other.files(first) == ["prompt.safetensors"]
+    pack(lean, lean, cells)
+    for left in (store, other, Store(lean)):
+        with pytest.raises(StoreError, match="was left out when .* was packed"):
+            left.tensors(first, "prompt.safetensors")
+
+
 def ended_at(call, number):
     "A function of `os` that ends its process in the place of one of its calls, as a kill would."
     calls = iter(range(number))
