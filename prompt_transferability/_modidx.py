@@ -1357,6 +1357,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._legend': ( 'nbs/library/plots.html#_legend',
                                                                                         'prompt_transferability/plots.py'),
+                                              'prompt_transferability.plots._lighter': ( 'nbs/library/plots.html#_lighter',
+                                                                                         'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._luminance': ( 'nbs/library/plots.html#_luminance',
                                                                                            'prompt_transferability/plots.py'),
                                               'prompt_transferability.plots._name_cells': ( 'nbs/library/plots.html#_name_cells',
