@@ -34,7 +34,7 @@ from prompt_transferability.similarity import (
 )
 from .statistics import FEWEST_UNITS
 from .study import StudyError
-from .tasks import PAPER_TASKS
+from .tasks import PAPER_TASKS, with_titles
 
 # %% auto #0
 __all__ = ['METRIC_WORDS', 'PUBLISHED', 'PROJECTED', 'COSINES', 'VARIABLE', 'rounded', 'task_entries', 'principal_components',
@@ -55,8 +55,7 @@ def rounded(
 # %% ../nbs/library/explorer.ipynb #539ee1e0
 def task_entries(names: list[str]) -> list[dict[str, str]]:
     "Name, title and type of each task."
-    titles = {name: task.title for name, task in PAPER_TASKS.items()}
-    return [{"name": name, "title": titles.get(name, name), "type": TYPES[name]} for name in names]
+    return [{"name": name, "title": with_titles(name), "type": TYPES[name]} for name in names]
 
 # %% ../nbs/library/explorer.ipynb #56b84971
 def principal_components(

@@ -16,8 +16,8 @@ from pandas.io.formats.style import Styler
 from .tasks import PAPER_TASKS
 
 # %% auto #0
-__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'with_titles', 'column_by_column',
-           'side_by_side', 'own_beside_others']
+__all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'column_by_column', 'side_by_side',
+           'own_beside_others']
 
 # %% ../nbs/library/paper.ipynb #e9f0fcf8
 _COLUMNS = {
@@ -249,11 +249,6 @@ def agreement(
 def heading(name: str) -> str:
     "A name as the heading of a column, which may break into lines."
     return name.replace("_", " ")
-
-
-def with_titles(name: str) -> str:
-    "A name with the paper's names of the tasks in it: of `task tuning (mnli)`, task tuning (MNLI)."
-    return re.sub(r"\w+", lambda word: PAPER_TASKS[word[0]].title if word[0] in PAPER_TASKS else word[0], name)
 
 # %% ../nbs/library/paper.ipynb #b973e929
 def column_by_column(

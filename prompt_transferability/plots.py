@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 
-from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError
+from .tasks import PAPER_TASKS, TASK_TYPES, UnknownNameError, with_titles
 from .zero_shot_transfer import MIN_GAIN, recovered_transfer
 
 # %% auto #0
@@ -72,10 +72,6 @@ def _runs(names: Sequence[str], types: Mapping[str, str]) -> list[tuple[str, int
     "Type, start and end of each run of tasks of one type; the tasks are ordered by type."
     here = [types[name] for name in names]
     return [(kind, here.index(kind), here.index(kind) + here.count(kind)) for kind in dict.fromkeys(here)]
-
-
-def _title(name: str) -> str:
-    return PAPER_TASKS[name].title if name in PAPER_TASKS else name
 
 # %% ../nbs/library/plots.ipynb #e70e1b69
 def _check_fractions(values, what: str, least: int = 0) -> None:
@@ -137,7 +133,7 @@ _FONTS = "'DejaVu Sans', 'Verdana', sans-serif"
 
 
 def _lighter(svg: str) -> str:
-    "An SVG of matplotlib's without what nobody sees: coordinates to 1/100 of a pixel, no unused names, no font per text."
+    "Matplotlib's SVG without what nobody sees: coordinates to 1/100 of a pixel, no unused names, no font per text."
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
@@ -220,8 +216,8 @@ def _name_cells(
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(width) + 0.5, map(_title, targets), rotation=45, ha="left", rotation_mode="anchor")
-    axes.set_yticks(np.asarray(tops) + 0.5, map(_title, cells.index))
+    axes.set_xticks(np.arange(width) + 0.5, map(with_titles, targets), rotation=45, ha="left", rotation_mode="anchor")
+    axes.set_yticks(np.asarray(tops) + 0.5, map(with_titles, cells.index))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for names, labels in [(targets, axes.get_xticklabels()), (sources, axes.get_yticklabels())]:
@@ -385,7 +381,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 # %% ../nbs/library/plots.ipynb #f14c748a
 def _name_panel(axes: Axes, task: str, kind: str, below: str | None = None) -> None:
     "A task's name in the color of its type, smaller where it is longer than its panel, and what is said below it."
-    name = _title(task)
+    name = with_titles(task)
     look = {"color": TYPE_COLORS[kind], "fontweight": "bold", "fontsize": 9 * 17 / max(17, len(name))}
     axes.set_title(name, pad=6 if below is None else 16, **look)
     if below:
@@ -582,7 +578,7 @@ def plot_summary(
             if line in table.index:
                 _draw_row(axes, table.loc[line], height, TYPE_COLORS[types[line]])
         axes.set(ylim=(len(lines) - 0.4, -0.6), xlabel="accuracy")
-        axes.set_yticks(range(len(lines)), [_TYPE_NAMES.get(line) or _title(line) for line in lines])
+        axes.set_yticks(range(len(lines)), [_TYPE_NAMES.get(line) or with_titles(line) for line in lines])
         for line, label in zip(lines, axes.get_yticklabels(), strict=True):
             label.set(color=TYPE_COLORS[types.get(line, line)], fontweight="bold" if line in TASK_TYPES else "normal")
         axes.tick_params(axis="y", length=0)

@@ -39,7 +39,7 @@ from .projectors import named_way
 from .prompts import SoftPrompt
 from .similarity import METRICS, independent_pairs, task_means
 from .study import Study, StudyError, noted_fingerprints
-from .tasks import ALL_TASKS, PAPER_TASKS, UnknownNameError
+from .tasks import ALL_TASKS, UnknownNameError, with_titles
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
@@ -754,13 +754,11 @@ def readable(
     "A name as a person reads it: the paper's title of a task, a type in words, and no underscores."
     if not isinstance(name, str):
         return name
-    if task := PAPER_TASKS.get(name.removeprefix("micro/")):
-        return f"micro {task.title}" if name.startswith("micro/") else task.title
-    if tasks := re.search(r"(?<=\().+(?=\)$)", name):  # those that a method learned from
-        return name.replace(tasks[0], ", ".join(str(readable(task)) for task in tasks[0].split(", ")))
+    if (titled := with_titles(name)) != name:
+        return titled
     known = COLUMN_NAMES | TYPE_NAMES
     test = name.removeprefix("test_")
-    return known.get(name) or (f"test: {known.get(test, test)}" if test != name else name.replace("_", " "))
+    return known.get(name) or (f"test: {known.get(test) or with_titles(test)}" if test != name else name.replace("_", " "))
 
 # %% ../nbs/library/results.ipynb #rp-table
 def html_table(

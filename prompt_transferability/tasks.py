@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
-           'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'TaskData', 'task_from_files',
-           'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'label_name', 'read_task', 'find_task',
-           'load_task', 'unify_label_words']
+           'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles', 'TaskData',
+           'task_from_files', 'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'label_name', 'read_task',
+           'find_task', 'load_task', 'unify_label_words']
 
 # %% ../nbs/library/tasks.ipynb #414a399a
 import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -295,6 +296,16 @@ ALL_TASKS = (
     }
 )
 "Every task that is known by name."
+
+# %% ../nbs/library/tasks.ipynb #84fbc0e4
+def with_titles(name: str) -> str:
+    "A name with readers' names of the tasks in it: of `task tuning (micro/mnli)`, task tuning (micro MNLI)."
+
+    def titled(word: re.Match) -> str:
+        task = ALL_TASKS.get(word[0])
+        return word[0] if task is None else "micro " * word[0].startswith("micro/") + task.title
+
+    return re.sub(r"\b(micro/)?\w+", titled, name)
 
 # %% ../nbs/library/tasks.ipynb #d9fa37b4
 SPLITS = ("train", "dev", "test")

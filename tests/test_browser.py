@@ -417,7 +417,7 @@ def test_filters_change_what_is_drawn(explorer):
     explorer.page.uncheck("input[name=sources][value=none]")
     assert count("#explorer-matrix tbody tr") == 10
     offered = explorer.page.locator("#explorer-target option").all_inner_texts()
-    assert "micro/mnli" in offered and "micro/sst2" not in offered
+    assert "micro MNLI" in offered and "micro SST-2" not in offered
     explorer.page.select_option("#explorer-target", "micro/mnli")
     assert count(".explorer-point") == 10
     explorer.page.uncheck("input[name=targets][value=NLI]")
@@ -452,7 +452,7 @@ def test_a_targets_correlation_is_scipys(explorer):
     rho = spearmanr(accuracy[others, target], similar[others, target]).statistic
     explorer.page.select_option("#explorer-target", "micro/mnli")
     said = explorer.page.inner_text("#explorer-correlation").replace("−", "-")
-    assert said == f"Spearman's ρ over the 12 sources of micro/mnli: {rho:.2f}."
+    assert said == f"Spearman's ρ over the 12 sources of micro MNLI: {rho:.2f}."
 
 
 def test_color_follows_accuracy_or_what_is_recovered(explorer):
@@ -569,9 +569,9 @@ def test_keyboard_reaches_everything(explorer):
             focused = page.evaluate("[document.activeElement.textContent, document.activeElement.ariaLabel]")
             assert focused == [
                 f"{100 * accuracy[2][1]:.1f}",
-                f"micro/laptop on micro/sst2, {100 * accuracy[2][1]:.1f} %",
+                f"micro laptop on micro SST-2, {100 * accuracy[2][1]:.1f} %",
             ]
-            assert "Prompt of micro/laptop (sentiment), on micro/sst2" in page.inner_text("#explorer-pair")
+            assert "Prompt of micro laptop (sentiment), on micro SST-2" in page.inner_text("#explorer-pair")
         if stops[-1] == "point":
             before = page.evaluate("document.activeElement.textContent")
             press("End")
