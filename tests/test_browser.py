@@ -3,6 +3,7 @@
 Nothing else looks at the whole website, which takes a while to build: `make test` gives a file to one process.
 """
 
+import csv
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -186,6 +188,21 @@ def test_tables_heads_and_contents_are_as_readers_need_them(website):
         assert 'data-scroll-target="#_' not in page and page.count('id="TOC"') <= 1
     for page in PAGES[:-1]:
         assert '<meta property="og:title"' in (website / page).read_text(encoding="utf-8"), page
+
+
+def test_a_table_leads_to_its_cells_and_can_be_kept_as_csv(browser, home):
+    page = browser.new_page()
+    page.goto((home.parent / "paper/table3.html").as_uri())
+    table = page.locator("table", has_text="Our Table A.")
+    origin = page.locator(".scroll:has-text('Our Table A.') + .table-origin")
+    assert origin.locator("a").first.get_attribute("href") == "../../results/release/files.html"
+    with page.expect_download() as kept:
+        origin.locator("button").click()
+    rows = [*csv.reader(StringIO(Path(kept.value.path()).read_text(encoding="utf-8-sig")))]
+    assert rows[0][1:] == table.locator("thead tr").first.locator("th").all_inner_texts()[1:]
+    assert len(rows) == table.locator("tr").count() and {len(row) for row in rows} == {len(rows[0])}
+    assert kept.value.suggested_filename == "Our_Table_A.csv"
+    page.close()
 
 
 @pytest.mark.parametrize("width", [1000, 1100])

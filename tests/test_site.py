@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from build_site import not_found  # noqa: E402  (tools/ is no package)
-from link_origins import lead_to_sources, site_problems  # noqa: E402
+from link_origins import folders_read, lead_to_sources, site_problems  # noqa: E402
 from mend_pages import finish, glossary_terms  # noqa: E402
 
 MODULE = """\
@@ -224,6 +224,19 @@ def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page)
     assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 1 + 4
     assert "github" not in page
     assert "Its numbers" not in (site / "nbs/index.html").read_text(encoding="utf-8")
+
+
+def test_a_table_names_the_results_that_its_numbers_are_read_from():
+    sources = [
+        'results = {name: Results(root / "results" / name) for name in ("micro", "small")}',
+        'first = results["micro"].transfer()\nsecond = results["small"].transfer()\nfirst',
+        "def both(table):\n    return table + second\n\n\nboth(first)",
+        'each_study(root / "results", "starts", by_start)',
+        "%time\nprinted(2)",
+        "found = first.mean()\nprinted(2).join(found)",
+    ]
+    read = folders_read(sources, ["micro", "micro-tpt", "other", "small"])
+    assert read == [[], ["micro"], ["micro", "small"], ["micro-tpt", "small"], [], ["micro"]]
 
 
 def test_on_github_a_tutorial_opens_in_colab(tmp_path, monkeypatch):

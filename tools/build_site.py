@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 from fastcore.nbio import NbCell, mk_cell, read_nb, write_nb
-from link_origins import lead_methods_to_their_class, lead_to_sources, site_problems
+from link_origins import lead_methods_to_their_class, lead_to_sources, site_problems, with_origins
 from mend_pages import SiteError, finish, glossary_terms, mend, search_without_server
 from nbdev.processors import FilterDefaults
 from smalldocs.config import load
@@ -27,6 +27,7 @@ NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-
 # smalldocs says so of options that only Quarto reads
 KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read")
 
+WITH_ORIGINS = ("nbs/index", "nbs/paper/", "nbs/results/")  # pages whose tables say which results they show
 LABELED_EQUATION = re.compile(r"^\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S | re.M)
 NOT_FOUND = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -64,6 +65,8 @@ def stage(
             FilterDefaults()(notebook)
             for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
                 mend_documentation(output.get("data", {}))
+            if page.startswith(WITH_ORIGINS):
+                with_origins(page, notebook.cells, root)
             write_nb(notebook, staged / page)
     return staged
 

@@ -1,10 +1,13 @@
 """Lead every page to its source and to the results that it reads, and check where all links of the site lead."""
 
+import ast
 import html
 import json
 import os
 import re
 import shutil
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastcore.nbio import read_nb
 
+from prompt_transferability.evidence import STUDIES
 from prompt_transferability.experiments import cell_label
 from prompt_transferability.results import Results, write_report
 from prompt_transferability.study import StudyError
@@ -46,6 +50,54 @@ REQUESTS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src
 REMOTE = re.compile(r"^(https?:)?//")
 REMOTE_IN_CSS = re.compile(r"""(?:url\(|@import)\s*["']?\s*((?:https?:)?//[^"')\s;]+)""")
 REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
+
+
+def with_origins(source: str, cells: Sequence, root: Path) -> None:
+    """Write under each table of a page which results its numbers are read from, and offer it as CSV."""
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    for cell, folders in zip(code, folders_read([cell.source for cell in code], result_folders(root)), strict=True):
+        up = "../" * source.count("/")
+        links = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in folders]
+        origin = f"Numbers: {', '.join(links)}. " if links else ""
+        button = '<button type="button" class="to-csv" hidden>CSV</button>'
+        for output in cell.get("outputs", []):
+            if "<table" in (shown := "".join(output.get("data", {}).get("text/html", ""))):
+                output["data"]["text/html"] = f'{shown}<p class="table-origin">{origin}{button}</p>'
+
+
+def folders_read(
+    sources: Sequence[str],  # of a page's code cells, in order
+    folders: Sequence[str],  # under results/
+) -> list[list[str]]:  # for each cell, those that what it shows was read from
+    """Which results each cell shows: a name stands for what the statements that defined it read."""
+    read, found = defaultdict(set), []
+    for source in sources:
+        shown = set()
+        for statement in ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.M)).body:
+            taken = _read_in(statement, read, folders)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    read[node.id] |= taken
+                elif isinstance(node, ast.FunctionDef):
+                    read[node.name] |= taken
+            if not isinstance(statement, ast.Assign | ast.FunctionDef | ast.Import | ast.ImportFrom | ast.Assert):
+                shown |= taken
+        found.append([name for name in folders if name in shown])
+    return found
+
+
+def _read_in(node: ast.AST, read: dict[str, set[str]], folders: Sequence[str]) -> set[str]:
+    """The folders that a piece of code reads, by itself or by the names in it."""
+    match node:
+        case ast.Constant(value=str(name)):
+            return {name} & {*folders}
+        case ast.Name(id=name, ctx=ast.Load()):
+            return set(read[name])
+        case ast.Subscript(value=ast.Name(), slice=ast.Constant(value=str(name))) if name in folders:
+            return {name}  # of several studies, the one that is named
+        case ast.Call(func=ast.Name(id="each_study" | "studies_there"), args=[_, ast.Constant(value=question), *_]):
+            return {*STUDIES[question]} & {*folders}
+    return set().union(*(_read_in(child, read, folders) for child in ast.iter_child_nodes(node)))
 
 
 def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:

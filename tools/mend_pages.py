@@ -230,7 +230,8 @@ def with_tables(main: str, name: Path) -> str:
             again = f", table {seen[words]}" if seen[words] > 1 else ""
             body = f'<caption class="visually-hidden">{words}{again}</caption>{body}'
         else:
-            body = re.sub(r"(<caption[^>]*>)(Our Table [A-Z]+\.)", r"\1<strong>\2</strong>", body)
+            body = re.sub(r"(<caption[^>]*>)(.*?)(?=</caption>)", r"\1<span>\2</span>", body, count=1, flags=re.S)
+            body = re.sub(r"(?<=<span>)Our Table [A-Z]+\.", r"<strong>\g<0></strong>", body, count=1)
         styles = main[main.rfind('<div class="cell', 0, m.start()) : m.start()]
         colored = " colored" if "background-color" in styles else ""
         return f'<div class="scroll{colored}">{tag}{body}{close}</div>'

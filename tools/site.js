@@ -37,6 +37,24 @@
     }
   }
 
+  // ---------------------------------------------------------------- a table as CSV
+
+  function offerTable(button) {
+    const table = button.closest(".table-origin").parentElement.querySelector("table");
+    const quoted = (cell) => `"${cell.textContent.trim().replace(/\s+/g, " ").replaceAll('"', '""')}"`;
+    const line = (row) => [...row.cells].flatMap((cell) => [quoted(cell), ...Array(cell.colSpan - 1).fill('""')]).join(",");
+    button.hidden = false;
+    button.setAttribute("aria-label", `CSV of ${table.caption ? table.caption.textContent : "this table"}`);
+    button.addEventListener("click", () => {
+      const text = [...table.rows].map(line).join("\r\n");
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv" }));
+      link.download = `${((table.caption && table.caption.textContent) || "table").split(".")[0].replace(/\W+/g, "_")}.csv`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     show();
     for (const button of document.querySelectorAll(".theme-toggle")) {
@@ -46,6 +64,7 @@
         show();
       });
     }
+    document.querySelectorAll(".to-csv").forEach(offerTable);
     reach();
     document.addEventListener("toggle", reach, true); // what was folded may scroll once it is open
     window.addEventListener("resize", reach);
