@@ -170,7 +170,7 @@ def test_references_are_numbered_and_linked(page):
 
 def test_captions_and_equations_show_their_numbers(page):
     assert re.search(r"<figcaption>Figure&nbsp;1: A line, <math", page)
-    assert "<caption>Table&nbsp;2: Scores." in page
+    assert "<caption><span>Table&nbsp;2: Scores." in page
     assert '<span class="equation-number">(1)</span>' in page
 
 
