@@ -758,7 +758,9 @@ def readable(
         return titled
     known = COLUMN_NAMES | TYPE_NAMES
     test = name.removeprefix("test_")
-    return known.get(name) or (f"test: {known.get(test) or with_titles(test)}" if test != name else name.replace("_", " "))
+    return known.get(name) or (
+        f"test: {known.get(test) or with_titles(test)}" if test != name else name.replace("_", " ")
+    )
 
 # %% ../nbs/library/results.ipynb #rp-table
 def html_table(
