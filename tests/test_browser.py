@@ -390,7 +390,7 @@ def test_the_explorer_opens_on_the_finding(explorer):
     offered = explorer.page.locator("#explorer-metric option:checked").inner_text()
     assert explorer.page.input_value("#explorer-whose") == "published-roberta-base"
     assert offered == "cosine_average (99 vectors, those that act)"
-    assert f"follows transfer best is {offered}" in explorer.page.inner_text("#explorer-says")
+    assert f"predicts transfer best is {offered}" in explorer.page.inner_text("#explorer-says")
     assert (
         explorer.page.inner_text("#explorer-layers > p:first-child") == "RoBERTa-base, printed in the paper's Table 2"
     )

@@ -137,7 +137,7 @@ def test_verdicts_are_of_all_studies(folder):
 
 def test_what_is_not_there_is_left_out(folder, tmp_path):
     assert each_study(tmp_path, "transfer", by_type).empty and claims(tmp_path).empty
-    assert said(each_study(tmp_path, "transfer", by_type)) == "No study that is here decides this."
+    assert said(each_study(tmp_path, "transfer", by_type)) == "No study in this repository decides this."
     shutil.copytree(folder / "smollm", tmp_path / "smollm")
     assert [study.name for study in studies_there(tmp_path, "transfer")] == ["smollm", "smollm"]
     assert each_study(tmp_path, "models", across).empty
@@ -200,7 +200,7 @@ def test_task_tuning_carries_only_what_noise_and_own_prompts_do_not_bring(monkey
 
 def test_one_seed_cannot_decide_what_takes_several(folder):
     study = Evidence(Results(folder / "paper"), "micro-bert", seed=0)
-    assert by_similarity(study)["follows best"] == OPEN
+    assert by_similarity(study)["predicts best"] == OPEN
     assert compared(study)[1].shape == (4, 4)
 
 

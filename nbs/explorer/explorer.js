@@ -469,7 +469,7 @@
   function finding({ similarity, opens_on: best }) {
     if (!similarity) return "";
     const { name, overall: [{ rho, low, high, n }] } = similarity[best];
-    return ` The embedding metric that follows transfer best is ${name}: Spearman's ρ ${signed(rho)} [${signed(low)}, ${signed(high)}], mean of ${n} targets, without self pairs.`;
+    return ` The embedding metric that predicts transfer best is ${name}: Spearman's ρ ${signed(rho)} [${signed(low)}, ${signed(high)}], mean of ${n} targets, without self pairs.`;
   }
 
   function choose() {
