@@ -28,20 +28,22 @@ FILES_PAGE = """<!doctype html>
 <link rel="icon" href="../../nbs/favicon.svg">
 <style>:root {{ color-scheme: light dark; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; color: CanvasText; }}
-caption {{ text-align: left; padding-bottom: 0.4rem; }} a {{ overflow-wrap: anywhere; }}
+caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
 </style>
 </head><body><main><h1>results/{folder}</h1>
-<p>What the site's pages read. <a href="../../index.html">Home</a></p>
-<div tabindex="0" role="region" aria-label="Files"><table>
-<caption>Files of results/{folder}</caption>
+<p>What the site's pages read. <a href="../../index.html">Home</a>{contents}</p>
+{tables}
+</main></body></html>
+"""
+FILES_TABLE = """<div id="{name}" tabindex="0" role="region" aria-label="{caption}"><table>
+<caption>{caption}</caption>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
-</tbody></table></div></main></body></html>
-"""
+</tbody></table></div>"""
 BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
 STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "begun", "seconds"))
@@ -147,9 +149,12 @@ def result_folders(root: Path) -> list[str]:
 def list_files(folder: Path, out: Path) -> None:
     """Copy the files of a folder of results, and write a page that leads to each, or to each cell of a study."""
     shutil.copytree(folder, out, dirs_exist_ok=True)
-    study = (folder / "study.yaml").is_file()
-    head, rows = (STUDY_HEAD, study_rows(folder, out)) if study else (FOLDER_HEAD, file_rows(folder))
-    page = FILES_PAGE.format(folder=folder.name, head=head, rows="\n".join(rows))
+    if (folder / "study.yaml").is_file():
+        contents, tables = study_tables(folder, out)
+    else:
+        rows, caption = "\n".join(file_rows(folder)), f"Files of results/{folder.name}"
+        contents, tables = "", FILES_TABLE.format(name="files", caption=caption, head=FOLDER_HEAD, rows=rows)
+    page = FILES_PAGE.format(folder=folder.name, contents=contents, tables=tables)
     (out / "files.html").write_text(page, encoding="utf-8")
 
 
@@ -163,9 +168,12 @@ def file_rows(folder: Path) -> list[str]:
     return rows
 
 
-def study_rows(folder: Path, out: Path) -> list[str]:
-    """A row a cell, with a link to what was asked, what came out and where that is from; and the report, if any."""
-    results, rows = Results(folder), []
+def study_tables(folder: Path, out: Path) -> tuple[str, str]:
+    """Links to the report, if any, and to a table for each kind of cell; and the tables.
+
+    A row is a cell, with a link to what was asked, what came out and where that is from.
+    """
+    results, rows, links = Results(folder), defaultdict(list), []
     (out / "cells").mkdir(exist_ok=True)
     for cell, result in results.answered:
         origin = results.store.read(cell, "provenance")
@@ -174,15 +182,19 @@ def study_rows(folder: Path, out: Path) -> list[str]:
         label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
         begun = html.escape(origin["started"][:16].replace("T", "\u00a0"))
         facts = f"<td>{begun}</td><td>{origin['seconds']:.0f}</td>"
-        rows.append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
+        rows[cell.kind].append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
     with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
         report = write_report(results, out / "report")
         text = report.read_text(encoding="utf-8").replace("<main>", f"<main>\n{BACK}", 1)
         report.write_text(text, encoding="utf-8")
-        rows.insert(
-            0, '<tr><th scope="row">report</th><td><a href="report/index.html">figures</a></td><td></td><td></td></tr>'
-        )
-    return rows
+        links.append('<a href="report/index.html">Report, with figures</a>')
+    links += [f'<a href="#{kind}">{len(of)} × {kind}</a>' for kind, of in rows.items()]
+    captions = {kind: f"Cells of the kind {kind} in results/{folder.name}" for kind in rows}
+    tables = [
+        FILES_TABLE.format(name=kind, caption=captions[kind], head=STUDY_HEAD, rows="\n".join(of))
+        for kind, of in rows.items()
+    ]
+    return "".join(f" · {link}" for link in links), "\n".join(tables)
 
 
 def lead_methods_to_their_class(out: Path) -> None:
