@@ -452,9 +452,9 @@ def test_correlations_need_sources(explorer):
     assert "p = " in said() or "p < " in said()
     for kind in ("SA", "EJ", "PI"):
         explorer.page.uncheck(f"input[name=sources][value={kind}]")
-    assert said() == "Too few sources are left for a correlation."
+    assert said() == "Too few sources are selected for a correlation."
     explorer.page.select_option("#explorer-target", "micro/mnli")
-    assert said() == "Too few sources are left for a correlation."
+    assert said() == "Too few sources are selected for a correlation."
     of_model(explorer, "micro-finetune-micro-roberta")  # four tasks
     assert explorer.page.locator("#explorer-scatter svg").count() == 0 and said() == ""
 

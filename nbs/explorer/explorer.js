@@ -217,14 +217,14 @@
     const ends = scale === "accuracy" ? [percent(low, 0), percent(high, 0)] : ["nothing recovered", "all of it"];
     const key = make("p", { class: "explorer-key" }, `${ends[0]} `,
       ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: shade(share), "aria-hidden": "true" })), ` ${ends[1]}`,
-      scale === "accuracy" ? "" : `; striped: tuning gains less than ${100 * LEARNED} points, or it is not known what it gains`);
+      scale === "accuracy" ? "" : `; striped: tuning gains less than ${100 * LEARNED} points, or its gain is unknown`);
     const line = make("p", { id: "explorer-cell" });
     show("explorer-matrix", ...(items.length ? [line, make("div", { class: "explorer-wide" }, table), key] : [nothing()]));
     get("explorer-pair").replaceChildren();
     if (items.length) items[Math.min(1, columns.length - 1)].dispatchEvent(new Event("mouseenter"));
   }
 
-  const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is left: tick at least one type of sources and one of targets.");
+  const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is selected: tick at least one type of source and one of target.");
   const lacks = (what) => make("p", { class: "explorer-nothing" }, what);
 
   // ---------------------------------------------------------------- figures
@@ -317,18 +317,18 @@
     const sameType = (pair) => Number(typeOf(pair.source) === typeOf(pair.target));
     if (only) {
       const own = pairs.filter((pair) => pair.target === only);
-      if (own.length < FEWEST) return "Too few sources are left for a correlation.";
+      if (own.length < FEWEST) return "Too few sources are selected for a correlation.";
       const rho = spearman(own.map((pair) => pair.similarity), own.map((pair) => pair.accuracy));
-      return `Spearman's ρ over the ${own.length} sources of ${titleOf(only)}: ${Number.isFinite(rho) ? signed(rho) : "none, all are alike"}.`;
+      return `Spearman's ρ over the ${own.length} sources of ${titleOf(only)}: ${Number.isFinite(rho) ? signed(rho) : "undefined, because all values are equal"}.`;
     }
     const found = meanCorrelation(pairs, (pair) => pair.similarity);
-    if (!found.n) return "Too few sources are left for a correlation.";
+    if (!found.n) return "Too few sources are selected for a correlation.";
     const known = metric.overall[Number(self)];
     const p = known.p < 0.001 ? "p < 0.001" : `p = ${known.p.toFixed(3)}`;
     const sure = everyType() ? ` [${signed(known.low)}, ${signed(known.high)}], ${p}` : " (no interval: some types are left out)";
     const types = meanCorrelation(pairs, sameType);
-    return `Spearman's ρ, mean of ${found.n} targets: ${signed(found.rho)}${sure}. Knowing only whether two tasks are of one type: ` +
-      `${types.n ? signed(types.rho) : "none, all are alike"}. Compared are ${which || "the published prompts, which began alike"}.`;
+    return `Spearman's ρ, mean of ${found.n} targets: ${signed(found.rho)}${sure}. Task type alone: ` +
+      `${types.n ? signed(types.rho) : "undefined, because all values are equal"}. Prompts compared: ${which || "the published ones, which started from the same vectors"}.`;
   }
 
   // ---------------------------------------------------------------- neurons by layer
@@ -336,7 +336,7 @@
   function drawLayers() {
     const { profile } = shown.collection;
     if (!profile) {
-      show("explorer-layers", lacks("Which neurons these prompts activate needs the model's weights, which are not in this repository."));
+      show("explorer-layers", lacks("Computing which neurons these prompts activate requires the model's weights, which are not in this repository."));
       return;
     }
     const spread = profile.kinds.flatMap((kind) => kind.low ? [...kind.low, ...kind.high] : kind.mean);
@@ -455,17 +455,17 @@
       return [titleOf(run.task), run.start || "random vectors", run.seed, percent(best), run.step[run.accuracy.indexOf(best)], percent(curves.majority[run.task])];
     });
     show("explorer-curves", ...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
-      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step; one line a seed, and dotted, level, the share of the most frequent label. Above each: the best of each seed${starts.length ? " that began at random vectors" : ""}.`),
+      make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step. Each line is a seed; the dotted line is the share of the most frequent label. The numbers above a panel are the best accuracy of each seed${starts.length ? " that started from random vectors" : ""}.`),
       make("p", { class: "explorer-key" }, ...seeds.map((seed) => make("span", {}, sample("#1d2730", dash(seed)), ` seed ${seed} `)),
-        ...starts.map((start) => make("span", {}, sample(startColor(start), ""), ` began at a prompt of: ${start} `))),
-      numbers(["task", "began at", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
+        ...starts.map((start) => make("span", {}, sample(startColor(start), ""), ` started from a prompt of: ${start} `))),
+      numbers(["task", "started from", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
   }
 
   // ---------------------------------------------------------------- controls
 
   const options = (id, entries) => get(id).replaceChildren(...entries.map(([value, text]) => make("option", { value }, text)));
 
-  // What similarity tells of transfer here, in a sentence
+  // How well similarity predicts transfer here, in a sentence
   function finding({ similarity, opens_on: best }) {
     if (!similarity) return "";
     const { name, overall: [{ rho, low, high, n }] } = similarity[best];
