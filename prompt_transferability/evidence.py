@@ -107,8 +107,10 @@ class Evidence:
         study, done, planned = self.results.study, len(self.results.answered), len(self.results.planned)
         models = f"{self.source} to {self.backbone}" if self.source else self.backbone
         tasks = "generated" if any(task.startswith("micro/") for task in study.tasks) else "real"
-        seeds = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
-        seeds = seeds if self.seed is None else f"seed {self.seed} alone"
+        trained = [cell.asked for cell, _ in self.results.answered if cell.kind == "tune"]
+        begun = {asked["seed"] for asked in trained if asked["backbone"] == self.backbone}
+        several = f"{len(begun)} of {len(study.seeds)}" if 0 < len(begun) < len(study.seeds) else f"{len(study.seeds)}"
+        seeds = f"{several} seed{'s' * (several != '1')}" if self.seed is None else f"seed {self.seed} alone"
         unfinished = "" if done == planned else f", unfinished ({done} of {planned} cells)"
         return f"{self.name}: {models}, {len(study.tasks)} {tasks} tasks, {seeds}{unfinished}"
 

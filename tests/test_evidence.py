@@ -156,6 +156,13 @@ def test_a_study_that_is_being_run_says_so_and_shows_what_is_whole(tiny, tmp_pat
     (tmp_path / "smollm" / "study.yaml").write_text((tiny / "study.yaml").read_text())
     (half,) = studies_there(tmp_path, "transfer")
     assert "unfinished" in half.label and half.backbone == "micro-bert"
+    assert "2 seeds" in half.label
+    first = [cell for cell in kept if cell.kind == "data" or (cell.kind == "tune" and cell.asked["seed"] == 0)]
+    assert Store(tmp_path / "gemma").take(first, [Store(tiny)]) == len(first)
+    (tmp_path / "gemma" / "study.yaml").write_text((tiny / "study.yaml").read_text())
+    *_, one = studies_there(tmp_path, "prompts")
+    assert one.name == "gemma" and "1 of 2 seeds" in one.label
+    shutil.rmtree(tmp_path / "gemma")
     trained = studies_there(tmp_path, "prompts")
     assert [study.backbone for study in trained] == [*TINY.backbones]
     on_dev = tuned_on_dev(half.results, "micro-roberta")
