@@ -148,7 +148,7 @@ def test_no_more_rows_are_read_than_are_answered(backbone, monkeypatch):
         (["a", ""], "texts, row 2: text_a must be a text, not ''"),
         ([5], "texts, row 1: expected a text, two in a tuple, or a dict; got 5"),
         ([("a", "b", "c")], "texts, row 1: expected a text, two in a tuple"),
-        ([("a", "b"), "c"], "texts, row 2: text_b is blank, and row 1 has one"),
+        ([("a", "b"), "c"], "texts, row 2: text_b is blank, but row 1 has one"),
         (["x \ud800"], "half of a character"),
         ([{"words": "a"}], "there is no column 'text_a' or 'text'; the columns are words"),
         ([{"text": "a", "prediction": "b"}], "a column 'prediction' already"),
@@ -258,14 +258,14 @@ def test_a_text_and_a_pair(lines, prompt, capsys):
 
 BAD = {
     "a.csv": [
-        ("", "a.csv has no texts; give one at least"),
+        ("", "a.csv has no texts; give at least one"),
         ("text\n", "a.csv has no texts"),
         ("words\nx\n", "line 2: there is no column 'text_a' or 'text'; the columns are words"),
         ("text,id\nx,1\n,2\n", "line 3: text_a must be a text, not ''"),
-        ("text,text_b\nx,y\nx,\n", "line 3: text_b is blank, and line 2 has one"),
-        ("text,text_b\nx,\nx,y\n", "line 2: text_b is blank, and line 3 has one"),
+        ("text,text_b\nx,y\nx,\n", "line 3: text_b is blank, but line 2 has one"),
+        ("text,text_b\nx,\nx,y\n", "line 2: text_b is blank, but line 3 has one"),
         ("text,id\nx\n", "line 2: 1 fields, but the header has 2"),
-        ('text,id\n"x,1\n', "is a quote left open?"),
+        ('text,id\n"x,1\n', "check for a quote that is never closed"),
         ("text,text\nx,y\n", "line 1: the header names the column 'text' twice"),
         ("text,prediction\nx,y\n", "a column 'prediction' already"),
         ("version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),

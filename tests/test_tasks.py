@@ -112,7 +112,7 @@ def test_the_nearest_name_is_found_in_any_case_and_without_its_owner(given, near
     "arguments, message",
     [
         (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
-        (("t", "SA", ("a",), ("x",)), "needs two labels"),
+        (("t", "SA", ("a",), ("x",)), "needs at least two labels"),
         (("t", "SA", ("a", "a"), ("x", "y")), "names a label twice"),
         (("t", "SA", ("a", "b"), ("x",)), "label without a word: b;"),
         (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
@@ -322,7 +322,7 @@ def test_hold_out_has_a_limit_and_small_files_work(tmp_path):
         rows = [{"text_a": f"text {i}", "label": "good"} for i, size in enumerate(sizes) for _ in range(size)]
         data = load(write(tmp_path / "few.jsonl", rows))
         assert data.train.num_rows and data.dev.num_rows and data.overlaps()["rows"].tolist() == [0]
-    with pytest.raises(DataError, match="cannot hold a dev split out"):
+    with pytest.raises(DataError, match="cannot hold out a dev split"):
         load(write(tmp_path / "same.jsonl", [{"text_a": "same", "label": "good"}] * 5))
 
 
@@ -473,7 +473,7 @@ def test_hub_with_other_columns_or_labels(monkeypatch):
     with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no column 'label'; the columns are text,"):
         load_task("imdb")
     hub(monkeypatch, {"text": ["x"], "label": [-1]})
-    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no labels, only -1"):
+    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has only the hidden label -1"):
         load_task("imdb")
 
 
@@ -548,23 +548,23 @@ def test_the_case_of_an_ending_means_nothing(tmp_path, name):
         (
             "a.jsonl",
             '{"text_a": "x", "text_b": "y", "label": "bad"}\n{"text_a": "x", "text_b": "", "label": "bad"}',
-            "line 2: text_b is blank, and line 1 has one; give every row a second text, or none",
+            "line 2: text_b is blank, but line 1 has one; give every row a second text, or none",
         ),
         (
             "a.jsonl",
             '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "text_b": "y", "label": "bad"}',
-            "line 1: text_b is blank, and line 2 has one",
+            "line 1: text_b is blank, but line 2 has one",
         ),
-        ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, and line 2 has one"),
-        ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, and line 3 has one"),
+        ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, but line 2 has one"),
+        ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, but line 3 has one"),
         ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (
             "a.jsonl",
             '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": "bad"}',
-            "line 1: the label is -1, and line 2",
+            "line 1: the label is -1, but line 2",
         ),
         ("a.jsonl", '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "label": -1}', "line 2: unknown label '-1'"),
-        ("a.jsonl", '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": -1}', "has no labels, only -1"),
+        ("a.jsonl", '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": -1}', "has only the hidden label -1"),
     ],
 )
 def test_what_is_there_twice_or_half_is_named_with_its_place(tmp_path, name, content, message):
@@ -587,9 +587,9 @@ def test_a_test_split_whose_labels_are_hidden_is_no_test_split(tmp_path, label):
     write(folder / "tasks" / "restaurant" / "test.jsonl", [{"text_a": "fine", "label": label}] * 3)
     data = load_task("restaurant", folder)
     assert data.train.num_rows == 102 and data.test is None and "test" not in data.splits()
-    with pytest.raises(DataError, match=r"test\.jsonl has no labels, only -1, which hides them; leave the split out"):
+    with pytest.raises(DataError, match=r"test\.jsonl has only the hidden label -1; leave the split out"):
         load_task("restaurant", folder, splits=["test"])
-    with pytest.raises(DataError, match="has no labels, only -1"):
+    with pytest.raises(DataError, match="has only the hidden label -1"):
         task_from_files(
             "t", "SA", WORDS, train=write(tmp_path / "a.jsonl", ROWS), test=tmp_path / "tasks/restaurant/test.jsonl"
         )
