@@ -229,7 +229,7 @@ class Peft(Contestant):
         kind = TaskType.CAUSAL_LM if backbone.kind == "causal" else TaskType.FEATURE_EXTRACTION
         config = PromptTuningConfig(task_type=kind, num_virtual_tokens=length)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks `transformers` for an attribute by its old name
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute of `transformers` by its old name
             self.model = get_peft_model(backbone.model, config).to(backbone.device).eval()
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)

@@ -494,7 +494,7 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     torch.save(torch.zeros(100, 768), pickled)
     out = tmp_path / "out"
     assert "'notes.txt' is no safetensors file" in refused("evaluate", text, "micro/sst2")
-    assert "'model.safetensors' is a safetensors file but no soft prompt" in refused("evaluate", weights, "micro/sst2")
+    assert "'model.safetensors' is a safetensors file but not a soft prompt" in refused("evaluate", weights, "micro/sst2")
     assert "SoftPrompt.from_authors" in refused("evaluate", pickled, "micro/sst2")
     assert "there is no prompt file 'absent'" in refused("evaluate", tmp_path / "absent", "micro/sst2")
     assert "there is no prompt file" in refused("transfer", tuned, tmp_path, "--tasks", "micro/sst2", "--out", out)
@@ -700,7 +700,7 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
     out = ("--out", tmp_path / "carried.safetensors")
     large = ("--backbone", "micro-roberta-large")
     assert "'micro-roberta', not for" in refused("project", "carry", tuned, "--projector", projector, *large, *out)
-    assert "no soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
+    assert "not a soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
     assert "no projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
     assert not list(tmp_path.iterdir())
     nameless = Projector(128, 128, 6, 8).save(tmp_path / "nameless.safetensors")

@@ -115,7 +115,7 @@ def test_a_model_without_learned_positions_takes_the_mask_as_a_vector(tiny, tmp_
     bare = adapted(tiny("modernbert"), prompt.to_peft(tmp_path / "bare", backbone))
     assert not torch.allclose(ours, through_peft(bare, backbone, prompt.length), atol=1e-3)
     of_authors = SoftPrompt(prompt.values, backbone.name, SENTIMENT.name, "authors")
-    with pytest.raises(PromptError, match="written of layout 'paper'"):
+    with pytest.raises(PromptError, match="exact adapters require layout 'paper'"):
         of_authors.to_peft(tmp_path / "authors", load(tiny("modernbert"), "authors"), exact=True)
     with pytest.raises(PromptError, match="pass the backbone"):
         prompt.to_peft(tmp_path / "none", exact=True)
@@ -126,7 +126,7 @@ def test_learned_positions_are_what_stands_in_the_way(shape, tiny, tmp_path):
     "With the mask as a vector logits still differ; without positions and token types they do not."
     backbone = load(tiny(shape))
     prompt = SoftPrompt(prompt_of(backbone), backbone.name, SENTIMENT.name)
-    with pytest.raises(PromptError, match="no adapter of PEFT is exact for .* learned positions"):
+    with pytest.raises(PromptError, match="no PEFT adapter is exact for .* learned positions"):
         prompt.to_peft(tmp_path, backbone, exact=True)
     adapter = SoftPrompt(with_mask(backbone, prompt.values), "m", "t").to_peft(tmp_path, backbone)
     model = adapted(tiny(shape), adapter)

@@ -104,7 +104,7 @@ def test_saving_again_replaces(prompt, tmp_path):
     ("entry", "message"),
     [
         ({"accuracy": np.float32(0.5)}, "entry 'accuracy' cannot be written as JSON .*float32"),
-        ({"task": "micro/imdb"}, "entry 'task' has the name of a part of the header"),
+        ({"task": "micro/imdb"}, "entry 'task' has a name reserved in the header"),
     ],
 )
 def test_metadata_that_would_not_come_back_is_refused(prompt, tmp_path, entry, message):
@@ -290,7 +290,7 @@ def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
     config.write_text("{")
     refused("adapter_config.json")
     config.write_text("[]")
-    refused("adapter_config.json in .* holds a list")
+    refused("adapter_config.json in .* contains a list")
     weights.write_bytes(good_weights[:40])
     refused("adapter_model.safetensors")
     save_file({"other": torch.zeros(2, 3)}, weights)
@@ -392,7 +392,7 @@ def test_entries_that_are_no_metadata_are_refused(tmp_path, value):
 )
 def test_names_that_command_a_terminal_are_refused(tmp_path, entry, name):
     refused(
-        lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt is named in one line"
+        lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt must be one line"
     )
     refused(
         lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "in one line of text"
@@ -401,14 +401,14 @@ def test_names_that_command_a_terminal_are_refused(tmp_path, entry, name):
 
 @pytest.mark.parametrize("name", [5, None, ["m"], b"m", True])
 def test_names_that_are_no_text_are_refused(name):
-    refused(lambda: SoftPrompt(torch.zeros(2, 3), name, "t"), "the backbone of a prompt is named in one line of text")
-    refused(lambda: SoftPrompt(torch.zeros(2, 3), "m", name), "the task of a prompt is named in one line of text")
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), name, "t"), "the backbone of a prompt must be one line of text")
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), "m", name), "the task of a prompt must be one line of text")
 
 
 def test_pointers_of_git_lfs_and_links_that_lead_nowhere(tmp_path):
     (tmp_path / "p").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
     refused(lambda: SoftPrompt.load(tmp_path / "p"), "'.*p' is a pointer of Git LFS")
-    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is no pickled matrix|pointer of Git LFS")
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is not a pickled matrix|pointer of Git LFS")
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     for read in (SoftPrompt.load, SoftPrompt.from_peft, lambda path: SoftPrompt.from_authors(path, "m", "t")):
@@ -499,7 +499,7 @@ def test_of_an_adapter_for_both_parts_the_encoders_vectors_are_read(tmp_path, ch
     unsaid = adapter(tmp_path / "b", both, **changes, num_virtual_tokens=None)
     assert torch.equal(SoftPrompt.from_peft(unsaid).values, torch.ones(4, 3))
     for wrong in (torch.ones(4, 3), torch.ones(7, 3)):
-        refused(lambda wrong=wrong: SoftPrompt.from_peft(adapter(tmp_path / "c", wrong, **changes)), "is not whole")
+        refused(lambda wrong=wrong: SoftPrompt.from_peft(adapter(tmp_path / "c", wrong, **changes)), "is incomplete")
 
 
 OTHERS = {
@@ -532,7 +532,7 @@ def test_other_adapters_are_refused_by_their_names(tmp_path, kind):
     ids=str,
 )
 def test_adapters_that_ask_for_code_are_refused(tmp_path, changes):
-    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", **changes)), "asks for code of its own")
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", **changes)), "requires its own code")
     plain = {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers.models.x"}}
     assert SoftPrompt.from_peft(adapter(tmp_path / "b", **plain, tokenizer_kwargs=None)).length == 4
 
@@ -558,7 +558,7 @@ def test_an_adapter_that_is_only_a_pickle_is_refused_and_not_opened(tmp_path):
 
 def test_the_revision_of_an_adapter_is_kept(tmp_path):
     assert SoftPrompt.from_peft(adapter(tmp_path / "a", revision="v1")).metadata == {"backbone_revision": "v1"}
-    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "b", revision=5)), "revision 5; expected is a name")
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "b", revision=5)), "revision 5; expected a name")
 
 
 # ---- the task that a prompt declares
@@ -586,10 +586,10 @@ def test_older_prompts_declare_known_tasks_with_the_words_that_they_note():
         ({"label_words": ["bad", "good"]}, "does not say which labels"),
         ({"task": "random"}, "does not say which labels its task 'random' has"),
         ({"task": "sst2", "label_words": ["bad"]}, "declares no task: .* a label without a word: positive"),
-        ({"task": "sst2", "label_words": "bad"}, "are lists of words"),
-        ({"task": "sst2", "label_words": [1, 2]}, "are lists of words"),
-        ({"task": "sst2", "labels": {"a": 1}}, "are lists of words"),
-        ({"task": "sst2", "labels": [[], []]}, "are lists of words"),
+        ({"task": "sst2", "label_words": "bad"}, "must be lists of words"),
+        ({"task": "sst2", "label_words": [1, 2]}, "must be lists of words"),
+        ({"task": "sst2", "labels": {"a": 1}}, "must be lists of words"),
+        ({"task": "sst2", "labels": [[], []]}, "must be lists of words"),
         ({"task": "sst2", "task_type": ["SA"]}, "declares no task: unknown task type"),
         ({"task": "../x", "labels": ["a", "b"], "label_words": ["c", "d"], "task_type": "SA"}, "cannot be named"),
     ],

@@ -480,7 +480,7 @@ def test_files_that_are_no_prompts(warehouse, tmp_path):
         with pytest.raises(PromptError, match="'bad.safetensors' is no safetensors file"):
             warehouse.prompts()
     save_file({"weights": torch.zeros(3)}, warehouse.folder / "bad.safetensors")
-    with pytest.raises(PromptError, match="'bad.safetensors' is a safetensors file but no soft prompt"):
+    with pytest.raises(PromptError, match="'bad.safetensors' is a safetensors file but not a soft prompt"):
         warehouse.prompts()
     (warehouse.folder / "bad.safetensors").unlink()
     (warehouse.folder / "a\nb.safetensors").write_bytes(outside.read_bytes())
