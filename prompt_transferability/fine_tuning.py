@@ -35,10 +35,10 @@ class _ModelObjective(TaskObjective):
 class FineTuningRun(Trained):
     "A fine-tuned model and how it came about."
 
-    backbone: Backbone  # the best on dev, the earliest of equals; frozen again
+    backbone: Backbone  # the best on dev, the earliest in case of a tie; frozen again
     curve: pd.DataFrame  # as in `TuningRun`
     seconds: float  # spent in training steps, evaluations not counted
-    examples: int  # texts learned from in that time
+    examples: int  # texts trained on in that time
 
     def __repr__(self) -> str:
         return f"FineTuningRun({self.backbone.name!r}: {self._outcome})"
@@ -47,10 +47,10 @@ class FineTuningRun(Trained):
 @delegates(Training)
 def fine_tune(
     backbone: Backbone,  # stays as it is; a copy is trained
-    data: TaskData,  # its train split is learned from, its dev split selects
+    data: TaskData,  # the train split is for training, the dev split for selection
     learning_rate: float = 2e-5,  # fit for models of RoBERTa-base's size with AdamW; small ones want more
     seed: int = 0,  # of the order of the texts; nothing else is drawn
-    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     progress: bool = True,  # show a progress bar
     **kwargs: Any,  # further settings of `Training`
 ) -> FineTuningRun:

@@ -308,7 +308,7 @@ def fit_prompt_mapping(
     layer_norm: bool = True,
     learning_rate: float = 1e-4,  # the authors'
     seed: int = 0,  # of the initial weights and the order of the pairs
-    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     device: str | torch.device = "cpu",  # where to train; no model is at hand to tell
     progress: bool = True,  # show a progress bar
     **kwargs: Any,  # further settings of `Training`
@@ -364,7 +364,7 @@ def fit_token_mapping(
     learning_rate: float = 1e-4,
     batch_size: int = 256,  # tokens in a step
     seed: int = 0,  # of the initial weights and the order of the tokens
-    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     progress: bool = True,  # show a progress bar
     **kwargs: Any,  # further settings of `Training`
 ) -> Projector:
@@ -477,7 +477,7 @@ def fit_task_tuning(
     layer_norm: bool = True,
     learning_rate: float = 5e-3,  # the authors'
     seed: int = 0,  # of the initial weights and the order of the texts
-    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     progress: bool = True,  # show a progress bar
     watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
     **kwargs: Any,  # further settings of `Training`

@@ -68,7 +68,7 @@ MEANINGS |= {
     "warmup_steps": "steps of warm-up; below 1: a share of all steps",
     "warmup_ratio": "the older spelling of such a share",
     "optim": "adamw_torch and adamw_torch_fused (PyTorch's fused AdamW), adafactor and sgd (PyTorch's)",
-    "seed": "of the initial vectors and of the order of the texts",
+    "seed": "seed of the initial vectors and of the order of the texts",
 }
 
 # %% ../nbs/library/prompt_hub.ipynb #b3d512bc

@@ -93,7 +93,7 @@ class Training:
         values = {name: whole_number(name, getattr(self, name), at_least) for name, at_least in least.items()}
         values["learning_rate"] = _number("learning_rate", self.learning_rate, above_0=True)
         values["weight_decay"] = _number("weight_decay", self.weight_decay, above_0=False)
-        vars(self).update(values)  # frozen for all others
+        vars(self).update(values)  # the dataclass is frozen
         for name, known in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
             if getattr(self, name) not in tuple(known):
                 raise UnknownNameError(name, getattr(self, name), known)
@@ -445,7 +445,7 @@ def train(
     objective: Objective,
     training: Training,
     asked: dict,  # what identifies the run, JSON values
-    checkpoint: str | Path | None = None,  # file that keeps the state, and that an interrupted run goes on from
+    checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     progress: bool = True,  # show a progress bar
     watch: Callable[[Loop, dict], Any]
     | None = None,  # is given the loop and `asked`, at the start and after every step

@@ -395,7 +395,7 @@ def test_names_that_command_a_terminal_are_refused(tmp_path, entry, name):
         lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt must be one line"
     )
     refused(
-        lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "in one line of text"
+        lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "must be one line of text"
     )
 
 
