@@ -579,7 +579,7 @@ def nearest(
     prompt: SoftPrompt | str,  # or the name of one here, which is left out of the answer
     k: int = 5,
     metric: str = "cosine_average",  # one of `METRICS`
-    backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are looked at
+    backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are compared
     same_model: bool = True,  # compare only prompts of the same model
 ) -> pd.DataFrame:  # by name, most similar first: `similarity` and the columns of `Entry`
     """The prompts that are most similar to one (Eqs. 2, 3, 6), `k` or as many as there are.
@@ -592,7 +592,7 @@ def nearest(
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k is {k!r}; give the number of prompts to find, 1 or more")
     if metric == "neuron_overlap" and backbone is None:
-        raise ValueError("neuron_overlap is about a model's neurons; give the backbone")
+        raise ValueError("neuron_overlap requires a model; give the backbone")
     own_name, prompt = (prompt, self.load(prompt)) if isinstance(prompt, str) else (None, prompt)
     others = {name: entry for name, entry in self.index().items() if name != own_name}
     entries = {name: entry for name, entry in others.items() if _comparable(entry, prompt, metric, same_model)}
