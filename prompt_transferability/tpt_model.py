@@ -37,7 +37,7 @@ def tune_from_model(
     target_backbone: Backbone,
     data: TaskData,  # the task, for the target model
     projector: Projection,  # from the source model to the target model
-    source_prompt: SoftPrompt,  # of the source model; in the paper it is one of the same task
+    source_prompt: SoftPrompt,  # a prompt of the source model; in the paper it is one of the same task
     **settings: Any,  # of `tune_prompt`: steps, learning_rate, batch_size, seed, eval_every, patience, checkpoint …
 ) -> TuningRun:
     """Train a prompt on the target model that starts from a projected one (§5.3, Table 6).

@@ -245,7 +245,7 @@ def test_a_projector_says_what_it_was_fitted_with_and_refuses_another_layout(sou
         assert (facts["layout"], facts["source_revision"], facts["steps"]) == ("paper", "abc", 6)
         assert facts["best_step"] in (0, 3, 6)
         theirs = SoftPrompt(prompt.values, prompt.backbone, prompt.task, "authors")
-        with pytest.raises(ProjectorError, match="layout 'authors'; the projector learned from 'paper'"):
+        with pytest.raises(ProjectorError, match="layout 'authors'; the projector was trained on 'paper'"):
             fitted.project(theirs, authors)
     assert facts["target_revision"] == "def"
     # What knows words only serves either layout.
@@ -394,7 +394,7 @@ def test_no_way_leads_from_a_model_to_itself(source, target, data, prompt, monke
     own = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "a"})
     for name, fit in WAYS.items():
         given = {"task tuning": (target, [own], [data]), "prompt mapping": ([(own, own)],)}.get(name, (target, target))
-        with pytest.raises(ProjectorError, match="carried between two models; got 'micro-roberta' twice"):
+        with pytest.raises(ProjectorError, match="source and target must be two models; got 'micro-roberta' twice"):
             fit(*given)
     # Two revisions of it are two models.
     monkeypatch.setattr(target, "revision", "b")
