@@ -476,7 +476,7 @@ class Race:
             (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in entrants
         }
         rows = batch_rows(-1, settings.batch_size)
-        for contestant in self.entrants.values():  # what is done only once is no part of a step
+        for contestant in self.entrants.values():  # one-time work is not part of a step
             contestant.step(self.texts.batch(rows), self.labels[rows])
 
 # %% ../nbs/library/bench.ipynb #b303c34a

@@ -63,7 +63,7 @@ MEANINGS |= {
     "max_steps": "steps in place of epochs, where above 0",
     "per_device_train_batch_size": "texts of a batch",
     "gradient_accumulation_steps": "the batch is so many times as large, in one pass",
-    "weight_decay": "as the optimiser understands it",
+    "weight_decay": "as defined by the optimiser",
     "lr_scheduler_type": "linear, cosine, constant_with_warmup, or constant, which has no warm-up",
     "warmup_steps": "steps of warm-up; below 1: a share of all steps",
     "warmup_ratio": "the older spelling of such a share",

@@ -180,7 +180,7 @@ def test_a_checkpoint_of_other_data_or_another_start_is_refused(backbone, data, 
 
 def test_a_damaged_checkpoint_is_refused_by_name(backbone, data, tmp_path):
     (tmp_path / "state").write_text("not a checkpoint")
-    with pytest.raises(TuningError, match="state' is no checkpoint"):
+    with pytest.raises(TuningError, match="state' is not a checkpoint"):
         tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
 
 

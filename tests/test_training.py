@@ -289,7 +289,7 @@ def test_what_is_no_number_is_named():
             return self.value
 
     for what, given in {"loss": (float("nan"), 1.0), "score": (1.0, float("nan"))}.items():
-        with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before anything was learned"):
+        with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before any training"):
             Loop(Broken(*given), Training()).evaluate()
 
 
