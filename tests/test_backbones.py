@@ -270,7 +270,7 @@ def test_label_words_that_cannot_be_told_apart_at_the_mask_are_refused(family):
 
 @pytest.mark.parametrize(
     ("words", "remedy"),
-    [(("good", "Good"), "each label needs words of its own"), ((("bad", "Bad"), "good"), "leave one of them out")],
+    [(("good", "Good"), "each label needs its own words"), ((("bad", "Bad"), "good"), "leave one of them out")],
     ids=["two labels", "one label"],
 )
 def test_label_words_that_share_a_token_are_refused(words, remedy):
@@ -320,8 +320,8 @@ def test_a_known_name_without_network_and_copy_says_so(offline):
     [
         ({"device": "gpu"}, "there is no device 'gpu' here; give auto or one of .*cpu"),
         ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
-        ({"dtype": "float13"}, "'float13' is no number type to compute in"),
-        ({"dtype": torch.int8}, "'torch.int8' is no number type to compute in"),
+        ({"dtype": "float13"}, "'float13' is not a number type to compute in"),
+        ({"dtype": torch.int8}, "'torch.int8' is not a number type to compute in"),
     ],
 )
 def test_devices_and_number_types_that_cannot_be_had_are_refused(given, message):
@@ -356,7 +356,7 @@ def test_a_prompt_is_a_tensor_everywhere(ask, name):
 
 @pytest.mark.parametrize("rows", [{"text_a": ["a"], "text_b": [None]}, ["a", "b"], [{"text": "a"}]])
 def test_texts_that_are_no_rows_are_refused(rows):
-    with pytest.raises(BackboneError, match="texts are a sequence of rows, .*split.select"):
+    with pytest.raises(BackboneError, match="texts must be a sequence of rows, .*split.select"):
         Backbone.from_pretrained("micro-bert").encode(rows)
 
 
@@ -368,7 +368,7 @@ def test_the_token_after_which_a_causal_model_answers_is_looked_for_at_loading()
     colon = backbone.tokenizer.convert_tokens_to_ids("Ġ:")
     (ids,) = backbone.encode(PAIRS[:1]).batch([0]).ids.tolist()
     assert backbone.answer_id == colon and ids.count(colon) == 2 and ids[-1] == colon
-    with pytest.raises(BackboneError, match="the answer 'in short' is not one token of 'micro-llama'; name another"):
+    with pytest.raises(BackboneError, match="the answer 'in short' is not one token of 'micro-llama'; give another"):
         Backbone.from_pretrained("micro-llama", answer="in short")
 
 
@@ -383,7 +383,7 @@ def test_the_authors_join_pairs_of_t5_with_a_sentinel():
 
 
 def test_a_causal_model_has_no_authors_layout():
-    with pytest.raises(BackboneError, match="is a causal model, which the authors' code has no layout for"):
+    with pytest.raises(BackboneError, match="is a causal model, for which the authors' code has no layout"):
         Backbone.from_pretrained("micro-llama", layout="authors")
 
 

@@ -400,7 +400,7 @@ def test_a_folder_without_tokenizer_config_reads_the_same_ids_or_is_refused(mode
     "dtype", ["float8_e4m3fn", torch.float8_e4m3fn, "int8", torch.int64, "half", [], None, 32, "torch.float32"]
 )
 def test_number_types_that_nothing_computes_in_are_refused(dtype):
-    with pytest.raises(BackboneError, match="is no number type to compute in; give auto, float32"):
+    with pytest.raises(BackboneError, match="is not a number type to compute in; give auto, float32"):
         Backbone.from_pretrained("micro-bert", dtype=dtype)
 
 
