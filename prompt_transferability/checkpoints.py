@@ -460,7 +460,7 @@ def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
             output_loading_info=True,
             adapter_kwargs={
                 "subfolder": "none"
-            },  # the only place the only place where `transformers` then looks for adapters
+            },  # the only place where `transformers` then looks for adapters
             **source,
         )
     return model, _read_tokenizer(name, source), report, files, config

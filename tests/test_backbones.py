@@ -60,7 +60,7 @@ def test_what_neuron_states_refuses(bert_folder):
     backbone = Backbone.from_pretrained(bert_folder, max_length=90)
     with pytest.raises(BackboneError, match="vectors are 7 wide; 'tiny-bert' takes 32"):
         backbone.neuron_states(torch.zeros(2, 5, 7))
-    with pytest.raises(BackboneError, match="pass its vectors, prompt.values"):
+    with pytest.raises(BackboneError, match="vectors, prompt.values"):
         backbone.neuron_states(SoftPrompt(torch.zeros(5, 32), "tiny-bert", "sst2"))
 
 
