@@ -1249,5 +1249,5 @@ def _add_warehouse_pull(actions) -> None:
         actions, "pull", _warehouse_pull, "bring the prompts of a repository of the Hub into a folder"
     )
     pulling.add_argument("repo", help="user/name")
-    pulling.add_argument("folder", help="gets the prompts, beside those that it has")
+    pulling.add_argument("folder", help="the folder for the prompts, which keeps those already there")
     pulling.add_argument("--revision", help="branch, tag or commit (default: main)")
