@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 wher
 
 # %% ../nbs/library/cli.ipynb #40bc8b0a
 def _add_models(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--models", help="folder of model folders and .gguf files, searched before the Hub")
+    command.add_argument("--models", help="folder with model folders and .gguf files, searched before the Hub")
 
 
 def _add_places(command: argparse.ArgumentParser) -> None:
@@ -818,7 +818,7 @@ def _add_study_run(actions) -> None:
         "--engine", choices=ENGINES, default="local", help="local: processes of this machine; ray: a cluster"
     )
     run.add_argument("--address", help="of the Ray cluster (default: the one that this machine is in, or a new one)")
-    run.add_argument("--retry-failed", action="store_true", help="try again what failed in an earlier run")
+    run.add_argument("--retry-failed", action="store_true", help="retry cells that failed in an earlier run")
     run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     _add_computing(run, _OF_STUDY)
     _add_places(run)

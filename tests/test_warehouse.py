@@ -376,7 +376,7 @@ def test_a_prompt_that_is_alone_in_its_warehouse(tmp_path):
 def test_other_weights_of_one_name(tmp_path):
     warehouse = Warehouse(tmp_path)
     warehouse.add(prompt_of(0, backbone_fingerprint="abc"))
-    with pytest.raises(WarehouseError, match="'some-model', but for other weights of that name, and vectors of"):
+    with pytest.raises(WarehouseError, match="'some-model', but only for other weights of that name; vectors of"):
         warehouse.nearest(prompt_of(1, backbone_fingerprint="def"))
 
 
