@@ -604,7 +604,7 @@ def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch,
     monkeypatch.setattr("prompt_transferability.prompt_tuning.tune_prompts", interrupt)
     more = ["--checkpoint", str(tmp_path / "checkpoint")] if checkpoint else []
     assert main([*tune("micro/sst2", tmp_path / "out"), *more]) == 130
-    said = "interrupted; the same command goes on from what is there" if checkpoint else "interrupted"
+    said = "interrupted; the same command resumes from there" if checkpoint else "interrupted"
     assert capsys.readouterr().err == f"prompt-transfer: {said}\n"
 
 
@@ -619,7 +619,7 @@ def test_interrupted_commands_without_a_checkpoint(prompt, tmp_path, monkeypatch
         assert main(arguments) == 130
         assert capsys.readouterr().err == "prompt-transfer: interrupted\n"
     assert main(["study", "run", "micro", "--out", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command goes on from what is there\n"
+    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command resumes from there\n"
 
 
 def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
@@ -766,7 +766,7 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
         (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
         (
             ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
-            "is of 'micro-bert', and the target is 'micro-roberta'",
+            "is of 'micro-bert', but the target is 'micro-roberta'",
         ),
         (
             ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
