@@ -182,7 +182,7 @@ def test_help_says_the_defaults(capsys, name):
     if name == "tune":
         shown = " ".join(shown.split())
         for text in (
-            "--init brings none (default: 100)",
+            "--init is not given (default: 100)",
             "training steps (default: 3000)",
             "constant (default: 0.001)",
         ):

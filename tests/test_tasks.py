@@ -226,7 +226,7 @@ def test_labels_may_be_numbers(tmp_path):
         ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
         ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
         ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
-        ("a.csv", 'text_a,label\n"open,good\nx,bad\n', r"line 2: .* is a quote left open\?"),
+        ("a.csv", 'text_a,label\n"open,good\nx,bad\n', r"line 2: .* check for a quote that is never closed"),
         ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
         ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
         ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
@@ -235,7 +235,7 @@ def test_labels_may_be_numbers(tmp_path):
         (
             "a.jsonl",
             '{"text_a": "x", "label": "good"}\n{"text_a": "x \\ud800", "label": "good"}',
-            r"a\.jsonl, line 2: a text holds '\\ud800', half of a character",
+            r"a\.jsonl, line 2: a text contains '\\ud800', half of a character",
         ),
         ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this is nested too deeply"),
         ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),

@@ -471,7 +471,7 @@ def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
     assert np.isnan(recovered_by_kind(nothing, types).loc["task tuning (imdb)", "same type"])
     with pytest.raises(ValueError, match="it lacks 'micro/sst2'"):
         recovered_by_kind(matrix, {name: kind for name, kind in types.items() if name != "micro/sst2"})
-    with pytest.raises(ValueError, match="do not tell micro/imdb from other columns"):
+    with pytest.raises(ValueError, match="cannot distinguish micro/imdb from other columns"):
         recovered_by_kind(matrix.assign(**{"other/imdb": 0.5}), types | {"other/imdb": "SA"})
 
 
