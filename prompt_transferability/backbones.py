@@ -819,7 +819,7 @@ def texts(self: Packing, row: Tensor) -> Tensor:  # [T, heads, d] -> [texts, hea
 
 
 @patch
-def row(self: Packing, prompts: Tensor, texts: Tensor) -> Tensor:  # what `prompts` and `texts` give -> [T, heads, d]
+def row(self: Packing, prompts: Tensor, texts: Tensor) -> Tensor:  # from `prompts` and `texts` -> [T, heads, d]
     "The row put together again."
     flat = texts.transpose(1, 2).flatten(0, 1).index_select(0, self.places)
     return torch.cat([prompts.transpose(1, 2).flatten(0, 1), flat])
@@ -998,7 +998,7 @@ def text_logits(
 ) -> Tensor:  # float32 [texts, labels], on the CPU; float64 for a model in float64
     """Logits of the task's labels of many texts, in the order of the texts.
 
-    Raises `BackboneError` for a prompt that is no tensor or does not fit, for a label word that is not one token, and
+    Raises `BackboneError` for a prompt that is not a tensor or does not fit, a label word that is not one token, and
     if the model's output is not a number.
     """
     slots = 0 if self.kind == "causal" else self.slots(prompt).shape[0]  # a causal model's are computed once per batch

@@ -89,11 +89,11 @@ def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None
         try:
             kinds |= tensor_header(file, BackboneError)[1]
         except BackboneError as error:
-            raise BackboneError(f"{name!r} holds no whole model: {error}; get that file anew") from error
+            raise BackboneError(f"{name!r} is not a complete model: {error}; download that file again") from error
     packed = [key for key, (kind, _) in kinds.items() if key.endswith("weight") and kind not in FLOATS]
     if packed:
         raise BackboneError(
-            f"{name!r} holds weights of type {kinds[packed[0]][0]} ({packed[0]}); take the model in float32, float16 "
+            f"{name!r} has weights of type {kinds[packed[0]][0]} ({packed[0]}); take the model in float32, float16 "
             "or bfloat16"
         )
     for setting in _LAYERS:
@@ -120,7 +120,7 @@ def _check_unknown(name: str, model: nn.Module, keys: Iterable[str]) -> None:
     unknown = sorted(key for key in keys if known.match(key))
     if unknown:
         raise BackboneError(
-            f"the checkpoint {name!r} holds weights of the model that its config.json does not know: "
+            f"the checkpoint {name!r} has weights of the model that are unknown to its config.json: "
             f"{', '.join(unknown[:3])} …; it is another architecture"
         )
 
@@ -140,7 +140,7 @@ def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
     for which, weights in lacking.items():
         if weights:
             raise BackboneError(
-                f"the checkpoint {name!r} lacks weights of {which}: {', '.join(weights[:3])} …; it is not whole"
+                f"the checkpoint {name!r} lacks weights of {which}: {', '.join(weights[:3])} …; it is incomplete"
             )
     _check_unknown(name, model, report["unexpected_keys"])
     return has_head
@@ -242,7 +242,7 @@ def _read_tokenizer(name: str, source: dict):
         raise
     except Exception as error:  # `tokenizers` raises this class for a file that it cannot read
         raise BackboneError(
-            f"the tokenizer of {name!r} cannot be used ({_reason(error)}); get its files anew"
+            f"the tokenizer of {name!r} cannot be used ({_reason(error)}); download its files again"
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
@@ -337,7 +337,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
         if isinstance(error, MemoryError):
             raise BackboneError(f"{what} of {name!r} needs more memory than there is; use a smaller model") from error
         raise BackboneError(
-            f"{what} of {name!r} cannot be used ({_reason(error)}); get it anew, or correct it"
+            f"{what} of {name!r} cannot be used ({_reason(error)}); download it again, or correct it"
         ) from error
 
 # %% ../nbs/library/checkpoints.ipynb #57f38e60
@@ -362,8 +362,8 @@ def _weight_files(name: str, source: dict) -> list[str]:
             raise OSError("its weights are not in the local cache")
         whose = "the folder" if Path(name).is_dir() else "the model"
         raise BackboneError(
-            f"{whose} {name!r} holds no whole model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, which "
-            "may run code, are not read; save them anew with save_pretrained, or take a revision that has them"
+            f"{whose} {name!r} is not a complete model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, "
+            "which may run code, are not read; save them again with save_pretrained, or take a revision that has them"
         )
     files = [single] if single else _shards(name, index, source)
     for file in files:
@@ -458,9 +458,7 @@ def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            adapter_kwargs={
-                "subfolder": "none"
-            },  # the only place where `transformers` then looks for adapters
+            adapter_kwargs={"subfolder": "none"},  # the only place where `transformers` then looks for adapters
             **source,
         )
     return model, _read_tokenizer(name, source), report, files, config
@@ -473,7 +471,7 @@ def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:
         return BackboneError(f"the file {name!r} cannot be read as a GGUF model: {reason}")
     if Path(name).is_dir():
         return BackboneError(
-            f"the folder {name!r} holds no whole model (config.json, model.safetensors and a tokenizer are needed): "
+            f"the folder {name!r} is not a complete model (config.json, model.safetensors and a tokenizer are needed): "
             f"{reason}"
         )
     if name in KNOWN_MODELS:
@@ -512,7 +510,7 @@ def read_checkpoint(
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(name, revision, error) from error
     except RuntimeError as error:  # raised by `transformers` for tensors of another shape
-        raise BackboneError(f"the weights in {name!r} do not have the shapes that its config.json says") from error
+        raise BackboneError(f"the weights in {name!r} do not have the shapes given in its config.json") from error
     _check_tokenizer(name, model.config, tokenizer)
     has_head = _check_weights(name, model, report)
     _check_numbers(name, model)

@@ -343,7 +343,7 @@ def _check_model_name(name: str, whose: str, models: str | None) -> None:
     if Path(name).exists() and name not in MICRO_MODELS and not (models and Path(models, name).exists()):
         raise PromptError(
             f"{whose} says that its model is {name!r}, and there is a folder or file of that name here, which it may "
-            f"not mean; write --backbone {shlex.quote(name)} to take it"
+            f"not mean; write --backbone {shlex.quote(name)} to use it"
         )
 
 # %% ../nbs/library/cli.ipynb #7cdc9e60

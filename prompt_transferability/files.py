@@ -81,7 +81,7 @@ class _Counted(io.RawIOBase):
             if self.left < 0:
                 what = "a line of more" if self.by_line else "more"
                 raise self.error(
-                    f"{self.name!r} holds {what} than {self.limit:,} bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES to "
+                    f"{self.name!r} contains {what} than {self.limit:,} bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES to "
                     "read larger files"
                 )
         return read
@@ -211,10 +211,10 @@ def _checked_nodes(root: yaml.Node, what: str, error: type[ValueError]) -> None:
         if done:
             sizes[id(node)] = 1 + sum(sizes[id(one)] for one in below)
             if sizes[id(node)] > MOST_NODES:
-                raise error(f"{what} stands for more than {MOST_NODES:,} values; write it without so many aliases")
+                raise error(f"{what} expands to more than {MOST_NODES:,} values; write it without so many aliases")
             continue
         if id(node) in sizes:  # visited on the way down, but not finished
-            raise error(f"{what} has an alias that stands for itself; write it out")
+            raise error(f"{what} has an alias that contains itself; write it out")
         sizes[id(node)] = 0
         keys = Counter((key.tag, key.value) for key, _ in pairs if isinstance(key, yaml.ScalarNode))
         twice = [name for (_, name), count in keys.items() if count > 1 and name != "<<"]
@@ -240,7 +240,7 @@ def _misfit(root: yaml.Node) -> str | None:
             yaml.SafeLoader("").construct_object(node)
         except (yaml.YAMLError, *_MISFIT):
             kind = node.tag.rpartition(":")[2]
-            return f"has {printable(node.value)[:60]!r} where its form promises a value of type {kind}"
+            return f"has {printable(node.value)[:60]!r} where its form indicates a value of type {kind}"
     return None
 
 # %% ../nbs/library/files.ipynb #70637893
@@ -260,7 +260,7 @@ def parse_yaml(
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.YAMLError as problem:
-        raise error(f"{what} is no YAML: {_in_a_line(problem)}") from None
+        raise error(f"{what} is not YAML: {_in_a_line(problem)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
     if root is None:
@@ -269,11 +269,11 @@ def parse_yaml(
     try:
         value = loader.construct_document(root)
     except yaml.YAMLError as problem:
-        raise error(f"{what} is no YAML: {_in_a_line(problem)}") from None
+        raise error(f"{what} is not YAML: {_in_a_line(problem)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
     except _MISFIT as problem:
-        raise error(f"{what} {_misfit(root) or f'is no YAML: {_in_a_line(problem)}'}; put texts into quotes") from None
+        raise error(f"{what} {_misfit(root) or f'is not YAML: {_in_a_line(problem)}'}; put texts into quotes") from None
     if isinstance(value, dict | list):
         _checked_depth(value, what, error)
     return value
@@ -377,7 +377,7 @@ def tensor_header(
             return dict(file.metadata() or {}), {n: (s.get_dtype(), s.get_shape()) for n, s in slices.items()}
     except SafetensorError as problem:
         reason = printable(str(problem))
-        raise error(f"{path.name!r} is no safetensors file ({reason[:150]}){advice}") from problem
+        raise error(f"{path.name!r} is not a safetensors file ({reason[:150]}){advice}") from problem
 
 # %% ../nbs/library/files.ipynb #fa15d524
 def read_tensors(
@@ -391,7 +391,7 @@ def read_tensors(
     for name, (kind, shape) in kinds.items():
         if kind not in types or max(shape, default=0) >= 2**31:
             raise error(
-                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected are numbers of type {', '.join(types)}"
+                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected numbers of type {', '.join(types)}"
             )
     with safe_open(path, framework="pt") as file:
         return header, {name: file.get_tensor(name).clone() for name in kinds}

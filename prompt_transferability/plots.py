@@ -278,7 +278,7 @@ def _check_matrix(matrix: pd.DataFrame, types: Mapping[str, str]) -> None:
     if matrix.empty:
         raise ValueError("the matrix has no rows or no columns; there is nothing to draw.")
     if not (matrix.index.is_unique and matrix.columns.is_unique):
-        raise ValueError("the matrix names a row or a column twice; every source and every target must stand once.")
+        raise ValueError("the matrix names a row or a column twice; every source and every target must appear once.")
     _check_fractions(matrix, "the accuracies of the matrix")
     _check_types([*matrix.columns, *(name for name in matrix.index if name in types)], types)
 

@@ -320,7 +320,7 @@ class Watch:
         resume: Path | None = None,  # the checkpoint to resume from
     ):
         self.args, self.folder, self.write, self.resume = copy(args), folder, write, resume
-        self.args.output_dir = str(folder)  # where loggers write beside the run
+        self.args.output_dir = str(folder)  # where loggers write
         self.per_epoch, self.losses, self.last = math.ceil(examples / settings["batch_size"]), [], {}
         epochs = math.ceil(settings["steps"] / self.per_epoch)
         self.state = TrainerState(max_steps=settings["steps"], num_train_epochs=epochs)

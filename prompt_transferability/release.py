@@ -166,12 +166,12 @@ def path(self: Release, file: str) -> Path:
     state = self.state(file)
     if state == "missing":
         raise FileNotFoundError(
-            f"there is no {file!r} in {str(self.folder)!r}; {_download_command(self.folder)} gets what is missing"
+            f"there is no {file!r} in {str(self.folder)!r}; {_download_command(self.folder)} downloads what is missing"
         )
     if state == "altered":
         raise ReleaseError(
             f"{file!r} in {str(self.folder)!r} is not as it was published (its SHA-256 sum differs); "
-            f"{_download_command(self.folder)} gets it anew"
+            f"{_download_command(self.folder)} downloads it again"
         )
     return self.folder / file
 
@@ -189,7 +189,7 @@ def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
                 continue
             content = archive.extractfile(member).read()
             if sha256(content).hexdigest() != _sums()[file]:
-                raise ReleaseError(f"{ARCHIVE} holds another {file!r} than was published (its SHA-256 sum differs)")
+                raise ReleaseError(f"{ARCHIVE} has another {file!r} than was published (its SHA-256 sum differs)")
             with written_whole(folder / file) as unfinished:
                 unfinished.write_bytes(content)
             wanted.remove(file)

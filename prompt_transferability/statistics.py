@@ -158,7 +158,7 @@ def jackknife_interval(
 def spearman(
     x: np.ndarray,  # [.., n]
     y: np.ndarray,  # [n]
-) -> np.ndarray:  # [..]; NaN below three points, or where all values are equal
+) -> np.ndarray:  # [..]; NaN below three points, or if all values are equal
     "Spearman's rank correlation of every row of `x` with `y`."
     a, b = rankdata(x, axis=-1), rankdata(y)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean()

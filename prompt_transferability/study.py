@@ -80,7 +80,7 @@ def _once_each(values: tuple) -> tuple:
 
 def _listed(value: Any) -> Any:
     if not isinstance(value, list | tuple):
-        raise AssertionError("it is no list")
+        raise AssertionError("it is not a list")
     return value
 
 # %% ../nbs/library/study.ipynb #55983cd9
@@ -92,7 +92,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, bool | str):
-        raise AssertionError("it is no number")
+        raise AssertionError("it is not a number")
     return value
 
 # %% ../nbs/library/study.ipynb #e4e9b88b
@@ -140,12 +140,12 @@ _Rates = _several(_Rate, "a list of numbers above 0 without repetition")
 _Groups = Annotated[
     tuple[_SomeNames, ...],
     AfterValidator(lambda groups: _once_each(tuple(map(frozenset, groups))) and groups),
-    Field(description="a list of lists of tasks, of which none is empty and none there twice"),
+    Field(description="a list of lists of tasks, none of them empty or repeated"),
 ]
 _Pairs = Annotated[
     tuple[Annotated[_Names, Field(min_length=2, max_length=2)], ...],
     AfterValidator(_once_each),  # the reverse is another direction
-    Field(min_length=1, description="a list of pairs of two models, source and target, of which none is there twice"),
+    Field(min_length=1, description="a list of pairs of two models, source and target, without repetition"),
 ]
 
 # %% ../nbs/library/study.ipynb #99ac0112
@@ -257,7 +257,9 @@ def _check_together(self: Study) -> None:
     object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
     for name, own in self.own_tasks.items():
         if name in ALL_TASKS:
-            raise StudyError(f"own_tasks of study {self.name!r} names {name!r}, which is known; take another name")
+            raise StudyError(
+                f"own_tasks of study {self.name!r} names {name!r}, which is already known; choose another name"
+            )
         own.named(name)
     for task in self.tasks:
         self.task(task)
@@ -625,7 +627,7 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
 def check_source(other: Store, found: Fingerprints) -> None:
     "Raise `StudyError` if a folder is not a study's, or was computed with other models or rows."
     if not (other.folder / "study.yaml").is_file():
-        raise StudyError(f"{str(other.folder)!r} is no folder of a study: it has no study.yaml")
+        raise StudyError(f"{str(other.folder)!r} is not the folder of a study: it has no study.yaml")
     changed = noted_fingerprints(other.folder).differences(found)
     if changed:
         raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")

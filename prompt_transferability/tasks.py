@@ -47,7 +47,7 @@ class UnknownNameError(ValueError):
 
     def __init__(
         self,
-        kind: str,  # what was looked for, such as "task"
+        kind: str,  # the kind of thing searched for, such as "task"
         name: str,  # the name that was given
         known: Iterable[str],  # the names that exist
     ):
@@ -152,8 +152,8 @@ def _check_labels(task: Task) -> None:
     every = [word for of in words for word in of]
     if len(set(every)) < len(every):
         raise ValueError(
-            f"task {task.name!r} gives one word to two labels, or twice to one: {', '.join(every)}; "
-            "the words must differ to be told apart at the mask."
+            f"task {task.name!r} assigns one word to two labels, or twice to one: {', '.join(every)}; "
+            "the words must differ, to be distinguished at the mask."
         )
 
 # %% ../nbs/library/tasks.ipynb #13e93deb

@@ -194,7 +194,9 @@ def _kinds_of_tasks(
 def recovered_by_task(
     matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
     types: Mapping[str, str],  # the type of each task
-) -> pd.DataFrame:  # rows: kind ("fitted on", "same type", "other types") and way; a column per task, NaN in other kinds
+) -> (
+    pd.DataFrame
+):  # rows: kind ("fitted on", "same type", "other types") and way; a column per task, NaN for other kinds
     """Recovered transfer of projected prompts, separately for tasks that the method was fitted on and others (§5.2).
 
     The tasks in parentheses are columns of the matrix, without the part before a slash. Also NaN if tuning gains less
@@ -388,7 +390,7 @@ def type_gap_test(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
     types: Mapping[str, str],  # the type of each task
 ) -> PermutationResult:
-    "How much more of tuning's gain is kept within types than across them, and its p when types are reassigned at random."
+    "How much more of tuning's gain is kept within types than across them, and its p under random types."
     kinds = np.array([types[task] for task in matrix], dtype=object)
     gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
     same, differ = kinds[:, None] == kinds, ~np.eye(len(kinds), dtype=bool)

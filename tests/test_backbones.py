@@ -167,7 +167,7 @@ def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
         ({"position_embedding_type": "relative_key_query"}, "has position_embedding_type='relative_key_query'"),
         ({"is_decoder": True}, "has is_decoder=True in its configuration; a 'bert' backbone needs False"),
         ({"quantization_config": {"quant_method": "gptq"}}, "are quantised"),
-        ({"num_hidden_layers": 2}, "that its config.json does not know: bert.encoder.layer.2"),
+        ({"num_hidden_layers": 2}, "that are unknown to its config.json: bert.encoder.layer.2"),
     ],
 )
 def test_a_checkpoint_that_would_be_computed_wrongly_is_refused(damaged, setting, message):
@@ -189,7 +189,7 @@ def test_weights_beside_the_encoder_are_left_alone(damaged):
 def test_pickled_weights_are_refused(damaged):
     torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match="holds no whole model: .*model.safetensors") as refused:
+    with pytest.raises(BackboneError, match="is not a complete model: .*model.safetensors") as refused:
         Backbone.from_pretrained(damaged, max_length=90)
     assert "\n" not in str(refused.value)
 
@@ -197,7 +197,7 @@ def test_pickled_weights_are_refused(damaged):
 def test_weights_that_are_cut_off_are_refused(damaged):
     whole = (damaged / "model.safetensors").read_bytes()
     (damaged / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BackboneError, match="holds no whole model") as refused:
+    with pytest.raises(BackboneError, match="is not a complete model") as refused:
         Backbone.from_pretrained(damaged, max_length=90)
     assert "\n" not in str(refused.value)
 

@@ -195,7 +195,7 @@ def test_weights_that_are_packed_are_refused(model, kind):
     name = "bert.encoder.layer.0.output.dense.weight"
     weights[name] = weights[name].to(kind)
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    refused(model, f"holds weights of type .*{name}")
+    refused(model, f"has weights of type .*{name}")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_model_on_the_hub_with_pickled_weights_alone(model, monkeypatch):
     monkeypatch.setattr(checkpoints, "ask_hub", lambda *_: None)
     monkeypatch.setattr(checkpoints, "quiet_from_pretrained", lambda *_, **__: None)
     with pytest.raises(
-        BackboneError, match="'someone/old' holds no whole model: .*weights in .bin files, .*are not read"
+        BackboneError, match="'someone/old' is not a complete model: .*weights in .bin files, .*are not read"
     ):
         Backbone.from_pretrained("someone/old")
 

@@ -493,7 +493,7 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     save_file({"weight": torch.zeros(2)}, weights)
     torch.save(torch.zeros(100, 768), pickled)
     out = tmp_path / "out"
-    assert "'notes.txt' is no safetensors file" in refused("evaluate", text, "micro/sst2")
+    assert "'notes.txt' is not a safetensors file" in refused("evaluate", text, "micro/sst2")
     assert "'model.safetensors' is a safetensors file but not a soft prompt" in refused("evaluate", weights, "micro/sst2")
     assert "SoftPrompt.from_authors" in refused("evaluate", pickled, "micro/sst2")
     assert "there is no prompt file 'absent'" in refused("evaluate", tmp_path / "absent", "micro/sst2")
@@ -882,7 +882,7 @@ def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, caps
     line = ["evaluate", prompt_file(tmp_path / "p", backbone="mine"), "micro/sst2", "--json"]
     assert main(line) == 2
     assert "there is a folder or file of that name here" in (said := capsys.readouterr().err)
-    assert "write --backbone mine to take it" in said and said.count("\n") == 1
+    assert "write --backbone mine to use it" in said and said.count("\n") == 1
     for words in (["--backbone", "mine"], ["--models", "."]):
         assert main([*line, *words]) == 0 and json.loads(capsys.readouterr().out)["n"] == 500
 

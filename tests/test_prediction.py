@@ -151,9 +151,9 @@ def test_no_more_rows_are_read_than_are_answered(backbone, monkeypatch):
         ([("a", "b"), "c"], "texts, row 2: text_b is blank, but row 1 has one"),
         (["x \ud800"], "half of a character"),
         ([{"words": "a"}], "there is no column 'text_a' or 'text'; the columns are words"),
-        ([{"text": "a", "prediction": "b"}], "a column 'prediction' already"),
-        ([{"text": "a", "probabilities": "b"}], "a column 'probabilities' already"),
-        ([{"text": "a", "p_negative": "b"}], "a column 'p_negative' already"),
+        ([{"text": "a", "prediction": "b"}], "already have a column 'prediction'"),
+        ([{"text": "a", "probabilities": "b"}], "already have a column 'probabilities'"),
+        ([{"text": "a", "p_negative": "b"}], "already have a column 'p_negative'"),
     ],
 )
 def test_what_is_no_text_is_one_sentence(backbone, texts, sentence):
@@ -267,7 +267,7 @@ BAD = {
         ("text,id\nx\n", "line 2: 1 fields, but the header has 2"),
         ('text,id\n"x,1\n', "check for a quote that is never closed"),
         ("text,text\nx,y\n", "line 1: the header names the column 'text' twice"),
-        ("text,prediction\nx,y\n", "a column 'prediction' already"),
+        ("text,prediction\nx,y\n", "already have a column 'prediction'"),
         ("version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
     ],
     "a.jsonl": [

@@ -487,7 +487,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no projector file 'none.safetensors'"):
         Projector.load(tmp_path / "none.safetensors")
     (tmp_path / "text").write_text("text")
-    with pytest.raises(ProjectorError, match="no safetensors file"):
+    with pytest.raises(ProjectorError, match="not a safetensors file"):
         Projector.load(tmp_path / "text")
 
 
@@ -572,7 +572,7 @@ def test_headers_that_no_projector_has_are_refused(tmp_path, entries):
 def test_weights_of_other_types_are_refused(tmp_path, kind):
     name = next(iter(Projector(4, 5, 2, 3).state_dict()))
     weight = Projector(4, 5, 2, 3).state_dict()[name].to(kind)
-    with pytest.raises(ProjectorError, match="'p' holds .*; expected are numbers of type F64, F32"):
+    with pytest.raises(ProjectorError, match="'p' holds .*; expected numbers of type F64, F32"):
         Projector.load(changed(tmp_path / "p", tensors={name: weight}))
 
 

@@ -164,7 +164,7 @@ def test_a_file_that_is_cut_off_is_refused(prompt, tmp_path):
     whole = path.read_bytes()
     for size in (0, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(PromptError, match="'prompt.safetensors' is no safetensors file"):
+        with pytest.raises(PromptError, match="'prompt.safetensors' is not a safetensors file"):
             SoftPrompt.load(path)
 
 

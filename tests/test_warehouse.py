@@ -477,7 +477,7 @@ def test_files_that_are_no_prompts(warehouse, tmp_path):
     (warehouse.folder / "link.safetensors").unlink()
     for content in (b"\x80\x04\x95", b"x" * 100):
         (warehouse.folder / "bad.safetensors").write_bytes(content)
-        with pytest.raises(PromptError, match="'bad.safetensors' is no safetensors file"):
+        with pytest.raises(PromptError, match="'bad.safetensors' is not a safetensors file"):
             warehouse.prompts()
     save_file({"weights": torch.zeros(3)}, warehouse.folder / "bad.safetensors")
     with pytest.raises(PromptError, match="'bad.safetensors' is a safetensors file but not a soft prompt"):
@@ -686,7 +686,7 @@ EVIL = {
     "climbing name": "'../x' cannot be the name",
     "missing": "'mnli 0.safetensors' in the repository 'evil/missing' is missing",
     "flipped": "'mnli 0.safetensors' does not match warehouse.json (its SHA-256 differs)",
-    "pickled": "'mnli 0.safetensors' is no safetensors file",
+    "pickled": "'mnli 0.safetensors' is not a safetensors file",
 }
 
 
