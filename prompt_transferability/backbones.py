@@ -228,7 +228,7 @@ def _similar_lengths(
     return list(groups) if padded < (1 - saved) * whole else [torch.arange(len(order), device=order.device)]
 
 # %% ../nbs/library/backbones.ipynb #3a6dce57
-def _one_a_row(
+def _for_each_text(
     prompts: Tensor,  # [k, ..]
     counts: Sequence[int],  # number of texts of each prompt
 ) -> Tensor:  # [batch, ..]
@@ -269,7 +269,7 @@ class _Groups:
 @patch
 def joined(self: _Groups, slots: Tensor, texts: Iterable[Tensor], counts: Sequence[int]) -> list[Tensor]:
     "The blocks [n, positions, ..], from the slots [k, s, ..] of k prompts and the texts that follow each."
-    each = _one_a_row(slots, counts)
+    each = _for_each_text(slots, counts)
     of_groups = (each[: len(rows)] if len(slots) == 1 else each.index_select(0, rows) for rows in self.rows)
     return [torch.cat(both, dim=1) for both in zip(of_groups, texts, strict=True)]
 
@@ -770,7 +770,7 @@ def generic_states(
     Raises `BackboneError` as in `read_out_states`.
     """
     text, counts = text.to(self.device), self._counts(prompts, text, counts)
-    slots = _one_a_row(self.slots(prompts).view(len(counts), -1, self.embedding_size), counts)
+    slots = _for_each_text(self.slots(prompts).view(len(counts), -1, self.embedding_size), counts)
     x = torch.cat([slots, self.embed_text(text)], dim=1)
     keep = F.pad(text.real, (slots.shape[1], 0), value=True).long()
     base = self.model.base_model

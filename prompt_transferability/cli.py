@@ -537,7 +537,7 @@ def _layers(text: str | None) -> tuple[int, int] | None:
     return layers
 
 # %% ../nbs/library/cli.ipynb #6e261782
-def _add_looking(command: argparse.ArgumentParser) -> None:
+def _add_comparing(command: argparse.ArgumentParser) -> None:
     "The options of both commands."
     command.add_argument("prompts", nargs="+", help="prompt files")
     command.add_argument(
@@ -577,7 +577,7 @@ def _add_similarity(commands) -> None:
     alike.add_argument("--metric", required=True, help=f"one of {', '.join(METRICS)}")
     alike.add_argument("--layers", help="for neuron_overlap: first and last layer, as in 10-12 (default: all)")
     alike.add_argument("--out", help="CSV file to write the matrix to")
-    _add_looking(alike)
+    _add_comparing(alike)
 
 # %% ../nbs/library/cli.ipynb #95ade9a9
 def _neurons(options: argparse.Namespace) -> dict:
@@ -612,7 +612,7 @@ def _add_neurons(commands) -> None:
         commands, "neurons", _neurons, "report which neurons prompts activate, and how far they overlap"
     )
     neurons.add_argument("--out", help="CSV file to write the shares of active neurons to")
-    _add_looking(neurons)
+    _add_comparing(neurons)
 
 # %% ../nbs/library/cli.ipynb #4d5a0002
 def _mask(options: argparse.Namespace) -> dict:

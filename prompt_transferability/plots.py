@@ -219,7 +219,7 @@ def _name_cells(
             label.set(color=TYPE_COLORS[types[name]], fontweight="bold")
 
 # %% ../nbs/library/plots.ipynb #e1fc9d62
-def _part_types(
+def _separate_types(
     axes: Axes,
     sources: Sequence[str],  # the rows that are tasks, by type
     targets: Sequence[str],  # the columns, by type
@@ -261,7 +261,7 @@ def _heatmap(
     axes.set_title(title, fontsize=11, pad=10)
     _draw_cells(axes, cells, shades, tops, norm, decimals)
     _name_cells(axes, cells, tops, types)
-    _part_types(axes, tasks, [*cells], tops[-1] + 1, types)
+    _separate_types(axes, tasks, [*cells], tops[-1] + 1, types)
     axes.set(ylabel=sides[0], xlabel=sides[1])
     mappable, ticks = ScalarMappable(norm, _SHADES), PercentFormatter(1, decimals=decimals)
     bar = figure.colorbar(mappable, cax=bar_axes, orientation="horizontal", format=ticks)
@@ -691,7 +691,7 @@ def _shared_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str,
 _PARTS = 0.5  # how much the fractions of two kinds of prompts must differ for a neuron to separate them
 
 
-def _parting(states: np.ndarray, member: np.ndarray) -> np.ndarray:  # [prompts, layers, ffn], [prompts] -> [layers]
+def _separating(states: np.ndarray, member: np.ndarray) -> np.ndarray:  # [prompts, layers, ffn], [prompts] -> [layers]
     "The fraction of each layer's neurons that separate some prompts from the others."
     apart = states[member].mean(0) - states[~member].mean(0)
     return (np.abs(apart) >= _PARTS).mean(-1)
@@ -707,8 +707,8 @@ def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, 
     axes = figure.add_subplot()
     for kind in dict.fromkeys(kinds):
         look = {"color": TYPE_COLORS[kind], "marker": _TYPE_MARKS[kind], "markersize": 4}
-        axes.plot(layers, _parting(states, kinds == kind), label=_TYPE_NAMES[kind], linewidth=1.8, **look)
-        chance = np.mean([_parting(states, drawn == kind) for drawn in dealt], axis=0)
+        axes.plot(layers, _separating(states, kinds == kind), label=_TYPE_NAMES[kind], linewidth=1.8, **look)
+        chance = np.mean([_separating(states, drawn == kind) for drawn in dealt], axis=0)
         axes.plot(layers, chance, linestyle="--", linewidth=1, **look | {"markersize": 2.5})
     axes.plot([], [], color=_MUTED, linestyle="--", linewidth=1, label="by chance")
     axes.set(

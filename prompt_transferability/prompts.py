@@ -417,7 +417,7 @@ def to_peft(
     return folder
 
 # %% ../nbs/library/prompts.ipynb #074e0692
-def _asks_for_code(config: Mapping[str, Any]) -> bool:
+def _needs_code(config: Mapping[str, Any]) -> bool:
     "Whether PEFT or `transformers` would import code that comes with an adapter or its model."
     mapping, tokenizer = config.get("auto_mapping"), config.get("tokenizer_kwargs")
     library = mapping.get("parent_library", "transformers") if isinstance(mapping, dict) else mapping
@@ -447,7 +447,7 @@ def _check_adapter(name: str, config: Any) -> None:
     for entry in ("base_model_name_or_path", "revision"):
         if not isinstance(config.get(entry), str | None):
             raise PromptError(f"the adapter in {name!r} has {entry} {repr(config[entry])[:80]}; expected a name")
-    if _asks_for_code(config):
+    if _needs_code(config):
         raise PromptError(
             f"the adapter in {name!r} requires its own code, which is not run; save one that needs only transformers"
         )

@@ -378,7 +378,7 @@ def _matrix_names(similarity: pd.DataFrame) -> list[str]:
     return names
 
 # %% ../nbs/library/similarity.ipynb #c8ea3b02
-def _looked_up(names: Sequence[str], table: Mapping[str, object], what: str) -> list:
+def _lookup(names: Sequence[str], table: Mapping[str, object], what: str) -> list:
     missing = [name for name in names if name not in table]
     if missing:
         raise ValueError(f"{what} must be given for every name; {', '.join(map(repr, missing[:3]))} has none")
@@ -390,13 +390,13 @@ def independent_pairs(
     starts: Mapping[str, object],  # the initialization of each prompt, such as its seed
 ) -> pd.DataFrame:  # the same, empty for pairs of different prompts with the same initialization
     "The similarities of prompts with different initializations. Raises `ValueError` for a prompt without one."
-    start = pd.factorize(np.array(_looked_up(_matrix_names(similarity), starts, "the start"), dtype=object))[0]
+    start = pd.factorize(np.array(_lookup(_matrix_names(similarity), starts, "the start"), dtype=object))[0]
     return similarity.mask((start[:, None] == start) & ~np.eye(len(start), dtype=bool))
 
 # %% ../nbs/library/similarity.ipynb #a34ee373
 def _task_pairs(similarity: pd.DataFrame, tasks: Mapping[str, str]):
     "The values of all pairs of different prompts, the numbers of their two tasks, and the names of the tasks."
-    numbers, names = pd.factorize(np.array(_looked_up(_matrix_names(similarity), tasks, "the task"), dtype=object))
+    numbers, names = pd.factorize(np.array(_lookup(_matrix_names(similarity), tasks, "the task"), dtype=object))
     cells = similarity.to_numpy(float)
     first, second = np.nonzero(np.triu(np.isfinite(cells), 1))
     return cells[first, second], numbers[first], numbers[second], list(names)
@@ -436,7 +436,7 @@ def pair_means(
     values, one, other, names = _task_pairs(similarity, tasks)
     kinds = {"same task": one == other}
     if types is not None:
-        kind = np.array(_looked_up(names, types, "the type"), dtype=object)
+        kind = np.array(_lookup(names, types, "the type"), dtype=object)
         kinds |= {"same type": (one != other) & (kind[one] == kind[other]), "different type": kind[one] != kind[other]}
     kinds["different task"] = one != other
     to_itself, rows = np.diagonal(similarity.to_numpy(float)), {}
@@ -506,7 +506,7 @@ def task_means(
     tasks: Mapping[str, str],  # the task of each prompt
 ) -> pd.DataFrame:  # [tasks, tasks], symmetric
     "Mean similarity of the prompts of two tasks; NaN if there are none, or only a prompt and itself."
-    numbers, names = pd.factorize(np.array(_looked_up(_matrix_names(similarity), tasks, "the task"), dtype=object))
+    numbers, names = pd.factorize(np.array(_lookup(_matrix_names(similarity), tasks, "the task"), dtype=object))
     member = np.eye(len(names))[numbers]  # [prompts, tasks]
     values = similarity.mask(np.eye(len(similarity), dtype=bool)).to_numpy(float)
     with np.errstate(invalid="ignore"):

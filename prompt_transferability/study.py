@@ -595,7 +595,7 @@ def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     return Fingerprints({name: models[name] for name in study.backbones}, rows)
 
 # %% ../nbs/library/study.ipynb #5bf7c5dd
-def _otherwise(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
+def _mismatch(study: Study, found: Fingerprints, there: Study, noted: Fingerprints) -> str:
     "How the contents of a folder differ from a study to be run there, and what to do."
     different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
     changed = noted.differences(found)
@@ -615,7 +615,7 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
     if declaration.is_file():
         there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
         if store.keys() - {cell.key for cell in cells}:
-            raise StudyError(f"the folder {store.folder.name!r} {_otherwise(study, found, there, noted)}")
+            raise StudyError(f"the folder {store.folder.name!r} {_mismatch(study, found, there, noted)}")
     if not declaration.is_file() or (there, noted) != (study, found):
         text = study.to_yaml(found)
         if len(text) > LONGEST_YAML:

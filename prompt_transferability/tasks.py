@@ -301,7 +301,7 @@ SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
-class _Later:
+class _Lazy:
     "A split that is read when it is first used."
 
     read: Callable[[], Dataset | None]
@@ -318,7 +318,7 @@ class TaskData:
 
     def __getattribute__(self, name: str):
         value = object.__getattribute__(self, name)
-        if isinstance(value, _Later):
+        if isinstance(value, _Lazy):
             value = value.read()
             object.__setattr__(self, name, value)
         return value
@@ -843,7 +843,7 @@ def load_task(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
     if not named and "test" in sources:
-        found["test"] = _Later(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
+        found["test"] = _Lazy(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #e1d59456

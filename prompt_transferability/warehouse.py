@@ -633,7 +633,7 @@ def sources(
 
 # %% ../nbs/library/warehouse.ipynb #fa8f82ca
 @contextmanager
-def _asking_hub(repo_id: str, progress: bool) -> Iterator[None]:
+def _hub_errors(repo_id: str, progress: bool) -> Iterator[None]:
     "A context for requests by the client of the Hub."
     silenced = not progress and not are_progress_bars_disabled()
     if silenced:
@@ -654,7 +654,7 @@ def _asking_hub(repo_id: str, progress: bool) -> Iterator[None]:
 # %% ../nbs/library/warehouse.ipynb #93f29f5b
 def _index_on_hub(repo_id: str, commit: str, progress: bool) -> tuple[dict[str, int], dict[str, Entry] | None]:
     "The sizes of a repository's files, and the entries of its index, if it has one."
-    with _asking_hub(repo_id, progress):
+    with _hub_errors(repo_id, progress):
         listed = HfApi().list_repo_tree(repo_id, recursive=True, revision=commit)
         sizes = {file.path: file.size for file in listed if isinstance(file, RepoFile)}
         path = Path(hf_hub_download(repo_id, INDEX, revision=commit)) if INDEX in sizes else None
@@ -676,7 +676,7 @@ def push(
     entries = self.index()
     if not entries:
         raise WarehouseError(f"{str(self.folder)!r} contains no prompt; add one before you push")
-    with _asking_hub(repo_id, progress):
+    with _hub_errors(repo_id, progress):
         HfApi().create_repo(repo_id, private=private, exist_ok=True)
         commit = HfApi().repo_info(repo_id).sha
     there = _index_on_hub(repo_id, commit, progress)[1] or {}
@@ -686,7 +686,7 @@ def push(
             f"the repository {repo_id!r} has {len(others)} prompts that {str(self.folder)!r} lacks or has in another "
             f"version, such as {others[0]!r}; pull them first, and rename your own if names conflict"
         )
-    with _asking_hub(repo_id, progress):
+    with _hub_errors(repo_id, progress):
         return (
             HfApi()
             .upload_folder(
@@ -715,7 +715,7 @@ def pull(
     `WarehouseError` or `PromptError` for a repository that is not a warehouse, a file that is not a prompt's or does
     not match the index, and a name that another prompt has in the folder.
     """
-    with _asking_hub(repo_id, progress):
+    with _hub_errors(repo_id, progress):
         commit = HfApi().repo_info(repo_id, revision=revision).sha
     sizes, entries = _index_on_hub(repo_id, commit, progress)
     if entries is None:
@@ -724,7 +724,7 @@ def pull(
         if sizes.get(entry["file"]) != entry["bytes"]:
             raise WarehouseError(f"{entry['file']!r} in the repository {repo_id!r} is missing or not as {INDEX} says")
     files = {entry["file"] for entry in entries.values()}
-    with _asking_hub(repo_id, progress):
+    with _hub_errors(repo_id, progress):
         strangers = [glob.escape(file) for file in sizes if file not in files]
         fetched = snapshot_download(
             repo_id, revision=commit, allow_patterns=f"*{_SUFFIX}", ignore_patterns=strangers or None

@@ -494,7 +494,7 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     torch.save(torch.zeros(100, 768), pickled)
     out = tmp_path / "out"
     assert "'notes.txt' is not a safetensors file" in refused("evaluate", text, "micro/sst2")
-    assert "'model.safetensors' is a safetensors file but not a soft prompt" in refused("evaluate", weights, "micro/sst2")
+    assert "is a safetensors file but not a soft prompt" in refused("evaluate", weights, "micro/sst2")
     assert "SoftPrompt.from_authors" in refused("evaluate", pickled, "micro/sst2")
     assert "there is no prompt file 'absent'" in refused("evaluate", tmp_path / "absent", "micro/sst2")
     assert "there is no prompt file" in refused("transfer", tuned, tmp_path, "--tasks", "micro/sst2", "--out", out)

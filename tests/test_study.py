@@ -803,7 +803,7 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
         (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "must be a list of lists"),
         (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none of them empty or repeated"),
         (dict(fitted_on=[[]]), "none of them empty"),
-        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "none of them empty or repeated"),
+        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "or repeated"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
         (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
