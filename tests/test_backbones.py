@@ -405,7 +405,7 @@ def test_a_discriminator_is_refused(tmp_path):
     shape = dict(embedding_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
     ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BackboneError, match="lacks weights of its head: generator_.*; it is not whole"):
+    with pytest.raises(BackboneError, match="lacks weights of its head: generator_.*; it is incomplete"):
         Backbone.from_pretrained(tmp_path)
 
 

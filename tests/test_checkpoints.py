@@ -164,7 +164,7 @@ def test_padding_that_is_not_named(tmp_path):
     refused(roberta, "pad_token_id=null")
     for other in (0, 5):
         change(roberta / "config.json", pad_token_id=other)
-        refused(roberta, f"pad_token_id={other} in its configuration, .* and 1 in its tokenizer; set both")
+        refused(roberta, f"pad_token_id={other} in its configuration, .* but 1 in its tokenizer; set both")
 
 
 # ---- weights

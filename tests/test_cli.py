@@ -701,7 +701,7 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
     large = ("--backbone", "micro-roberta-large")
     assert "'micro-roberta', not for" in refused("project", "carry", tuned, "--projector", projector, *large, *out)
     assert "not a soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
-    assert "no projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
+    assert "not a projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
     assert not list(tmp_path.iterdir())
     nameless = Projector(128, 128, 6, 8).save(tmp_path / "nameless.safetensors")
     assert "name it with --backbone" in refused("project", "carry", tuned, "--projector", nameless, *out)

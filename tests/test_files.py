@@ -49,7 +49,7 @@ def test_large_files_are_refused_until_the_limit_is_raised(tmp_path, monkeypatch
     file.write_bytes(gzip.compress(text) if name.lower().endswith("gz") else text)
     assert len(read_text(file, WrongError)) == 10_000
     monkeypatch.setenv(LIMIT, "9999")
-    refused(read_text, file, WrongError, match="holds more than 9,999 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES")
+    refused(read_text, file, WrongError, match="contains more than 9,999 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES")
     monkeypatch.setenv(LIMIT, "10000")
     assert len(read_text(file, WrongError)) == 10_000
 
@@ -78,7 +78,7 @@ def test_a_bomb_is_noticed_before_it_is_in_memory(tmp_path):
             out.write(bytes(2**20))
     started = time.monotonic()
     with open_text(file, WrongError) as lines:
-        refused(lambda: [len(lines.read(2**20)) for _ in range(500)], match="holds more than 268,435,456 bytes")
+        refused(lambda: [len(lines.read(2**20)) for _ in range(500)], match="contains more than 268,435,456 bytes")
     assert time.monotonic() - started < 5
 
 

@@ -389,7 +389,7 @@ def test_only_a_line_of_a_stream_has_to_fit_into_memory(monkeypatch, tmp_path):
         (tmp_path / name).write_text(content % ("word\n" * 300 if name == "c.csv" else "word " * 300))
         with pytest.raises(DataError, match="a line of more than 1,000 bytes|field larger than field limit"):
             [*read_texts(tmp_path / name)]
-    with pytest.raises(DataError, match="'standard input' holds a line of more than 1,000 bytes"):
+    with pytest.raises(DataError, match="'standard input' contains a line of more than 1,000 bytes"):
         [*read_text_lines(io.BytesIO(b"a\n" + b"x" * 2000))]
 
 

@@ -641,12 +641,12 @@ def test_a_bomb_does_not_fill_the_memory(tmp_path, monkeypatch):
         for _ in range(300):
             out.write(b" " * 2**20)
     start = time.monotonic()
-    with pytest.raises(DataError, match="holds more than 268,435,456 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES"):
+    with pytest.raises(DataError, match="contains more than 268,435,456 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES"):
         load(file)
     assert time.monotonic() - start < 5
     small = write(tmp_path / "rows.jsonl.gz", ROWS)
     monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100")
-    with pytest.raises(DataError, match="holds more than 100 bytes"):
+    with pytest.raises(DataError, match="contains more than 100 bytes"):
         load(small)
     monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100000")
     assert load(small).train.num_rows == 34
