@@ -157,7 +157,7 @@ def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
     weights = load_file(damaged / "model.safetensors")
     del weights[lost]
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackboneError, match=f"'.*damaged' lacks weights of its head: .*{lost}.* …; it is not wh"):
+    with pytest.raises(BackboneError, match=f"'.*damaged' lacks weights of its head: .*{lost}.* …; it is incomp"):
         Backbone.from_pretrained(damaged, max_length=90)
 
 
