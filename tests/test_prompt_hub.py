@@ -601,7 +601,7 @@ def test_a_run_starts_from_the_prompt_of_a_warehouse_that_promises_most(argument
         assert run.prompt.length == 6 and hub.prompt().metadata["init"]["task"] in ("reviews", "other")
         if choose != "neuron_overlap":
             assert hub.prompt().metadata["init"]["task"] == "reviews" and run.curve.accuracy[0] > 0.6
-    with pytest.raises(UnknownNameError, match="choose"):
+    with pytest.raises(UnknownNameError, match="method of choosing"):
         hub.train_prompt(warehouse=warehouse, choose="guess")
     with pytest.raises(HubError, match="choose='good' requires a warehouse; give warehouse="):
         hub.train_prompt(choose="good")
