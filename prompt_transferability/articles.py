@@ -19,9 +19,9 @@ __all__ = ['number', 'percent', 'points', 'with_interval', 'p_value', 'listing',
 def number(
     value: float,
     digits: int = 2,
-    sign: bool = False,  # also where it is positive
+    sign: bool = False,  # show the sign of positive numbers too
 ) -> str:
-    "A number with a true minus, thousands apart; – where there is none."
+    "A number with a true minus and separated thousands; – if there is none."
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
@@ -38,10 +38,10 @@ def percent(
 
 
 def points(
-    difference: float,  # of two accuracies or shares, as a fraction
+    difference: float,  # difference of two accuracies or shares, as a fraction
     digits: int = 1,
 ) -> str:
-    "A difference of accuracies, in points of a percent."
+    "A difference of accuracies, in percentage points."
     return f"{number(100 * difference, digits, sign=True)} points"
 
 # %% ../nbs/library/articles.ipynb #0f85affb
@@ -50,21 +50,21 @@ def with_interval(
     low: float,
     high: float,
     digits: int = 2,
-    times: float = 1.0,  # 100: of fractions, in percent or points
+    times: float = 1.0,  # 100: for fractions, to be shown in percent or points
     sign: bool = False,
 ) -> str:
-    "A number with its interval, or alone where it has none."
+    "A number with its interval, or alone if it has none."
     value, low, high = (number(times * one, digits, sign) for one in (value, low, high))
     return value if "–" in (low, high) else f"{value} [{low}, {high}]"
 
 
 def p_value(p: float) -> str:
-    "The p-value of a test, as it stands behind `p`."
+    "The p-value of a test, in the form that follows `p`."
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
 
 
 def listing(names: Sequence[str], nothing: str = "none") -> str:
-    "Names in a sentence."
+    "A list of names for a sentence."
     return nothing if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 # %% ../nbs/library/articles.ipynb #56a4014e
@@ -75,14 +75,14 @@ _AT_A_LINES_START = re.compile(
 
 
 class PageError(ValueError):
-    "A page whose text does not say what its cells computed, or says it in a form that viewers do not show."
+    "A page whose text differs from the values computed by its cells, or is in a form that viewers do not show."
 
 # %% ../nbs/library/articles.ipynb #0fa839c1
 def refreshed(
     text: str,  # Markdown
     numbers: Mapping[str, str],  # the values of marked numbers, by name
 ) -> str:
-    "The text with each marked number as it was computed. Raises `PageError` for a name that has no value."
+    "The text with the computed value of each marked number. Raises `PageError` for a name that has no value."
 
     def value(found: re.Match) -> str:
         if found[1] not in numbers:
@@ -101,7 +101,7 @@ _MEASURED = re.compile(r"\d+\.\d+|\d[\d,.]*\s?%|\d{1,3}(?:,\d{3})+|\d+(?=\s+poin
 
 
 def unmarked(text: str) -> list[str]:
-    "The numbers of a Markdown text that look measured and carry no mark."
+    "The numbers of a Markdown text that look measured but have no mark."
     prose = re.sub(_NO_PROSE, " ", _MARKED.sub(" ", text), flags=re.DOTALL)
     return [found[0] for found in _MEASURED.finditer(prose)]
 
@@ -115,7 +115,7 @@ def check_page(
     page: str | Path,  # the notebook
     numbers: Mapping[str, str],  # the values that it computed
 ) -> None:
-    "Raise `PageError` where the text of a page says something else than was computed, or a number has no mark."
+    "Raise `PageError` if the text of a page differs from the computed values, or a number has no mark."
     texts = [*_texts(Path(page))]
     marked = [mark for text in texts for mark in _MARKED.findall(text)]
     for name, said in marked:

@@ -43,54 +43,54 @@ __all__ = ['MEANINGS', 'PROMPT', 'PROJECTOR', 'STATE', 'JOURNAL', 'HubError', 'P
 
 # %% ../nbs/library/prompt_hub.ipynb #4ffbfdde
 class HubError(ValueError):
-    "An argument without a meaning for a prompt, or a prompt, a projector or a checkpoint that is not there."
+    "An argument that does not apply to a prompt, or a missing prompt, projector or checkpoint."
 
 
 MEANINGS: dict[str, str] = {
     "backbone": "the model: a name on the Hub, a folder, a .gguf file or a micro model",
     "dataset": "the task: a name, in any case, or a folder with task.yaml",
-    "prompt_len": "vectors of the prompt",
-    "max_source_length": "tokens of a text at most",
-    "output_dir": "folder of prompts, projectors, checkpoints and results; None: `out_dir_root`",
-    "out_dir_root": "folder where `output_dir` is not given",
+    "prompt_len": "number of vectors in the prompt",
+    "max_source_length": "maximum number of tokens of a text",
+    "output_dir": "folder for prompts, projectors, checkpoints and results; None: `out_dir_root`",
+    "out_dir_root": "folder if `output_dir` is not given",
 }
-"What each argument means that has a meaning."
+"The meaning of each supported argument."
 
 # %% ../nbs/library/prompt_hub.ipynb #52dbda06
 MEANINGS |= {
-    "learning_rate": "the highest of the schedule; its default, 5e-05, is meant for whole models: give about 1e-2",
-    "num_train_epochs": "epochs; the last may be a part of one",
-    "max_steps": "steps in place of epochs, where above 0",
-    "per_device_train_batch_size": "texts of a batch",
-    "gradient_accumulation_steps": "the batch is so many times as large, in one pass",
-    "weight_decay": "as the optimiser understands it",
+    "learning_rate": "the maximum of the schedule; its default, 5e-05, is meant for whole models: use about 1e-2",
+    "num_train_epochs": "number of epochs; the last may be incomplete",
+    "max_steps": "number of steps, which replaces epochs if above 0",
+    "per_device_train_batch_size": "texts in a batch",
+    "gradient_accumulation_steps": "a factor for the size of the batch, which is processed in one pass",
+    "weight_decay": "as defined by the optimiser",
     "lr_scheduler_type": "linear, cosine, constant_with_warmup, or constant, which has no warm-up",
-    "warmup_steps": "steps of warm-up; below 1: a share of all steps",
-    "warmup_ratio": "the older spelling of such a share",
+    "warmup_steps": "steps of warm-up; below 1: a fraction of all steps",
+    "warmup_ratio": "the older name for such a fraction",
     "optim": "adamw_torch and adamw_torch_fused (PyTorch's fused AdamW), adafactor and sgd (PyTorch's)",
-    "seed": "of the initial vectors and of the order of the texts",
+    "seed": "seed of the initial vectors and of the order of the texts",
 }
 
 # %% ../nbs/library/prompt_hub.ipynb #b3d512bc
 MEANINGS |= {
-    "eval_strategy": "no, steps or epoch; whatever it is, a run is also evaluated at its start and end, for its curve",
+    "eval_strategy": "no, steps or epoch; in any case, a run is also evaluated at its start and end, for its curve",
     "evaluation_strategy": "the README's spelling of eval_strategy",
-    "eval_steps": "steps between evaluations; below 1: a share of all steps; None: logging_steps",
+    "eval_steps": "steps between evaluations; below 1: a fraction of all steps; None: logging_steps",
     "eval_on_start": "report the evaluation before the first step too",
     "save_strategy": "when a checkpoint is written: no, steps, epoch, or best, at each new best",
-    "save_steps": "steps between checkpoints; below 1: a share of all steps",
+    "save_steps": "steps between checkpoints; below 1: a fraction of all steps",
     "save_total_limit": "checkpoints to keep; the last one and the best one are never removed",
-    "save_only_model": "checkpoints hold the prompt alone, and no run can go on from them",
+    "save_only_model": "checkpoints contain only the prompt, and no run can resume from them",
     "load_best_model_at_end": "keep the best evaluated prompt; False: the last one",
     "metric_for_best_model": "accuracy or combined_score, on dev; None: accuracy",
-    "greater_is_better": "whether the best is the highest; None: yes",
+    "greater_is_better": "whether the highest value is the best; None: yes",
     "resume_from_checkpoint": "a folder checkpoint-… of the same run, for `train_prompt`",
 }
 
 # %% ../nbs/library/prompt_hub.ipynb #9624fd81
 MEANINGS |= {
     "logging_strategy": "when the mean training loss is reported: no, steps or epoch",
-    "logging_steps": "steps between such reports; below 1: a share of all steps",
+    "logging_steps": "steps between such reports; below 1: a fraction of all steps",
     "logging_first_step": "report the first step too",
     "report_to": "none, all, or names of loggers such as tensorboard, mlflow, wandb: the callbacks of transformers",
     "run_name": "read by the loggers",
@@ -103,18 +103,18 @@ MEANINGS |= {
 # %% ../nbs/library/prompt_hub.ipynb #24409412
 MEANINGS |= {
     "disable_tqdm": "no progress bar",
-    "use_cpu": "compute on the CPU; False: on an accelerator where there is one",
+    "use_cpu": "compute on the CPU; False: on an accelerator if available",
     "bf16": "the model computes in bfloat16, the prompt stays float32",
     "fp16": "the model computes in float16, the prompt stays float32",
-    "tf32": "as in transformers: a setting of PyTorch for all of the process",
-    "do_train": "for scripts, as in transformers: no method looks at it",
-    "do_eval": "for scripts, as in transformers: no method looks at it",
-    "do_predict": "for scripts, as in transformers: no method looks at it",
+    "tf32": "as in transformers: a setting of PyTorch for the whole process",
+    "do_train": "for scripts, as in transformers: no method uses it",
+    "do_eval": "for scripts, as in transformers: no method uses it",
+    "do_predict": "for scripts, as in transformers: no method uses it",
 }
 
 # %% ../nbs/library/prompt_hub.ipynb #950f16e1
 _ONE_PROCESS = "one process on one device trains a prompt"
-_FROZEN = "the model is frozen and runs as it is"
+_FROZEN = "the model is frozen and runs unchanged"
 _REASONS: dict[str, str] = {
     "per_device_eval_batch_size": "evaluations batch texts by their length, and results do not depend on it",
     "max_grad_norm": "gradients of a prompt are not clipped, as in the paper",
@@ -125,7 +125,7 @@ _REASONS: dict[str, str] = {
     "checkpoint": "give resume_from_checkpoint",
     "num_proj_layers": "the paper's projector has two layers (Eq. 7)",
     "flatten_proj": "the paper's projector takes all vectors of a prompt at once (Eq. 7)",
-    "pad_to_max_length": "texts are padded no further than they must be, which changes no result",
+    "pad_to_max_length": "texts are padded no further than necessary, which does not change results",
     **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config", "local_rank", "parallelism_config"], _ONE_PROCESS),
     **dict.fromkeys(["accelerator_config", "ddp_backend", "model_parallel"], _ONE_PROCESS),
     **dict.fromkeys(["gradient_checkpointing", "activation_checkpointing", "torch_compile", "use_cache"], _FROZEN),
@@ -142,18 +142,18 @@ def _is_off(value: Any) -> bool:
 
 
 def _meaningless(args: TrainingArguments | type[TrainingArguments]) -> list[Field]:
-    "The arguments that stand in no table."
+    "The arguments that are in none of the tables."
     return [one for one in fields(args) if one.name not in MEANINGS]
 
 # %% ../nbs/library/prompt_hub.ipynb #c7d7e880
 def _reject_meaningless(args: TrainingArguments) -> None:
-    "Raise `HubError` for an argument without a meaning that is set: neither its default nor off."
+    "Raise `HubError` for an unsupported argument that is set: neither its default nor off."
     for one in _meaningless(args):
         value, default = getattr(args, one.name), _default(one)
         if value != default and not (_is_off(value) and _is_off(default)):
-            reason = _REASONS.get(one.name, "it has no meaning for a soft prompt")
+            reason = _REASONS.get(one.name, "it does not apply to a soft prompt")
             raise HubError(f"{one.name}={value!r} is not supported: {reason}; leave it out")
-    _restore_meaningless(args)  # what is off in other words
+    _restore_meaningless(args)  # values that merely mean "off"
 
 
 def _restore_meaningless(args: TrainingArguments) -> None:
@@ -162,7 +162,7 @@ def _restore_meaningless(args: TrainingArguments) -> None:
 
 # %% ../nbs/library/prompt_hub.ipynb #f689241a
 def _read_spellings(args: PromptTrainingArguments) -> None:
-    "Bring arguments that can be said in two ways to one."
+    "Convert arguments that have two names to one of them."
     if args.evaluation_strategy is not None:
         if args.eval_strategy not in ("no", args.evaluation_strategy):
             raise HubError(
@@ -187,7 +187,7 @@ def _read_spellings(args: PromptTrainingArguments) -> None:
 
 
 def _task_name(dataset: str | None) -> str | None:
-    "A known task by its own name, however it was spelled."
+    "A known task by its own name, whatever its spelling."
     known = isinstance(dataset, str) and dataset.lower() in ALL_TASKS
     return dataset.lower() if known else dataset
 
@@ -198,7 +198,7 @@ _METRICS = ("accuracy", "combined_score")
 
 
 def _check_choices(args: PromptTrainingArguments) -> None:
-    "Raise `UnknownNameError` or `HubError` for choices that cannot be had."
+    "Raise `UnknownNameError` or `HubError` for unavailable choices."
     metric = args.metric_for_best_model
     chosen = {"optim": (args.optim.value, _OPTIMIZERS), "lr_scheduler_type": (args.lr_scheduler_type.value, _SCHEDULES)}
     chosen |= {} if metric is None else {"metric_for_best_model": (metric.removeprefix("eval_"), _METRICS)}
@@ -218,8 +218,8 @@ def _argument(default: Any, name: str) -> Any:
 class PromptTrainingArguments(TrainingArguments):
     """Every argument of `transformers.TrainingArguments`, and the authors' own (see `MEANINGS`).
 
-    Raises `HubError` for an argument that has no meaning for a prompt, `UnknownNameError` for an optimiser, schedule or
-    metric that there is not, and what `TrainingArguments` raises.
+    Raises `HubError` for an argument that does not apply to a prompt, `UnknownNameError` for an unknown optimiser,
+    schedule or metric, and the errors of `TrainingArguments`.
     """
 
     backbone: str = _argument("roberta-base", "backbone")
@@ -236,34 +236,34 @@ class PromptTrainingArguments(TrainingArguments):
     pad_to_max_length: bool = _argument(False, "pad_to_max_length")
     model_parallel: bool = _argument(False, "model_parallel")
 
-    distributed_state = None  # of accelerate, which is not asked
+    distributed_state = None  # accelerate's, which is not used
 
     def __post_init__(self):
         _reject_meaningless(self)
         _read_spellings(self)
         self._n_gpu = int(self.device.type != "cpu")
         super().__post_init__()
-        _restore_meaningless(self)  # some of which have been filled in
+        _restore_meaningless(self)  # the base class has changed some of them
         _check_choices(self)
 
     @property
     def device(self) -> torch.device:
-        "Where the model computes."
+        "The device of the model."
         found = None if self.use_cpu else torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")
 
 # %% ../nbs/library/prompt_hub.ipynb #6573973a
 def _absolute(number: float, steps: int) -> int:
-    "A number of steps, which below 1 is a share of all."
+    "A number of steps; below 1, it is a fraction of all steps."
     return math.ceil(number * steps) if number < 1 else int(number)
 
 # %% ../nbs/library/prompt_hub.ipynb #ae0a716b
 @patch
 def settings(
     self: PromptTrainingArguments,
-    examples: int,  # texts to learn from
+    examples: int,  # number of training texts
 ) -> dict[str, Any]:  # settings of `Training`, by name
-    "What these arguments ask of an optimisation. Raises `TuningError` for a batch of no texts."
+    "The settings of the optimisation. Raises `TuningError` for an empty batch."
     sizes = [
         whole_number(name, getattr(self, name), 1)
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -284,7 +284,7 @@ def settings(
 
 # %% ../nbs/library/prompt_hub.ipynb #5db72136
 def metrics_of(found: Evaluation) -> dict[str, float]:
-    "The numbers of an evaluation: eval_accuracy, eval_f1 where there is one, eval_combined_score, eval_samples."
+    "The numbers of an evaluation: eval_accuracy, eval_f1 if defined, eval_combined_score, eval_samples."
     of_glue = {"eval_accuracy": found.accuracy} | ({} if found.f1 is None else {"eval_f1": found.f1})
     return of_glue | {"eval_combined_score": sum(of_glue.values()) / len(of_glue), "eval_samples": found.n}
 
@@ -295,7 +295,7 @@ PROMPT, PROJECTOR, STATE, JOURNAL = (
     "state.safetensors",
     "trainer_state.json",
 )
-"The files of a prompt, of a projector, of what a run goes on from, and of what was reported."
+"The files of a prompt, of a projector, of the state of a run, and of what was reported."
 
 # %% ../nbs/library/prompt_hub.ipynb #507481e6
 def _reporters(args: PromptTrainingArguments) -> list[Any]:
@@ -312,15 +312,15 @@ class Watch:
     def __init__(
         self,
         args: PromptTrainingArguments,
-        folder: Path,  # of the prompt or projector, in which checkpoints are written
-        backbone: Backbone,  # for loggers that note the model's configuration
-        settings: dict[str, Any],  # of the run, from `PromptTrainingArguments.settings`
-        examples: int,  # texts to learn from
-        write: Callable[[Loop, Path], Any],  # puts what is trained, as it is, into a checkpoint's folder
-        resume: Path | None = None,  # the checkpoint to go on from
+        folder: Path,  # folder of the prompt or projector, for checkpoints
+        backbone: Backbone,  # for loggers that record the model's configuration
+        settings: dict[str, Any],  # settings of the run, from `PromptTrainingArguments.settings`
+        examples: int,  # number of training texts
+        write: Callable[[Loop, Path], Any],  # writes the current state of what is trained into a checkpoint's folder
+        resume: Path | None = None,  # the checkpoint to resume from
     ):
         self.args, self.folder, self.write, self.resume = copy(args), folder, write, resume
-        self.args.output_dir = str(folder)  # where loggers write beside the run
+        self.args.output_dir = str(folder)  # where loggers write
         self.per_epoch, self.losses, self.last = math.ceil(examples / settings["batch_size"]), [], {}
         epochs = math.ceil(settings["steps"] / self.per_epoch)
         self.state = TrainerState(max_steps=settings["steps"], num_train_epochs=epochs)
@@ -332,7 +332,7 @@ class Watch:
 # %% ../nbs/library/prompt_hub.ipynb #05228955
 @patch
 def tell(self: Watch, event: str, **facts: Any) -> None:
-    "All callbacks, one of the events of `TrainerCallback`."
+    "Send one of the events of `TrainerCallback` to all callbacks."
     self.control = getattr(self.callbacks, event)(self.args, self.state, self.control, **facts)
 
 # %% ../nbs/library/prompt_hub.ipynb #3f30de79
@@ -343,7 +343,7 @@ def _count(self: Watch, loop: Loop) -> None:
 
 @patch
 def report(self: Watch, logs: dict[str, Any]) -> None:
-    "Some numbers, to the loggers and into the journal."
+    "Report some numbers to the loggers and in the journal."
     logs = logs | {"epoch": self.state.epoch}
     self.state.log_history.append(logs | {"step": self.state.global_step})
     self.tell("on_log", logs=logs)
@@ -374,14 +374,14 @@ def _step(checkpoint: Path) -> int:
 # %% ../nbs/library/prompt_hub.ipynb #ffec4d10
 @patch(as_prop=True)
 def best(self: Watch) -> Path | None:
-    "The best checkpoint; None where nothing was chosen."
+    "The best checkpoint; None if there is no best."
     step = self.state.best_global_step
     return None if step is None else self.folder / f"checkpoint-{step}"
 
 # %% ../nbs/library/prompt_hub.ipynb #0fed081c
 @patch
 def _remove_old(self: Watch, newest: Path) -> None:
-    "Keep as many checkpoints as were asked for, the newest and the best among them."
+    "Keep the requested number of checkpoints, the newest and the best among them."
     kept = {newest} | ({self.best} if self.args.load_best_model_at_end else set())
     others = [path for path in checkpoints(self.folder) if path not in kept]
     spare = len(others) if not self.args.save_total_limit else max(0, self.args.save_total_limit - len(kept))
@@ -413,9 +413,9 @@ def _read_journal(self: Watch, path: Path) -> None:
             or not isinstance(metric, float | int | None)
             or not isinstance(history, list)
         ):
-            raise TypeError("its entries are not what they should be")
+            raise TypeError("its entries do not have the expected form")
     except (KeyError, TypeError) as error:
-        raise HubError(f"{str(path)!r} is no journal of a run ({error}); remove its checkpoint") from error
+        raise HubError(f"{str(path)!r} is not the journal of a run ({error}); remove its checkpoint") from error
     self.state.best_global_step, self.state.best_metric, self.state.log_history = step, metric, history
 
 # %% ../nbs/library/prompt_hub.ipynb #0444db11
@@ -445,12 +445,12 @@ def _end(self: Watch, loop: Loop) -> None:
 # %% ../nbs/library/prompt_hub.ipynb #8cebee5a
 @patch
 def __call__(self: Watch, loop: Loop, asked: dict) -> None:
-    "What `train` calls at the start and after every step."
+    "Called by `train` at the start and after every step."
     if self.callbacks.optimizer is None:
         self._begin(loop, asked)
     else:
         self._count(loop)
-        self.tell("on_step_begin")  # forgets what was wanted at the last step
+        self.tell("on_step_begin")  # resets the requests of the last step
         self.losses.append(loop.last_losses[0])
         self.tell("on_step_end")
         if loop.step % self.per_epoch == 0 or loop.step == self.state.max_steps:
@@ -468,7 +468,7 @@ def __call__(self: Watch, loop: Loop, asked: dict) -> None:
 
 # %% ../nbs/library/prompt_hub.ipynb #55150dcd
 class PromptHub:
-    "Prompt training, evaluation, transfer to other tasks and models, activated neurons, as in the README."
+    "Prompt training, evaluation, transfer to other tasks and models, and activated neurons, as in the README."
 
     def __init__(self, args: PromptTrainingArguments):
         if not isinstance(args, PromptTrainingArguments):
@@ -480,7 +480,7 @@ class PromptHub:
 # %% ../nbs/library/prompt_hub.ipynb #dea67d49
 @patch
 def names(self: PromptHub, model: str | None = None, dataset: str | None = None) -> tuple[str, str]:
-    "A model and a task, by default those of the arguments. Raises `HubError` where no task is named."
+    "A model and a task, by default those of the arguments. Raises `HubError` if no task is named."
     if not (dataset or self.args.dataset):
         raise HubError("there is no task; name one, in the arguments with dataset=")
     return model or self.args.backbone, _task_name(dataset or self.args.dataset)
@@ -509,13 +509,13 @@ def data(self: PromptHub, dataset: str | None = None) -> TaskData:
 # %% ../nbs/library/prompt_hub.ipynb #ddeae1fa
 @patch
 def folder(self: PromptHub, model: str | None = None, dataset: str | None = None) -> Path:
-    "Where the prompt of a model for a task is kept, by default those of the arguments."
+    "The folder of the prompt of a model for a task, by default those of the arguments."
     parts = (re.sub(r"[^\w.-]+", "--", str(name)).strip("-.") for name in self.names(model, dataset))
     return Path(self.args.output_dir).joinpath(*parts)
 
 # %% ../nbs/library/prompt_hub.ipynb #cbd914bb
 def _write_prompt(loop: Loop, folder: Path) -> None:
-    "The prompt as it is, which at this step may not have been evaluated."
+    "Write the current prompt, which may not have been evaluated at this step."
     prompt = tuning_run(loop, 0).last
     if prompt.metadata["steps"] != loop.step:
         del prompt.metadata["accuracy"]
@@ -524,15 +524,15 @@ def _write_prompt(loop: Loop, folder: Path) -> None:
 
 # %% ../nbs/library/prompt_hub.ipynb #12314227
 def _resumed(folder: Path, resume: str | Path | bool | None) -> Path | None:
-    "The checkpoint to go on from. Raises `HubError` where it is not there."
+    "The checkpoint to resume from. Raises `HubError` if it does not exist."
     if not resume:
         return None
     found = checkpoints(folder)[-1:] if resume is True else [Path(resume)]
     if not found or not (found[0] / STATE).is_file():
         where = f"in {str(folder)!r}" if resume is True else f"{str(resume)!r}"
         raise HubError(
-            f"there is no checkpoint {where} to go on from; name a folder checkpoint-… with {STATE}, or train from the "
-            "start without resume_from_checkpoint"
+            f"there is no checkpoint {where} to resume from; name a folder checkpoint-… with {STATE}, or train from "
+            "the start without resume_from_checkpoint"
         )
     return found[0]
 
@@ -541,10 +541,10 @@ def _resumed(folder: Path, resume: str | Path | bool | None) -> Path | None:
 def _start(
     self: PromptHub, warehouse: Warehouse | str | Path | None, choose: str | None, backbone: Backbone, data: TaskData
 ) -> SoftPrompt | None:
-    "The prompt to begin with; None: random vectors."
+    "The prompt to start from; None: random vectors."
     if warehouse is None:
         if choose is not None:
-            raise HubError(f"choose={choose!r} names a prompt of a warehouse, and none is given; give warehouse= too")
+            raise HubError(f"choose={choose!r} requires a warehouse; give warehouse= too")
         return None
     sources = (warehouse if isinstance(warehouse, Warehouse) else Warehouse(warehouse)).sources(backbone, data)
     settings, seed = self.args.settings(len(data.split("train"))), self.args.seed
@@ -561,8 +561,8 @@ def _bar(self: PromptHub) -> dict[str, bool]:
 @patch
 def train_prompt(
     self: PromptHub,
-    model: str | None = None,  # None: that of the arguments
-    dataset: str | None = None,  # the same
+    model: str | None = None,  # None: as in the arguments
+    dataset: str | None = None,  # None: as in the arguments
     resume_from_checkpoint: str
     | Path
     | bool
@@ -570,13 +570,13 @@ def train_prompt(
     warehouse: Warehouse
     | str
     | Path
-    | None = None,  # or its folder: begin with a prompt of another task, as long as it is
-    choose: str | None = None,  # which one, as in `score_sources`: a way, or its name; None: "transfer"
+    | None = None,  # or its folder: start from a prompt of another task, with its length
+    choose: str | None = None,  # as in `score_sources`: a method, or the name of a prompt; None: "transfer"
 ) -> TuningRun:
-    """Train a prompt, and keep it in the output folder for the other methods; a prompt that is there is replaced.
+    """Train a prompt, and store it in the output folder for the other methods; an existing prompt is replaced.
 
-    Raises `HubError` for a checkpoint that is not there and a logger that is not installed, and what `tune_prompt`,
-    `Warehouse.sources` and `score_sources` raise.
+    Raises `HubError` for a missing checkpoint or a logger that is not installed, and the errors of `tune_prompt`,
+    `Warehouse.sources` and `score_sources`.
     """
     data, backbone, folder = self.data(dataset), self.backbone(model), self.folder(model, dataset)
     examples = len(data.split("train"))
@@ -593,10 +593,10 @@ def train_prompt(
 @patch
 def prompt(
     self: PromptHub,
-    model: str | None = None,  # None: that of the arguments
-    dataset: str | None = None,  # the same
+    model: str | None = None,  # None: as in the arguments
+    dataset: str | None = None,  # None: as in the arguments
 ) -> SoftPrompt:
-    "The prompt that was trained. Raises `HubError` where there is none, and what `SoftPrompt.load` raises."
+    "The trained prompt. Raises `HubError` if there is none, and the errors of `SoftPrompt.load`."
     path = self.folder(model, dataset) / PROMPT
     if not path.is_file():
         names = ", ".join(map(repr, self.names(model, dataset)))
@@ -608,7 +608,7 @@ def prompt(
 def get_prompt_emb(
     self: PromptHub, model: str | None = None, dataset: str | None = None
 ) -> Tensor:  # float32 [l, hidden]
-    "The vectors of the prompt that was trained; errors as in `prompt`."
+    "The vectors of the trained prompt; errors as in `prompt`."
     return self.prompt(model, dataset).values
 
 # %% ../nbs/library/prompt_hub.ipynb #47ce2f62
@@ -637,8 +637,8 @@ def _kept(metrics: dict[str, float], path: Path) -> dict[str, float]:
 @patch
 def eval_prompt(
     self: PromptHub,
-    model: str | None = None,  # None: that of the arguments
-    dataset: str | None = None,  # the same
+    model: str | None = None,  # None: as in the arguments
+    dataset: str | None = None,  # None: as in the arguments
     prompt_emb: SoftPrompt
     | Tensor
     | str
@@ -646,7 +646,7 @@ def eval_prompt(
     | None = None,  # another prompt, its vectors, or its file; None: the trained one
     split: str = "dev",  # "train", "dev" or "test"
 ) -> dict[str, float]:
-    "What a prompt is worth on the task. Raises `HubError` where there is none, and what `evaluate` raises."
+    "The results of a prompt on the task. Raises `HubError` if there is no prompt, and the errors of `evaluate`."
     prompt = self.prompt(model, dataset) if prompt_emb is None else self._given(prompt_emb, model, dataset)
     found = evaluate(self.backbone(model, prompt.layout), prompt, self.data(dataset), split)
     return _kept(metrics_of(found), self.folder(model, dataset) / "eval_prompt_results.json")
@@ -657,10 +657,10 @@ def cross_task_eval(
     self: PromptHub,
     model: str,
     source: str,  # the task that the prompt was trained on
-    target: str,  # the task that it is evaluated on
+    target: str,  # the task to evaluate on
     split: str = "dev",  # "train", "dev" or "test"
 ) -> dict[str, float]:
-    "What a task's prompt is worth on another task (§4.1); errors as in `eval_prompt`."
+    "The results of a task's prompt on another task (§4.1); errors as in `eval_prompt`."
     found = evaluate(self.backbone(model), self.prompt(model, source), self.data(target), split)
     results = f"cross_task_eval_{self.folder(model, target).name}_results.json"
     return _kept(metrics_of(found), self.folder(model, source) / results)
@@ -671,13 +671,13 @@ def cross_model_train(
     self: PromptHub,
     source_model: str,
     target_model: str,
-    task: str,  # on which the source model has a trained prompt
+    task: str,  # the task for which the source model has a trained prompt
     resume_from_checkpoint: str | Path | bool | None = None,  # a folder checkpoint-…; True: the newest
 ) -> Projector:
-    """Train a projector from one model to another, and keep it in the output folder (§5.1).
+    """Train a projector from one model to another, and store it in the output folder (§5.1).
 
-    Raises `HubError` where the source model has no prompt, and for a checkpoint or logger that is not there; and what
-    `fit_task_tuning` raises.
+    Raises `HubError` if the source model has no prompt, and for a missing checkpoint or logger; and the errors of
+    `fit_task_tuning`.
     """
     prompt, backbone, data = self.prompt(source_model, task), self.backbone(target_model), self.data(task)
     folder, examples = self._projector_folder(source_model, target_model, task), len(data.split("train"))
@@ -710,9 +710,9 @@ def cross_model_eval(
     task: str,
     split: str = "dev",  # "train", "dev" or "test"
 ) -> dict[str, float]:
-    """What the source model's prompt is worth on the target model, carried over by the projector (§5.2).
+    """The results of the source model's prompt on the target model, mapped by the projector (§5.2).
 
-    Raises `HubError` where prompt or projector were not trained, and what `Projection.project` raises.
+    Raises `HubError` if prompt or projector were not trained, and the errors of `Projection.project`.
     """
     path = self._projector_folder(source_model, target_model, task) / PROJECTOR
     if not path.is_file():
@@ -731,7 +731,7 @@ def activated_neuron(
     backbone: str,
     dataset: str,
 ) -> tuple[Tensor, Tensor]:  # float32 [layers, ffn] each
-    "What each neuron's activation function is given, and what it makes of it (Eqs. 4, 5); errors as in `prompt`."
+    "The input and output of each neuron's activation function (Eqs. 4, 5); errors as in `prompt`."
     model = self.backbone(backbone)
     before, after = model.neuron_values(self.prompt(backbone, dataset).values_for(model))
     return before.cpu().float(), after.cpu().float()
@@ -746,7 +746,7 @@ def neuron_similarity(
 ) -> float:  # in [0, 1]
     """Overlapping rate of the neurons that the prompts of two tasks activate (Eq. 6).
 
-    A prompt that was not trained yet is trained: the README compares a task that it never trained a prompt for. Errors
+    A missing prompt is trained first: the README compares a task for which it never trained a prompt. Errors
     as in `train_prompt`.
     """
     for task in (task1, task2):
@@ -761,13 +761,13 @@ def mask_activated_neuron(
     self: PromptHub,
     backbone: str,
     dataset: str,
-    ratio: float = 0.2,  # share of the neurons of these layers that is silenced
+    ratio: float = 0.2,  # fraction of these layers' neurons to silence
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
 ) -> tuple[dict[str, float], Tensor]:  # the results, and bool [layers, ffn], True where a neuron was silenced
-    """What a prompt is worth without the neurons that it activates most.
+    """The results of a prompt without the neurons that it activates most.
 
-    Raises `HubError` where there is no prompt, and `ValueError` for a ratio that takes no neuron and for layers that
-    are not there.
+    Raises `HubError` if there is no prompt, and `ValueError` for a ratio that selects no neuron and for layers that
+    do not exist.
     """
     mask = most_activated(self.activated_neuron(backbone, dataset)[0], ratio, layers)
     (found,) = evaluate_masked(self.backbone(backbone), self.prompt(backbone, dataset), self.data(dataset), [mask])
@@ -778,9 +778,9 @@ def mask_activated_neuron(
 @patch
 def plot_neuron(
     self: PromptHub,
-    backbone: str | None = None,  # None: that of the arguments
-    dataset: str | None = None,  # the same
+    backbone: str | None = None,  # None: as in the arguments
+    dataset: str | None = None,  # None: as in the arguments
 ) -> Figure:
-    "The neurons that a prompt activates, a row a layer; errors as in `prompt`."
+    "The neurons that a prompt activates, one row per layer; errors as in `prompt`."
     prompt, task = self.prompt(backbone, dataset), self.data(dataset).task
     return plot_neurons(activation_states({task.name: prompt}, self.backbone(backbone)), {task.name: task.task_type})

@@ -60,7 +60,7 @@ def test_what_neuron_states_refuses(bert_folder):
     backbone = Backbone.from_pretrained(bert_folder, max_length=90)
     with pytest.raises(BackboneError, match="vectors are 7 wide; 'tiny-bert' takes 32"):
         backbone.neuron_states(torch.zeros(2, 5, 7))
-    with pytest.raises(BackboneError, match="pass its vectors, prompt.values"):
+    with pytest.raises(BackboneError, match="vectors, prompt.values"):
         backbone.neuron_states(SoftPrompt(torch.zeros(5, 32), "tiny-bert", "sst2"))
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
     weights = load_file(damaged / "model.safetensors")
     del weights[lost]
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackboneError, match=f"'.*damaged' lacks weights of its head: .*{lost}.* …; it is not wh"):
+    with pytest.raises(BackboneError, match=f"'.*damaged' lacks weights of its head: .*{lost}.* …; it is incomp"):
         Backbone.from_pretrained(damaged, max_length=90)
 
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
         ({"position_embedding_type": "relative_key_query"}, "has position_embedding_type='relative_key_query'"),
         ({"is_decoder": True}, "has is_decoder=True in its configuration; a 'bert' backbone needs False"),
         ({"quantization_config": {"quant_method": "gptq"}}, "are quantised"),
-        ({"num_hidden_layers": 2}, "that its config.json does not know: bert.encoder.layer.2"),
+        ({"num_hidden_layers": 2}, "that are unknown to its config.json: bert.encoder.layer.2"),
     ],
 )
 def test_a_checkpoint_that_would_be_computed_wrongly_is_refused(damaged, setting, message):
@@ -189,7 +189,7 @@ def test_weights_beside_the_encoder_are_left_alone(damaged):
 def test_pickled_weights_are_refused(damaged):
     torch.save(load_file(damaged / "model.safetensors"), damaged / "pytorch_model.bin")
     (damaged / "model.safetensors").unlink()
-    with pytest.raises(BackboneError, match="holds no whole model: .*model.safetensors") as refused:
+    with pytest.raises(BackboneError, match="is not a complete model: .*model.safetensors") as refused:
         Backbone.from_pretrained(damaged, max_length=90)
     assert "\n" not in str(refused.value)
 
@@ -197,7 +197,7 @@ def test_pickled_weights_are_refused(damaged):
 def test_weights_that_are_cut_off_are_refused(damaged):
     whole = (damaged / "model.safetensors").read_bytes()
     (damaged / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BackboneError, match="holds no whole model") as refused:
+    with pytest.raises(BackboneError, match="is not a complete model") as refused:
         Backbone.from_pretrained(damaged, max_length=90)
     assert "\n" not in str(refused.value)
 
@@ -270,7 +270,7 @@ def test_label_words_that_cannot_be_told_apart_at_the_mask_are_refused(family):
 
 @pytest.mark.parametrize(
     ("words", "remedy"),
-    [(("good", "Good"), "each label needs words of its own"), ((("bad", "Bad"), "good"), "leave one of them out")],
+    [(("good", "Good"), "each label needs its own words"), ((("bad", "Bad"), "good"), "leave one of them out")],
     ids=["two labels", "one label"],
 )
 def test_label_words_that_share_a_token_are_refused(words, remedy):
@@ -320,8 +320,8 @@ def test_a_known_name_without_network_and_copy_says_so(offline):
     [
         ({"device": "gpu"}, "there is no device 'gpu' here; give auto or one of .*cpu"),
         ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
-        ({"dtype": "float13"}, "'float13' is no number type to compute in"),
-        ({"dtype": torch.int8}, "'torch.int8' is no number type to compute in"),
+        ({"dtype": "float13"}, "'float13' is not a number type to compute in"),
+        ({"dtype": torch.int8}, "'torch.int8' is not a number type to compute in"),
     ],
 )
 def test_devices_and_number_types_that_cannot_be_had_are_refused(given, message):
@@ -356,7 +356,7 @@ def test_a_prompt_is_a_tensor_everywhere(ask, name):
 
 @pytest.mark.parametrize("rows", [{"text_a": ["a"], "text_b": [None]}, ["a", "b"], [{"text": "a"}]])
 def test_texts_that_are_no_rows_are_refused(rows):
-    with pytest.raises(BackboneError, match="texts are a sequence of rows, .*split.select"):
+    with pytest.raises(BackboneError, match="texts must be a sequence of rows, .*split.select"):
         Backbone.from_pretrained("micro-bert").encode(rows)
 
 
@@ -368,7 +368,7 @@ def test_the_token_after_which_a_causal_model_answers_is_looked_for_at_loading()
     colon = backbone.tokenizer.convert_tokens_to_ids("Ġ:")
     (ids,) = backbone.encode(PAIRS[:1]).batch([0]).ids.tolist()
     assert backbone.answer_id == colon and ids.count(colon) == 2 and ids[-1] == colon
-    with pytest.raises(BackboneError, match="the answer 'in short' is not one token of 'micro-llama'; name another"):
+    with pytest.raises(BackboneError, match="the answer 'in short' is not one token of 'micro-llama'; give another"):
         Backbone.from_pretrained("micro-llama", answer="in short")
 
 
@@ -383,7 +383,7 @@ def test_the_authors_join_pairs_of_t5_with_a_sentinel():
 
 
 def test_a_causal_model_has_no_authors_layout():
-    with pytest.raises(BackboneError, match="is a causal model, which the authors' code has no layout for"):
+    with pytest.raises(BackboneError, match="is a causal model, for which the authors' code has no layout"):
         Backbone.from_pretrained("micro-llama", layout="authors")
 
 
@@ -405,7 +405,7 @@ def test_a_discriminator_is_refused(tmp_path):
     shape = dict(embedding_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
     ElectraForPreTraining(ElectraConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BackboneError, match="lacks weights of its head: generator_.*; it is not whole"):
+    with pytest.raises(BackboneError, match="lacks weights of its head: generator_.*; it is incomplete"):
         Backbone.from_pretrained(tmp_path)
 
 

@@ -164,7 +164,7 @@ def test_padding_that_is_not_named(tmp_path):
     refused(roberta, "pad_token_id=null")
     for other in (0, 5):
         change(roberta / "config.json", pad_token_id=other)
-        refused(roberta, f"pad_token_id={other} in its configuration, .* and 1 in its tokenizer; set both")
+        refused(roberta, f"pad_token_id={other} in its configuration, .* but 1 in its tokenizer; set both")
 
 
 # ---- weights
@@ -195,7 +195,7 @@ def test_weights_that_are_packed_are_refused(model, kind):
     name = "bert.encoder.layer.0.output.dense.weight"
     weights[name] = weights[name].to(kind)
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    refused(model, f"holds weights of type .*{name}")
+    refused(model, f"has weights of type .*{name}")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_model_on_the_hub_with_pickled_weights_alone(model, monkeypatch):
     monkeypatch.setattr(checkpoints, "ask_hub", lambda *_: None)
     monkeypatch.setattr(checkpoints, "quiet_from_pretrained", lambda *_, **__: None)
     with pytest.raises(
-        BackboneError, match="'someone/old' holds no whole model: .*weights in .bin files, .*are not read"
+        BackboneError, match="'someone/old' is not a complete model: .*weights in .bin files, .*are not read"
     ):
         Backbone.from_pretrained("someone/old")
 
@@ -266,7 +266,7 @@ def test_our_own_adapter_beside_a_model_changes_nothing(model):
 @pytest.mark.parametrize("config", ['{"peft_type": "LORA"}', '{"peft_type": "IA3"}', "{}", "[]", '{"peft_type": 5}'])
 def test_an_adapter_that_changes_the_model_is_refused(model, config):
     (model / "adapter_config.json").write_text(config)
-    refused(model, "an adapter .* lies beside the model .*; merge it into the model")
+    refused(model, "an adapter .* is in the model's folder .*; merge it into the model")
 
 
 def test_an_adapter_alone_is_no_model(tmp_path):
@@ -274,7 +274,7 @@ def test_an_adapter_alone_is_no_model(tmp_path):
     folder = SoftPrompt(torch.randn(4, 128), "micro-bert", "micro/sst2").to_peft(
         tmp_path / "adapter", Backbone.from_pretrained("micro-bert")
     )
-    refused(folder, "is an adapter .PROMPT_TUNING. and no model; .*SoftPrompt.from_peft")
+    refused(folder, "is an adapter .PROMPT_TUNING., not a model; .*SoftPrompt.from_peft")
 
 
 # ---- tokenizers
@@ -300,7 +300,7 @@ def test_a_tokenizer_without_what_the_model_reads_is_refused(model, which):
 @pytest.mark.parametrize("which", ["mask_token", "cls_token", "sep_token"])
 def test_a_special_token_that_the_model_never_saw_is_refused(model, which):
     change(model / "tokenizer_config.json", **{which: "<never seen>"})
-    refused(model, f"{which}_id=.*the model knows the ids below|the tokenizer of .* cannot be used .*never")
+    refused(model, f"{which}_id=.*the model knows only ids below|the tokenizer of .* cannot be used .*never")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_a_folder_without_tokenizer_config_reads_the_same_ids_or_is_refused(mode
     "dtype", ["float8_e4m3fn", torch.float8_e4m3fn, "int8", torch.int64, "half", [], None, 32, "torch.float32"]
 )
 def test_number_types_that_nothing_computes_in_are_refused(dtype):
-    with pytest.raises(BackboneError, match="is no number type to compute in; give auto, float32"):
+    with pytest.raises(BackboneError, match="is not a number type to compute in; give auto, float32"):
         Backbone.from_pretrained("micro-bert", dtype=dtype)
 
 

@@ -182,7 +182,7 @@ def test_help_says_the_defaults(capsys, name):
     if name == "tune":
         shown = " ".join(shown.split())
         for text in (
-            "--init brings none (default: 100)",
+            "--init is not given (default: 100)",
             "training steps (default: 3000)",
             "constant (default: 0.001)",
         ):
@@ -493,8 +493,8 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     save_file({"weight": torch.zeros(2)}, weights)
     torch.save(torch.zeros(100, 768), pickled)
     out = tmp_path / "out"
-    assert "'notes.txt' is no safetensors file" in refused("evaluate", text, "micro/sst2")
-    assert "'model.safetensors' is a safetensors file but no soft prompt" in refused("evaluate", weights, "micro/sst2")
+    assert "'notes.txt' is not a safetensors file" in refused("evaluate", text, "micro/sst2")
+    assert "is a safetensors file but not a soft prompt" in refused("evaluate", weights, "micro/sst2")
     assert "SoftPrompt.from_authors" in refused("evaluate", pickled, "micro/sst2")
     assert "there is no prompt file 'absent'" in refused("evaluate", tmp_path / "absent", "micro/sst2")
     assert "there is no prompt file" in refused("transfer", tuned, tmp_path, "--tasks", "micro/sst2", "--out", out)
@@ -604,7 +604,7 @@ def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch,
     monkeypatch.setattr("prompt_transferability.prompt_tuning.tune_prompts", interrupt)
     more = ["--checkpoint", str(tmp_path / "checkpoint")] if checkpoint else []
     assert main([*tune("micro/sst2", tmp_path / "out"), *more]) == 130
-    said = "interrupted; the same command goes on from what is there" if checkpoint else "interrupted"
+    said = "interrupted; the same command resumes from there" if checkpoint else "interrupted"
     assert capsys.readouterr().err == f"prompt-transfer: {said}\n"
 
 
@@ -619,7 +619,7 @@ def test_interrupted_commands_without_a_checkpoint(prompt, tmp_path, monkeypatch
         assert main(arguments) == 130
         assert capsys.readouterr().err == "prompt-transfer: interrupted\n"
     assert main(["study", "run", "micro", "--out", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command goes on from what is there\n"
+    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command resumes from there\n"
 
 
 def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
@@ -700,8 +700,8 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
     out = ("--out", tmp_path / "carried.safetensors")
     large = ("--backbone", "micro-roberta-large")
     assert "'micro-roberta', not for" in refused("project", "carry", tuned, "--projector", projector, *large, *out)
-    assert "no soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
-    assert "no projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
+    assert "not a soft prompt" in refused("project", "carry", projector, "--projector", projector, *out)
+    assert "not a projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
     assert not list(tmp_path.iterdir())
     nameless = Projector(128, 128, 6, 8).save(tmp_path / "nameless.safetensors")
     assert "name it with --backbone" in refused("project", "carry", tuned, "--projector", nameless, *out)
@@ -766,7 +766,7 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
         (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
         (
             ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
-            "is of 'micro-bert', and the target is 'micro-roberta'",
+            "is of 'micro-bert', but the target is 'micro-roberta'",
         ),
         (
             ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
@@ -882,7 +882,7 @@ def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, caps
     line = ["evaluate", prompt_file(tmp_path / "p", backbone="mine"), "micro/sst2", "--json"]
     assert main(line) == 2
     assert "there is a folder or file of that name here" in (said := capsys.readouterr().err)
-    assert "write --backbone mine to take it" in said and said.count("\n") == 1
+    assert "write --backbone mine to use it" in said and said.count("\n") == 1
     for words in (["--backbone", "mine"], ["--models", "."]):
         assert main([*line, *words]) == 0 and json.loads(capsys.readouterr().out)["n"] == 500
 

@@ -386,7 +386,7 @@ def test_positions_after_which_rotations_change_are_rejected(tmp_path, device):
     fits = 48 - text.ids.shape[1]
     for states in (backbone.read_out_states, backbone.generic_states):
         assert states(prompt_of(backbone, length=fits), text).isfinite().all()
-        with pytest.raises(BackboneError, match="prompt and text take 49 positions; 'tiny' has 48: take a shorter"):
+        with pytest.raises(BackboneError, match="prompt and text take 49 positions; 'tiny' has 48: use a shorter"):
             states(prompt_of(backbone, length=fits + 1), text)
 
 
@@ -395,7 +395,7 @@ def test_a_tokenizer_without_the_token_between_two_texts_is_rejected_in_the_auth
     assert Backbone.from_pretrained(folder, layout="authors").joint_id is not None
     sentence_piece("<other>").save_pretrained(folder)
     assert Backbone.from_pretrained(folder).joint_id is None
-    with pytest.raises(BackboneError, match="sets '<extra_id_0>' between two texts, which the tokenizer of 'tiny' la"):
+    with pytest.raises(BackboneError, match="puts '<extra_id_0>' between two texts, which the tokenizer of 'tiny' la"):
         Backbone.from_pretrained(folder, layout="authors")
 
 

@@ -108,7 +108,7 @@ def test_other_bad_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match="both, abilities, vocabulary"):
         relatedness("words")
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="is no micro model"):
+    with pytest.raises(ValueError, match="is not a micro model"):
         build_model("micro-bert", tmp_path / "mine", steps=1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

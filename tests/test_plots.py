@@ -314,9 +314,9 @@ def test_words_above_the_panels_do_not_touch():
 
 
 def test_similarities_that_are_refused(similarity, matrix, profile):
-    with pytest.raises(ValueError, match="the same names in its rows and columns"):
+    with pytest.raises(ValueError, match="the same names in rows and columns"):
         plot_similarity(similarity.iloc[1:], TYPES)
-    with pytest.raises(ValueError, match="the same names in its rows and columns"):
+    with pytest.raises(ValueError, match="the same names in rows and columns"):
         plot_similarity(similarity.iloc[:0, :0], TYPES)
     with pytest.raises(ValueError, match=r"fractions in \[-1, 1\], one is -11; divide percentages by 100"):
         plot_similarity(100 * similarity.clip(upper=0), TYPES)

@@ -119,7 +119,7 @@ def test_a_prompt_says_how_it_is_read_and_a_task_may_be_given(backbone):
 
 
 def test_a_prompt_of_another_model_is_used_with_a_warning(backbone):
-    with pytest.warns(UserWarning, match="was trained for another model"):
+    with pytest.warns(UserWarning, match="was trained for a model other than"):
         predict(backbone, drawn(backbone_fingerprint="0123"), TEXTS)
 
 
@@ -148,12 +148,12 @@ def test_no_more_rows_are_read_than_are_answered(backbone, monkeypatch):
         (["a", ""], "texts, row 2: text_a must be a text, not ''"),
         ([5], "texts, row 1: expected a text, two in a tuple, or a dict; got 5"),
         ([("a", "b", "c")], "texts, row 1: expected a text, two in a tuple"),
-        ([("a", "b"), "c"], "texts, row 2: text_b is blank, and row 1 has one"),
+        ([("a", "b"), "c"], "texts, row 2: text_b is blank, but row 1 has one"),
         (["x \ud800"], "half of a character"),
         ([{"words": "a"}], "there is no column 'text_a' or 'text'; the columns are words"),
-        ([{"text": "a", "prediction": "b"}], "a column 'prediction' already"),
-        ([{"text": "a", "probabilities": "b"}], "a column 'probabilities' already"),
-        ([{"text": "a", "p_negative": "b"}], "a column 'p_negative' already"),
+        ([{"text": "a", "prediction": "b"}], "already have a column 'prediction'"),
+        ([{"text": "a", "probabilities": "b"}], "already have a column 'probabilities'"),
+        ([{"text": "a", "p_negative": "b"}], "already have a column 'p_negative'"),
     ],
 )
 def test_what_is_no_text_is_one_sentence(backbone, texts, sentence):
@@ -258,23 +258,23 @@ def test_a_text_and_a_pair(lines, prompt, capsys):
 
 BAD = {
     "a.csv": [
-        ("", "a.csv has no texts; give one at least"),
+        ("", "a.csv has no texts; give at least one"),
         ("text\n", "a.csv has no texts"),
         ("words\nx\n", "line 2: there is no column 'text_a' or 'text'; the columns are words"),
         ("text,id\nx,1\n,2\n", "line 3: text_a must be a text, not ''"),
-        ("text,text_b\nx,y\nx,\n", "line 3: text_b is blank, and line 2 has one"),
-        ("text,text_b\nx,\nx,y\n", "line 2: text_b is blank, and line 3 has one"),
+        ("text,text_b\nx,y\nx,\n", "line 3: text_b is blank, but line 2 has one"),
+        ("text,text_b\nx,\nx,y\n", "line 2: text_b is blank, but line 3 has one"),
         ("text,id\nx\n", "line 2: 1 fields, but the header has 2"),
-        ('text,id\n"x,1\n', "is a quote left open?"),
+        ('text,id\n"x,1\n', "check for a quote that is never closed"),
         ("text,text\nx,y\n", "line 1: the header names the column 'text' twice"),
-        ("text,prediction\nx,y\n", "a column 'prediction' already"),
+        ("text,prediction\nx,y\n", "already have a column 'prediction'"),
         ("version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
     ],
     "a.jsonl": [
         ("", "a.jsonl has no texts"),
         ('{"text": "x"}\n{"text"', "line 2: this is not JSON"),
         ('{"text": 3}', "line 1: text_a must be a text, not 3"),
-        ('{"text": "\\ud800"}', "line 1: a text holds '\\ud800', half of a character"),
+        ('{"text": "\\ud800"}', "line 1: a text contains '\\ud800', half of a character"),
         ("[1]", "expected one JSON object a line"),
     ],
     "a.xlsx": [("x", "its name must end in .csv, .tsv, .jsonl, .csv.gz, .tsv.gz, .jsonl.gz")],
@@ -355,7 +355,7 @@ def test_a_prompt_of_another_model_is_named_once(prompt, capsys):
     noted = SoftPrompt.load(prompt)
     noted.metadata["backbone_fingerprint"] = "0123"
     assert main(["predict", str(noted.save(prompt)), "--text", "a", "--json"]) == 0
-    assert capsys.readouterr().err.count("was trained for another model") == 1
+    assert capsys.readouterr().err.count("was trained for a model other than") == 1
 
 
 def test_a_reader_that_goes_ends_the_work(prompt):
@@ -389,7 +389,7 @@ def test_only_a_line_of_a_stream_has_to_fit_into_memory(monkeypatch, tmp_path):
         (tmp_path / name).write_text(content % ("word\n" * 300 if name == "c.csv" else "word " * 300))
         with pytest.raises(DataError, match="a line of more than 1,000 bytes|field larger than field limit"):
             [*read_texts(tmp_path / name)]
-    with pytest.raises(DataError, match="'standard input' holds a line of more than 1,000 bytes"):
+    with pytest.raises(DataError, match="'standard input' contains a line of more than 1,000 bytes"):
         [*read_text_lines(io.BytesIO(b"a\n" + b"x" * 2000))]
 
 

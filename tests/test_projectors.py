@@ -192,7 +192,7 @@ def test_several_prompts_of_a_task_take_turns(target, data, prompt, source, monk
 
 def test_a_loss_that_is_no_number_stops_the_fit(target, data, prompt, monkeypatch):
     huge = SoftPrompt(torch.full((4, 128), 1e38), prompt.backbone, prompt.task)
-    with pytest.raises(TuningError, match="nan at step 0, before anything was learned; look at what it starts from"):
+    with pytest.raises(TuningError, match="nan at step 0, before any training; check the initial values"):
         fit_task_tuning(target, [huge], [data], **SETTINGS, layer_norm=False, activation="leaky_relu")
     factors, losses = iter([1, 1, 1, float("inf")]), _TaskTuning.losses  # the first is the evaluation's
 
@@ -245,7 +245,7 @@ def test_a_projector_says_what_it_was_fitted_with_and_refuses_another_layout(sou
         assert (facts["layout"], facts["source_revision"], facts["steps"]) == ("paper", "abc", 6)
         assert facts["best_step"] in (0, 3, 6)
         theirs = SoftPrompt(prompt.values, prompt.backbone, prompt.task, "authors")
-        with pytest.raises(ProjectorError, match="layout 'authors'; the projector learned from 'paper'"):
+        with pytest.raises(ProjectorError, match="layout 'authors'; the projector was trained on 'paper'"):
             fitted.project(theirs, authors)
     assert facts["target_revision"] == "def"
     # What knows words only serves either layout.
@@ -394,7 +394,7 @@ def test_no_way_leads_from_a_model_to_itself(source, target, data, prompt, monke
     own = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "a"})
     for name, fit in WAYS.items():
         given = {"task tuning": (target, [own], [data]), "prompt mapping": ([(own, own)],)}.get(name, (target, target))
-        with pytest.raises(ProjectorError, match="carried between two models; got 'micro-roberta' twice"):
+        with pytest.raises(ProjectorError, match="source and target must be two models; got 'micro-roberta' twice"):
             fit(*given)
     # Two revisions of it are two models.
     monkeypatch.setattr(target, "revision", "b")
@@ -487,7 +487,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no projector file 'none.safetensors'"):
         Projector.load(tmp_path / "none.safetensors")
     (tmp_path / "text").write_text("text")
-    with pytest.raises(ProjectorError, match="no safetensors file"):
+    with pytest.raises(ProjectorError, match="not a safetensors file"):
         Projector.load(tmp_path / "text")
 
 
@@ -572,7 +572,7 @@ def test_headers_that_no_projector_has_are_refused(tmp_path, entries):
 def test_weights_of_other_types_are_refused(tmp_path, kind):
     name = next(iter(Projector(4, 5, 2, 3).state_dict()))
     weight = Projector(4, 5, 2, 3).state_dict()[name].to(kind)
-    with pytest.raises(ProjectorError, match="'p' holds .*; expected are numbers of type F64, F32"):
+    with pytest.raises(ProjectorError, match="'p' holds .*; expected numbers of type F64, F32"):
         Projector.load(changed(tmp_path / "p", tensors={name: weight}))
 
 

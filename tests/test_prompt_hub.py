@@ -411,9 +411,9 @@ def test_a_checkpoint_of_another_run_is_rejected(arguments, tmp_path):
         with pytest.raises(TuningError, match=f"belongs to another run: it differs in {what}"):
             PromptHub(args=replace(hub.args, **changes)).train_prompt(resume_from_checkpoint=True)
     (hub.folder() / "checkpoint-12/trainer_state.json").write_text('{"best_global_step": "x"}')
-    with pytest.raises(HubError, match="is no journal of a run"):
+    with pytest.raises(HubError, match="is not the journal of a run"):
         hub.train_prompt(resume_from_checkpoint=True)
-    with pytest.raises(HubError, match="there is no checkpoint .* to go on from"):
+    with pytest.raises(HubError, match="there is no checkpoint .* to resume from"):
         hub.train_prompt(resume_from_checkpoint=tmp_path / "nowhere")
 
 
@@ -601,9 +601,9 @@ def test_a_run_starts_from_the_prompt_of_a_warehouse_that_promises_most(argument
         assert run.prompt.length == 6 and hub.prompt().metadata["init"]["task"] in ("reviews", "other")
         if choose != "neuron_overlap":
             assert hub.prompt().metadata["init"]["task"] == "reviews" and run.curve.accuracy[0] > 0.6
-    with pytest.raises(UnknownNameError, match="choose"):
+    with pytest.raises(UnknownNameError, match="method of choosing"):
         hub.train_prompt(warehouse=warehouse, choose="guess")
-    with pytest.raises(HubError, match="choose='good' names a prompt of a warehouse, and none is given"):
+    with pytest.raises(HubError, match="choose='good' requires a warehouse; give warehouse="):
         hub.train_prompt(choose="good")
     with pytest.raises(FileNotFoundError, match="there is no warehouse"):
         hub.train_prompt(warehouse=tmp_path / "nothing")

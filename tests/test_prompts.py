@@ -107,7 +107,7 @@ def test_saving_again_replaces(prompt, tmp_path):
     ("entry", "message"),
     [
         ({"accuracy": np.float32(0.5)}, "entry 'accuracy' cannot be written as JSON .*float32"),
-        ({"task": "micro/imdb"}, "entry 'task' has the name of a part of the header"),
+        ({"task": "micro/imdb"}, "entry 'task' has a name reserved in the header"),
     ],
 )
 def test_metadata_that_would_not_come_back_is_refused(prompt, tmp_path, entry, message):
@@ -167,7 +167,7 @@ def test_a_file_that_is_cut_off_is_refused(prompt, tmp_path):
     whole = path.read_bytes()
     for size in (0, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(PromptError, match="'prompt.safetensors' is no safetensors file"):
+        with pytest.raises(PromptError, match="'prompt.safetensors' is not a safetensors file"):
             SoftPrompt.load(path)
 
 
@@ -293,7 +293,7 @@ def test_adapters_that_hold_no_prompt_are_refused(prompt, tmp_path):
     config.write_text("{")
     refused("adapter_config.json")
     config.write_text("[]")
-    refused("adapter_config.json in .* holds a list")
+    refused("adapter_config.json in .* contains a list")
     weights.write_bytes(good_weights[:40])
     refused("adapter_model.safetensors")
     save_file({"other": torch.zeros(2, 3)}, weights)
@@ -395,23 +395,21 @@ def test_entries_that_are_no_metadata_are_refused(tmp_path, value):
 )
 def test_names_that_command_a_terminal_are_refused(tmp_path, entry, name):
     refused(
-        lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt is named in one line"
+        lambda: SoftPrompt.load(write(tmp_path / "p", **{entry: name})), f"the {entry} of a prompt must be one line"
     )
-    refused(
-        lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "in one line of text"
-    )
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), **{"backbone": "m", "task": "t"} | {entry: name}), "must be one line")
 
 
 @pytest.mark.parametrize("name", [5, None, ["m"], b"m", True])
 def test_names_that_are_no_text_are_refused(name):
-    refused(lambda: SoftPrompt(torch.zeros(2, 3), name, "t"), "the backbone of a prompt is named in one line of text")
-    refused(lambda: SoftPrompt(torch.zeros(2, 3), "m", name), "the task of a prompt is named in one line of text")
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), name, "t"), "the backbone of a prompt must be one line of text")
+    refused(lambda: SoftPrompt(torch.zeros(2, 3), "m", name), "the task of a prompt must be one line of text")
 
 
 def test_pointers_of_git_lfs_and_links_that_lead_nowhere(tmp_path):
     (tmp_path / "p").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
     refused(lambda: SoftPrompt.load(tmp_path / "p"), "'.*p' is a pointer of Git LFS")
-    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is no pickled matrix|pointer of Git LFS")
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is not a pickled matrix|pointer of Git LFS")
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     for read in (SoftPrompt.load, SoftPrompt.from_peft, lambda path: SoftPrompt.from_authors(path, "m", "t")):
@@ -502,7 +500,7 @@ def test_of_an_adapter_for_both_parts_the_encoders_vectors_are_read(tmp_path, ch
     unsaid = adapter(tmp_path / "b", both, **changes, num_virtual_tokens=None)
     assert torch.equal(SoftPrompt.from_peft(unsaid).values, torch.ones(4, 3))
     for wrong in (torch.ones(4, 3), torch.ones(7, 3)):
-        refused(lambda wrong=wrong: SoftPrompt.from_peft(adapter(tmp_path / "c", wrong, **changes)), "is not whole")
+        refused(lambda wrong=wrong: SoftPrompt.from_peft(adapter(tmp_path / "c", wrong, **changes)), "is incomplete")
 
 
 OTHERS = {
@@ -535,7 +533,7 @@ def test_other_adapters_are_refused_by_their_names(tmp_path, kind):
     ids=str,
 )
 def test_adapters_that_ask_for_code_are_refused(tmp_path, changes):
-    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", **changes)), "asks for code of its own")
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "a", **changes)), "requires its own code")
     plain = {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers.models.x"}}
     assert SoftPrompt.from_peft(adapter(tmp_path / "b", **plain, tokenizer_kwargs=None)).length == 4
 
@@ -561,7 +559,7 @@ def test_an_adapter_that_is_only_a_pickle_is_refused_and_not_opened(tmp_path):
 
 def test_the_revision_of_an_adapter_is_kept(tmp_path):
     assert SoftPrompt.from_peft(adapter(tmp_path / "a", revision="v1")).metadata == {"backbone_revision": "v1"}
-    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "b", revision=5)), "revision 5; expected is a name")
+    refused(lambda: SoftPrompt.from_peft(adapter(tmp_path / "b", revision=5)), "revision 5; expected a name")
 
 
 # ---- the task that a prompt declares
@@ -589,10 +587,10 @@ def test_older_prompts_declare_known_tasks_with_the_words_that_they_note():
         ({"label_words": ["bad", "good"]}, "does not say which labels"),
         ({"task": "random"}, "does not say which labels its task 'random' has"),
         ({"task": "sst2", "label_words": ["bad"]}, "declares no task: .* a label without a word: positive"),
-        ({"task": "sst2", "label_words": "bad"}, "are lists of words"),
-        ({"task": "sst2", "label_words": [1, 2]}, "are lists of words"),
-        ({"task": "sst2", "labels": {"a": 1}}, "are lists of words"),
-        ({"task": "sst2", "labels": [[], []]}, "are lists of words"),
+        ({"task": "sst2", "label_words": "bad"}, "must be lists of words"),
+        ({"task": "sst2", "label_words": [1, 2]}, "must be lists of words"),
+        ({"task": "sst2", "labels": {"a": 1}}, "must be lists of words"),
+        ({"task": "sst2", "labels": [[], []]}, "must be lists of words"),
         ({"task": "sst2", "task_type": ["SA"]}, "declares no task: unknown task type"),
         ({"task": "../x", "labels": ["a", "b"], "label_words": ["c", "d"], "task_type": "SA"}, "cannot be named"),
     ],
@@ -680,7 +678,7 @@ def test_pickles_that_make_much_of_little_or_something_else_are_refused(tmp_path
 def test_damaged_pickles_are_refused_before_torch_sees_them(tmp_path, edit):
     started = time.monotonic()
     refused(
-        lambda: SoftPrompt.from_authors(archive(tmp_path / "p", torch.zeros(2, 3), edit), "m", "t"), "'p' is no pickled"
+        lambda: SoftPrompt.from_authors(archive(tmp_path / "p", torch.zeros(2, 3), edit), "m", "t"), "not a pickled"
     )
     assert time.monotonic() - started < 2
 
@@ -838,7 +836,7 @@ def test_a_model_without_learned_positions_takes_the_mask_as_a_vector(tiny, tmp_
     bare = adapted(tiny("modernbert"), prompt.to_peft(tmp_path / "bare", backbone))
     assert not torch.allclose(ours, through_peft(bare, backbone, prompt.length), atol=1e-3)
     of_authors = SoftPrompt(prompt.values, backbone.name, SENTIMENT.name, "authors")
-    with pytest.raises(PromptError, match="written of layout 'paper'"):
+    with pytest.raises(PromptError, match="exact adapters require layout 'paper'"):
         of_authors.to_peft(tmp_path / "authors", load(tiny("modernbert"), "authors"), exact=True)
     with pytest.raises(PromptError, match="pass the backbone"):
         prompt.to_peft(tmp_path / "none", exact=True)
@@ -850,7 +848,7 @@ def test_learned_positions_are_what_stands_in_the_way(shape, tiny, tmp_path):
     "With the mask as a vector logits still differ; without positions and token types they do not."
     backbone = load(tiny(shape))
     prompt = SoftPrompt(prompt_of(backbone), backbone.name, SENTIMENT.name)
-    with pytest.raises(PromptError, match="no adapter of PEFT is exact for .* learned positions"):
+    with pytest.raises(PromptError, match="no PEFT adapter is exact for .* learned positions"):
         prompt.to_peft(tmp_path, backbone, exact=True)
     adapter = SoftPrompt(with_mask(backbone, prompt.values), "m", "t").to_peft(tmp_path, backbone)
     model = adapted(tiny(shape), adapter)

@@ -146,7 +146,7 @@ class Trap:
 def test_no_code_is_run_even_if_the_sums_vouch_for_it(tmp_path, contents, publish):
     contents[IMDB] = pickle.dumps(Trap(), protocol=2)
     publish(contents)
-    with pytest.raises(PromptError, match="no pickled matrix"):
+    with pytest.raises(PromptError, match="not a pickled matrix"):
         Release(write(tmp_path, contents)).prompt("imdb", "roberta-base")
 
 

@@ -69,7 +69,7 @@ def test_unknown_values_are_left_out():
 
 @pytest.mark.parametrize("level", [0, 1, -0.5, 95])
 def test_a_level_is_a_probability(level):
-    with pytest.raises(ValueError, match="lies between 0 and 1; got"):
+    with pytest.raises(ValueError, match="must be between 0 and 1; got"):
         interval(range(8), level=level)
 
 
@@ -124,7 +124,7 @@ def test_correlations_stay_below_one():
 def test_levels_that_so_few_values_cannot_hold_have_no_interval():
     assert np.isnan(median_interval(range(6), level=0.99)).all()
     for function in (median_interval, interval):
-        with pytest.raises(ValueError, match="lies between 0 and 1"):
+        with pytest.raises(ValueError, match="must be between 0 and 1"):
             function(range(8), level=1.5)
     assert np.isnan(correlation_interval(1.0, 13)).all()
 

@@ -796,14 +796,14 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
         (dict(directions=[["micro-bert", "micro-bert"]]), "must be a list of pairs of two models"),
         (dict(directions=[["micro-bert", "micro-roberta", "micro-bert"]]), "must be a list of pairs"),
         (dict(directions=[["micro-bert", "micro-roberta", "micro-roberta-large"]]), "pairs of two models"),
-        (dict(directions=[["micro-bert", "micro-roberta"]] * 2), "none is there twice"),
+        (dict(directions=[["micro-bert", "micro-roberta"]] * 2), "without repetition"),
         (dict(directions=[]), "pairs of two models"),
         (dict(fitted_on=["micro/sst2"]), "must be a list of lists"),
         (dict(fitted_on=[["micro/mnli"]]), "unknown entry of cross_model.fitted_on"),
         (dict(fitted_on=[["micro/sst2", "micro/sst2"]]), "must be a list of lists"),
-        (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none there twice"),
-        (dict(fitted_on=[[]]), "none is empty"),
-        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "none there twice"),
+        (dict(fitted_on=[["micro/sst2"], ["micro/sst2"]]), "none of them empty or repeated"),
+        (dict(fitted_on=[[]]), "none of them empty"),
+        (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "or repeated"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
         (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
@@ -1013,7 +1013,7 @@ def test_a_checkpoint_of_another_model_of_the_same_name_is_refused(two_models, t
     assert (run.prompt.belongs_to(one), run.prompt.belongs_to(other)) == (True, False)
     saved = SoftPrompt.load(run.prompt.save(tmp_path / "prompt.safetensors"))
     assert (saved.belongs_to(one), saved.belongs_to(other)) == (True, False)
-    with pytest.warns(UserWarning, match="was trained for another model than this 'checkpoint-500'"):
+    with pytest.warns(UserWarning, match="was trained for a model other than 'checkpoint-500'"):
         evaluate(other, saved, data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1028,7 +1028,7 @@ def test_the_command_says_whether_a_prompt_is_this_models(two_models, tmp_path, 
         assert main(["evaluate", str(file), "micro/sst2", "--backbone", str(place / "checkpoint-500"), "--json"]) == 0
         said = capsys.readouterr()
         assert json.loads(said.out)["trained_for_this_model"] is belongs
-        assert ("was trained for another model" in said.err) == (not belongs)
+        assert ("was trained for a model other than" in said.err) == (not belongs)
 
 
 def test_rows_that_change_while_a_study_runs_are_not_mixed_with_the_others(two_tasks, tmp_path, monkeypatch):
@@ -1199,12 +1199,12 @@ def test_a_folder_that_says_what_it_is_is_a_task_of_the_command_line(reviews, tm
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        *(("3", "declares no task"), ("task_type: SA", "declares no task"), ("task_type: [", "no YAML")),
+        *(("3", "declares no task"), ("task_type: SA", "declares no task"), ("task_type: [", "not YAML")),
         ("task_type: SA\nlabel_words: {a: b, c: d}\nlabels: 3", "declares no task"),
         ("task_type: SB\nlabel_words: {a: b, c: d}", "unknown task type 'SB'"),
-        ("task_type: SA\nlabel_words: {a: 1, c: d}", "must have text wherever"),
-        ("task_type: SA\nlabel_words: {a: [x, true], c: d}", "must have text wherever"),
-        ("task_type: SA\nlabel_words: {a: b}", "needs two labels"),
+        ("task_type: SA\nlabel_words: {a: 1, c: d}", "must have text for every"),
+        ("task_type: SA\nlabel_words: {a: [x, true], c: d}", "must have text for every"),
+        ("task_type: SA\nlabel_words: {a: b}", "needs at least two labels"),
         ("task_type: SA\nname: ../x\nlabel_words: {a: b, c: d}", "a task cannot be named '../x'"),
     ],
 )
@@ -1700,10 +1700,10 @@ def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_pat
 
 
 def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path, capsys):
-    with pytest.raises(StudyError, match="'.*nowhere' is no folder of a study"):
+    with pytest.raises(StudyError, match="'.*nowhere' is not the folder of a study"):
         SHORT.run(tmp_path / "out", data=two_tasks, reuse=[tmp_path / "nowhere"], workers=1, progress=False)
     assert main(["study", "merge", str(tmp_path / "all"), str(short), str(tmp_path / "nowhere")]) == 2
-    assert "is no folder of a study" in capsys.readouterr().err and not (tmp_path / "all").exists()
+    assert "is not the folder of a study" in capsys.readouterr().err and not (tmp_path / "all").exists()
     dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
     dev.write_text(dev.read_text().replace("the", "a"))
     other = SHORT.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
@@ -1742,7 +1742,7 @@ def test_several_processes_declare_one_study(tmp_path):
             "a label is a text or a whole number; got True",
         ),
         ({"task_type": "SA", "label_words": {"a": True, "b": "no"}}, "own_tasks.r.label_words"),
-        ({"task_type": "SA", "label_words": {"a": "b"}}, "needs two labels"),
+        ({"task_type": "SA", "label_words": {"a": "b"}}, "needs at least two labels"),
         ({"task_type": "SA", "label_words": {"a": "b", "c": "b"}}, "b"),
         ({"task_type": "SA", "label_words": {"a": [], "c": "b"}}, "without a word"),
         (3, "own_tasks.r"),

@@ -112,7 +112,7 @@ def test_the_nearest_name_is_found_in_any_case_and_without_its_owner(given, near
     "arguments, message",
     [
         (("t", "XX", ("a", "b"), ("x", "y")), "unknown task type 'XX'"),
-        (("t", "SA", ("a",), ("x",)), "needs two labels"),
+        (("t", "SA", ("a",), ("x",)), "needs at least two labels"),
         (("t", "SA", ("a", "a"), ("x", "y")), "names a label twice"),
         (("t", "SA", ("a", "b"), ("x",)), "label without a word: b;"),
         (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
@@ -226,7 +226,7 @@ def test_labels_may_be_numbers(tmp_path):
         ("a.jsonl", "\n\n", r"a\.jsonl has no rows"),
         ("a.csv", "text_a,label\nx,good\nx\n", "line 3: 1 fields, but the header has 2"),
         ("a.csv", "text_a,label\nx,y,good\n", "line 2: 3 fields, but the header has 2"),
-        ("a.csv", 'text_a,label\n"open,good\nx,bad\n', r"line 2: .* is a quote left open\?"),
+        ("a.csv", 'text_a,label\n"open,good\nx,bad\n', r"line 2: .* check for a quote that is never closed"),
         ("a.csv", "text_a,label\n  ,good\n", "line 2: text_a must be a text, not '  '"),
         ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
         ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
@@ -235,7 +235,7 @@ def test_labels_may_be_numbers(tmp_path):
         (
             "a.jsonl",
             '{"text_a": "x", "label": "good"}\n{"text_a": "x \\ud800", "label": "good"}',
-            r"a\.jsonl, line 2: a text holds '\\ud800', half of a character",
+            r"a\.jsonl, line 2: a text contains '\\ud800', half of a character",
         ),
         ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this is nested too deeply"),
         ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),
@@ -322,7 +322,7 @@ def test_hold_out_has_a_limit_and_small_files_work(tmp_path):
         rows = [{"text_a": f"text {i}", "label": "good"} for i, size in enumerate(sizes) for _ in range(size)]
         data = load(write(tmp_path / "few.jsonl", rows))
         assert data.train.num_rows and data.dev.num_rows and data.overlaps()["rows"].tolist() == [0]
-    with pytest.raises(DataError, match="cannot hold a dev split out"):
+    with pytest.raises(DataError, match="cannot hold out a dev split"):
         load(write(tmp_path / "same.jsonl", [{"text_a": "same", "label": "good"}] * 5))
 
 
@@ -473,7 +473,7 @@ def test_hub_with_other_columns_or_labels(monkeypatch):
     with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no column 'label'; the columns are text,"):
         load_task("imdb")
     hub(monkeypatch, {"text": ["x"], "label": [-1]})
-    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has no labels, only -1"):
+    with pytest.raises(DataError, match="'train' of stanfordnlp/imdb has only the hidden label -1"):
         load_task("imdb")
 
 
@@ -548,23 +548,23 @@ def test_the_case_of_an_ending_means_nothing(tmp_path, name):
         (
             "a.jsonl",
             '{"text_a": "x", "text_b": "y", "label": "bad"}\n{"text_a": "x", "text_b": "", "label": "bad"}',
-            "line 2: text_b is blank, and line 1 has one; give every row a second text, or none",
+            "line 2: text_b is blank, but line 1 has one; give every row a second text, or none",
         ),
         (
             "a.jsonl",
             '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "text_b": "y", "label": "bad"}',
-            "line 1: text_b is blank, and line 2 has one",
+            "line 1: text_b is blank, but line 2 has one",
         ),
-        ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, and line 2 has one"),
-        ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, and line 3 has one"),
+        ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, but line 2 has one"),
+        ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, but line 3 has one"),
         ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (
             "a.jsonl",
             '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": "bad"}',
-            "line 1: the label is -1, and line 2",
+            "line 1: the label is -1, but line 2",
         ),
         ("a.jsonl", '{"text_a": "x", "label": "bad"}\n{"text_a": "x", "label": -1}', "line 2: unknown label '-1'"),
-        ("a.jsonl", '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": -1}', "has no labels, only -1"),
+        ("a.jsonl", '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": -1}', "has only the hidden label -1"),
     ],
 )
 def test_what_is_there_twice_or_half_is_named_with_its_place(tmp_path, name, content, message):
@@ -587,9 +587,9 @@ def test_a_test_split_whose_labels_are_hidden_is_no_test_split(tmp_path, label):
     write(folder / "tasks" / "restaurant" / "test.jsonl", [{"text_a": "fine", "label": label}] * 3)
     data = load_task("restaurant", folder)
     assert data.train.num_rows == 102 and data.test is None and "test" not in data.splits()
-    with pytest.raises(DataError, match=r"test\.jsonl has no labels, only -1, which hides them; leave the split out"):
+    with pytest.raises(DataError, match=r"test\.jsonl has only the hidden label -1; leave the split out"):
         load_task("restaurant", folder, splits=["test"])
-    with pytest.raises(DataError, match="has no labels, only -1"):
+    with pytest.raises(DataError, match="has only the hidden label -1"):
         task_from_files(
             "t", "SA", WORDS, train=write(tmp_path / "a.jsonl", ROWS), test=tmp_path / "tasks/restaurant/test.jsonl"
         )
@@ -641,12 +641,12 @@ def test_a_bomb_does_not_fill_the_memory(tmp_path, monkeypatch):
         for _ in range(300):
             out.write(b" " * 2**20)
     start = time.monotonic()
-    with pytest.raises(DataError, match="holds more than 268,435,456 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES"):
+    with pytest.raises(DataError, match="contains more than 268,435,456 bytes; set PROMPT_TRANSFERABILITY_MAX_BYTES"):
         load(file)
     assert time.monotonic() - start < 5
     small = write(tmp_path / "rows.jsonl.gz", ROWS)
     monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100")
-    with pytest.raises(DataError, match="holds more than 100 bytes"):
+    with pytest.raises(DataError, match="contains more than 100 bytes"):
         load(small)
     monkeypatch.setenv("PROMPT_TRANSFERABILITY_MAX_BYTES", "100000")
     assert load(small).train.num_rows == 34

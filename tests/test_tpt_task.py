@@ -107,11 +107,11 @@ def test_the_seeds_of_a_trial(backbone, data, sources, monkeypatch):
         (dict(k=0), ValueError, "k must be a whole number of at least 1; got 0"),
         (dict(k=-1, mix="mean"), ValueError, "k must be a whole number of at least 1; got -1"),
         (dict(k=2.0), ValueError, "k must be a whole number"),
-        (dict(k=1, mix="mean"), ValueError, "two sources or more; got k=1"),
-        (dict(choose="mnli", mix="mean"), ValueError, "two sources or more; got k=3, choose='mnli'"),
-        (dict(choose="mnli", mix="weighted"), ValueError, "two sources or more"),
+        (dict(k=1, mix="mean"), ValueError, "at least two sources; got k=1"),
+        (dict(choose="mnli", mix="mean"), ValueError, "at least two sources; got k=3, choose='mnli'"),
+        (dict(choose="mnli", mix="weighted"), ValueError, "at least two sources"),
         (dict(choose="transfers"), UnknownNameError, "did you mean 'transfer'"),
-        (dict(choose=["mnli", "qqp"]), UnknownNameError, "unknown way to choose a source"),
+        (dict(choose=["mnli", "qqp"]), UnknownNameError, "unknown method of choosing a source"),
         (dict(stepz=4), UnknownNameError, "'stepz'; did you mean 'steps'"),
         (dict(length=5), UnknownNameError, "unknown setting of a run that starts from sources 'length'"),
         (dict(init=None), UnknownNameError, "unknown setting of a run that starts from sources 'init'"),
@@ -139,8 +139,8 @@ def test_a_source_is_not_called_as_a_way_to_choose_is(backbone, data, sources, i
     [
         (None, "got NoneType"),
         ({}, "got none"),
-        ({"imdb": float("nan"), "mnli": float("nan")}, "a finite number to each source"),
-        ({"imdb": 1.0, "mnli": float("inf")}, "a finite number to each source"),
+        ({"imdb": float("nan"), "mnli": float("nan")}, "a finite number for each source"),
+        ({"imdb": 1.0, "mnli": float("inf")}, "a finite number for each source"),
         ({"sst2": 1.0}, "got sst2"),
     ],
     ids=str,
@@ -175,7 +175,7 @@ def test_a_prompt_that_began_with_another_has_no_task_vector(backbone, data, sou
     run = tune_prompt(backbone, data, init=sources["mnli"], seed=3, **SHORT | dict(steps=1))
     from_tasks = tune_from_tasks(backbone, data, sources, choose="mnli", **SHORT)
     for prompt in (run.prompt, run.last, from_tasks.prompt, from_tasks.last):
-        with pytest.raises(PromptError, match="not known which vectors the prompt of 'micro/sst2' began with"):
+        with pytest.raises(PromptError, match="the initial vectors of the prompt of 'micro/sst2' are not known"):
             task_vector(prompt, backbone)
     assert run.last.metadata["init"] == {"task": "micro/mnli", "backbone": "micro-bert", "seed": 0}
     random = tune_prompt(backbone, data, length=6, seed=3, **SHORT)
@@ -471,7 +471,7 @@ def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
     assert np.isnan(recovered_by_kind(nothing, types).loc["task tuning (imdb)", "same type"])
     with pytest.raises(ValueError, match="it lacks 'micro/sst2'"):
         recovered_by_kind(matrix, {name: kind for name, kind in types.items() if name != "micro/sst2"})
-    with pytest.raises(ValueError, match="do not tell micro/imdb from other columns"):
+    with pytest.raises(ValueError, match="cannot distinguish micro/imdb from other columns"):
         recovered_by_kind(matrix.assign(**{"other/imdb": 0.5}), types | {"other/imdb": "SA"})
 
 

@@ -291,7 +291,7 @@ def test_what_is_no_number_is_named():
             return self.value
 
     for what, given in {"loss": (float("nan"), 1.0), "score": (1.0, float("nan"))}.items():
-        with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before anything was learned"):
+        with pytest.raises(TuningError, match=f"the {what} of the job is nan at step 0, before any training"):
             Loop(Broken(*given), Training()).evaluate()
 
 
@@ -664,7 +664,7 @@ def test_a_checkpoint_of_other_data_or_another_start_is_refused(backbone, review
 
 def test_a_damaged_checkpoint_is_refused_by_name(backbone, reviews, tmp_path):
     (tmp_path / "state").write_text("not a checkpoint")
-    with pytest.raises(TuningError, match="state' is no checkpoint"):
+    with pytest.raises(TuningError, match="state' is not a checkpoint"):
         tune_prompt(backbone, reviews, checkpoint=tmp_path / "state", **TUNING)
 
 

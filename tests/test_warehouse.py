@@ -350,7 +350,7 @@ def test_what_is_kept_follows_the_files(warehouse):
 def test_a_file_that_changes_during_a_search_is_not_mixed_up(warehouse):
     entries = settle(warehouse)
     prompt_of(82).save(warehouse.folder / "sst2 0.safetensors")
-    with pytest.raises(WarehouseError, match="'sst2 0.safetensors' in .* has changed while it was read; ask again"):
+    with pytest.raises(WarehouseError, match="'sst2 0.safetensors' in .* has changed while it was read; try again"):
         [*warehouse._vectors(entries)]
 
 
@@ -376,7 +376,7 @@ def test_a_prompt_that_is_alone_in_its_warehouse(tmp_path):
 def test_other_weights_of_one_name(tmp_path):
     warehouse = Warehouse(tmp_path)
     warehouse.add(prompt_of(0, backbone_fingerprint="abc"))
-    with pytest.raises(WarehouseError, match="'some-model', but for other weights of that name, and vectors of"):
+    with pytest.raises(WarehouseError, match="'some-model', but only for other weights of that name; vectors of"):
         warehouse.nearest(prompt_of(1, backbone_fingerprint="def"))
 
 
@@ -477,10 +477,10 @@ def test_files_that_are_no_prompts(warehouse, tmp_path):
     (warehouse.folder / "link.safetensors").unlink()
     for content in (b"\x80\x04\x95", b"x" * 100):
         (warehouse.folder / "bad.safetensors").write_bytes(content)
-        with pytest.raises(PromptError, match="'bad.safetensors' is no safetensors file"):
+        with pytest.raises(PromptError, match="'bad.safetensors' is not a safetensors file"):
             warehouse.prompts()
     save_file({"weights": torch.zeros(3)}, warehouse.folder / "bad.safetensors")
-    with pytest.raises(PromptError, match="'bad.safetensors' is a safetensors file but no soft prompt"):
+    with pytest.raises(PromptError, match="'bad.safetensors' is a safetensors file but not a soft prompt"):
         warehouse.prompts()
     (warehouse.folder / "bad.safetensors").unlink()
     (warehouse.folder / "a\nb.safetensors").write_bytes(outside.read_bytes())
@@ -498,7 +498,7 @@ def test_a_prompt_of_half_precision(warehouse):
         warehouse.folder / "half.safetensors",
         {"format": "prompt_transferability/1", "backbone": "some-model", "task": "sst2", "layout": "paper"},
     )
-    with pytest.raises(WarehouseError, match="holds numbers of type F16"):
+    with pytest.raises(WarehouseError, match="contains numbers of type F16"):
         warehouse.prompts()
 
 
@@ -673,20 +673,20 @@ def test_a_push_loses_nobodys_prompts(hub, online, warehouse, tmp_path):
     other.add(prompt_of(20, "qqp"))
     push, pull = ("push", other.folder, "user/shared"), ("pull", "user/shared", other.folder)
     _, said, pulled, pushed = online(("push", warehouse.folder, "user/shared"), push, pull, push)
-    assert "holds 6 prompts that" in said and "pull them first" in said and said.count("\n") == 1
+    assert "has 6 prompts that" in said and "pull them first" in said and said.count("\n") == 1
     assert pulled["prompts"] == 7 and "commit" in pushed
     assert "qqp.safetensors" in hub.repos["user/shared"] and len(hub.repos["user/shared"]) == 8
 
 
 EVIL = {
     "nothing": "has no warehouse.json",
-    "a list": "is no index of a warehouse",
+    "a list": "is not the index of a warehouse",
     "deep": "nested too deeply",
     "climbing file": "lies in '../../x.safetensors'",
     "climbing name": "'../x' cannot be the name",
     "missing": "'mnli 0.safetensors' in the repository 'evil/missing' is missing",
-    "flipped": "'mnli 0.safetensors' is not as warehouse.json says (its SHA-256 differs)",
-    "pickled": "'mnli 0.safetensors' is no safetensors file",
+    "flipped": "'mnli 0.safetensors' does not match warehouse.json (its SHA-256 differs)",
+    "pickled": "'mnli 0.safetensors' is not a safetensors file",
 }
 
 
