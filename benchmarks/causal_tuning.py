@@ -19,7 +19,7 @@ import torch
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.prompts import vocabulary_prompt, written_whole
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import recorded_command, surroundings
 from prompt_transferability.tasks import load_task
 from prompt_transferability.training import Training
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     init = vocabulary_prompt(backbone, given.length, given.seed)
     about = {
-        "command": "python benchmarks/causal_tuning.py " + " ".join(map(_shown, arguments)),
+        "command": recorded_command(["python", "benchmarks/causal_tuning.py", *arguments]),
         "model": given.model or backbone.name,
         "fingerprint": backbone.fingerprint,
         "dtype": given.dtype,
@@ -86,11 +86,6 @@ def main(arguments: list[str] | None = None) -> None:
         with written_whole(given.out) as unfinished:
             unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         checkpoint.unlink(missing_ok=True)
-
-
-def _shown(word: str) -> str:
-    "A file by its name alone."
-    return Path(word).name if Path(word).is_absolute() or Path(word).is_file() else word
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from .prediction import predicted_rows, save_predictions
 from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
 from .prompts import UNTRAINED, PromptError, SoftPrompt
+from .provenance import recorded_command
 from .recomputed import write_tables
 from prompt_transferability.release import (
     Release,
@@ -157,13 +158,6 @@ def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
         return json.dumps(answer), 0
     return answer if isinstance(answer, str) else _shown(answer), 0
 
-# %% ../nbs/library/cli.ipynb #2e89921d
-def _without_folders(word: str) -> str:
-    "A word of a command as recorded in results for other readers: only the name of a path on this machine."
-    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    path = os.path.expanduser(value)
-    return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
-
 # %% ../nbs/library/cli.ipynb #5711ee74
 _GROUPS = {
     "project": "carry prompts from one model to another",
@@ -214,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 if c
     "The command `prompt-transfer`."
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
-    options.command_line = shlex.join(["prompt-transfer", *map(_without_folders, arguments)])
+    options.command_line = recorded_command(["prompt-transfer", *arguments])
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: _say(f"prompt-transfer: {printable(str(message))}", sys.stderr)

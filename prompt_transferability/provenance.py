@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 import prompt_transferability
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'surroundings']
+__all__ = ['LIBRARIES', 'surroundings', 'recorded_command']
 
 # %% ../nbs/library/provenance.ipynb #6786619e
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
@@ -60,3 +62,16 @@ def surroundings() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+# %% ../nbs/library/provenance.ipynb #01cd99f3
+def recorded_command(
+    words: Iterable[str],  # of the command, the program first
+) -> str:
+    "A command as results record it for other readers: of a path on this machine, the name only."
+
+    def without_folders(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        path = os.path.expanduser(value)
+        return f"{option}{equals}{Path(path).name}" if os.path.isabs(path) else word
+
+    return shlex.join(map(without_folders, words))

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +34,7 @@ from prompt_transferability.neurons import (
     share_of,
 )
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import recorded_command, surroundings
 from prompt_transferability.results import Results
 from prompt_transferability.similarity import activation_values
 from prompt_transferability.tasks import TaskData, load_task
@@ -105,11 +103,6 @@ def shares_by_layer(of_seeds: Iterable[Mapping[str, Tensor]], ratio: float) -> d
     return {name: [round(share, 4) for share in torch.stack(of).mean(0).tolist()] for name, of in shares.items()}
 
 
-def in_words(argument: str) -> str:
-    "Of a path on this machine, the name only."
-    return Path(argument).name if os.path.isabs(argument) else argument
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of a study")
@@ -149,7 +142,7 @@ def main() -> None:
             }
             rows += [{"task": task, "seed": seed} | row for row in losses_of(backbone, prompt, datas[task], masks)]
     origin = {
-        "command": shlex.join(["python", "tools/masking.py", *map(in_words, sys.argv[1:])]),
+        "command": recorded_command(["python", "tools/masking.py", *sys.argv[1:]]),
         "seed": options.seed,
         "model": name,
         "dtype": study.dtype,

@@ -9,17 +9,15 @@ One forward pass a prompt; nothing is trained. The table holds numbers only, no 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from pathlib import Path
 
 import torch
-from masking import in_words
 
 from prompt_transferability.evidence import pair_similarities, write_similarities
 from prompt_transferability.experiments import Sources
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import recorded_command, surroundings
 from prompt_transferability.results import Results
 
 
@@ -36,7 +34,7 @@ def main() -> None:
         backbone = sources.backbone(name, study.layout, study.max_length, study.dtype)
         found[name] = pair_similarities(results.named_prompts(name), backbone)
         models[name] = {"fingerprint": backbone.fingerprint, "layers": backbone.num_layers}
-    origin = {"command": shlex.join(["python", "tools/similarities.py", *map(in_words, sys.argv[1:])])}
+    origin = {"command": recorded_command(["python", "tools/similarities.py", *sys.argv[1:]])}
     origin |= {"models": models, "processor seconds": round(time.process_time() - begun)}
     write_similarities(found, options.out, origin | {"threads": torch.get_num_threads()} | surroundings())
 
