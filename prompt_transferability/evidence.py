@@ -7,6 +7,7 @@ evidence first."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ from prompt_transferability.zero_shot_transfer import (
 
 # %% auto #0
 __all__ = ['STUDIES', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS', 'Evidence',
-           'studies_there', 'each_study', 'verdict', 'said', 'learned_tasks', 'tuned_on_dev', 'whole_matrix',
+           'studies_there', 'each_study', 'verdict', 'said', 'row_of', 'learned_tasks', 'tuned_on_dev', 'whole_matrix',
            'type_test', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities', 'similarities',
            'good_sources', 'holm', 'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair', 'by_layers',
            'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector', 'by_further',
@@ -108,10 +109,7 @@ class Evidence:
         study, done, planned = self.results.study, len(self.results.answered), len(self.results.planned)
         models = f"{self.source} to {self.backbone}" if self.source else self.backbone
         tasks = "generated" if any(task.startswith("micro/") for task in study.tasks) else "real"
-        trained = [cell.asked for cell, _ in self.results.answered if cell.kind == "tune"]
-        begun = {asked["seed"] for asked in trained if asked["backbone"] == self.backbone}
-        several = f"{len(begun)} of {len(study.seeds)}" if 0 < len(begun) < len(study.seeds) else f"{len(study.seeds)}"
-        seeds = f"{several} seed{'s' * (several != '1')}" if self.seed is None else f"seed {self.seed} alone"
+        seeds = self.results.seeds_said() if self.seed is None else f"seed {self.seed} alone"
         unfinished = "" if done == planned else f", unfinished ({done} of {planned} cells)"
         return f"{self.name}: {models}, {len(study.tasks)} {tasks} tasks, {seeds}{unfinished}"
 
@@ -187,6 +185,17 @@ def said(
         names = [label.partition(",")[0] for label in table.index[table[column] == word]]
         parts += [f"**{word}** according to {listing(list(dict.fromkeys(names)))}"] if names else []
     return "The claim " + "; ".join(parts) + "." if parts else "No study in this repository decides this."
+
+# %% ../nbs/library/evidence.ipynb #row0f5c2
+def row_of(
+    table: pd.DataFrame,  # from `each_study`
+    name: str,  # of a study
+) -> dict[str, str]:  # its columns, and `seeds`: how many the study has
+    "The row of a study, means over its seeds; of several rows, the first. Raises `StudyError`."
+    labels = [label for label in table.index if label.startswith(f"{name}: ")]
+    if not labels:
+        raise StudyError(f"the table has no row of the study {name!r}")
+    return table.loc[labels[0]].to_dict() | {"seeds": re.search(r"(\d+ of )?\d+ seeds?", labels[0])[0]}
 
 # %% ../nbs/library/evidence.ipynb #74598f3a
 def learned_tasks(results: Results, backbone: str | None = None) -> pd.DataFrame:  # a row a task
@@ -453,7 +462,7 @@ def by_similarity(study: Evidence) -> dict[str, str]:
         found, transfer = compared(study)
         less = correlation_gain(found["neuron_overlap"], found[best], transfer).loc["overall"]
         row["minus the best"] = with_interval(*less[["gain", "low", "high"]], sign=True)
-        independent = len(study.results.study.seeds) > 1 and study.seed is None
+        independent = len(study.results.trained_seeds()) > 1 and study.seed is None
         row["predicts best"] = verdict(study, side_of(less["low"], less["high"]) if independent else None)
         row["beyond types"] = f"{number(neurons['types'])} (p {p_value(neurons['holm'])})"
         side = ("above" if neurons["types"] > 0 else "below") if neurons["holm"] < 0.05 else None

@@ -245,7 +245,9 @@ def similarities(
         parts["maps"] = [
             {"of": COSINES[metric], "prompts": places} | principal_components(found[metric]) for metric in mapped
         ]
-    return parts | {"pairs": "prompts of different seeds" if several else "prompts of one seed, which began alike"}
+    return parts | {
+        "pairs": "prompts of different seeds" if several else "prompts of one seed, which started from the same vectors"
+    }
 
 # %% ../nbs/library/explorer.ipynb #6669c909
 def compared(
@@ -288,9 +290,9 @@ def said_of(results: Results, about: str) -> str:
     micro = all(name.startswith("micro/") for name in study.tasks)
     data = "generated tasks of the micro world, a made-up language" if micro else "samples of the paper's tasks"
     words = ", all with the label words 1, 2, 3" if study.unified_label_words else ""
-    seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
     return (
-        f"{about} on {data}{words}: our {study.name} study, {seeds}, {study.length} vectors, {study.steps} steps. "
+        f"{about} on {data}{words}: our {study.name} study, {results.seeds_said()}, {study.length} vectors, "
+        f"{study.steps} steps. "
         f"These are not RoBERTa's numbers{', and not English either' if micro else ''}."
     )
 

@@ -166,6 +166,20 @@ def prompts(
     tuned = [cell for cell, _ in self.cells("tune", backbone) if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in tuned}
 
+# %% ../nbs/library/results.ipynb #5eed5a1c
+@patch
+def trained_seeds(self: Results) -> list[int]:
+    "The seeds that have prompts; a study in progress may lack some."
+    return sorted({cell.asked["seed"] for cell, _ in self.answered if cell.kind == "tune"})
+
+
+@patch
+def seeds_said(self: Results) -> str:
+    "How many seeds the study has, and if it lacks some, how many of them have prompts."
+    begun, declared = len(self.trained_seeds()), len(self.study.seeds)
+    several = f"{begun} of {declared}" if 0 < begun < declared else f"{declared}"
+    return f"{several} seed{'s' * (several != '1')}"
+
 # %% ../nbs/library/results.ipynb #f3b2a960
 @patch
 def named_prompts(
@@ -183,12 +197,12 @@ def task_similarity(
     self: Results,
     similarity: pd.DataFrame,  # of the prompts of `named_prompts`, from `similarity_matrix` or `overlap_matrix`
 ) -> pd.DataFrame:  # [tasks, tasks]; NaN on the diagonal where there is one seed
-    """The mean similarity of the prompts of two tasks: of different seeds, where the study has several (Table 3).
+    """The mean similarity of the prompts of two tasks: of different seeds, where there are several (Table 3).
 
     Raises `ValueError` for prompts that the study does not name.
     """
     runs = {f"{task} {seed}": (task, seed) for seed in self.study.seeds for task in self.study.tasks}
-    if len(self.study.seeds) > 1:
+    if len({runs[name][1] for name in similarity.index if name in runs}) > 1:
         similarity = independent_pairs(similarity, {name: seed for name, (_, seed) in runs.items()})
     tasks = [*self.study.tasks]
     return task_means(similarity, {name: task for name, (task, _) in runs.items()}).reindex(index=tasks, columns=tasks)
