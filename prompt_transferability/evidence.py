@@ -444,7 +444,7 @@ def _rho(row: pd.Series) -> str:
 def by_similarity(study: Evidence) -> dict[str, str]:
     """Does neuron overlap predict transfer best, and does it say more than the types (§4.3, Table 3)?
 
-    The first holds where the interval of its correlation, less that of the best metric of vectors, lies above zero,
+    The first holds where the interval of its correlation, less that of the best vector-based metric, lies above zero,
     and fails where it lies below; it takes prompts of different seeds. The second holds where the partial test with
     types held fixed gives p < 0.05 after Holm's correction, and fails where more overlap then goes with less transfer.
     """
