@@ -28,7 +28,7 @@ from . import __version__
 from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .cells import Cell, Store, pack
-from .experiments import KINDS, Kind, Sources, cell_label, check_stored
+from .experiments import KINDS, METHODS, Kind, Sources, cell_label, check_stored
 from .files import printable, written_whole
 from .microworld import MICRO_MODELS, build_model
 from .neurons import CHOICES, mask_neurons
@@ -951,7 +951,8 @@ def _study_pack(options: argparse.Namespace) -> dict:
     into, left_out = options.into or options.out, {*options.without}
 
     def kept(cell: Cell, name: str) -> bool:
-        return ("projectors" if name.endswith("projector.safetensors") else cell.kind) not in left_out
+        what = {"projectors"} if name.endswith("projector.safetensors") else {cell.kind, cell.asked.get("method")}
+        return not what & left_out
 
     answered = pack(options.out, into, Results(options.out).planned, kept)
     return {"out": str(into), "cells": answered}
@@ -966,8 +967,9 @@ def _add_study_pack(actions) -> None:
         nargs="+",
         metavar="WHAT",
         default=(),
-        choices=("projectors", *_PROMPTS),
-        help=f"tensors to leave out: projectors, or the prompts of a kind of cell ({', '.join(_PROMPTS)})",
+        choices=("projectors", *_PROMPTS, *METHODS),
+        help="tensors to leave out: projectors, the prompts of a kind of cell "
+        f"({', '.join(_PROMPTS)}), or those mapped by one method ({', '.join(METHODS)})",
     )
     packing.add_argument(
         "--into", help="folder of the packed files (default: the same folder, where they replace the others)"
