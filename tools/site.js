@@ -42,11 +42,19 @@
   function offerTable(button) {
     const table = button.closest(".table-origin").parentElement.querySelector("table");
     const quoted = (cell) => `"${cell.textContent.trim().replace(/\s+/g, " ").replaceAll('"', '""')}"`;
-    const line = (row) => [...row.cells].flatMap((cell) => [quoted(cell), ...Array(cell.colSpan - 1).fill('""')]).join(",");
+    const grid = [...table.rows].map(() => []);
+    [...table.rows].forEach((row, top) => {
+      for (const cell of row.cells) { // one that spans several rows or columns is repeated in each
+        const left = [...grid[top], undefined].findIndex((text) => text === undefined);
+        for (let down = 0; down < cell.rowSpan; down += 1) {
+          for (let along = 0; along < cell.colSpan; along += 1) grid[top + down][left + along] = quoted(cell);
+        }
+      }
+    });
     button.hidden = false;
     button.setAttribute("aria-label", `CSV of ${table.caption ? table.caption.textContent : "this table"}`);
     button.addEventListener("click", () => {
-      const text = [...table.rows].map(line).join("\r\n");
+      const text = grid.map((row) => row.join(",")).join("\r\n");
       const link = document.createElement("a");
       link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv" }));
       link.download = `${((table.caption && table.caption.textContent) || "table").split(".")[0].replace(/\W+/g, "_")}.csv`;
