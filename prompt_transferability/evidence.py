@@ -154,7 +154,7 @@ def each_study(
 
 
 def _seeds_of(study: Evidence) -> list[Evidence]:
-    seeds = study.results.study.seeds
+    seeds = study.results.trained_seeds()
     several = len(seeds) > 1 and study.name.startswith(DECLARED)
     return [replace(study, seed=seed) for seed in seeds] if several else []
 
@@ -182,7 +182,10 @@ def said(
         return "No study in this repository decides this."
     parts = []
     for word in (HOLDS, FAILS, OPEN):
-        names = [label.partition(",")[0] for label in table.index[table[column] == word]]
+        names = [
+            f"{label.partition(',')[0]}{' so far' * ('unfinished' in label)}"
+            for label in table.index[table[column] == word]
+        ]
         parts += [f"**{word}** according to {listing(list(dict.fromkeys(names)))}"] if names else []
     return "The claim " + "; ".join(parts) + "." if parts else "No study in this repository decides this."
 
@@ -279,7 +282,7 @@ def _in_points(row: pd.Series, sign: bool = False) -> str:
 
 
 def by_type(study: Evidence) -> dict[str, str]:
-    """Does transfer stay within a type (§4.1)? Accuracies on sentiment tasks in %, under prompts of other tasks.
+    """Does transfer stay within a type (§4.1)? Accuracies on dev of sentiment tasks in %, under prompts of other tasks.
 
     Holds where the interval of the gap lies above zero, and types dealt out anew over all learned targets give
     p < 0.05; fails where the interval lies below zero.
@@ -296,7 +299,9 @@ def by_type(study: Evidence) -> dict[str, str]:
         side = side_of(of["gap"]["low"], of["gap"]["high"])
         chance = matrix.loc["random", sentiment].mean() if "random" in matrix.index else np.nan
         row |= {"same type": _in_points(of["within"]), "other types": _in_points(of["across"])}
-        row |= {"random prompt": number(100 * chance, 0), "gap, points": _in_points(of["gap"], sign=True)}
+        majority = study.results.summary(study.backbone)["majority"].reindex(sentiment).mean()
+        row |= {"random prompt": number(100 * chance, 0), "most frequent label": number(100 * majority, 0)}
+        row |= {"gap, points": _in_points(of["gap"], sign=True)}
         side = None if side == "above" and is_significant(tested) is not True else side
         row |= {"p of types": p_value(tested.p).removeprefix("= "), "verdict": verdict(study, side)}
     return row

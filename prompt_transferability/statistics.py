@@ -171,8 +171,10 @@ def weighted_spearman(
     x: np.ndarray,  # [n]
     y: np.ndarray,  # [n]
     weights: np.ndarray,  # [draws, n], how often each point counts
-) -> np.ndarray:  # [draws]; NaN if fewer than three points count, or a value is NaN
+) -> np.ndarray:  # [draws]; NaN if fewer than three points count, or the value of one that counts is NaN
     "Spearman's rank correlation of the samples in which each point occurs `weights` times."
+    counted = (weights > 0).any(0)  # a self pair that never counts may have no value
+    x, y, weights = x[counted], y[counted], weights[:, counted]
 
     def centred(values: np.ndarray) -> np.ndarray:
         below = (values < values[:, None]) + (values == values[:, None]) / 2

@@ -594,3 +594,17 @@ def test_chance_leaves_out_what_the_overlap_leaves_out():
     assert every[1] == pytest.approx((np.sqrt(0.1 * 0.9) + np.sqrt(0.4 * 0.9)) / 2)
     apart = overlap_by_chance(states, tasks, starts={name: name[2] for name in states})
     assert apart[1] == pytest.approx(np.sqrt(0.4 * 0.9))
+
+
+def test_self_pairs_without_a_value_change_no_interval():
+    "With one seed, a task has no similarity to itself; leaving out a task as source still has to count."
+    draw = np.random.default_rng(0)
+    whole = pd.DataFrame(draw.random((8, 8)), [*"abcdefgh"], [*"abcdefgh"])
+    whole = (whole + whole.T) / 2
+    transfer = pd.DataFrame(draw.random((8, 8)), whole.index, whole.columns)
+    gaps = whole.mask(np.eye(8, dtype=bool))
+    for of in (
+        lambda matrix: transferability_correlation(matrix, transfer, draws=10),
+        lambda matrix: correlation_gain(matrix, whole.T**2, transfer),
+    ):
+        pd.testing.assert_frame_equal(of(gaps), of(whole))
