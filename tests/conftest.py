@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,22 @@ def fork(tmp_path_factory) -> Callable[..., Child]:
         return Child(process, said)
 
     return started
+
+
+@pytest.fixture
+def whole_and_killed(fork, tmp_path):
+    "What a run saves under a name in a folder: left alone, and killed at its first checkpoint and then run again."
+
+    def ends(run):  # run(name) keeps {name}.checkpoint and saves {name}.safetensors
+        assert fork(partial(run, "whole")).wait() == 0
+        killed = fork(partial(run, "killed")).process
+        while not (tmp_path / "killed.checkpoint").exists():
+            time.sleep(0.01)
+            assert killed.is_alive(), "the run ended before it could be killed"
+        killed.kill()
+        killed.join()
+        assert not (tmp_path / "killed.safetensors").exists()
+        assert fork(partial(run, "killed")).wait() == 0
+        return [tmp_path / f"{name}.safetensors" for name in ("whole", "killed")]
+
+    return ends

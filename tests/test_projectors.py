@@ -1,9 +1,7 @@
 "Projectors: what a reader of the notebook should not have to see."
 
 import json
-import time
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -66,7 +64,7 @@ def same(one: Projection, other: Projection) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_killed_fit_ends_as_if_it_had_not_been_killed(source, target, tmp_path, fork):
+def test_a_killed_fit_ends_as_if_it_had_not_been_killed(source, target, tmp_path, whole_and_killed):
     datas = [load_task(f"micro/{name}", max_train=rows, max_eval=60) for name, rows in (("sst2", 100), ("laptop", 50))]
     prompts = [SoftPrompt(random_prompt(source, 4, 0).values, source.name, data.task.name) for data in datas]
     settings = dict(hidden_size=8, steps=30, eval_every=5, progress=False)
@@ -75,16 +73,7 @@ def test_a_killed_fit_ends_as_if_it_had_not_been_killed(source, target, tmp_path
         found = fit_task_tuning(target, prompts, datas, **settings, checkpoint=tmp_path / f"{name}.checkpoint")
         found.save(tmp_path / f"{name}.safetensors")
 
-    assert fork(partial(fit, "whole")).wait() == 0
-    killed = fork(partial(fit, "killed")).process
-    while not (tmp_path / "killed.checkpoint").exists():
-        time.sleep(0.01)
-        assert killed.is_alive(), "the run ended before it could be killed"
-    killed.kill()
-    killed.join()
-    assert not (tmp_path / "killed.safetensors").exists()
-    assert fork(partial(fit, "killed")).wait() == 0
-    one, other = (Projector.load(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
+    one, other = (Projector.load(path) for path in whole_and_killed(fit))
     assert same(one, other)
     assert one.metadata | {"seconds": 0} == other.metadata | {"seconds": 0}
 

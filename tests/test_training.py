@@ -1,9 +1,7 @@
 "Settings and the loop, and tuning one prompt and several: what a reader of the notebooks should not have to see."
 
 import json
-import time
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 
 import numpy as np
@@ -510,21 +508,12 @@ def reviews():
     return load_task("micro/sst2", max_train=300)
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(backbone, reviews, tmp_path, fork):
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(backbone, reviews, tmp_path, whole_and_killed):
     def run(name):
         found = tune_prompt(backbone, reviews, checkpoint=tmp_path / f"{name}.checkpoint", **TUNING)
         found.prompt.save(tmp_path / f"{name}.safetensors")
 
-    assert fork(partial(run, "whole")).wait() == 0
-    killed = fork(partial(run, "killed")).process
-    while not (tmp_path / "killed.checkpoint").exists():
-        time.sleep(0.01)
-        assert killed.is_alive(), "the run ended before it could be killed"
-    killed.kill()
-    killed.join()
-    assert not (tmp_path / "killed.safetensors").exists()
-    assert fork(partial(run, "killed")).wait() == 0
-    whole, resumed = (SoftPrompt.load(tmp_path / f"{name}.safetensors") for name in ("whole", "killed"))
+    whole, resumed = (SoftPrompt.load(path) for path in whole_and_killed(run))
     assert torch.equal(whole.values, resumed.values)
     assert whole.metadata == resumed.metadata
 
