@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -48,7 +48,7 @@ from prompt_transferability.files import (
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',
            'check_manifest', 'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack',
-           'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'run_cells']
+           'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'with_needs', 'run_cells']
 
 # %% ../nbs/library/cells.ipynb #b6f5626a
 @dataclass(frozen=True)
@@ -724,6 +724,18 @@ def _ends_on_sigterm() -> Iterator[None]:
 def shard_of(cell: Cell, shards: int) -> int:  # 1 to `shards`
     "Which shard computes a cell."
     return int(cell.key, 16) % shards + 1
+
+# %% ../nbs/library/cells.ipynb #5e1c07ab
+def with_needs(
+    cells: Sequence[Cell],  # each after those that it needs
+    keys: Collection[str],  # of some of them
+) -> list[Cell]:
+    "The cells with these keys and all cells that they need, in the same order."
+    wanted = set(keys)
+    for cell in reversed(cells):
+        if cell.key in wanted:
+            wanted |= {need.key for need in cell.needs}
+    return [cell for cell in cells if cell.key in wanted]
 
 # %% ../nbs/library/cells.ipynb #81133cab
 def _schedule(cells: Sequence[Cell], store: Store, report: Report, retry_failed: bool) -> Schedule:
