@@ -795,13 +795,14 @@ def run_cells(
     return report
 
 # %% ../nbs/library/cells.ipynb #a441151b
-def _work(pipe: Connection, folder: Path, answer: Answer, start: Callable[[], object] | None, parent: int) -> None:
+def _work(pipe: Connection, folder: Path, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if start is not None:
-        start()
     store = Store(folder)
     with suppress(EOFError, BrokenPipeError):  # the run has ended
+        answer, start = pipe.recv()  # may import a lot, with the watch over the run already begun
+        if start is not None:
+            start()
         while (cell := pipe.recv()) is not None:
             outcome = None
             try:
@@ -827,7 +828,7 @@ class _Workers:
                 f"a script that was read from {script} cannot be started again in other processes; save it in a file, "
                 "or use one worker"
             )
-        self.made_with = (store.folder, answer, start, os.getpid())
+        self.folder, self.task = store.folder, (answer, start)
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[tuple[multiprocessing.Process, Connection]] = []
         self.busy: dict[Connection, tuple[multiprocessing.Process, Cell, float]] = {}
@@ -843,10 +844,12 @@ def give(self: _Workers, cell: Cell) -> None:
             self.busy[pipe] = (process, cell, time.monotonic())
             return
     mine, theirs = self.context.Pipe()
-    process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
+    process = self.context.Process(target=_work, args=(theirs, self.folder, os.getpid()), daemon=True)
     process.start()
     theirs.close()
-    mine.send(cell)
+    with suppress(OSError):  # it has died already, as `next` will see
+        mine.send(self.task)
+        mine.send(cell)
     self.busy[mine] = (process, cell, time.monotonic())
 
 # %% ../nbs/library/cells.ipynb #47e4a91b
