@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from torch.nn import functional as F
 
 from .checkpoints import BackboneError, read_checkpoint, tokenizer_facts
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
+from .files import shown
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
+__all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone',
+           'checked_backbone', 'Packing']
 
 # %% ../nbs/library/backbones.ipynb #c5c003bc
 LAYOUTS = ("paper", "authors")
@@ -416,8 +419,8 @@ def _checked_length(self: Backbone, max_length: int) -> int:
         room = getattr(self.model.config, "max_position_embeddings", None) or max_length
     else:
         room = self._positions.num_embeddings - self._first_position
-    if not 2 < max_length <= room:
-        raise BackboneError(f"max_length is {max_length}; {self.name!r} takes texts of 3 to {room} tokens")
+    if not isinstance(max_length, Integral) or not 2 < max_length <= room:
+        raise BackboneError(f"max_length is {max_length!r}; {self.name!r} takes texts of 3 to {room} tokens")
     return max_length
 
 # %% ../nbs/library/backbones.ipynb #5b1e448d
@@ -493,6 +496,17 @@ def __repr__(self: Backbone) -> str:
 def dtype(self: Backbone) -> torch.dtype:
     "The number type that the model computes in."
     return self._words.weight.dtype
+
+# %% ../nbs/library/backbones.ipynb #3c9a4b21
+def checked_backbone(
+    given: object,
+) -> Backbone:
+    "A model. Raises `BackboneError` for anything else, such as the name of one."
+    if not isinstance(given, Backbone):
+        raise BackboneError(
+            f"expected a Backbone; got {shown(given)}: load a model with Backbone.from_pretrained(name)"
+        )
+    return given
 
 # %% ../nbs/library/backbones.ipynb #a8b4b5da
 @patch(as_prop=True)
@@ -993,14 +1007,15 @@ def label_logits(
 def text_logits(
     self: Backbone,
     prompt: Tensor,  # [l, embedding_size]
-    texts: EncodedTexts,
+    texts: EncodedTexts | Sequence[Mapping],  # from `encode`, or rows as it takes them
     task: Task,
 ) -> Tensor:  # float32 [texts, labels], on the CPU; float64 for a model in float64
     """Logits of the task's labels of many texts, in the order of the texts.
 
-    Raises `BackboneError` for a prompt that is not a tensor or does not fit, a label word that is not one token, and
-    if the model's output is not a number.
+    Raises `BackboneError` for a prompt that is not a tensor or does not fit, rows that `encode` rejects, a label
+    word that is not one token, and if the model's output is not a number.
     """
+    texts = texts if isinstance(texts, EncodedTexts) else self.encode(texts)
     slots = 0 if self.kind == "causal" else self.slots(prompt).shape[0]  # a causal model's are computed once per batch
     found = torch.empty(len(texts), len(task.labels), dtype=torch.promote_types(self.dtype, torch.float32))
     for rows in texts.batches_by_length(extra=slots):
@@ -1018,7 +1033,7 @@ def text_logits(
 def predict(
     self: Backbone,
     prompt: Tensor,  # [l, embedding_size]
-    texts: EncodedTexts,
+    texts: EncodedTexts | Sequence[Mapping],  # from `encode`, or rows as it takes them
     task: Task,
 ) -> np.ndarray:  # int64 [texts], indices into `task.labels`
     "The most likely label of each text, in the order of the texts; errors as in `text_logits`."
