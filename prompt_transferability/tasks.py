@@ -354,7 +354,8 @@ def _check_split(task: Task, name: str, rows: object) -> None:
     if names is None and len(rows):
         labels = np.array(rows["label"])
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(task.labels):
-            wrong = next(label for label in labels.tolist() if label not in range(len(task.labels)))
+            known = range(len(task.labels))
+            wrong = next(label for label in labels.tolist() if type(label) is not int or label not in known)
             raise DataError(
                 f"{origin} has the label {wrong!r}; in a Dataset, labels are numbers from 0 to {len(task.labels) - 1}, "
                 f"for {', '.join(task.labels)}: {advice}"

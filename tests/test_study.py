@@ -1396,6 +1396,15 @@ def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys)
     assert (within == table["inside"]).all() and said["outside"] == (~within).sum()
 
 
+def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, capsys):
+    other = replace(SHORT, tasks=("mrpc",), backbones=("micro-roberta",), random_seeds=(), cross_task=False, steps=1)
+    other.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
+    assert main(["study", "diff", str(short), str(tmp_path / "other")]) == 2
+    assert "have no cell in common; name two runs of one study" in capsys.readouterr().err
+    assert main(["study", "diff", str(short), str(short)]) == 0
+    assert "largest: none\n" in capsys.readouterr().out
+
+
 # ---- parts that need each other
 
 
