@@ -809,7 +809,7 @@ def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message)
         [{"text_a": "fine", "label": "positive"}, {"text_a": "good", "label": -1}],
         [{"text_a": "fine", "label": None}],
         [{"text_a": "", "label": "positive"}],
-        [{"text": "fine", "label": "positive"}],
+        [{"review": "fine", "label": "positive"}],
         [],
     ],
 )
