@@ -875,8 +875,8 @@ def _study_diff(options: argparse.Namespace) -> dict:
     table = one.difference(other)
     _write_table(table, out)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
-    if not here & there:
-        raise StudyError(f"{options.out!r} and {options.other!r} have no cell in common; name two runs of one study")
+    if table.empty:
+        raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; name two runs of one study")
     moved = table[table["difference"] != 0]
     largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
     return {
