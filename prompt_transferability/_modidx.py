@@ -39,8 +39,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'prompt_transferability/backbones.py'),
                                                   'prompt_transferability.backbones.Backbone._embedded': ( 'nbs/library/backbones.html#backbone._embedded',
                                                                                                            'prompt_transferability/backbones.py'),
-                                                  'prompt_transferability.backbones.Backbone._embeddings': ( 'nbs/library/backbones.html#backbone._embeddings',
-                                                                                                             'prompt_transferability/backbones.py'),
                                                   'prompt_transferability.backbones.Backbone._first_position': ( 'nbs/library/backbones.html#backbone._first_position',
                                                                                                                  'prompt_transferability/backbones.py'),
                                                   'prompt_transferability.backbones.Backbone._packed_states': ( 'nbs/library/backbones.html#backbone._packed_states',

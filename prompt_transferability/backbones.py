@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -383,6 +384,7 @@ class Backbone:
         if capped and getattr(config, capped):
             self.model.set_attn_implementation("eager")  # no other implementation caps attention scores
         self._words = model.get_input_embeddings()
+        self._embeddings = model.base_model.embeddings if self.kind == "masked" else None  # embeds a text
         self.embedding_size = self._words.embedding_dim  # width of a prompt's vectors
         self.hidden_size, self.ffn_size = config.hidden_size, neurons_of(config)
         self._activations = self._record.activations(model.base_model)
@@ -393,12 +395,6 @@ class Backbone:
         self._fingerprint = fingerprint
 
 # %% ../nbs/library/backbones.ipynb #c6310483
-@patch(as_prop=True)
-def _embeddings(self: Backbone) -> nn.Module:
-    "The module with which a masked model embeds a text."
-    return self.model.base_model.embeddings
-
-
 @patch(as_prop=True)
 def _positions(self: Backbone) -> nn.Embedding | None:
     "The learned positions, which slots do not get; None if there are none."
@@ -729,6 +725,10 @@ class _Given(nn.Module):
         return next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point())
 
 # %% ../nbs/library/backbones.ipynb #5215e8d5
+_CHANGED = threading.RLock()
+"Held while a pass has changed a part of its model, so that the passes of other threads wait."
+
+
 @patch
 @contextmanager
 def _embedded(self: Backbone) -> Iterator[None]:
@@ -796,7 +796,7 @@ def generic_states(
         )
         return decoded.last_hidden_state[:, 0]
     self._check_positions(x.shape[1])
-    with self._embedded():
+    with _CHANGED, self._embedded():
         states = base(inputs_embeds=x, attention_mask=keep).last_hidden_state
     if self.kind == "masked":
         return states[:, 0]
@@ -923,13 +923,14 @@ def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: lis
     transformers.AttentionInterface.register("packed", _packed_attention)
     transformers.AttentionMaskInterface.register("packed", lambda *_, **__: None)
     config, ends = self.model.config, packing.width + text.lengths.cumsum(0) - 1
-    implementation, config._attn_implementation = config._attn_implementation, "packed"
-    try:
-        states = self.model.base_model(
-            inputs_embeds=x[None], position_ids=at[None], use_cache=False, packing=packing
-        ).last_hidden_state
-    finally:
-        config._attn_implementation = implementation
+    with _CHANGED:
+        implementation, config._attn_implementation = config._attn_implementation, "packed"
+        try:
+            states = self.model.base_model(
+                inputs_embeds=x[None], position_ids=at[None], use_cache=False, packing=packing
+            ).last_hidden_state
+        finally:
+            config._attn_implementation = implementation
     return states[0, ends]
 
 # %% ../nbs/library/backbones.ipynb #247bbd12
@@ -1052,6 +1053,7 @@ def neuron_values(
     """
     self._check_prompt(prompts)
     many, seen = prompts.reshape(math.prod(prompts.shape[:-2]), *prompts.shape[-2:]), []
+    thread = threading.get_ident()  # others may use the model at the same time
     first = {"masked": "cls_token_id", "seq2seq": "eos_token_id"}
     token = self.answer_id if self.kind == "causal" else getattr(self.tokenizer, first[self.kind])
     text = EncodedTexts([[token]] * len(many), [[0]] * len(many), 0).batch(np.arange(len(many)))
@@ -1060,6 +1062,8 @@ def neuron_values(
     read_last = math.inf if self.kind == "causal" else encoder or 0
 
     def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if threading.get_ident() != thread:
+            return
         at = -1 if len(seen) < read_last else 0
         values = (x.reshape(len(many), -1, x.shape[-1])[:, at] for x in (inputs[0], output))
         seen.append(tuple(values))

@@ -578,7 +578,7 @@ _SEARCHES = {
 def nearest(
     self: Warehouse,
     prompt: SoftPrompt | str,  # or the name of a prompt in the warehouse, which is left out of the result
-    k: int = 5,
+    k: int = 5,  # number of prompts to find
     metric: str = "cosine_average",  # one of `METRICS`
     backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are compared
     same_model: bool = True,  # compare only prompts of the same model

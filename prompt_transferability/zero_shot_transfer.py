@@ -116,7 +116,7 @@ def transfer_matrix(
     backbone: Backbone,
     prompts: Mapping[str, SoftPrompt] | Iterable[SoftPrompt],  # the sources, the rows; by name, or named by their tasks
     datas: Sequence[TaskData] | Mapping[str, TaskData],  # the target tasks, the columns; a mapping supplies their names
-    split: str = "dev",
+    split: str = "dev",  # "train", "dev" or "test"
     random_seeds: Sequence[int] = (0, 1, 2),  # seeds of the prompts behind the row "random"; () leaves it out
 ) -> pd.DataFrame:  # accuracies in [0, 1]
     """Zero-shot accuracy of every prompt on every task (§4.1, Figure 3 (a)).

@@ -72,6 +72,15 @@ def test_arguments_of_another_kind_are_one_sentence():
         assert "\n" not in str(found.value)
 
 
+def test_training_needs_gradients_but_not_that_they_are_switched_on():
+    model, data = Backbone.from_pretrained("micro-bert", device="cpu"), load_task("micro/sst2", max_train=8, max_eval=8)
+    with torch.no_grad():
+        found = tune_prompt(model, data, length=2, **SHORT).last
+    assert torch.equal(found.values, tune_prompt(model, data, length=2, **SHORT).last.values)
+    with torch.inference_mode(), pytest.raises(TuningError, match="inference_mode.* forbids; train outside of it"):
+        tune_prompt(model, data, length=2, **SHORT)
+
+
 def test_sources_are_named_by_their_tasks_as_in_a_similarity_matrix():
     model, data = Backbone.from_pretrained("micro-bert", device="cpu"), load_task("micro/sst2", max_eval=8)
     prompts = [SoftPrompt(random_prompt(model, 2, seed).values, model.name, "mine") for seed in (0, 1)]
