@@ -1096,7 +1096,10 @@ def without_neurons(
     self: Backbone,
     masked: Tensor,  # bool [layers, ffn], True where a neuron is silenced
 ) -> Iterator[None]:
-    "Silence some neurons for as long as the context lasts. Raises `BackboneError` for a mask of another shape."
+    """Silence some neurons for as long as the context lasts, in all threads.
+
+    Raises `BackboneError` for a mask of another shape.
+    """
     if masked.dtype != torch.bool or masked.shape != (self.num_layers, self.ffn_size):
         raise BackboneError(
             f"masked must be bool [{self.num_layers}, {self.ffn_size}], layers by neurons; got {masked.dtype} "
