@@ -62,6 +62,7 @@ from prompt_transferability.study import (
     PRESETS,
     CellsFailedError,
     Study,
+    StudyError,
     check_source,
     noted_fingerprints,
     slurm_script,
@@ -102,7 +103,7 @@ def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) 
     "A table for programs, with None for missing values, or for people."
     if options.json:
         return table.astype(object).where(table.notna(), None).to_dict("index")
-    return _Lines(f"\n{table.round(decimals).to_string(na_rep='–')}")
+    return _Lines("none" if table.empty else f"\n{table.round(decimals).to_string(na_rep='–')}")
 
 # %% ../nbs/library/cli.ipynb #e494b376
 def _say(text: str, where: TextIO | None = None) -> bool:
@@ -882,6 +883,8 @@ def _study_diff(options: argparse.Namespace) -> dict:
     table = one.difference(other)
     _write_table(table, out)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
+    if table.empty:
+        raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; name two runs of one study")
     moved = table[table["difference"] != 0]
     largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
     return {

@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # importing torch takes a second, which a study's workers do 
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
-           'printable', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
-           'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
+           'printable', 'shown', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json',
+           'parse_yaml', 'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -62,6 +62,13 @@ def printable(
     return "".join(
         one if one in kept or _is_shown(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text
     )
+
+# %% ../nbs/library/files.ipynb #36c1f571
+def shown(
+    given: object,
+) -> str:
+    "What was given, for an error message: 'sst2', or a Tensor."
+    return repr(str(given)[:60]) if isinstance(given, str | os.PathLike) else f"a {type(given).__name__}"
 
 # %% ../nbs/library/files.ipynb #683cfdef
 class _Counted(io.RawIOBase):

@@ -24,7 +24,12 @@ def wilson_interval(
     accuracy: float,  # in [0, 1]
     n: int,  # number of examples behind it
 ) -> tuple[float, float]:
-    "Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training."
+    """Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training.
+
+    Raises `ValueError` for an accuracy that is not in [0, 1], and for no examples.
+    """
+    if not 0 <= accuracy <= 1 or n < 1:
+        raise ValueError(f"an accuracy is a fraction of at least one example, from 0 to 1; got {accuracy} of {n}")
     return tuple(binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson"))
 
 # %% ../nbs/library/statistics.ipynb #18d8273a
@@ -73,9 +78,12 @@ def interval(
     """Confidence interval of a mean over independent units: Student's, widened by Hall's for skewed values.
 
     Values of one unit are averaged first. NaN for fewer than six units, for values that are not finite, and if all
-    values are equal. Raises `ValueError` for a level that is not between 0 and 1.
+    values are equal. Raises `ValueError` for a level that is not between 0 and 1, and for a `by` of another
+    length than the values.
     """
     known = pd.Series(np.asarray(values, dtype=float)).dropna()
+    if by is not None and len(by) != len(values):
+        raise ValueError(f"by must name the unit of each of the {len(values)} values; got {len(by)} names")
     if by is not None:
         known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False, dropna=False).mean()
     return _around(known.mean(), known.to_numpy(), level)

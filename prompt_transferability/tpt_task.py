@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .prompt_tuning import TuningJob, TuningRun, first_step, tune_prompt, tune_prompts
-from .prompts import PromptError, SoftPrompt, random_prompt
-from .similarity import METRICS, named_prompts, similarity_matrix
+from .prompts import PromptError, SoftPrompt, named_prompts, random_prompt
+from .similarity import METRICS, similarity_matrix
 from .statistics import interval, median_interval
 from .tasks import TaskData, UnknownNameError
 from .training import Training, whole_number

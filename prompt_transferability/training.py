@@ -281,6 +281,7 @@ def _check_finite(
 
 # %% ../nbs/library/training.ipynb #9150cdae
 @patch
+@torch.enable_grad()
 def advance(self: Loop) -> None:
     "One step of the active jobs."
     started, active = time.perf_counter(), self.active()
@@ -453,8 +454,11 @@ def train(
     """Train to the end, from the start or from the checkpoint.
 
     The state is written at every evaluation after step 0, and a resumed run ends with bit-identical weights.
-    Raises `TuningError` for the checkpoint of another run, and if a loss or a score is no longer finite.
+    Raises `TuningError` for the checkpoint of another run, if a loss or a score is no longer finite, and in
+    `torch.inference_mode()`, which has no gradients.
     """
+    if torch.is_inference_mode_enabled():
+        raise TuningError("training needs gradients, which torch.inference_mode() forbids; train outside of it")
     loop, checkpoint = Loop(objective, training), None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.is_file():
         loop.load(checkpoint, asked)

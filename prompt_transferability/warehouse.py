@@ -33,7 +33,7 @@ from typing_extensions import TypedDict
 from .backbones import Backbone
 from .cells import hash_of
 from .files import is_printable, printable, read_json, read_tensors, save_tensors, tensor_header
-from .prompts import UNTRAINED, PromptError, SoftPrompt, same_model
+from .prompts import UNTRAINED, PromptError, SoftPrompt, checked_prompt, same_model
 from prompt_transferability.similarity import (
     METRICS,
     activation_states,
@@ -377,6 +377,7 @@ def add_all(
     numbered: dict[str, Iterator[str]] = {}
     names = []
     for name, prompt in prompts.items() if by_name else ((None, prompt) for prompt in prompts):
+        checked_prompt(prompt)
         with _unfinished(self.folder) as path:
             digest = hash_of(prompt.save(path))
             if name is not None:
@@ -577,7 +578,7 @@ _SEARCHES = {
 def nearest(
     self: Warehouse,
     prompt: SoftPrompt | str,  # or the name of a prompt in the warehouse, which is left out of the result
-    k: int = 5,
+    k: int = 5,  # number of prompts to find
     metric: str = "cosine_average",  # one of `METRICS`
     backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are compared
     same_model: bool = True,  # compare only prompts of the same model
