@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
-           'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles', 'TaskData',
+           'HOLD_OUT_SEED', 'ENDINGS', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles', 'TaskData',
            'task_from_files', 'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'label_name', 'read_task',
            'find_task', 'load_task', 'unify_label_words']
 
@@ -487,6 +487,8 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
 # %% ../nbs/library/tasks.ipynb #95605e2b
 _PLAIN = {".csv": _table_records, ".tsv": partial(_table_records, delimiter="\t"), ".jsonl": _json_records}
 _READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
+ENDINGS = tuple(_READERS)
+"How the names of files with rows end."
 
 # %% ../nbs/library/tasks.ipynb #ddb8ed5d
 def _records(
@@ -568,24 +570,30 @@ def _dataset(
     return Dataset.from_dict(columns, features=features)
 
 # %% ../nbs/library/tasks.ipynb #73eb72b9
+def _with_text_a(row: Mapping) -> dict:
+    "The row, whose column text_a may also be called text."
+    renamed = {"text": "text_a"} if "text_a" not in row else {}
+    return {renamed.get(column, column): value for column, value in row.items()}
+
+
 def _read_split(path: Path, task: Task) -> Dataset:
     "Rows of one file; raises `DataError`, naming file and line, for rows that do not fit the task."
-    return _dataset(_records(path), task, origin=str(path))
+    return _dataset(((line, _with_text_a(row)) for line, row in _records(path)), task, origin=str(path))
 
 # %% ../nbs/library/tasks.ipynb #6f83b9ae
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
     label_words: Mapping[str, str | Sequence[str]],  # native label -> its word, or several words
-    train: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a, label and maybe text_b
-    dev: str | os.PathLike | None = None,  # the same; None: hold out part of train
+    train: str | os.PathLike | None = None,  # a file of `ENDINGS` with columns text_a (or text), label, maybe text_b
+    dev: str | os.PathLike | None = None,  # the same; None: hold out part of train, if any
     test: str | os.PathLike | None = None,  # the same; None: no test split
 ) -> TaskData:
     "A task and its rows from files; raises `DataError` for unfit rows, `FileNotFoundError` for a missing file."
     task = Task(name, task_type, tuple(map(str, label_words)), tuple(label_words.values()))
     paths = {"train": train, "dev": dev, "test": test}
     rows = {split: _read_split(Path(path), task) for split, path in paths.items() if path is not None}
-    if dev is None:
+    if dev is None and train is not None:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 
@@ -598,8 +606,7 @@ def checked_texts(
     "Rows whose texts a model can read, one at a time. Raises `DataError` for other rows, and if there are none."
     first = None
     for number, given in rows:
-        renamed = {"text": "text_a"} if "text_a" not in given else {}
-        row = {renamed.get(column, column): value for column, value in given.items()}
+        row = _with_text_a(given)
         problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")

@@ -201,6 +201,17 @@ def test_labels_may_be_numbers(tmp_path):
         assert data.task.labels == ("0", "1") and list(data.train["label"]) == [0, 1] * 5
 
 
+def test_the_column_of_texts_may_be_called_text(tmp_path):
+    rows = [{"text": f"text {i}", "label": ("bad", "good")[i % 2]} for i in range(10)]
+    named = [{"text_a": row["text"], "label": row["label"]} for row in rows]
+    words = {"bad": "negative", "good": "positive"}
+    one, other = (
+        task_from_files("reviews", "SA", words, train=write(tmp_path / name, of), dev=tmp_path / name).train
+        for name, of in (("a.csv", rows), ("b.csv", named))
+    )
+    assert one.to_dict() == other.to_dict() and one["text_a"][0] == "text 0"
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -211,7 +222,7 @@ def test_labels_may_be_numbers(tmp_path):
         ),
         (
             "a.jsonl",
-            '{"text": "x", "label": "good"}',
+            '{"tekst": "x", "label": "good"}',
             r"a\.jsonl, line 1: there is no column 'text_a'; the columns are te",
         ),
         ("a.csv", 'text_a,label\nx,good\n"two\nlines",bad\ny,god\n', r"a\.csv, line 5: unknown label 'god'; did you m"),
@@ -671,7 +682,7 @@ def test_hub_pairs_with_a_blank_half_are_left_out(monkeypatch):
     ],
 )
 def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message):
-    hub(monkeypatch, {"text": ["x", "y"], "label": [1, 0]} | {column: values})
+    hub(monkeypatch, {"words": ["x", "y"], "label": [1, 0]} | {column: values})
     with pytest.raises(DataError, match=message):
         load_task("rotten_tomatoes")
 
@@ -682,7 +693,7 @@ def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message)
         [{"text_a": "fine", "label": "positive"}, {"text_a": "good", "label": -1}],
         [{"text_a": "fine", "label": None}],
         [{"text_a": "", "label": "positive"}],
-        [{"text": "fine", "label": "positive"}],
+        [{"words": "fine", "label": "positive"}],
         [],
     ],
 )
