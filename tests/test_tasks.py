@@ -682,7 +682,7 @@ def test_hub_pairs_with_a_blank_half_are_left_out(monkeypatch):
     ],
 )
 def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message):
-    hub(monkeypatch, {"words": ["x", "y"], "label": [1, 0]} | {column: values})
+    hub(monkeypatch, {"text": ["x", "y"], "label": [1, 0]} | {column: values})
     with pytest.raises(DataError, match=message):
         load_task("rotten_tomatoes")
 
