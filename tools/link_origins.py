@@ -29,7 +29,7 @@ FILES_PAGE = """<!doctype html>
 <link rel="icon" href="../../nbs/favicon.svg">
 <style>:root {{ color-scheme: light dark; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; color: CanvasText; }}
-caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a {{ overflow-wrap: anywhere; }}
+caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a, code {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
@@ -251,7 +251,7 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
 def accuracies(result: Mapping) -> str:
     """The accuracies that a cell answers, in %: its own, or one for each target."""
     of = {"": result} if "accuracy" in result else result.get("targets", {})
-    return ", ".join(f"{name} {100 * one['accuracy']:.1f}".strip() for name, one in of.items() if one)
+    return ", ".join(f"{name} {100 * one['accuracy']:.1f}".strip() for name, one in of.items() if one) or "–"
 
 
 def command_lines(commands: Mapping[str | None, int]) -> str:
