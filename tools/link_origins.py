@@ -32,6 +32,7 @@ body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; 
 caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a, code {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
+@media screen {{ td:nth-child(n+3) {{ white-space: nowrap; }} td:nth-child(2) {{ min-width: 5rem; }} }}
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
 </style>
 </head><body><main><h1>results/{folder}</h1>
