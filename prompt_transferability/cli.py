@@ -69,6 +69,8 @@ from prompt_transferability.study import (
 )
 from prompt_transferability.tasks import (
     ALL_TASKS,
+    ENDINGS,
+    TASK_TYPES,
     DataError,
     TaskData,
     UnknownNameError,
@@ -77,6 +79,7 @@ from prompt_transferability.tasks import (
     load_task,
     read_text_lines,
     read_texts,
+    task_from_files,
 )
 from .warehouse import Warehouse, WarehouseError
 from .zero_shot_transfer import evaluate, transfer_matrix
@@ -281,6 +284,29 @@ def _writable(path: str, *others: str | None) -> Path:
     except OSError as error:
         raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
 
+# %% ../nbs/library/cli.ipynb #0f11e5a1
+def _is_file(task: str) -> bool:
+    "Whether a task is given as a file of rows and not by its name."
+    return task not in ALL_TASKS and task.lower().endswith(ENDINGS)
+
+
+def _training_data(options: argparse.Namespace) -> TaskData:
+    "The task to train on. A file of rows becomes a task that is named after the prompt's file."
+    of_file = {"--words": options.words, "--type": options.type, "--dev": options.dev}
+    given = [name for name, value in of_file.items() if value is not None]
+    if not _is_file(options.task):
+        if given:
+            raise DataError(f"{given[0]} is for a file of rows ({', '.join(ENDINGS)}); {options.task!r} is none")
+        return load_task(options.task, options.data, max_train=options.max_train)
+    if options.max_train is not None:
+        raise DataError(f"--max-train is for tasks with a name; {options.task!r} is a file: shorten it instead")
+    words = dict(pair.rpartition("=")[::2] for pair in options.words or ())
+    if len(words) != len(options.words or ()) or not words or not all(map(all, words.items())):
+        raise DataError(
+            f"{options.task!r} needs a word for each of its labels, as in --words bad=negative good=positive"
+        )
+    return task_from_files(Path(options.out).stem, options.type or TASK_TYPES[0], words, options.task, options.dev)
+
 # %% ../nbs/library/cli.ipynb #51d9c7d4
 _TUNING = {  # settings of `tune_prompt`: their type and description
     "length": (int, "number of vectors, if --init is not given (default: %(default)s)"),
@@ -295,10 +321,11 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
 
 def _tune(options: argparse.Namespace) -> dict:
     backbone = _model(options, options.backbone, options.layout)
-    data = load_task(options.task, options.data, max_train=options.max_train)
+    data = _training_data(options)
     init = SoftPrompt.load(options.init) if options.init else None
-    out = _writable(options.out, options.init)
-    checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
+    read = [options.init, options.dev, options.task if _is_file(options.task) else None]
+    out = _writable(options.out, *read)
+    checkpoint = _writable(options.checkpoint, *read, options.out) if options.checkpoint else None
     settings = {name: getattr(options, name) for name in _TUNING}
     run = tune_prompt(backbone, data, init, checkpoint=checkpoint, progress=not options.json, **settings)
     return {
@@ -316,7 +343,16 @@ def _tune(options: argparse.Namespace) -> dict:
 @_declares()
 def _add_tune(commands) -> None:
     tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
-    tune.add_argument("task", help="name of a task, such as sst2")
+    ends = ", ".join(ENDINGS)
+    tune.add_argument(
+        "task",
+        help=f"name of a task, such as sst2, or a file ({ends}) with columns text_a (or text), label, maybe text_b",
+    )
+    tune.add_argument(
+        "--words", nargs="+", metavar="LABEL=WORD", help="for a file: the word that stands for each label"
+    )
+    tune.add_argument("--dev", help="for a file: rows to choose the best step on (default: some rows of the file)")
+    tune.add_argument("--type", help=f"for a file: {', '.join(TASK_TYPES)} (default: {TASK_TYPES[0]})")
     tune.add_argument("--backbone", required=True, help="a model on the Hub or in --models, a folder or a .gguf file")
     tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
     tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
@@ -377,31 +413,45 @@ def _target(name: str, options: argparse.Namespace) -> TaskData:
 def _add_evaluating(command: argparse.ArgumentParser) -> None:
     "The options of every evaluation."
     command.add_argument("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)")
-    command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
+    command.add_argument(
+        "--split", default="dev", help="train, dev or test, of a task with a name (default: %(default)s)"
+    )
     _add_max_length(command)
     _add_computing(command)
     _add_places(command)
 
 # %% ../nbs/library/cli.ipynb #fce3c0b0
+def _file_data(file: str, prompt: SoftPrompt) -> TaskData:
+    "The rows of a file as a test split of the prompt's own task."
+    task = prompt.declared_task()
+    words = dict(zip(task.labels, task.label_words, strict=True))
+    return task_from_files(task.name, task.task_type, words, test=file)
+
+
 def _evaluate(options: argparse.Namespace) -> dict:
-    prompt = SoftPrompt.load(options.prompt)
-    data, backbone = _target(options.task, options), _backbone(options, [prompt])
-    result = evaluate(backbone, prompt, data, options.split)
+    prompt, of_file = SoftPrompt.load(options.prompt), _is_file(options.task)
+    data = _file_data(options.task, prompt) if of_file else _target(options.task, options)
+    split, backbone = "test" if of_file else options.split, _backbone(options, [prompt])
+    result = evaluate(backbone, prompt, data, split)
     return {
         "prompt": options.prompt,
         "trained_on": prompt.task,
         "task": options.task,
-        "split": options.split,
+        **({} if of_file else {"split": split}),
         **_computing(backbone),
         "trained_for_this_model": prompt.belongs_to(backbone),
-    } | result.as_dict()
+        **result.as_dict(),
+        "majority": data.majority(split),
+    }
 
 
 @_declares()
 def _add_evaluate(commands) -> None:
     single = _add_command(commands, "evaluate", _evaluate, "evaluate a prompt on a task")
     single.add_argument("prompt", help="prompt file")
-    single.add_argument("task", help="name of the target task")
+    single.add_argument(
+        "task", help=f"name of the target task, or a file ({', '.join(ENDINGS)}) with the prompt's labels"
+    )
     _add_evaluating(single)
 
 # %% ../nbs/library/cli.ipynb #a743a0f7

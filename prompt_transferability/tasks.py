@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
-           'HOLD_OUT_SEED', 'RowSource', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles',
+           'HOLD_OUT_SEED', 'ENDINGS', 'RowSource', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles',
            'TaskData', 'checked_data', 'plain_rows', 'task_from_files', 'checked_texts', 'read_texts',
            'read_text_lines', 'ask_hub', 'label_name', 'read_task', 'find_task', 'load_task', 'unify_label_words']
 
@@ -551,6 +551,8 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
 # %% ../nbs/library/tasks.ipynb #95605e2b
 _PLAIN = {".csv": _table_records, ".tsv": partial(_table_records, delimiter="\t"), ".jsonl": _json_records}
 _READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
+ENDINGS = tuple(_READERS)
+"How the names of files with rows end."
 
 # %% ../nbs/library/tasks.ipynb #ddb8ed5d
 def _records(
@@ -678,13 +680,14 @@ def _read_split(source: RowSource, task: Task, split: str) -> Dataset:
     origin = f"{split} of task {task.name!r}"
     return _dataset(_rows_in_memory(source, origin), task, origin, "row")
 
+
 # %% ../nbs/library/tasks.ipynb #6f83b9ae
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
     label_words: Mapping[str, str | Sequence[str]],  # native label -> its word, or several words
-    train: RowSource,  # a file or a table, with the columns text_a (or text), label and maybe text_b
-    dev: RowSource | None = None,  # None: hold out part of train
+    train: RowSource | None = None,  # a file or a table, with the columns text_a (or text), label and maybe text_b
+    dev: RowSource | None = None,  # None: hold out part of train, if any
     test: RowSource | None = None,  # None: no test split
 ) -> TaskData:
     """A task and its rows from files or from tables in memory.
@@ -699,7 +702,7 @@ def task_from_files(
     task = Task(name, task_type, tuple(map(str, label_words)), tuple(label_words.values()))
     sources = {"train": train, "dev": dev, "test": test}
     rows = {split: _read_split(source, task, split) for split, source in sources.items() if source is not None}
-    if dev is None:
+    if dev is None and train is not None:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 

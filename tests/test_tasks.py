@@ -211,6 +211,17 @@ def test_labels_may_be_numbers(tmp_path):
         assert data.task.labels == ("0", "1") and list(data.train["label"]) == [0, 1] * 5
 
 
+def test_the_column_of_texts_may_be_called_text(tmp_path):
+    rows = [{"text": f"text {i}", "label": ("bad", "good")[i % 2]} for i in range(10)]
+    named = [{"text_a": row["text"], "label": row["label"]} for row in rows]
+    words = {"bad": "negative", "good": "positive"}
+    one, other = (
+        task_from_files("reviews", "SA", words, train=write(tmp_path / name, of), dev=tmp_path / name).train
+        for name, of in (("a.csv", rows), ("b.csv", named))
+    )
+    assert one.to_dict() == other.to_dict() and one["text_a"][0] == "text 0"
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
