@@ -939,20 +939,6 @@ def read_out_states(
         return self._packed_states(slots, text, counts)
     return self.encoder(slots, self.embed_text(text), text.lengths, counts)
 
-# %% ../nbs/library/backbones.ipynb #ff2b7487
-@patch
-def _word_logits(self: Backbone, states: Tensor, ids: Tensor) -> Tensor:  # [batch, hidden] -> [batch, words]
-    "The head's logits of these tokens only."
-    for step in self._record.head if self.has_head else ():
-        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
-    output = self.model.get_output_embeddings() if self.has_head else self._words
-    exact = torch.promote_types(states.dtype, torch.float32)
-    bias = getattr(output, "bias", None)
-    states = states.to(exact) * head_scale(self.model.config)
-    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
-    cap = logit_cap(self.model.config)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
 # %% ../nbs/library/backbones.ipynb #01563148
 @patch
 def read_out(
@@ -964,7 +950,16 @@ def read_out(
 
     Raises `BackboneError` for a label word that is not one token, or shares its token with another.
     """
-    logits = self._word_logits(states, self.label_token_ids(task))
+    ids = self.label_token_ids(task)
+    for step in self._record.head if self.has_head else ():
+        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
+    output = self.model.get_output_embeddings() if self.has_head else self._words
+    exact = torch.promote_types(states.dtype, torch.float32)
+    bias = getattr(output, "bias", None)
+    states = states.to(exact) * head_scale(self.model.config)
+    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
+    cap = logit_cap(self.model.config)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
     words = [len(words) for words in task.words]
     if max(words) == 1:
         return logits

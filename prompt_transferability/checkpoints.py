@@ -11,7 +11,7 @@ import logging
 import mmap
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -418,17 +418,6 @@ def _read_gguf(path: Path, dtype: torch.dtype):
         tokenizer = quiet_from_pretrained(AutoTokenizer, path.parent, **source)
     return model, tokenizer, report, [path], config.to_dict()
 
-# %% ../nbs/library/checkpoints.ipynb #cf877adf
-def _on_hub(name: str) -> bool:
-    "Whether the Hub is available and has this model; if not, folders and the local cache are searched."
-    if Path(name).is_dir():
-        return False
-    try:
-        ask_hub(name, "model")
-    except ConnectionError:
-        return False
-    return True
-
 # %% ../nbs/library/checkpoints.ipynb #2c903770
 def _read_config(name: str, source: dict) -> dict:
     "The settings in config.json."
@@ -443,7 +432,11 @@ def _read_config(name: str, source: dict) -> dict:
 # %% ../nbs/library/checkpoints.ipynb #fb655127
 def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
     "The same for a folder, or for a model on the Hub."
-    source = {"revision": revision, "local_files_only": not _on_hub(name)}
+    source = {"revision": revision, "local_files_only": True}
+    if not Path(name).is_dir():
+        with suppress(ConnectionError):
+            ask_hub(name, "model")
+            source["local_files_only"] = False
     _check_adapter(name, source)
     config = _read_config(name, source)
     _check_config(name, config)

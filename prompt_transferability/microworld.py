@@ -958,14 +958,9 @@ def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> lis
     return row
 
 # %% ../nbs/library/microworld.ipynb #73c962cb
-def _newline(tokenizer) -> int:
-    (newline,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    return newline
-
-
 def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     "Token ids of each paragraph, and the number of them before its answer."
-    newline, encoded = _newline(tokenizer), []
+    (newline,), encoded = tokenizer("\n", add_special_tokens=False)["input_ids"], []
     for cue, texts, word in _parted(paragraphs, tokenizer):
         row = _lines(cue, texts, newline, dice)
         encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))

@@ -373,19 +373,18 @@ def majority(
     labels = self.split(split)["label"]
     return float(np.bincount(labels).max() / len(labels))
 
-# %% ../nbs/library/tasks.ipynb #66158335
+# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 def _normalized(text: str | None) -> str:
     return " ".join((text or "").lower().split())
 
 
-def _text_keys(rows: Dataset) -> list[tuple[str, str]]:
-    return [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
-
-# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 @patch
 def overlaps(self: TaskData) -> pd.DataFrame:  # one row per pair of splits
     "How many rows of a split have their texts in another split too, ignoring label, case and spacing."
-    keys = {name: _text_keys(rows) for name, rows in self.splits().items()}
+    keys = {
+        name: [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
+        for name, rows in self.splits().items()
+    }
     pairs = list(combinations(keys, 2))
     shared = [
         sum(key in first_keys for key in keys[second]) for first, second in pairs for first_keys in [set(keys[first])]
@@ -679,10 +678,6 @@ def ask_hub(
         raise ConnectionError(str(error)) from error
 
 # %% ../nbs/library/tasks.ipynb #371e0404
-def _is_blank(text: object) -> bool:
-    return text is None or isinstance(text, str) and not text.strip()
-
-
 def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     hub, origin = task.hub, f"split {split!r} of {task.hub.dataset}"
     columns = {"text_a": hub.text_a, "label": hub.label} | ({"text_b": hub.text_b} if hub.text_b else {})
@@ -696,10 +691,11 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
         row | {"label": hub.labels.get(label, label) if isinstance(label := row["label"], Hashable) else label}
         for row in rows
     ]
+    texts = [column for column in columns if column != "label"]
     kept = (
         (number, row)
         for number, row in enumerate(named, start=1)
-        if row["label"] is not None and not any(_is_blank(row[text]) for text in columns if text != "label")
+        if row["label"] is not None and all(row[text] is not None and str(row[text]).strip() for text in texts)
     )
     return _dataset(kept, task, origin, unit="row")
 
@@ -809,14 +805,6 @@ def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | N
     chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
     return rows.select(np.sort(chosen))
 
-
-def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:
-    "The rows of a split; None if all labels are hidden."
-    try:
-        return read(source)
-    except _HiddenLabelsError:
-        return None
-
 # %% ../nbs/library/tasks.ipynb #61f0a872
 def load_task(
     name_or_task: str | os.PathLike | Task,  # a name in `ALL_TASKS`, a task of your own, or a folder with task.yaml
@@ -853,8 +841,14 @@ def load_task(
     if held_out:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
+
     if not named and "test" in sources:
-        found["test"] = _Lazy(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
+
+        def read_test() -> Dataset | None:
+            with suppress(_HiddenLabelsError):
+                return _subsample(read(sources["test"]), max_eval, seed)
+
+        found["test"] = _Lazy(read_test)
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #e1d59456

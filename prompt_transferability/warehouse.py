@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Literal
@@ -171,17 +172,14 @@ FORMAT = "prompt_transferability/warehouse/1"
 
 def _write_index(folder: Path, entries: Mapping[str, Entry], began: int) -> None:
     "Write an index with the time at which reading of the folder began, by the file system's clock."
-    lines = (f"  {json.dumps(name, ensure_ascii=False)}: {_line(entry)}" for name, entry in sorted(entries.items()))
+    written = partial(json.dumps, sort_keys=True, ensure_ascii=False)
+    lines = (f"  {written(name)}: {written(entry)}" for name, entry in sorted(entries.items()))
     text = f'{{\n "format": {json.dumps(FORMAT)},\n "prompts": {{\n' + ",\n".join(lines) + "\n }\n}\n"
     with _unfinished(folder) as path:
         path.write_text(text, encoding="utf-8")
         modified = path.stat().st_mtime_ns - (time.monotonic_ns() - began)
         os.utime(path, ns=(modified, modified))
         path.replace(folder / INDEX)
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(entry, sort_keys=True, ensure_ascii=False)
 
 # %% ../nbs/library/warehouse.ipynb #64950865
 class _Index(TypedDict):
