@@ -28,7 +28,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from .families import FAMILIES, OWN_TOKENS, part
-from .files import FLOATS, check_fetched, parse_json, printable, read_text, tensor_header
+from .files import FLOATS, check_fetched, one_line, parse_json, read_text, tensor_header
 from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
 
@@ -220,11 +220,6 @@ def _ids_alone(name: str) -> list[list[int]] | None:
     by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
     return [by_itself.encode(probe).ids for probe in _PROBES]
 
-# %% ../nbs/library/checkpoints.ipynb #49d7c888
-def _reason(error: Exception) -> str:
-    "Another library's message, in one line."
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-
 # %% ../nbs/library/checkpoints.ipynb #dd2b3689
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
@@ -242,7 +237,7 @@ def _read_tokenizer(name: str, source: dict):
         raise
     except Exception as error:  # `tokenizers` raises this class for a file that it cannot read
         raise BackboneError(
-            f"the tokenizer of {name!r} cannot be used ({_reason(error)}); download its files again"
+            f"the tokenizer of {name!r} cannot be used ({one_line(error)}); download its files again"
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
@@ -337,7 +332,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
         if isinstance(error, MemoryError):
             raise BackboneError(f"{what} of {name!r} needs more memory than there is; use a smaller model") from error
         raise BackboneError(
-            f"{what} of {name!r} cannot be used ({_reason(error)}); download it again, or correct it"
+            f"{what} of {name!r} cannot be used ({one_line(error)}); download it again, or correct it"
         ) from error
 
 # %% ../nbs/library/checkpoints.ipynb #57f38e60

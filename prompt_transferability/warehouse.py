@@ -33,7 +33,15 @@ from typing_extensions import TypedDict
 
 from .backbones import Backbone
 from .cells import hash_of
-from .files import is_printable, printable, read_json, read_tensors, save_tensors, tensor_header
+from prompt_transferability.files import (
+    is_printable,
+    one_line,
+    printable,
+    read_json,
+    read_tensors,
+    save_tensors,
+    tensor_header,
+)
 from .prompts import UNTRAINED, PromptError, SoftPrompt, same_model
 from prompt_transferability.similarity import (
     METRICS,
@@ -640,9 +648,8 @@ def _hub_errors(repo_id: str, progress: bool) -> Iterator[None]:
         yield
     # The client raises errors of its HTTP library, and that library depends on the client's version.
     except Exception as error:
-        reason = printable(" ".join(str(error).split()))[:300]
         raise ConnectionError(
-            f"the repository {repo_id!r} could not be used ({type(error).__name__}: {reason}); check its name, your "
+            f"the repository {repo_id!r} could not be used ({one_line(error, 300)}); check its name, your "
             "access token and the network"
         ) from error
     finally:
