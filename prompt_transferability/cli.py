@@ -257,11 +257,13 @@ def _computing(backbone: Backbone) -> dict[str, str]:
     return {"device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch.")}
 
 # %% ../nbs/library/cli.ipynb #325237d6
-def _writable(path: str, *others: str | None) -> Path:
-    """A file that can be written, and is none of the `others` that a command reads or writes.
+def _writable(path: str | None, *others: str | None) -> Path | None:
+    """A file that can be written, and is none of the `others` that a command reads or writes; None for None.
 
     This is checked before hours of work and not after them; the check leaves no traces.
     """
+    if path is None:
+        return None
     file, real = Path(path), Path(os.path.realpath(path))  # for a link, its target
     if str(real) in [os.path.realpath(other) for other in others if other is not None]:
         raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a separate file")
@@ -315,7 +317,7 @@ def _tune(options: argparse.Namespace) -> dict:
     data = load_task(options.task, options.data, max_train=options.max_train)
     init = SoftPrompt.load(options.init) if options.init else None
     out = _writable(options.out, options.init)
-    checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
+    checkpoint = _writable(options.checkpoint, options.init, options.out)
     settings = {name: getattr(options, name) for name in _TUNING}
     run = tune_prompt(backbone, data, init, checkpoint=checkpoint, progress=not options.json, **settings)
     return {
@@ -438,7 +440,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     if "random" in prompts:
         raise PromptError("a prompt cannot be called 'random' because of the table's random prompts; rename its file")
     datas = [_target(task, options) for task in options.tasks]
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
     belongs = {name: prompt.belongs_to(backbone) for name, prompt in prompts.items()}
@@ -500,7 +502,7 @@ def _predict(options: argparse.Namespace) -> dict | Iterator[str]:
     prompt = SoftPrompt.load(options.prompt)
     task = prompt.declared_task() if options.task is None else find_task(options.task)
     texts = _own_texts(options)
-    out = _writable(options.out, options.prompt, options.file) if options.out else None
+    out = _writable(options.out, options.prompt, options.file)
     backbone = _backbone(options, [prompt])
     rows = predicted_rows(backbone, prompt, texts, task)
     if out is None:
@@ -547,7 +549,7 @@ _COMPARING = (
 )
 def _similarity(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     of_neurons = options.metric == "neuron_overlap"
     backbone = _backbone(options, [*prompts.values()]) if of_neurons else None
     matrix = similarity_matrix(prompts, options.metric, backbone, layers)
@@ -577,7 +579,7 @@ def _similarity(options: argparse.Namespace) -> dict:
 def _neurons(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     states = activation_states(prompts, backbone)
     parts = [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
     parts += [(layer, layer) for layer in range(1, backbone.num_layers + 1)]
@@ -620,7 +622,7 @@ def _mask(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts([options.prompt, *options.others])
     (_, prompt), *others = prompts.items()
     data, backbone = _target(options.task, options), _backbone(options, [*prompts.values()])
-    out = _writable(options.out, options.prompt, *options.others) if options.out else None
+    out = _writable(options.out, options.prompt, *options.others)
     by = [*CHOICES, *(other for _, other in others)]
     table = mask_neurons(
         backbone, prompt, data, options.ratio, layers, by, options.draws, options.seed, options.split
@@ -721,7 +723,7 @@ def _project_fit(options: argparse.Namespace) -> dict:
     layout = prompts[0].layout if prompts else "paper"
     own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
     if "steps" in takes:
-        checkpoint = _writable(options.checkpoint, options.out, *read) if options.checkpoint else None
+        checkpoint = _writable(options.checkpoint, options.out, *read)
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
     out = _writable(options.out, *read)
     if "datas" in takes:
@@ -856,7 +858,7 @@ def _study_plan(options: argparse.Namespace) -> dict:
 )
 def _study_diff(options: argparse.Namespace) -> dict:
     one, other = map(Results, (options.out, options.other))
-    out = _writable(options.csv) if options.csv else None
+    out = _writable(options.csv)
     table = one.difference(other)
     _write_table(table, out)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
@@ -1109,7 +1111,7 @@ _OF_BENCH = (
 @_command("bench", "measure the cost of training steps and evaluations here", *_OF_BENCH)
 def _bench(options: argparse.Namespace) -> dict:
     "Measure, write the results, and show their medians."
-    out = _writable(options.out) if options.out else None
+    out = _writable(options.out)
     settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
     asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
     found = bench(*asked, progress=not options.json, **settings)

@@ -440,7 +440,7 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
     return first[1] + ".", second[1] + "."
 
 # %% ../nbs/library/microworld.ipynb #8756db69
-_MAKERS = {
+_MAKERS = {  # give text_a and text_b (or None), which truly have the label
     "imdb": _review,
     "sst2": _phrase,
     "laptop": _aspect,
@@ -456,11 +456,6 @@ _MAKERS = {
     "mrpc": _paraphrase,
 }
 
-
-def _example(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
-    "text_a and text_b (or None) that truly have this label."
-    return _MAKERS[task.name](dice, world, task, label)
-
 # %% ../nbs/library/microworld.ipynb #d324b0af
 _BUCKETS = {"train": range(14), "dev": range(14, 17), "test": range(17, 20)}  # twentieths of all texts
 
@@ -475,7 +470,7 @@ def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World)
     labels = dice.shuffled([task.labels[i % len(task.labels)] for i in range(size)])
     while len(rows) < size:
         label = labels[len(rows)]
-        texts = _example(dice, world, task, label)
+        texts = _MAKERS[task.name](dice, world, task, label)
         if texts in seen or not _belongs(*texts, split):
             continue
         seen.add(texts)
@@ -561,7 +556,7 @@ def vocabulary() -> tuple[str, ...]:
     for task in _ALL_TASKS:
         for i in range(2000):
             label = task.labels[i % len(task.labels)]
-            texts += [text for text in _example(dice, DEFAULT_WORLD, task, label) if text]
+            texts += [text for text in _MAKERS[task.name](dice, DEFAULT_WORLD, task, label) if text]
             texts.append(_cue(dice, task, ""))
     texts += [cue.format("") for cue in IDLE]
     return tuple(sorted(set(re.findall("[a-z0-9]+", " ".join(texts)))))
@@ -658,7 +653,7 @@ def generate_corpus(
             front = _asked(dice, world, task, label)
         else:
             label = dice.pick(task.labels)
-            texts = _example(dice, world, task, label)
+            texts = _MAKERS[task.name](dice, world, task, label)
             if not _belongs(*texts, split):
                 continue
             front = _front(dice, world, task, label)

@@ -137,10 +137,6 @@ def _default(of: Field) -> Any:
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
-def _is_off(value: Any) -> bool:
-    return not value or value == "no"
-
-
 def _meaningless(args: TrainingArguments | type[TrainingArguments]) -> list[Field]:
     "The arguments that are in none of the tables."
     return [one for one in fields(args) if one.name not in MEANINGS]
@@ -150,7 +146,8 @@ def _reject_meaningless(args: TrainingArguments) -> None:
     "Raise `HubError` for an unsupported argument that is set: neither its default nor off."
     for one in _meaningless(args):
         value, default = getattr(args, one.name), _default(one)
-        if value != default and not (_is_off(value) and _is_off(default)):
+        off = [not one or one == "no" for one in (value, default)]
+        if value != default and not all(off):
             reason = _REASONS.get(one.name, "it does not apply to a soft prompt")
             raise HubError(f"{one.name}={value!r} is not supported: {reason}; leave it out")
     _restore_meaningless(args)  # values that merely mean "off"

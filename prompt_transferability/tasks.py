@@ -160,29 +160,29 @@ def _check_labels(task: Task) -> None:
 # %% ../nbs/library/tasks.ipynb #13e93deb
 _NEGATIVE_POSITIVE = {0: "negative", 1: "positive"}
 _ASPECT = {"negative": "negative", "neutral": "neutral", "positive": "positive", "conflict": None}
-
-
-def _sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "positive"), ("negative", "positive"), title, hub)
-
-
-def _three_way_sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "neutral", "positive"), ("negative", "moderate", "positive"), title, hub)
+_sentiment = partial(Task, task_type="SA", labels=("negative", "positive"), label_words=("negative", "positive"))
+_three_way_sentiment = partial(
+    Task, task_type="SA", labels=("negative", "neutral", "positive"), label_words=("negative", "moderate", "positive")
+)
 
 # %% ../nbs/library/tasks.ipynb #b36fabcd
 _SENTIMENT_TASKS = [
-    _sentiment("imdb", "IMDB", HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
-    _sentiment("sst2", "SST-2", HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")),
+    _sentiment("imdb", title="IMDB", hub=HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
+    _sentiment(
+        "sst2", title="SST-2", hub=HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")
+    ),
     *(
         _three_way_sentiment(
-            name, name, HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test")
+            name,
+            title=name,
+            hub=HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test"),
         )
         for name in ("laptop", "restaurant")
     ),
     _sentiment(
         "movie_rationales",
-        "Movie",
-        HubSource(
+        title="Movie",
+        hub=HubSource(
             *("eraser-benchmark/movie_rationales", "review", _NEGATIVE_POSITIVE),
             dev="validation",
             test="test",
@@ -191,8 +191,8 @@ _SENTIMENT_TASKS = [
     ),
     _three_way_sentiment(
         "tweet_eval",
-        "Tweet",
-        HubSource(
+        title="Tweet",
+        hub=HubSource(
             *("cardiffnlp/tweet_eval", "text", {0: "negative", 1: "neutral", 2: "positive"}),
             config="sentiment",
             dev="validation",
@@ -220,33 +220,29 @@ def _glue(
 # %% ../nbs/library/tasks.ipynb #9715af7a
 _INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
 _ENTAILED = {"entailment": "yes", "not_entailment": "no"}
-
-
-def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "NLI", ("entailment", "neutral", "contradiction"), ("yes", "neutral", "no"), title, hub)
-
-
+_three_way_inference = partial(
+    Task, task_type="NLI", labels=("entailment", "neutral", "contradiction"), label_words=("yes", "neutral", "no")
+)
 _INFERENCE_TASKS = [
     _three_way_inference(
         "mnli",
-        "MNLI",
-        HubSource("nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"),
+        title="MNLI",
+        hub=HubSource(
+            "nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"
+        ),
     ),
     _glue("qnli", "QNLI", "NLI", _ENTAILED, ("question", "sentence"), dev=None, test="validation"),
     _three_way_inference(
         "snli",
-        "SNLI",
-        HubSource(
+        title="SNLI",
+        hub=HubSource(
             "stanfordnlp/snli", "premise", {**_INFERENCE, -1: None}, text_b="hypothesis", dev="validation", test="test"
         ),
     ),
 ]
 
 # %% ../nbs/library/tasks.ipynb #f46bd28e
-def _ethics(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
-
-
+_ethics = partial(Task, task_type="EJ", labels=("acceptable", "unacceptable"), label_words=("acceptable", "un"))
 _HENDRYCKS = partial(
     HubSource,
     *("EleutherAI/hendrycks_ethics", "scenario", {0: "unacceptable", 1: "acceptable"}),
@@ -254,8 +250,8 @@ _HENDRYCKS = partial(
     script=True,
 )
 _ETHICS_TASKS = [
-    _ethics("ethics_deontology", "deontology", _HENDRYCKS(text_b="excuse", config="deontology")),
-    _ethics("ethics_justice", "justice", _HENDRYCKS(config="justice")),
+    _ethics("ethics_deontology", title="deontology", hub=_HENDRYCKS(text_b="excuse", config="deontology")),
+    _ethics("ethics_justice", title="justice", hub=_HENDRYCKS(config="justice")),
 ]
 
 # %% ../nbs/library/tasks.ipynb #d1ce0fb2
@@ -272,8 +268,8 @@ PAPER_TASKS = {task.name: task for task in [*_SENTIMENT_TASKS, *_INFERENCE_TASKS
 _OTHERS = [
     _sentiment(
         "rotten_tomatoes",
-        "Rotten Tomatoes",
-        HubSource(
+        title="Rotten Tomatoes",
+        hub=HubSource(
             "cornell-movie-review-data/rotten_tomatoes", "text", _NEGATIVE_POSITIVE, dev="validation", test="test"
         ),
     ),
