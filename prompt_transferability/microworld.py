@@ -123,6 +123,9 @@ class _Dice:
     def pick(self, options: Sequence):
         return options[self.below(len(options))]
 
+    def other(self, options: Sequence, than):
+        return self.pick([option for option in options if option != than])
+
     def weighted(self, weights: dict):
         at = self.random() * sum(weights.values())
         return next(option for option, upto in zip(weights, accumulate(weights.values()), strict=True) if at < upto)
@@ -312,10 +315,6 @@ def _weaker(dice: _Dice, scene: _Scene, synonyms: bool = False) -> _Scene:
     return weak
 
 # %% ../nbs/library/microworld.ipynb #ccca10bd
-def _other(dice: _Dice, options: Sequence, than) -> object:
-    return dice.pick([option for option in options if option != than])
-
-
 def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
     "mnli and snli: a premise, and a hypothesis that follows, says more, or contradicts."
     synonyms = "synonyms" in task.abilities
@@ -335,7 +334,7 @@ def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[
         hypothesis.side = 1 - premise.side
     elif label == "contradiction":
         premise.place = dice.pick(PLACES)
-        hypothesis.place = _other(dice, PLACES, than=premise.place)
+        hypothesis.place = dice.other(PLACES, than=premise.place)
     return premise.told() + ".", hypothesis.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #0460cff8
@@ -348,11 +347,11 @@ def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[s
         if changed == "verb":
             asked.side = 1 - sentence.side
         elif changed == "thing":
-            kind = _other(dice, _KINDS, than=_PARENT[sentence.thing])
+            kind = dice.other(_KINDS, than=_PARENT[sentence.thing])
             asked.thing = dice.pick((kind, dice.pick(TAXONOMY[kind])))
         else:
             sentence.place = dice.pick(PLACES)
-            asked.place = _other(dice, PLACES, than=sentence.place)
+            asked.place = dice.other(PLACES, than=sentence.place)
     return asked.told(dice.pick(("who", f"which {asked.who}"))) + "?", sentence.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #3c2692d8
@@ -475,7 +474,7 @@ def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World)
             continue
         seen.add(texts)
         if dice.chance(world.noise):
-            label = _other(dice, task.labels, than=label)
+            label = dice.other(task.labels, than=label)
         rows.append({"text_a": texts[0], "text_b": texts[1], "label": label})
     return rows
 
