@@ -863,35 +863,37 @@ def scores(self: _Attention, query: Tensor, key: Tensor, bias: Tensor) -> Tensor
     return self.softcap * torch.tanh(torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)) + bias
 
 # %% ../nbs/library/backbones.ipynb #5af327de
-def _attend_alone(how: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@patch
+def attend_alone(self: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     "Causal attention of each row to itself; query [n, heads, q, d], key and value [n, key heads, k, d], q last of k."
     n, heads, q, d = query.shape
-    groups, bias = heads // key.shape[1], how.bias(q, key.shape[2], query)
-    if q < LONG or how.softcap is not None:
+    groups, bias = heads // key.shape[1], self.bias(q, key.shape[2], query)
+    if q < LONG or self.softcap is not None:
         query = query.reshape(n * key.shape[1], groups * q, d)
-        weights = how.scores(query, key.flatten(0, 1), bias.repeat(groups, 1)).softmax(-1)
+        weights = self.scores(query, key.flatten(0, 1), bias.repeat(groups, 1)).softmax(-1)
         return torch.bmm(weights, value.flatten(0, 1)).view(n, heads, q, d)
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=how.scaling)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scaling)
 
 # %% ../nbs/library/backbones.ipynb #919dad0d
-def _attend_behind(how: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@patch
+def attend_behind(self: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     "The same for n texts after one prompt, whose keys and values are [key heads, l, d]."
     n, heads, q, d = query.shape
     key_heads, length = prompt[0].shape[:2]
     groups = heads // key_heads
-    if q >= LONG or how.softcap is not None:
+    if q >= LONG or self.softcap is not None:
         own = zip(prompt, (key, value), strict=True)
-        return _attend_alone(how, query, *(torch.cat([shared.expand(n, -1, -1, -1), x], dim=2) for shared, x in own))
-    bias = how.bias(q, length + q, query)
+        return self.attend_alone(query, *(torch.cat([shared.expand(n, -1, -1, -1), x], dim=2) for shared, x in own))
+    bias = self.bias(q, length + q, query)
     query = query.reshape(n, key_heads, groups * q, d)
 
     def by_head(x: Tensor) -> Tensor:  # [n, key heads, groups * q, ..] -> [key heads, n * groups * q, ..]
         return x.transpose(0, 1).flatten(1, 2)
 
-    to_prompt = how.scores(by_head(query), prompt[0], bias[:, :length].repeat(n * groups, 1))
+    to_prompt = self.scores(by_head(query), prompt[0], bias[:, :length].repeat(n * groups, 1))
     to_prompt = to_prompt.view(key_heads, n, groups * q, length).transpose(0, 1)
-    to_text = how.scores(query.flatten(0, 1), key.flatten(0, 1), bias[:, length:].repeat(groups, 1))
+    to_text = self.scores(query.flatten(0, 1), key.flatten(0, 1), bias[:, length:].repeat(groups, 1))
     weights = torch.cat([to_prompt, to_text.view(n, key_heads, groups * q, q)], dim=-1).softmax(-1)
     from_prompt = torch.bmm(by_head(weights[..., :length]), prompt[1]).view(key_heads, n, groups * q, d)
     from_text = torch.bmm(weights[..., length:].flatten(0, 1), value.flatten(0, 1))
@@ -906,8 +908,8 @@ def _packed_attention(
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
     of_prompts, of_texts = ([cut(row) for row in rows] for cut in (packing.prompts, packing.texts))
     each = zip(*of_prompts[1:], *(x.split(packing.counts) for x in of_texts), strict=True)
-    behind = [_attend_behind(how, (keys, values), *own) for keys, values, *own in each if len(own[0])]
-    return packing.row(_attend_alone(how, *of_prompts), torch.cat(behind))[None], None
+    behind = [how.attend_behind((keys, values), *own) for keys, values, *own in each if len(own[0])]
+    return packing.row(how.attend_alone(*of_prompts), torch.cat(behind))[None], None
 
 # %% ../nbs/library/backbones.ipynb #727adda5
 @patch
@@ -954,20 +956,6 @@ def read_out_states(
         return self._packed_states(slots, text, counts)
     return self.encoder(slots, self.embed_text(text), text.lengths, counts)
 
-# %% ../nbs/library/backbones.ipynb #ff2b7487
-@patch
-def _word_logits(self: Backbone, states: Tensor, ids: Tensor) -> Tensor:  # [batch, hidden] -> [batch, words]
-    "The head's logits of these tokens only."
-    for step in self._record.head if self.has_head else ():
-        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
-    output = self.model.get_output_embeddings() if self.has_head else self._words
-    exact = torch.promote_types(states.dtype, torch.float32)
-    bias = getattr(output, "bias", None)
-    states = states.to(exact) * head_scale(self.model.config)
-    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
-    cap = logit_cap(self.model.config)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
 # %% ../nbs/library/backbones.ipynb #01563148
 @patch
 def read_out(
@@ -979,7 +967,16 @@ def read_out(
 
     Raises `BackboneError` for a label word that is not one token, or shares its token with another.
     """
-    logits = self._word_logits(states, self.label_token_ids(task))
+    ids = self.label_token_ids(task)
+    for step in self._record.head if self.has_head else ():
+        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
+    output = self.model.get_output_embeddings() if self.has_head else self._words
+    exact = torch.promote_types(states.dtype, torch.float32)
+    bias = getattr(output, "bias", None)
+    states = states.to(exact) * head_scale(self.model.config)
+    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
+    cap = logit_cap(self.model.config)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
     words = [len(words) for words in task.words]
     if max(words) == 1:
         return logits

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
@@ -88,16 +88,6 @@ def predict(
     rows = checked_texts(_numbered(texts), "texts", "row")
     return pd.DataFrame([table_row(row) for row in predicted_rows(backbone, prompt, rows, task)])
 
-# %% ../nbs/library/prediction.ipynb #21e42bd0
-def _opened(path: Path) -> TextIO:
-    # Columns other than the texts may contain half a character, which must not stop the work.
-    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _cell(value: Any) -> str | None:
-    "A value as written in a table: as JSON if it is not text."
-    return value if value is None or isinstance(value, str) else json.dumps(value)
-
 # %% ../nbs/library/prediction.ipynb #6940446d
 def save_predictions(
     rows: Iterable[Mapping[str, Any]],  # rows of `predicted_rows`
@@ -106,7 +96,9 @@ def save_predictions(
     "Write a table of predictions, whole or not at all. Raises `DataError` for a row with different columns."
     counts: Counter[str] = Counter()
     table = None
-    with written_whole(path) as unfinished, _opened(unfinished) as file:
+    # Columns other than the texts may contain half a character, which must not stop the work.
+    half = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with written_whole(path) as unfinished, open(unfinished, "w", newline="", **half) as file:
         for number, row in enumerate(map(table_row, rows), start=1):
             if table is None:
                 table = csv.DictWriter(file, [*row])
@@ -116,6 +108,8 @@ def save_predictions(
                 raise DataError(
                     f"row {number} or the first row has no column {other!r}; all rows must have the same columns"
                 )
-            table.writerow({name: _cell(value) for name, value in row.items()})
+            table.writerow(
+                {name: value if isinstance(value, str | None) else json.dumps(value) for name, value in row.items()}
+            )
             counts[row["prediction"]] += 1
     return counts

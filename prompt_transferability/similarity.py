@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -598,45 +599,46 @@ def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.n
         return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
 
 # %% ../nbs/library/similarity.ipynb #90b7a42d
-def _resampled_correlations(
-    compared: _Comparison, counts: np.ndarray
-) -> np.ndarray:  # [draws, names] -> [draws, targets]
+@patch
+def resampled(self: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
     "The correlations if each other task counts this many times as a source."
-    columns, transfer = [], np.nan_to_num(compared.transfer)
-    for k, column in enumerate(compared.columns):
-        weights = counts * compared.used[:, k]
-        weights[:, column] = compared.used[column, k]  # a target has at most one self pair
-        columns.append(weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
+    columns, transfer = [], np.nan_to_num(self.transfer)
+    for k, column in enumerate(self.columns):
+        weights = counts * self.used[:, k]
+        weights[:, column] = self.used[column, k]  # a target has at most one self pair
+        columns.append(weighted_spearman(self.similarity[:, column], transfer[:, k], weights))
     # Without the only task of a type, for example, a target has no correlation: it keeps the original one.
     found = np.stack(columns, axis=1)
-    return np.where(np.isnan(found), compared.correlations(), found)
+    return np.where(np.isnan(found), self.correlations(), found)
 
 # %% ../nbs/library/similarity.ipynb #90b7a42e
-def _test_overall(compared: _Comparison, draws: int, seed: int) -> PermutationResult:
+@patch
+def overall_test(self: _Comparison, draws: int, seed: int) -> PermutationResult:
     "Mantel's test of the mean over targets: all tasks of the similarity matrix are permuted."
 
     def mean(orders: np.ndarray) -> np.ndarray:
         columns = [
             spearman(
-                compared.similarity[orders[:, compared.used[:, k]], orders[:, [column]]],
-                compared.transfer[compared.used[:, k], k],
+                self.similarity[orders[:, self.used[:, k]], orders[:, [column]]],
+                self.transfer[self.used[:, k], k],
             )
-            for k, column in enumerate(compared.columns)
+            for k, column in enumerate(self.columns)
         ]
         return _mean_over_targets(np.stack(columns, axis=1))
 
-    return permutation_test(mean, len(compared.names), draws, seed)
+    return permutation_test(mean, len(self.names), draws, seed)
 
 # %% ../nbs/library/similarity.ipynb #f4c1f19d
-def _test_target(compared: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
+@patch
+def target_test(self: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
     "A test of one target: its sources are permuted, and a self pair stays one."
-    used, column = np.flatnonzero(compared.used[:, k]), compared.columns[k]
+    used, column = np.flatnonzero(self.used[:, k]), self.columns[k]
     others, itself = used[used != column], used[used == column]
-    truth = compared.transfer[np.concatenate([others, itself]), k]
+    truth = self.transfer[np.concatenate([others, itself]), k]
 
     def rho(orders: np.ndarray) -> np.ndarray:
         sources = np.concatenate([others[orders], np.tile(itself, (len(orders), 1))], axis=1)
-        return spearman(compared.similarity[sources, column], truth)
+        return spearman(self.similarity[sources, column], truth)
 
     return permutation_test(rho, len(others), draws, seed)
 
@@ -659,11 +661,11 @@ def transferability_correlation(
     compared = _Comparison(similarity, transfer, include_self)
     rhos, rows = compared.correlations(), {}
     for k, (target, rho) in enumerate(zip(compared.targets, rhos, strict=True)):
-        tested, n = _test_target(compared, k, draws, seed), int(compared.used[:, k].sum())
+        tested, n = compared.target_test(k, draws, seed), int(compared.used[:, k].sum())
         rows[target] = [rho, *correlation_interval(rho, n), tested.p, tested.draws, n]
-    tested = _test_overall(compared, draws, seed)
+    tested = compared.overall_test(draws, seed)
     ends = jackknife_interval(
-        lambda counts: _mean_over_targets(_resampled_correlations(compared, counts), counts[:, compared.columns]),
+        lambda counts: _mean_over_targets(compared.resampled(counts), counts[:, compared.columns]),
         len(compared.names),
         correlation=True,
     )
@@ -689,7 +691,7 @@ def correlation_gain(
     gains = metric.correlations() - other.correlations()
     low, high = jackknife_interval(
         lambda counts: _mean_over_targets(
-            _resampled_correlations(metric, counts) - _resampled_correlations(other, counts), counts[:, metric.columns]
+            metric.resampled(counts) - other.resampled(counts), counts[:, metric.columns]
         ),
         len(names),
     )

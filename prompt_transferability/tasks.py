@@ -184,29 +184,29 @@ def _check_labels(task: Task) -> None:
 # %% ../nbs/library/tasks.ipynb #13e93deb
 _NEGATIVE_POSITIVE = {0: "negative", 1: "positive"}
 _ASPECT = {"negative": "negative", "neutral": "neutral", "positive": "positive", "conflict": None}
-
-
-def _sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "positive"), ("negative", "positive"), title, hub)
-
-
-def _three_way_sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "neutral", "positive"), ("negative", "moderate", "positive"), title, hub)
+_sentiment = partial(Task, task_type="SA", labels=("negative", "positive"), label_words=("negative", "positive"))
+_three_way_sentiment = partial(
+    Task, task_type="SA", labels=("negative", "neutral", "positive"), label_words=("negative", "moderate", "positive")
+)
 
 # %% ../nbs/library/tasks.ipynb #b36fabcd
 _SENTIMENT_TASKS = [
-    _sentiment("imdb", "IMDB", HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
-    _sentiment("sst2", "SST-2", HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")),
+    _sentiment("imdb", title="IMDB", hub=HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
+    _sentiment(
+        "sst2", title="SST-2", hub=HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")
+    ),
     *(
         _three_way_sentiment(
-            name, name, HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test")
+            name,
+            title=name,
+            hub=HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test"),
         )
         for name in ("laptop", "restaurant")
     ),
     _sentiment(
         "movie_rationales",
-        "Movie",
-        HubSource(
+        title="Movie",
+        hub=HubSource(
             *("eraser-benchmark/movie_rationales", "review", _NEGATIVE_POSITIVE),
             dev="validation",
             test="test",
@@ -215,8 +215,8 @@ _SENTIMENT_TASKS = [
     ),
     _three_way_sentiment(
         "tweet_eval",
-        "Tweet",
-        HubSource(
+        title="Tweet",
+        hub=HubSource(
             *("cardiffnlp/tweet_eval", "text", {0: "negative", 1: "neutral", 2: "positive"}),
             config="sentiment",
             dev="validation",
@@ -244,33 +244,29 @@ def _glue(
 # %% ../nbs/library/tasks.ipynb #9715af7a
 _INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
 _ENTAILED = {"entailment": "yes", "not_entailment": "no"}
-
-
-def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "NLI", ("entailment", "neutral", "contradiction"), ("yes", "neutral", "no"), title, hub)
-
-
+_three_way_inference = partial(
+    Task, task_type="NLI", labels=("entailment", "neutral", "contradiction"), label_words=("yes", "neutral", "no")
+)
 _INFERENCE_TASKS = [
     _three_way_inference(
         "mnli",
-        "MNLI",
-        HubSource("nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"),
+        title="MNLI",
+        hub=HubSource(
+            "nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"
+        ),
     ),
     _glue("qnli", "QNLI", "NLI", _ENTAILED, ("question", "sentence"), dev=None, test="validation"),
     _three_way_inference(
         "snli",
-        "SNLI",
-        HubSource(
+        title="SNLI",
+        hub=HubSource(
             "stanfordnlp/snli", "premise", {**_INFERENCE, -1: None}, text_b="hypothesis", dev="validation", test="test"
         ),
     ),
 ]
 
 # %% ../nbs/library/tasks.ipynb #f46bd28e
-def _ethics(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
-
-
+_ethics = partial(Task, task_type="EJ", labels=("acceptable", "unacceptable"), label_words=("acceptable", "un"))
 _HENDRYCKS = partial(
     HubSource,
     *("EleutherAI/hendrycks_ethics", "scenario", {0: "unacceptable", 1: "acceptable"}),
@@ -278,8 +274,8 @@ _HENDRYCKS = partial(
     script=True,
 )
 _ETHICS_TASKS = [
-    _ethics("ethics_deontology", "deontology", _HENDRYCKS(text_b="excuse", config="deontology")),
-    _ethics("ethics_justice", "justice", _HENDRYCKS(config="justice")),
+    _ethics("ethics_deontology", title="deontology", hub=_HENDRYCKS(text_b="excuse", config="deontology")),
+    _ethics("ethics_justice", title="justice", hub=_HENDRYCKS(config="justice")),
 ]
 
 # %% ../nbs/library/tasks.ipynb #d1ce0fb2
@@ -296,8 +292,8 @@ PAPER_TASKS = {task.name: task for task in [*_SENTIMENT_TASKS, *_INFERENCE_TASKS
 _OTHERS = [
     _sentiment(
         "rotten_tomatoes",
-        "Rotten Tomatoes",
-        HubSource(
+        title="Rotten Tomatoes",
+        hub=HubSource(
             "cornell-movie-review-data/rotten_tomatoes", "text", _NEGATIVE_POSITIVE, dev="validation", test="test"
         ),
     ),
@@ -437,19 +433,18 @@ def majority(
     labels = self.split(split)["label"]
     return float(np.bincount(labels).max() / len(labels))
 
-# %% ../nbs/library/tasks.ipynb #66158335
+# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 def _normalized(text: str | None) -> str:
     return " ".join((text or "").lower().split())
 
 
-def _text_keys(rows: Dataset) -> list[tuple[str, str]]:
-    return [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
-
-# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 @patch
 def overlaps(self: TaskData) -> pd.DataFrame:  # one row per pair of splits
     "How many rows of a split have their texts in another split too, ignoring label, case and spacing."
-    keys = {name: _text_keys(rows) for name, rows in self.splits().items()}
+    keys = {
+        name: [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
+        for name, rows in self.splits().items()
+    }
     pairs = list(combinations(keys, 2))
     shared = [
         sum(key in first_keys for key in keys[second]) for first, second in pairs for first_keys in [set(keys[first])]
@@ -680,7 +675,6 @@ def _read_split(source: RowSource, task: Task, split: str) -> Dataset:
     origin = f"{split} of task {task.name!r}"
     return _dataset(_rows_in_memory(source, origin), task, origin, "row")
 
-
 # %% ../nbs/library/tasks.ipynb #6f83b9ae
 def task_from_files(
     name: str,  # short name of the task
@@ -795,10 +789,6 @@ def ask_hub(
         raise ConnectionError(str(error)) from error
 
 # %% ../nbs/library/tasks.ipynb #371e0404
-def _is_blank(text: object) -> bool:
-    return text is None or isinstance(text, str) and not text.strip()
-
-
 def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     hub, origin = task.hub, f"split {split!r} of {task.hub.dataset}"
     columns = {"text_a": hub.text_a, "label": hub.label} | ({"text_b": hub.text_b} if hub.text_b else {})
@@ -812,10 +802,11 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
         row | {"label": hub.labels.get(label, label) if isinstance(label := row["label"], Hashable) else label}
         for row in rows
     ]
+    texts = [column for column in columns if column != "label"]
     kept = (
         (number, row)
         for number, row in enumerate(named, start=1)
-        if row["label"] is not None and not any(_is_blank(row[text]) for text in columns if text != "label")
+        if row["label"] is not None and all(row[text] is not None and str(row[text]).strip() for text in texts)
     )
     return _dataset(kept, task, origin, unit="row")
 
@@ -931,14 +922,6 @@ def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | N
     chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
     return rows.select(np.sort(chosen))
 
-
-def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:
-    "The rows of a split; None if all labels are hidden."
-    try:
-        return read(source)
-    except _HiddenLabelsError:
-        return None
-
 # %% ../nbs/library/tasks.ipynb #61f0a872
 def load_task(
     name_or_task: str | os.PathLike | Task,  # a name in `ALL_TASKS`, a task of your own, or a folder with task.yaml
@@ -976,8 +959,14 @@ def load_task(
     if held_out:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
+
     if not named and "test" in sources:
-        found["test"] = _Lazy(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
+
+        def read_test() -> Dataset | None:
+            with suppress(_HiddenLabelsError):
+                return _subsample(read(sources["test"]), max_eval, seed)
+
+        found["test"] = _Lazy(read_test)
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #e1d59456

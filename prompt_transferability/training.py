@@ -384,13 +384,6 @@ def _are_facts(self: Loop, facts: dict) -> bool:
         for curve in curves
     )
 
-# %% ../nbs/library/training.ipynb #c375d3bd
-def _like(weight: Tensor, kept: Tensor) -> Tensor:
-    "The stored tensor; raises `ValueError` if its shape is not that of the weight."
-    if kept.shape != weight.shape or kept.dtype != weight.dtype:
-        raise ValueError(f"a tensor has shape {list(kept.shape)} instead of {list(weight.shape)}")
-    return kept
-
 # %% ../nbs/library/training.ipynb #eab7bb52
 _KEPT: dict[str, list[set[str]]] = {  # what each optimiser stores for a weight; nothing before its first step
     "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
@@ -430,7 +423,9 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         vars(self).update({name: facts[name] for name in _FACTS})
         for job, weights in enumerate(self.objective.weights):
             for name, weight in weights.items():
-                now, best = (_like(weight, tensors.pop(f"{job} {which} {name}")) for which in ("now", "best"))
+                now, best = (tensors.pop(f"{job} {which} {name}") for which in ("now", "best"))
+                if any((kept.shape, kept.dtype) != (weight.shape, weight.dtype) for kept in (now, best)):
+                    raise ValueError(f"a tensor of {name} has another shape or type")
                 weight.copy_(now)
                 self.best[job][name] = best
         self.optimizer = self._make_optimizer()  # its rates are relative to the run's initial values

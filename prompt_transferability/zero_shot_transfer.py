@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -364,13 +364,6 @@ def decided_by_type(
         shares.append(((inside > outside) + (inside == outside) / 2).mean() if alike.any() and len(outside) else np.nan)
     return float(np.nanmean(shares))
 
-# %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb203
-def _share_kept(matrix: pd.DataFrame, pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    "A function from task counts [draws, tasks] to the fraction of tuning's gain that some pairs keep [draws]."
-    gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
-    parts = np.where(pairs, gains, 0), np.where(pairs, np.diag(gains), 0)
-    return lambda counts: np.divide(*(np.einsum("di,ij,dj->d", counts, part, counts) for part in parts))
-
 # %% ../nbs/library/zero_shot_transfer.ipynb #ed21cbf3
 def kept_share(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
@@ -379,15 +372,15 @@ def kept_share(
 ) -> tuple[float, float, float]:
     "The fraction of tuning's gain that some pairs keep, and its 95 % interval over the tasks involved."
     part = pairs.any(0) | pairs.any(1)
-    names = [*matrix.columns[part]]
-    shares = [
-        _share_kept(cells.loc[[*names, "random"], names], pairs[np.ix_(part, part)])
-        for cells in (matrix, than)
-        if cells is not None
-    ]
+    names, inside = [*matrix.columns[part]], pairs[np.ix_(part, part)]
+
+    def share(cells: pd.DataFrame, counts: np.ndarray) -> np.ndarray:  # [draws, tasks] -> [draws]
+        gains = (cells.loc[names, names] - cells.loc["random", names]).to_numpy()
+        parts = np.where(inside, gains, 0), np.where(inside, np.diag(gains), 0)
+        return np.divide(*(np.einsum("di,ij,dj->d", counts, gain, counts) for gain in parts))
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        return shares[0](counts) - (shares[1](counts) if than is not None else 0)
+        return share(matrix, counts) - (0 if than is None else share(than, counts))
 
     return float(statistic(np.ones((1, len(names))))[0]), *jackknife_interval(statistic, len(names))
 
