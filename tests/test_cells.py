@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_is_named_and_its_cell_tried_again(whole, tmp_pa
 
 def test_a_cell_that_kills_every_worker_fails(tmp_path):
     report = run_cells(CELLS, Store(tmp_path), always_killed, workers=2)
-    assert "killed (SIGKILL), as happens where memory runs out" in report.failed[0].error
+    assert "killed (SIGKILL), probably because memory ran out" in report.failed[0].error
     assert report.answered == len(CELLS) - 3 and len(report.held_up) == 2
 
 
@@ -214,7 +214,9 @@ def test_of_two_runs_on_one_folder_one_says_who_works_there(whole, tmp_path, sta
     while not list(folder.glob("cells/first/[!.]*")):
         assert first.process.is_alive()
         time.sleep(0.01)
-    with pytest.raises(StoreError, match=f"process {first.pid} on .* has worked on 'out' since .*Z; wait for its end"):
+    with pytest.raises(
+        StoreError, match=f"process {first.pid} on .* has been using 'out' since .*Z; wait until it ends"
+    ):
         run_cells(CELLS, Store(folder), answer)
     assert first.wait(60) == 0 and contents(folder) == whole
     assert run_cells(CELLS, Store(folder), answer).answered == 0
@@ -226,7 +228,7 @@ def test_a_dead_owner_is_taken_over_here_at_once_and_elsewhere_after_a_silence(t
     owner.write_text(json.dumps(dead))
     assert run_cells(FIRST[:1], Store(tmp_path), answer).whole and not owner.exists()
     owner.write_text(json.dumps(dead | {"host": "another"}))
-    with pytest.raises(StoreError, match="on another has worked"):
+    with pytest.raises(StoreError, match="on another has been using"):
         run_cells(FIRST, Store(tmp_path), answer)
     os.utime(owner, (time.time() - 3600,) * 2)
     assert run_cells(FIRST, Store(tmp_path), answer).whole
@@ -330,7 +332,7 @@ def test_an_answer_without_its_result_is_named(tmp_path):
 def test_a_packed_file_that_was_cut_is_named(packed, name):
     into, _ = packed
     (into / name).write_bytes((into / name).read_bytes()[:-5])
-    with pytest.raises(StoreError, match=f"'{name}' in .* is missing or not as MANIFEST says"):
+    with pytest.raises(StoreError, match=f"'{name}' in .* is missing or does not match MANIFEST"):
         Store(into).read(CELLS[0])
 
 

@@ -488,9 +488,9 @@ def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
     assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "own prompt (sst2)"]
     assert results.carried(*MODELS).empty and "way" in results.carried(*MODELS)
     assert "No token mapping: two vocabularies." in write_report(results).read_text()
-    with pytest.raises(StudyError, match="no prompts came by 'token mapping': two vocabularies"):
+    with pytest.raises(StudyError, match="no prompts can be carried by 'token mapping': two vocabularies"):
         results.carried_prompts(*MODELS, "token mapping", 0)
-    with pytest.raises(UnknownNameError, match="unknown way"):
+    with pytest.raises(UnknownNameError, match="unknown method of carrying"):
         results.carried_prompts(*MODELS, "directly reused", 0)
 
 
@@ -513,7 +513,7 @@ def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
     assert list(curves) == ["task", "seed", "step", "loss", "accuracy"] and set(curves.seed) == {0}
     table = compare_runs(curves, results.curves(MODELS[1]))
     assert table.loc["imdb", "gain"] == pytest.approx(0.05) and table.loc["imdb", "comparable_time"] == 1
-    with pytest.raises(StudyError, match="has tuned no prompt that came by 'directly reused'"):
+    with pytest.raises(StudyError, match="has tuned no prompt carried by 'directly reused'"):
         results.tpt_model_curves(*MODELS, "directly reused")
 
 
@@ -521,11 +521,11 @@ def test_what_nobody_was_asked_for_is_unknown(tmp_path):
     results, way = write(CROSS, tmp_path), "task tuning (sst2)"
     with pytest.raises(UnknownNameError, match="unknown split of carried prompts 'tset'.*did you mean 'test'"):
         results.cross_model(*MODELS, split="tset")
-    with pytest.raises(UnknownNameError, match="unknown seed of the prompts that came by task tuning .sst2. '99'"):
+    with pytest.raises(UnknownNameError, match="unknown seed of the prompts carried by task tuning .sst2. '99'"):
         results.carried_prompts(*MODELS, way, 99)
     # Seed 1 was carried, and not tuned further.
     for seed in (1, 99):
-        with pytest.raises(UnknownNameError, match=f"came by task tuning .sst2. and were tuned further '{seed}'"):
+        with pytest.raises(UnknownNameError, match=f"carried by task tuning .sst2. and tuned further '{seed}'"):
             results.tpt_model_prompts(*MODELS, way, seed)
     for ask in (results.tpt_model_curves, results.tpt_model_by_kind):
         with pytest.raises(UnknownNameError, match="did you mean 'task tuning .sst2.'"):
@@ -542,7 +542,7 @@ def test_the_runs_that_are_there_are_shown_before_all_are(tmp_path):
     results = write(study, tmp_path, done=done)
     assert set(results.tpt_model_curves(*MODELS, "task tuning (sst2)").seed) == {0}
     nothing = write(study, tmp_path / "nothing", done=lambda cell: cell.kind != "tpt_model")
-    with pytest.raises(StudyError, match="has tuned no prompt that came by 'task tuning .sst2.'"):
+    with pytest.raises(StudyError, match="has tuned no prompt carried by 'task tuning .sst2.'"):
         nothing.tpt_model_curves(*MODELS, "task tuning (sst2)")
 
 

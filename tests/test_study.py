@@ -1248,7 +1248,7 @@ def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path, capsys):
     (tmp_path / "a file").touch()
     assert main(["study", "run", "micro", "--out", place if place[0] == "/" else str(tmp_path / place)]) == 2
     said = capsys.readouterr().err
-    assert "is no folder" in said and said.count("\n") == 1
+    assert "is not a folder" in said and said.count("\n") == 1
 
 
 def test_who_reads_an_answer_may_go():
@@ -1337,7 +1337,7 @@ def test_links_in_a_report_are_replaced_and_not_followed(short, tmp_path):
     shutil.rmtree(report)
     (tmp_path / "elsewhere").mkdir()
     report.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StudyError, match="is no folder of this study"):
+    with pytest.raises(StudyError, match="is not a folder of this study"):
         write_report(Results(tmp_path / "out"))
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -1692,7 +1692,7 @@ def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_pat
     place = Store(tmp_path / "part").place(cell)
     for damage, sentence in (
         (lambda: (place / "prompt.safetensors").unlink(), "has no prompt.safetensors"),
-        (lambda: (place / "result.json").write_text('{"accuracy": 255}'), "is not as a run writes it"),
+        (lambda: (place / "result.json").write_text('{"accuracy": 255}'), "is not valid"),
     ):
         damage()
         with pytest.raises(AnswerError, match=sentence):
@@ -1714,7 +1714,7 @@ def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path,
 def test_nobody_packs_what_somebody_works_on(short, tmp_path):
     shutil.copytree(short, tmp_path / "out")
     for shard in ((1, 1), (2, 3)):
-        with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has worked on"):
+        with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has been using"):
             pack(tmp_path / "out", tmp_path / "out", cells_in(SHORT, short))
 
 
@@ -1817,5 +1817,5 @@ def test_a_prompt_of_a_cell_that_was_cut_is_named(content, short, tmp_path, caps
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
     file = Store(tmp_path / "out").place(cell) / "prompt.safetensors"
     file.write_bytes(file.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(StoreError, match=f"cells/tune/{cell.key} in 'out' is not whole: .*remove it"):
+    with pytest.raises(StoreError, match=f"cells/tune/{cell.key} in 'out' is damaged: .*remove it"):
         Results(tmp_path / "out").prompts()
