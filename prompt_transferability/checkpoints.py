@@ -246,8 +246,8 @@ def _read_tokenizer(name: str, source: dict):
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
-            f"the tokenizer of {name!r} gives other ids than its tokenizer.json; tokenizer_config.json, which defines "
-            "it, is missing or does not name a tokenizer_class"
+            f"the tokenizer of {name!r} produces ids other than those of its tokenizer.json; tokenizer_config.json, which "
+            "defines it, is missing or does not name a tokenizer_class"
         )
     return tokenizer
 
@@ -335,7 +335,9 @@ def _explained(name: str, what: str) -> Iterator[None]:
         *(RecursionError, StrictDataclassError, TypeError),
     ) as error:
         if isinstance(error, MemoryError):
-            raise BackboneError(f"{what} of {name!r} needs more memory than there is; use a smaller model") from error
+            raise BackboneError(
+                f"{what} of {name!r} needs more memory than is available; use a smaller model"
+            ) from error
         raise BackboneError(
             f"{what} of {name!r} cannot be used ({_reason(error)}); download it again, or correct it"
         ) from error
@@ -435,7 +437,7 @@ def _read_config(name: str, source: dict) -> dict:
     file, what = _found(name, CONFIG_NAME, source), f"{CONFIG_NAME} of {name!r}"
     config = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
     if not isinstance(config, dict):
-        raise BackboneError(f"{what} holds a {type(config).__name__}, not a table of settings; download it again")
+        raise BackboneError(f"{what} contains a {type(config).__name__}, not a table of settings; download it again")
     if config.get("model_type") is None:
         raise OSError("there is no config.json that describes the model")
     return config
@@ -483,8 +485,8 @@ def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:
     near = UnknownNameError("model", name, KNOWN_MODELS).nearest
     hint = f"did you mean {near!r}? " if near else ""
     return FileNotFoundError(
-        f"there is no model {name!r} in a local folder or cache, and the Hugging Face Hub did not give it; {hint}check "
-        f"the name, go online, or name a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
+        f"there is no model {name!r} in a local folder or cache, and the Hugging Face Hub did not provide it; {hint}"
+        f"check the name, go online, or name a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
     )
 
 # %% ../nbs/library/checkpoints.ipynb #fb4fe3d4

@@ -1012,10 +1012,10 @@ def _add_build(actions) -> None:
 
 # %% ../nbs/library/cli.ipynb #d3f84982
 def _release_list(options: argparse.Namespace) -> dict:
-    catalogue = published()
+    catalog = published()
     if options.json:
-        return {"files": json.loads(catalogue.reset_index().to_json(orient="records"))}
-    counts = catalogue.groupby(["kind", catalogue["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
+        return {"files": json.loads(catalog.reset_index().to_json(orient="records"))}
+    counts = catalog.groupby(["kind", catalog["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
     return {"files, by kind, run and model": _Lines(f"\n{counts.to_string()}")}
 
 

@@ -391,7 +391,7 @@ def read_tensors(
     for name, (kind, shape) in kinds.items():
         if kind not in types or max(shape, default=0) >= 2**31:
             raise error(
-                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected numbers of type {', '.join(types)}"
+                f"{path.name!r} contains {name[:60]!r} as {kind} {shape}; expected numbers of type {', '.join(types)}"
             )
     with safe_open(path, framework="pt") as file:
         return header, {name: file.get_tensor(name).clone() for name in kinds}

@@ -38,7 +38,7 @@ TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C4530
 _TYPE_NAMES = {
     "SA": "sentiment analysis",
     "NLI": "natural language inference",
-    "EJ": "ethical judgement",
+    "EJ": "ethical judgment",
     "PI": "paraphrase identification",
 }
 _TYPE_MARKS = dict(zip(TASK_TYPES, "os^D", strict=True))
@@ -158,7 +158,7 @@ def figure_svg(
 
 # %% ../nbs/library/plots.ipynb #794aad29
 def _even_shades(name: str) -> ListedColormap:
-    "One of matplotlib's colour maps without its ends, from light to dark in equal steps of CIELAB's lightness."
+    "One of matplotlib's color maps without its ends, from light to dark in equal steps of CIELAB's lightness."
     shades = colormaps[name](np.linspace(0.94, 0.06, 200))
     lightness = np.cbrt([_luminance(shade[:3]) for shade in shades])
     even = np.linspace(lightness[-1], lightness[0], 101)
@@ -250,10 +250,10 @@ def _separate_types(
 # %% ../nbs/library/plots.ipynb #b7e6de98
 def _heatmap(
     cells: pd.DataFrame,  # fractions; rows that are not tasks come last
-    shades: pd.DataFrame,  # the values shown by colour, in the units of `norm`
+    shades: pd.DataFrame,  # the values shown by color, in the units of `norm`
     types: Mapping[str, str],
     norm: Normalize,
-    scale: str,  # the meaning of the colour, in words
+    scale: str,  # the meaning of the color, in words
     title: str,
     sides: tuple[str, str] = ("", ""),  # the meaning of rows and columns
     decimals: int = 0,
@@ -309,7 +309,7 @@ def plot_transfer(
     types: Mapping[str, str],  # type of every target, one of `TASK_TYPES`; rows without a type are separated
     title: str = "",
     random_row: str = "random",  # the row of the random prompt
-    scale: str = "accuracy",  # the meaning of the colour: "accuracy", or "recovered", the share of tuning's gain
+    scale: str = "accuracy",  # the meaning of the color: "accuracy", or "recovered", the share of tuning's gain
     min_gain: float = MIN_GAIN,  # with "recovered": targets on which tuning gains less are hatched
 ) -> Figure:
     """Heatmap of zero-shot transfer between tasks (Figure 3).
@@ -443,7 +443,7 @@ def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; one panel per task, in order
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
-    baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn in dashed grey
+    baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn in dashed gray
     baseline_name: str = "baseline",  # the baseline's name in the legend
     name: str = "",  # the curves' name in the legend
     title: str = "",  # title, such as the model of the curves
@@ -649,7 +649,7 @@ def _stacked(states: Mapping[str, np.ndarray], types: Mapping[str, str]) -> tupl
 
 # %% ../nbs/library/plots.ipynb #d504ad0c
 def _binned(cells: np.ndarray, bins: int) -> np.ndarray:  # [.., ffn] -> [.., bins or fewer]
-    "Means of neighbours, in columns of nearly equal size."
+    "Means of neighbors, in columns of nearly equal size."
     parts = np.array_split(np.arange(cells.shape[-1]), min(bins, cells.shape[-1]))
     return np.stack([cells[..., part].mean(-1) for part in parts], axis=-1)
 
@@ -734,7 +734,7 @@ def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, 
 _NEURONS = {
     "states": (_states_figure, "Which neurons each prompt activates, by layer, one panel a prompt"),
     "shared": (_shared_figure, "How many of the prompts activate a neuron, by layer"),
-    "types": (_types_figure, "How many neurons part a task type from the others, by layer, beside chance"),
+    "types": (_types_figure, "How many neurons separate a task type from the others, by layer, compared with chance"),
 }
 
 

@@ -108,10 +108,10 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
     if self.length not in (None, prompt.length):
         raise ProjectorError(f"{whose} has {prompt.length} vectors; the projector takes {self.length} at a time")
     if models["target"] not in (None, backbone.name):
-        raise ProjectorError(f"the projector gives prompts for {models['target']!r}, not for {backbone.name!r}")
+        raise ProjectorError(f"the projector produces prompts for {models['target']!r}, not for {backbone.name!r}")
     if backbone.embedding_size != self.target_size:
         raise ProjectorError(
-            f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector gives {self.target_size}"
+            f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector produces {self.target_size}"
         )
     for whose_model, given in {"source": prompt, "target": backbone}.items():
         for mark, found in _marks(given).items():

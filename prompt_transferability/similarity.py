@@ -61,14 +61,14 @@ def _cosine_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] -> 
     return mean_directions(p) @ mean_directions(q).T
 
 # %% ../nbs/library/similarity.ipynb #b87254ea
-_CANCELLED = 1e-6
+_CANCELED = 1e-6
 "Squared distances below this fraction of the squared lengths are recomputed; the others are exact to eight digits."
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:  # float64 [m, d], [k, d] -> [m, k]
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)
     squared = torch.addmm(squares, x, y.T, alpha=-2)
-    for near in (squared <= _CANCELLED * squares).nonzero().split(4096):
+    for near in (squared <= _CANCELED * squares).nonzero().split(4096):
         i, j = near.T
         squared[i, j] = (x[i] - y[j]).square().sum(1)
     return squared.sqrt_()

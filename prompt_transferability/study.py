@@ -232,7 +232,7 @@ class CrossModel:
             )
         if self.tpt_seeds and not any(map(tuned_further, self.methods)):
             raise StudyError(
-                "cross_model.tpt_seeds of a study asks for prompts that task tuning carried over, and its methods are "
+                "cross_model.tpt_seeds of a study requires prompts that task tuning carried over, and its methods are "
                 f"{', '.join(self.methods)}"
             )
 
@@ -266,7 +266,9 @@ def _check_together(self: Study) -> None:
     if self.cross_model is not None:
         self.cross_model.check_names(self)
     if self.probe_steps and (self.relative or self.init != "random"):
-        raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
+        raise StudyError(
+            f"probes of study {self.name!r} start from random vectors and use an absolute rate; leave them out"
+        )
     if "weighted" in self.tpt_mixes and self.probe_steps is None:
         raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
     if (self.tpt or self.tpt_mixes) and not self.cross_task:
@@ -395,9 +397,7 @@ def noted_fingerprints(
     known = {"models": str, "rows": dict}
     whole = isinstance(noted, dict) and (not noted or noted.keys() == known.keys())
     if not whole or any(not _maps(noted[name], kind) for name, kind in known.items() if noted):
-        raise StudyError(
-            f"the fingerprints in study.yaml of {Path(out).name!r} are not as a run notes them; get it again"
-        )
+        raise StudyError(f"the fingerprints in study.yaml of {Path(out).name!r} are not valid; get a new copy")
     return Fingerprints(**noted)
 
 # %% ../nbs/library/study.ipynb #bb62e8de
@@ -600,13 +600,13 @@ def _mismatch(study: Study, found: Fingerprints, there: Study, noted: Fingerprin
     different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
     changed = noted.differences(found)
     if different:
-        return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
+        return f"contains study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
     if changed:
         return (
-            f"was computed with others: {', '.join(changed)} changed since then; choose another folder, or bring back "
-            "what was there"
+            f"was computed with different inputs: {', '.join(changed)} changed since then; choose another folder, or "
+            "restore the original"
         )
-    return "was computed by an earlier version, which noted less of what it had computed with; choose another folder"
+    return "was computed by an earlier version, which recorded less about its inputs; choose another folder"
 
 # %% ../nbs/library/study.ipynb #75ba53a5
 def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell], others: Sequence[Store]) -> None:
@@ -630,7 +630,9 @@ def check_source(other: Store, found: Fingerprints) -> None:
         raise StudyError(f"{str(other.folder)!r} is not the folder of a study: it has no study.yaml")
     changed = noted_fingerprints(other.folder).differences(found)
     if changed:
-        raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")
+        raise StudyError(
+            f"{other.folder.name!r} was computed with different inputs: {', '.join(changed)}; leave it out"
+        )
 
 # %% ../nbs/library/study.ipynb #9dcd0286
 def _finished_before(study: Study, store: Store) -> bool:

@@ -89,7 +89,7 @@ class HubSource:
     config: str | None = None  # configuration of the data set
     train: str = "train"  # split to train on
     dev: str | None = None  # split to select on; None: hold out part of train
-    test: str | None = None  # labelled split to report on
+    test: str | None = None  # labeled split to report on
     script: bool = False  # the repository contains a script; it is never run: the Hub's parquet export is read instead
 
 # %% ../nbs/library/tasks.ipynb #87b6bf7e
@@ -810,7 +810,7 @@ def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | N
     return rows.select(np.sort(chosen))
 
 
-def _labelled(read: Callable[..., Dataset], source) -> Dataset | None:
+def _labeled(read: Callable[..., Dataset], source) -> Dataset | None:
     "The rows of a split; None if all labels are hidden."
     try:
         return read(source)
@@ -854,7 +854,7 @@ def load_task(
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
     if not named and "test" in sources:
-        found["test"] = _Lazy(lambda: _subsample(_labelled(read, sources["test"]), max_eval, seed))
+        found["test"] = _Lazy(lambda: _subsample(_labeled(read, sources["test"]), max_eval, seed))
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #e1d59456

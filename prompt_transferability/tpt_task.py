@@ -401,9 +401,7 @@ def _saved(
 # %% ../nbs/library/tpt_task.ipynb #368b1c92
 def paired_times(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
-    baseline: TuningRun
-    | Sequence[TuningRun]
-    | pd.DataFrame,  # runs runs of the same tasks and seeds, from random vectors
+    baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs of the same tasks and seeds, from random vectors
     tolerance: float = 0.005,  # how far below a best accuracy counts as converged or comparable
 ) -> pd.DataFrame:  # one row per task and seed; accuracies and times as fractions, inf: never
     """Each run compared with the baseline of its task and seed (Table 1).

@@ -34,7 +34,7 @@ STUDY = Study(
     eval_every=10,
 )
 HUNDRED = 100  # rows of every split
-TESTED = ("sst2", "imdb")  # MNLI has no labelled test split
+TESTED = ("sst2", "imdb")  # MNLI has no labeled test split
 MAJORITY = {"sst2": 0.5, "imdb": 0.75, "mnli": 0.25}
 
 

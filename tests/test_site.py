@@ -282,7 +282,11 @@ def replaced(cell: int, *new: str) -> list[tuple]:
         (replaced(2, r"A formula: $\nosuchcommand{x}$."), HOME, "cannot read all of this formula"),
         (replaced(2, "[A page](nowhere.ipynb)"), HOME, "broken link nowhere.ipynb"),
         (replaced(2, "[A place](#nowhere)"), [HOME[0]], "#nowhere leads to no anchor"),
-        (replaced(2, '<img src="https://example.org/a.png">'), [HOME[0]], "requests https://example.org/a.png from another host"),
+        (
+            replaced(2, '<img src="https://example.org/a.png">'),
+            [HOME[0]],
+            "requests https://example.org/a.png from another host",
+        ),
         (replaced(0, "# Title\n> Summary.\n\nProse."), HOME, "the first cell must contain only '# Title'"),
         ([*PAGE[:5], BARE, *PAGE[5:]], HOME, "fig-bare has no caption"),
     ],

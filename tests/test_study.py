@@ -546,7 +546,7 @@ def test_studies_share_cells():
 def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for change in (dict(steps=41), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
-        with pytest.raises(StudyError, match=f"holds study 'tiny', which differs in {next(iter(change))}"):
+        with pytest.raises(StudyError, match=f"contains study 'tiny', which differs in {next(iter(change))}"):
             replace(TINY, **change).run(whole, workers=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
@@ -963,7 +963,7 @@ def two_tasks(local_data, tmp_path):
 SHORT = replace(TINY, name="short", tasks=("mrpc", "sst2"), steps=2, eval_every=2, random_seeds=())
 
 
-def test_rows_that_changed_under_a_name_are_recognised_before_anything_is_computed(two_tasks, tmp_path, one_thread):
+def test_rows_that_changed_under_a_name_are_recognized_before_anything_is_computed(two_tasks, tmp_path, one_thread):
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
@@ -996,7 +996,7 @@ def two_models(tmp_path):
     return places
 
 
-def test_weights_that_changed_under_a_name_are_recognised(two_models, tmp_path, one_thread):
+def test_weights_that_changed_under_a_name_are_recognized(two_models, tmp_path, one_thread):
     study = replace(TINY, backbones=("checkpoint-500",), tasks=("micro/sst2",), steps=2, eval_every=2, random_seeds=())
     out = study.run(tmp_path / "out", models=two_models[0], workers=1, progress=False)
     study.run(out, models=two_models[0], workers=1, progress=False)
@@ -1083,7 +1083,7 @@ def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_
 )
 def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
     (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
-    with pytest.raises(StudyError, match="are not as a run notes them"):
+    with pytest.raises(StudyError, match="are not valid"):
         noted_fingerprints(tmp_path)
 
 
@@ -1708,7 +1708,7 @@ def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path,
     dev.write_text(dev.read_text().replace("the", "a"))
     other = SHORT.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
     assert main(["study", "merge", str(tmp_path / "all"), str(short), str(other)]) == 2
-    assert "was computed with others: the dev rows of 'sst2'" in capsys.readouterr().err
+    assert "was computed with different inputs: the dev rows of 'sst2'" in capsys.readouterr().err
 
 
 def test_nobody_packs_what_somebody_works_on(short, tmp_path):
