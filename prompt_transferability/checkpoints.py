@@ -246,8 +246,8 @@ def _read_tokenizer(name: str, source: dict):
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
-            f"the tokenizer of {name!r} produces ids other than those of its tokenizer.json; tokenizer_config.json, which "
-            "defines it, is missing or does not name a tokenizer_class"
+            f"the tokenizer of {name!r} produces ids other than those of its tokenizer.json; "
+            "tokenizer_config.json, which defines it, is missing or does not name a tokenizer_class"
         )
     return tokenizer
 
