@@ -61,7 +61,7 @@ def _check_config(name: str, config: dict) -> None:
         )
     if config.get("quantization_config") is not None:
         raise BackboneError(
-            f"the weights of {name!r} are quantised (its configuration has a quantization_config); take the model in "
+            f"the weights of {name!r} are quantized (its configuration has a quantization_config); take the model in "
             "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is read"
         )
     for setting, wanted in FAMILIES[model_type].must_be:

@@ -134,7 +134,7 @@ _FONTS = "'DejaVu Sans', 'Verdana', sans-serif"
 
 
 def _lighter(svg: str) -> str:
-    "Matplotlib's SVG without what nobody sees: coordinates to 1/100 of a pixel, no unused names, no font per text."
+    "Matplotlib's SVG without invisible details: coordinates to 1/100 of a pixel, no unused names, no font per text."
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
@@ -449,7 +449,7 @@ def plot_curves(
     title: str = "",  # title, such as the model of the curves
     shows: str = "accuracy",  # or "loss", which must then be a column; missing values are left out
 ) -> Figure:
-    """Accuracy on dev by training step, or the training loss, one panel a task.
+    """Accuracy on dev by training step, or the training loss, one panel per task.
 
     Raises `UnknownNameError` for another `shows`, and `ValueError` for missing columns, no rows, a task
     without a type, percentages, or a run with two accuracies at one step.
@@ -480,7 +480,7 @@ def plot_curves(
         _label_panels(figure, "step", shows)
         named = _curve_legend(several, bool(reference), None if baseline is None else baseline_name, name)
         _legend(figure, named, 4, title)
-        what = f"{_SHOWN[shows].capitalize()} by training step, one panel a task"
+        what = f"{_SHOWN[shows].capitalize()} by training step, one panel per task"
         return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #a755e6fd
@@ -505,7 +505,7 @@ def plot_methods(
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
     title: str = "",  # title, such as the model of the curves
 ) -> Figure:
-    """Accuracy on dev under several methods of training, by step or by second, one panel a task (Figures 2 and 4).
+    """Accuracy on dev under several methods of training, by step or by second, one panel per task (Figures 2 and 4).
 
     Raises `UnknownNameError` for another `by`, and `ValueError` for missing columns, no rows, more than four methods, a
     task without a type, or percentages.
@@ -536,7 +536,7 @@ def plot_methods(
         ]
         lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
         _legend(figure, lines, 5, title)
-        what = f"Accuracy on dev by {by}, one panel a task, one line each: {', '.join(methods)}"
+        what = f"Accuracy on dev by {by}, one panel per task, one line each: {', '.join(methods)}"
         return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #fc761686

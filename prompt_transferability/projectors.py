@@ -66,7 +66,7 @@ class Projection(nn.Module):
         self,
         values: Tensor,  # float32 [.., l, d_s]
     ) -> Tensor:  # [.., l, d_t]
-        "Carry vectors."
+        "Map vectors."
         raise NotImplementedError
 
 # %% ../nbs/library/projectors.ipynb #bde742cd
@@ -236,7 +236,7 @@ def _fitted(
     progress: bool,
     watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
 ) -> Projector:
-    "Train a projector, and give it the best weights."
+    "Train a projector, and restore its best weights."
     settings = training.asked() | {"seed": seed}
     loop = train(objective, training, projector.settings() | origin | identity | settings, checkpoint, progress, watch)
     loop.restore_best()

@@ -239,7 +239,7 @@ class CrossModel:
 # %% ../nbs/library/study.ipynb #e8a97b0c
 @_declared
 class OwnTask:
-    "A task that is not known by name."
+    "A task that a study declares itself."
 
     task_type: Annotated[_Word, _known("task type", TASK_TYPES)]
     label_words: Annotated[
@@ -463,7 +463,7 @@ _PAPER_GROUPS = (("imdb", "laptop"), ("mnli",))
 def _crossing(
     source: str, target: str, tasks: str = "", groups: tuple[tuple[str, ...], ...] = _PAPER_GROUPS, **settings: Any
 ) -> dict[str, Any]:
-    "From one model to another."
+    "The settings of a study from one model to another."
     learned = dict(steps=600, mapping_steps=1500, mapping_learning_rate=1e-3, eval_every=200) | settings
     fitted_on = tuple(tuple(f"{tasks}{task}" for task in group) for group in groups)
     carried = CrossModel(directions=((source, target),), fitted_on=fitted_on, **learned)

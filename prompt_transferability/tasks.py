@@ -622,7 +622,7 @@ def read_texts(
 
 # %% ../nbs/library/tasks.ipynb #9bee6b9f
 def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
-    "One text a line; blank lines are allowed at the end."
+    "One text per line; blank lines are allowed at the end."
     blank = None
     for line, text in enumerate(lines, start=1):
         if not text.strip():
