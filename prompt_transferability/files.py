@@ -345,7 +345,7 @@ def save_tensors(
     path: str | Path,
     texts: Mapping[str, str],  # the table of texts in the header
 ) -> None:
-    "Write a safetensors file: the same content always produces the same bytes, with the usual permissions of new files."
+    "Write a safetensors file: the same content yields the same bytes, with the usual permissions of new files."
     types = {kind: name for name, kind in TENSOR_TYPES.items()}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # so that numbers are aligned

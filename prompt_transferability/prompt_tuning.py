@@ -45,7 +45,7 @@ class TuningJob:
 
     data: TaskData  # the train split is for training, the dev split for selection
     init: SoftPrompt | None = None  # None: random vectors drawn from `seed`
-    seed: int = 0  # seed seed of the initial vectors and of the order of the texts
+    seed: int = 0  # seed of the initial vectors and of the order of the texts
 
     def __post_init__(self):
         vars(self)["seed"] = whole_number("seed", self.seed, 0)  # the dataclass is frozen
@@ -230,7 +230,7 @@ def tune_prompt(
     data: TaskData,  # the train split is for training, the dev split for selection
     init: SoftPrompt | None = None,  # None: random vectors drawn from `seed`
     length: int = 100,  # number of vectors, if `init` is None
-    seed: int = 0,  # seed seed of the initial vectors and of the order of the texts
+    seed: int = 0,  # seed of the initial vectors and of the order of the texts
     checkpoint: str | Path | None = None,  # file for the state, from which an interrupted run resumes
     progress: bool = True,  # show a progress bar
     watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`

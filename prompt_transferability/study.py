@@ -739,7 +739,7 @@ def run(
     models: str | Path | None = None,  # folder with model folders and .gguf files
     device: str = "auto",  # device of the models; "auto": an accelerator if available
     engine: str = "local",  # one of `ENGINES`
-    address: str | None = None,  # address of a Ray cluster; None: the one that this machine belongs to, or a new one
+    address: str | None = None,  # address of a Ray cluster; None: that of this process, or a new one
     workers: int | None = None,  # number of processes; None: one per core up to four, or one with an accelerator
     progress: bool = True,  # show a progress bar with the remaining time
     reuse: Sequence[str | Path] = (),  # folders of other studies, from which answers are copied instead of computed

@@ -634,7 +634,7 @@ def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
 
 # %% ../nbs/library/tasks.ipynb #86637fe3
 def read_text_lines(
-    stream: BinaryIO,  # one text a line, or JSON lines; for example `sys.stdin.buffer`
+    stream: BinaryIO,  # one text per line, or JSON lines; for example `sys.stdin.buffer`
     origin: str = "standard input",  # what to call the stream in messages
 ) -> Iterator[dict]:
     "The checked rows of a stream, one at a time; raises `DataError`."

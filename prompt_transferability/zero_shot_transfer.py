@@ -114,7 +114,7 @@ def transfer_matrix(
     prompts: Mapping[str, SoftPrompt],  # by name of the source; the rows of the matrix
     datas: Sequence[TaskData] | Mapping[str, TaskData],  # the target tasks, the columns; a mapping supplies their names
     split: str = "dev",
-    random_seeds: Sequence[int] = (0, 1, 2),  # seeds seeds of the prompts behind the row "random"; () leaves it out
+    random_seeds: Sequence[int] = (0, 1, 2),  # seeds of the prompts behind the row "random"; () leaves it out
 ) -> pd.DataFrame:  # accuracies in [0, 1]
     """Zero-shot accuracy of every prompt on every task (§4.1, Figure 3 (a)).
 
@@ -196,7 +196,7 @@ def recovered_by_task(
     types: Mapping[str, str],  # the type of each task
 ) -> (
     pd.DataFrame
-):  # rows: kind ("fitted on", "same type", "other types") and way; a column per task, NaN for other kinds
+):  # rows: kind ("fitted on", "same type", "other types") and method; one column per task, NaN for other kinds
     """Recovered transfer of projected prompts, separately for tasks that the method was fitted on and others (§5.2).
 
     The tasks in parentheses are columns of the matrix, without the part before a slash. Also NaN if tuning gains less
