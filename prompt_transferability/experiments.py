@@ -70,7 +70,7 @@ def asked(
 # %% ../nbs/library/experiments.ipynb #7613f132
 @patch
 def differences(self: Fingerprints, other: Fingerprints) -> list[str]:
-    "What differs although its name is the same, in words."
+    "What differs under the same name, in words."
     models = [
         f"the weights of {name!r}" for name, found in self.models.items() if other.models.get(name, found) != found
     ]
@@ -635,7 +635,7 @@ def _from_others(
 
 # %% ../nbs/library/experiments.ipynb #d88bc7f4
 PAPERS_METRICS = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
-"The metrics that probes are compared by if a study names none: the paper's five, whatever is added to `METRICS`."
+"The metrics for comparing probes if a study names none: the paper's five, regardless of additions to `METRICS`."
 
 
 class Probed(TypedDict):

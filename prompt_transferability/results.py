@@ -358,7 +358,7 @@ def cross_model_by_seed(
     return pd.concat([ends, by_seed])[[*ends]]
 
 # %% ../nbs/library/results.ipynb #ae011c31
-def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
+def _check_carried_seed(seed: int, there: Iterable[int], way: str) -> None:
     if seed not in (there := list(dict.fromkeys(there))):
         raise UnknownNameError(f"seed of the prompts carried by {way}", str(seed), [*map(str, there)])
 
@@ -376,7 +376,7 @@ def carried_prompts(
     Raises `UnknownNameError`, or `StudyError` if the method is impossible.
     """
     cells = self._cells_of(source, target, way)
-    _check_seed(seed, cells, way)
+    _check_carried_seed(seed, cells, way)
     return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
 
 # %% ../nbs/library/results.ipynb #535bd57e
@@ -416,7 +416,7 @@ def tpt_model_prompts(
 ) -> dict[str, SoftPrompt]:
     "The carried prompts after further tuning, by task. Raises `UnknownNameError`, `StudyError`."
     cells = [cell for cell, _ in self._tpt_model(source, target, way)]
-    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and tuned further")
+    _check_carried_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and tuned further")
     own = [cell for cell in cells if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
 
@@ -462,7 +462,7 @@ def tpt_model_by_kind(
 
 # %% ../nbs/library/results.ipynb #a5eadbb3
 @patch
-def _started(self: Results, cell: Cell, choice: str) -> bool:
+def _started_from(self: Results, cell: Cell, choice: str) -> bool:
     "Whether a run started from sources of that choice."
     if choice in MIXES or "mix" in cell.asked:
         return cell.asked.get("mix") == choice
@@ -484,7 +484,7 @@ def tpt_asked(
         raise UnknownNameError("start of this study", choice, known)
     rate = self.study.learning_rate if rate is None else rate
     runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
-    return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started(cell, choice)]
+    return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started_from(cell, choice)]
 
 # %% ../nbs/library/results.ipynb #0d21d06f
 @patch
