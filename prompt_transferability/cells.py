@@ -549,7 +549,7 @@ class Report:
 
     answered: int = 0
     failed: list[Failure] = field(default_factory=list)
-    held_up: list[Cell] = field(default_factory=list)  # need a failed cell, or a cell of another shard
+    held_up: list[Cell] = field(default_factory=list)  # need a failed cell, or one of another shard
 
     @property
     def whole(self) -> bool:

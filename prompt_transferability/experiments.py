@@ -182,9 +182,7 @@ class Kind:
     files: Callable[[Cell, dict[str, Any]], Iterable[str]] = lambda cell, result: ()  # the names of the tensor files
     texts: Callable[[Cell, Rows], tuple[int, int]] = lambda cell, rows: (0, 0)  # how many are trained on, and read
     times_read: int = 2  # arithmetic of training on a text, relative to reading it
-    fits: Callable[[Cell, dict[str, Any]], bool] = lambda cell, result: (
-        True
-    )  # whether a result covers exactly what was asked
+    fits: Callable[[Cell, dict[str, Any]], bool] = lambda cell, result: True  # whether it covers exactly what was asked
     version: int = 1
 
 
@@ -231,8 +229,7 @@ def cell(
     kind: str,
     asked: Mapping[str, Any],
     needs: Sequence[Cell] = (),
-    tasks: Iterable[str]
-    | None = None,  # tasks whose rows the answer depends on; None: the `task` of the question, if any
+    tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: the question's `task`, if any
     splits: Iterable[str] = SPLITS,  # of these tasks
 ) -> Cell:
     "A cell of that kind, with the fingerprints of the models that it names and of the rows that it reads."
@@ -1053,9 +1050,7 @@ def _check_unchanged(asked: Mapping[str, Any], sources: Sources) -> None:
     rows = {task: {split: found.get(split) for split in noted["rows"][task]} for task, found in there.items()}
     changed = Fingerprints(noted["models"], noted["rows"]).differences(Fingerprints(models, rows))
     if changed:
-        raise DataError(
-            f"{', '.join(changed)} changed while the study ran; restore the original and run the study again"
-        )
+        raise DataError(f"{', '.join(changed)} changed while the study ran; restore the original and run it again")
 
 # %% ../nbs/library/experiments.ipynb #2a28d6cf
 def answer(
