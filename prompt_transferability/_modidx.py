@@ -441,6 +441,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'prompt_transferability/cells.py'),
                                               'prompt_transferability.cells.shard_of': ( 'nbs/library/cells.html#shard_of',
                                                                                          'prompt_transferability/cells.py'),
+                                              'prompt_transferability.cells.with_needs': ( 'nbs/library/cells.html#with_needs',
+                                                                                           'prompt_transferability/cells.py'),
                                               'prompt_transferability.cells.written_together': ( 'nbs/library/cells.html#written_together',
                                                                                                  'prompt_transferability/cells.py')},
             'prompt_transferability.checkpoints': { 'prompt_transferability.checkpoints.BackboneError': ( 'nbs/library/checkpoints.html#backboneerror',

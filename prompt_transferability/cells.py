@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -48,7 +48,7 @@ from prompt_transferability.files import (
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',
            'check_manifest', 'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack',
-           'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'run_cells']
+           'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'with_needs', 'run_cells']
 
 # %% ../nbs/library/cells.ipynb #b6f5626a
 @dataclass(frozen=True)
@@ -723,6 +723,18 @@ def shard_of(cell: Cell, shards: int) -> int:  # 1 to `shards`
     "The shard that computes a cell."
     return int(cell.key, 16) % shards + 1
 
+# %% ../nbs/library/cells.ipynb #5e1c07ab
+def with_needs(
+    cells: Sequence[Cell],  # each cell after the cells it needs
+    keys: Collection[str],  # the keys of some cells
+) -> list[Cell]:
+    "The cells with these keys and all cells that they need, in the same order."
+    wanted = set(keys)
+    for cell in reversed(cells):
+        if cell.key in wanted:
+            wanted |= {need.key for need in cell.needs}
+    return [cell for cell in cells if cell.key in wanted]
+
 # %% ../nbs/library/cells.ipynb #81133cab
 def _schedule(cells: Sequence[Cell], store: Store, report: Report, retry_failed: bool) -> Schedule:
     "The schedule of these cells, without those that failed in an earlier run."
@@ -782,13 +794,14 @@ def run_cells(
     return report
 
 # %% ../nbs/library/cells.ipynb #a441151b
-def _work(pipe: Connection, folder: Path, answer: Answer, start: Callable[[], object] | None, parent: int) -> None:
+def _work(pipe: Connection, folder: Path, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the main process, which stops its workers
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    if start is not None:
-        start()
     store = Store(folder)
     with suppress(EOFError, BrokenPipeError):  # the run has ended
+        answer, start = pipe.recv()  # may import a lot, while the thread above already watches the run
+        if start is not None:
+            start()
         while (cell := pipe.recv()) is not None:
             outcome = None
             try:
@@ -814,7 +827,7 @@ class _Workers:
                 f"a script that was read from {script} cannot be started again in other processes; save it in a file, "
                 "or use one worker"
             )
-        self.made_with = (store.folder, answer, start, os.getpid())
+        self.folder, self.task = store.folder, (answer, start)
         self.context = multiprocessing.get_context("spawn")
         self.idle: list[tuple[multiprocessing.Process, Connection]] = []
         self.busy: dict[Connection, tuple[multiprocessing.Process, Cell, float]] = {}
@@ -830,10 +843,12 @@ def give(self: _Workers, cell: Cell) -> None:
             self.busy[pipe] = (process, cell, time.monotonic())
             return
     mine, theirs = self.context.Pipe()
-    process = self.context.Process(target=_work, args=(theirs, *self.made_with), daemon=True)
+    process = self.context.Process(target=_work, args=(theirs, self.folder, os.getpid()), daemon=True)
     process.start()
     theirs.close()
-    mine.send(cell)
+    with suppress(OSError):  # it has died already, as `next` will see
+        mine.send(self.task)
+        mine.send(cell)
     self.busy[mine] = (process, cell, time.monotonic())
 
 # %% ../nbs/library/cells.ipynb #47e4a91b

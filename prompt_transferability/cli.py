@@ -789,7 +789,8 @@ def _shard(text: str) -> tuple[int, int]:
 def _study_run(options: argparse.Namespace) -> dict:
     study = _study(options.study)
     study = replace(study, dtype=options.dtype or study.dtype)
-    given = ("data", "models", "device", "workers", "reuse", "engine", "address", "shard", "retry_failed", "fail_fast")
+    given = ("data", "models", "device", "workers", "reuse", "only", "engine", "address", "shard")
+    given += ("retry_failed", "fail_fast")
     settings = {name: getattr(options, name) for name in given}
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
     return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
@@ -814,6 +815,13 @@ def _add_study_run(actions) -> None:
         nargs="+",
         default=(),
         help="folders of other studies, from which answers are copied instead of computed",
+    )
+    run.add_argument(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="cells to compute, with what they need and nothing else; they are computed even if --reuse has them",
     )
     run.add_argument(
         "--engine", choices=ENGINES, default="local", help="local: processes on this machine; ray: a cluster"

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm.auto import tqdm
 
 from .backbones import DTYPES, LAYOUTS, Backbone
-from .cells import Cell, Report, Store, run_cells
+from .cells import Cell, Report, Store, run_cells, with_needs
 from prompt_transferability.experiments import (
     CONTROLS,
     FROM_TASKS,
@@ -609,8 +609,8 @@ def _mismatch(study: Study, found: Fingerprints, there: Study, noted: Fingerprin
     return "was computed by an earlier version, which recorded less about its inputs; choose another folder"
 
 # %% ../nbs/library/study.ipynb #75ba53a5
-def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell], others: Sequence[Store]) -> None:
-    "Write the declaration to the folder, unless it has answers that this study does not need; copy answers of others."
+def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell]) -> None:
+    "Write the declaration to the folder, unless it has answers that this study does not need."
     declaration = store.folder / "study.yaml"
     if declaration.is_file():
         there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
@@ -621,7 +621,6 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
         if len(text) > LONGEST_YAML:
             raise StudyError(f"the declaration of study {study.name!r} is too long to be read again; name fewer tasks")
         store.declare(text)
-    store.take(cells, others, check_stored)
 
 # %% ../nbs/library/study.ipynb #1e8771f7
 def check_source(other: Store, found: Fingerprints) -> None:
@@ -743,6 +742,7 @@ def run(
     workers: int | None = None,  # number of processes; None: one per core up to four, or one with an accelerator
     progress: bool = True,  # show a progress bar with the remaining time
     reuse: Sequence[str | Path] = (),  # folders of other studies, from which answers are copied instead of computed
+    only: Collection[str] = (),  # keys of cells: compute these and what they need, and copy only the latter; (): all
     shard: tuple[int, int] = (1, 1),  # compute only this part of the cells: the second of four is (2, 4)
     retry_failed: bool = False,  # retry cells that failed in an earlier run
     fail_fast: bool = False,  # stop at the first failure
@@ -751,10 +751,10 @@ def run(
     """Compute every cell that is missing.
 
     A script must call this with several workers under `if __name__ == "__main__":`. Raises `StudyError` if
-    `out` has answers that this study does not need, `StoreError` if another process works on it,
-    `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError` for data, a model or a
-    device that cannot be used, all before anything is computed; and `CellsFailedError` at the end if cells have no
-    answer.
+    `out` has answers that this study does not need or it has no cell that `only` names, `StoreError` if another
+    process works on `out`, `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError`
+    for data, a model or a device that cannot be used, all before anything is computed; and `CellsFailedError` at the
+    end if cells have no answer.
     """
     workers = _checked_workers(engine, workers, shard, device)
     store, others = Store(out), [*map(Store, reuse)]
@@ -763,17 +763,22 @@ def run(
     forget()
     sources = self._sources(data, models, device)
     found = take_fingerprints(self, sources)
-    cells = self.cells(found)
     for other in others:
         check_source(other, found)
-    missing = [cell for cell in cells if not any(cell in there for there in (store, *others))]
+    every = self.cells(found)
+    if unknown := set(only) - {cell.key for cell in every}:
+        raise StudyError(f"study {self.name!r} has no cell {', '.join(sorted(unknown))} with these models and data")
+    cells = with_needs(every, only) if only else every
+    copied = [cell for cell in cells if cell.key not in only and any(cell in other for other in others)]
+    missing = [cell for cell in cells if cell not in store and cell not in copied]
     alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell on a cluster has one core
     how = dict(start=partial(torch.set_num_threads, alone), workers=workers, shard=shard, fail_fast=fail_fast)
     how |= dict(engine=engine, address=address, gpu=device != "cpu", retry_failed=retry_failed)
     with _Progress(missing, len(cells), progress) as bar:
 
         def claim() -> None:
-            _claim(self, found, store, cells, others)
+            _claim(self, found, store, every)
+            store.take(copied, others, check_stored)
             bar.begin()
 
         answering = partial(answer, sources=sources, command=command)

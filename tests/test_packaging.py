@@ -148,7 +148,7 @@ def test_wheel_requires_only_the_run_time_requirements(distributions, settings):
     assert found.version == settings["version"]
     assert found.metadata["Requires-Python"] == f">={settings['min_python']}"
     scripts = {e.name: e.value for e in found.entry_points if e.group == "console_scripts"}
-    assert scripts == {"prompt-transfer": f"{PACKAGE}.cli:main"}
+    assert scripts == {"prompt-transfer": f"{PACKAGE}.__main__:main"}
 
 
 def closure(names: list[Requirement]) -> set[str]:

@@ -1396,6 +1396,26 @@ def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys)
     assert (within == table["inside"]).all() and said["outside"] == (~within).sum()
 
 
+def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks, tmp_path, short, capsys):
+    shutil.copytree(short, tmp_path / "kept")
+    cells = SHORT.cells(noted_fingerprints(short))
+    chosen = next(cell for cell in cells if cell.kind == "transfer" and cell.needs)
+    (needed,) = (cell for cell in chosen.needs if cell.kind == "tune")
+    (Store(tmp_path / "kept").place(chosen) / "result.json").write_text('{"wrong": 1}')  # it is not read
+    words = ["study", "run", str(tmp_path / "kept" / "study.yaml"), "--reuse", str(tmp_path / "kept")]
+    words += ["--data", str(two_tasks), "--out", str(tmp_path / "again"), "--workers", "1", "--json", "--only"]
+    assert main([*words, chosen.key]) == 0
+    again = Store(tmp_path / "again")
+    assert again.read(chosen) == Store(short).read(chosen)
+    assert again.keys() < Store(short).keys() and {chosen.key, needed.key} <= again.keys()
+    assert again.read(needed, "provenance") == Store(short).read(needed, "provenance")  # copied
+    assert again.read(chosen, "provenance")["command"] != Store(short).read(chosen, "provenance")["command"]
+    assert main(["study", "diff", str(short), str(again.folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["both"], told["second"], told["different"]) == (len(again.keys()), 0, 0)
+    assert main([*words, "0123456789abcdef"]) == 2 and "has no cell 0123456789abcdef" in capsys.readouterr().err
+
+
 # ---- parts that need each other
 
 
