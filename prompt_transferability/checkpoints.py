@@ -61,7 +61,7 @@ def _check_config(name: str, config: dict) -> None:
         )
     if config.get("quantization_config") is not None:
         raise BackboneError(
-            f"the weights of {name!r} are quantized (its configuration has a quantization_config); take the model in "
+            f"the weights of {name!r} are quantized (its configuration has a quantization_config); use the model in "
             "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is read"
         )
     for setting, wanted in FAMILIES[model_type].must_be:
@@ -93,7 +93,7 @@ def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None
     packed = [key for key, (kind, _) in kinds.items() if key.endswith("weight") and kind not in FLOATS]
     if packed:
         raise BackboneError(
-            f"{name!r} has weights of type {kinds[packed[0]][0]} ({packed[0]}); take the model in float32, float16 "
+            f"{name!r} has weights of type {kinds[packed[0]][0]} ({packed[0]}); use the model in float32, float16 "
             "or bfloat16"
         )
     for setting in _LAYERS:
@@ -350,7 +350,7 @@ def _shards(name: str, index: str, source: dict) -> list[str]:
     files = found.get("weight_map") if isinstance(found, dict) else None
     plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
     if not plain or not files:
-        raise BackboneError(f"{what} does not say which file holds which weight; download it again")
+        raise BackboneError(f"{what} does not say which file contains which weight; download it again")
     with _explained(name, SAFE_WEIGHTS_INDEX_NAME):
         return sorted(get_checkpoint_shard_files(name, index, **source)[0])
 
@@ -365,7 +365,7 @@ def _weight_files(name: str, source: dict) -> list[str]:
         whose = "the folder" if Path(name).is_dir() else "the model"
         raise BackboneError(
             f"{whose} {name!r} is not a complete model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, "
-            "which may run code, are not read; save them again with save_pretrained, or take a revision that has them"
+            "which may run code, are not read; save them again with save_pretrained, or use a revision that has them"
         )
     files = [single] if single else _shards(name, index, source)
     for file in files:

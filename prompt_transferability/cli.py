@@ -223,7 +223,7 @@ def _add_models(command: argparse.ArgumentParser) -> None:
 def _add_places(command: argparse.ArgumentParser) -> None:
     "The options for data and models."
     command.add_argument(
-        "--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
+        "--data", help="folder that contains tasks/ (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
     )
     _add_models(command)
 
@@ -603,7 +603,7 @@ def _neurons(options: argparse.Namespace) -> dict:
 @_declares()
 def _add_neurons(commands) -> None:
     neurons = _add_command(
-        commands, "neurons", _neurons, "report which neurons prompts activate, and how far they overlap"
+        commands, "neurons", _neurons, "report which neurons prompts activate, and how much they overlap"
     )
     neurons.add_argument("--out", help="CSV file to write the shares of active neurons to")
     _add_comparing(neurons)
@@ -898,7 +898,7 @@ def _study_diff(options: argparse.Namespace) -> dict:
 @_declares("study")
 def _add_study_diff(actions) -> None:
     comparing = _add_command(
-        actions, "diff", _study_diff, "report which numbers of two runs of a study differ, and how far"
+        actions, "diff", _study_diff, "report which numbers of two runs of a study differ, and by how much"
     )
     comparing.add_argument("out", help="folder of the first run")
     comparing.add_argument("other", help="folder of the second run")
@@ -922,7 +922,7 @@ def _add_study_slurm(actions) -> None:
     array.add_argument("--out", required=True, help="folder of the results, accessible to all jobs")
     array.add_argument("--parts", type=int, default=10, help="jobs (default: %(default)s)")
     array.add_argument("--hours", type=int, default=24, help="time limit of each job (default: %(default)s)")
-    array.add_argument("--cpus", type=int, default=2, help="of each (default: %(default)s)")
+    array.add_argument("--cpus", type=int, default=2, help="cores of each job (default: %(default)s)")
     array.add_argument("--gpu", action="store_true", help="one GPU for each job")
     _add_computing(array, _OF_STUDY)
     _add_places(array)
@@ -1014,7 +1014,7 @@ def _build(options: argparse.Namespace) -> dict:
 def _add_build(actions) -> None:
     build = _add_command(actions, "build", _build, "train micro models, and report what they know")
     build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
-    build.add_argument("--out", required=True, help="folder for the folders of the models")
+    build.add_argument("--out", required=True, help="parent folder of the models")
     build.add_argument("--seed", type=int, default=0, help="seed of the weights and of the text (default: %(default)s)")
     build.add_argument("--steps", type=int, help="number of training steps (default: the model's)")
 
@@ -1035,7 +1035,7 @@ def _add_release_list(actions) -> None:
 def _add_release_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
-        help="folder with authors-release/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
+        help="folder that contains authors-release/ (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
     )
 
 
@@ -1068,7 +1068,7 @@ def _release_verify(options: argparse.Namespace) -> dict:
 
 @_declares("release")
 def _add_release_verify(actions) -> None:
-    verify = _add_command(actions, "verify", _release_verify, "check that every published file is present and whole")
+    verify = _add_command(actions, "verify", _release_verify, "check that every published file is present and intact")
     _add_release_data(verify)
 
 # %% ../nbs/library/cli.ipynb #bd186e0f
@@ -1194,7 +1194,7 @@ def _add_warehouse_add(actions) -> None:
     adding.add_argument("--name", help="name of the prompt, if one file is given")
     adding.add_argument("--study", help="folder of a study: its trained prompts")
     adding.add_argument("--published", action="store_true", help="the prompts that the authors published")
-    adding.add_argument("--data", help="for --published: folder with authors-release/ below it, as in `release`")
+    adding.add_argument("--data", help="for --published: folder that contains authors-release/, as in `release`")
 
 # %% ../nbs/library/cli.ipynb #026655ac
 _SHOWN = ("similarity", "task", "task_type", "backbone", "layout", "length", "width", "accuracy", "seed")

@@ -381,8 +381,8 @@ def fit_token_mapping(
     if ours != theirs:
         raise MisfitError(
             f"token mapping needs one vocabulary; {source_backbone.name!r} has {len(ours)} tokens and "
-            f"{target_backbone.name!r} {len(theirs)}, of which {len(ours.items() & theirs.items())} are the same: take "
-            "fit_linear_map, which makes do with the words that both have, or task tuning"
+            f"{target_backbone.name!r} {len(theirs)}, of which {len(ours.items() & theirs.items())} are the same: use "
+            "fit_linear_map, which uses only the words that both have, or task tuning"
         )
     tokens = torch.tensor(sorted(ours.values()))
     x, y = (_embeddings(backbone, tokens) for backbone in (source_backbone, target_backbone))
@@ -572,7 +572,7 @@ def _shared_embeddings(
         what = "words" if whole_words else "tokens"
         raise MisfitError(
             f"{source_backbone.name!r} and {target_backbone.name!r} have {len(x)} {what} in common; for vectors "
-            f"{x.shape[1]} and {y.shape[1]} wide it takes at least {enough}: take task tuning"
+            f"{x.shape[1]} and {y.shape[1]} wide, at least {enough} are required: use task tuning"
         )
     return x, y
 

@@ -101,7 +101,7 @@ def _check_name(name: str) -> None:
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or not is_printable(name) or len(name) > 200:
         raise ValueError(
-            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; take a "
+            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; choose a "
             "name such as reviews or my/reviews"
         )
 
@@ -447,7 +447,7 @@ def _json_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
             continue
         record = parse_json(text, f"{origin}, line {line}: this", DataError)
         if not isinstance(record, dict):
-            raise DataError(f"{origin}, line {line}: expected one JSON object a line.")
+            raise DataError(f"{origin}, line {line}: expected one JSON object per line.")
         yield line, record
 
 # %% ../nbs/library/tasks.ipynb #676fb8d2

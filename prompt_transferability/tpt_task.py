@@ -266,9 +266,7 @@ def mixed_prompt(
     else:
         weights = np.array([1.0 if mix == "mean" else score for score in scores.values()])
         if not (weights > 0).all():
-            raise ValueError(
-                f"weights must be above 0; the scores are {weights.round(3).tolist()}: take the plain mean"
-            )
+            raise ValueError(f"weights must be above 0; the scores are {weights.round(3).tolist()}: use the plain mean")
         shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
         values = torch.einsum("k,kld->ld", shares, torch.stack([prompt.values for prompt in prompts]))
     made_of = ", ".join(prompt.task for prompt in prompts)
