@@ -100,7 +100,7 @@ def _check_shapes(metric: str, values: Mapping[str, Tensor]) -> None:
         if metric.endswith("concat") and len(prompt) != len(reference):
             raise PromptError(
                 f"{first} has {len(reference)} vectors and {name} {len(prompt)}; {metric} compares them position by "
-                f"position: take {metric.replace('concat', 'average')}"
+                f"position: use {metric.replace('concat', 'average')}"
             )
         parts = prompt if metric == "cosine_average" else prompt.reshape(1, -1)
         if metric.startswith("cosine") and not parts.any(dim=1).all():
@@ -203,8 +203,8 @@ def _checked_states(states: Mapping[str, Tensor]) -> dict[str, Tensor]:  # bool 
     for name, state in states.items():
         if state.dtype != torch.bool or state.ndim != 2:
             raise ValueError(
-                f"states are true or false, [layers, ffn]; {name} has {state.dtype} {list(state.shape)}: take what "
-                "`Backbone.neuron_states` gives"
+                f"states are true or false, [layers, ffn]; {name} has {state.dtype} {list(state.shape)}: use the "
+                "output of `Backbone.neuron_states`"
             )
         if state.shape != reference.shape:
             raise ValueError(
