@@ -132,7 +132,7 @@ def of_matrices(world: World) -> Found:
 
 
 def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
-    "The gain of each of some tasks."
+    "The gains of several tasks."
     noise = random.normal(size=n)
     return {
         "no relation": noise,

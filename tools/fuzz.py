@@ -134,7 +134,7 @@ TEXTS = [
 
 
 def changed_bytes(chance: random.Random, content: bytes) -> bytes:
-    "A few bytes turned, cut, doubled or put in."
+    "A file with a few bytes changed, removed, duplicated or inserted."
     content = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 5, 20))):
         at, width = chance.randrange(len(content) + 1), chance.choice((1, 1, 2, 8, 100))
@@ -157,7 +157,7 @@ def changed_bytes(chance: random.Random, content: bytes) -> bytes:
 
 
 def changed_value(chance: random.Random, value: Any) -> Any:
-    "JSON with one value, or one key, changed somewhere inside."
+    "JSON with one value or one key changed at any depth."
     if isinstance(value, dict) and value and chance.random() < 0.85:
         key, way = chance.choice([*value]), chance.randrange(8)
         if way == 0:
@@ -172,7 +172,7 @@ def changed_value(chance: random.Random, value: Any) -> Any:
 
 
 def changed_text(chance: random.Random, text: str) -> bytes:
-    "JSON changed as a value, or as text."
+    "JSON with a change in its values or in its text."
     if chance.random() < 0.7:
         return json.dumps(changed_value(chance, json.loads(text))).encode("utf-8", "surrogatepass")
     if chance.random() < 0.3:
@@ -181,7 +181,7 @@ def changed_text(chance: random.Random, text: str) -> bytes:
 
 
 def changed_tensors(chance: random.Random, whole: bytes) -> bytes:
-    "A safetensors file with its header changed as JSON, or its bytes."
+    "A safetensors file with a change in its header's JSON or in its bytes."
     if chance.random() < 0.3:
         return changed_bytes(chance, whole)
     size = int.from_bytes(whole[:8], "little")
@@ -204,7 +204,7 @@ def changed_tensors(chance: random.Random, whole: bytes) -> bytes:
 
 
 class Job:
-    "The smallest thing that can be trained."
+    "The smallest weights that can be trained."
 
     names, scores = ["a job"], (0.0, 1.0)
 
@@ -377,7 +377,7 @@ SMALLEST = Study(
 
 
 def read_study(folder: Path) -> None:
-    "All that is asked of a study's folder, figures apart."
+    "Every result that is read from a study's folder, except figures."
     results = Results(folder)
     for backbone in results.study.backbones:
         for ask in (results.transfer, results.transfers, results.curves, results.summary, results.trainings):
