@@ -204,7 +204,7 @@ def changed_tensors(chance: random.Random, whole: bytes) -> bytes:
 
 
 class Job:
-    "The smallest weights that can be trained."
+    "The smallest possible training job."
 
     names, scores = ["a job"], (0.0, 1.0)
 
