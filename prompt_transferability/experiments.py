@@ -285,7 +285,7 @@ def check_result(cell: Cell, found: Any) -> None:
     what = f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key},"
     check_answer(KINDS[cell.kind].result, found, what)
     if not KINDS[cell.kind].fits(cell, found):
-        raise AnswerError(f"{what} lacks entries, or has some that were not asked for; {_ADVICE}")
+        raise AnswerError(f"{what} is not valid (entries are missing or unexpected); {_ADVICE}")
 
 # %% ../nbs/library/experiments.ipynb #9dc35c9e
 class Origin(TypedDict, total=False):
