@@ -27,13 +27,12 @@ from glob import glob
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 from safetensors import safe_open
-from torch import Tensor
 
 from prompt_transferability.files import (
     parse_json,
@@ -44,6 +43,9 @@ from prompt_transferability.files import (
     tensor_header,
     written_whole,
 )
+
+if TYPE_CHECKING:  # as in `files`
+    from torch import Tensor
 
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',

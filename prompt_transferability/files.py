@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+
+if TYPE_CHECKING:  # importing torch takes a second, which a study's workers do not have
+    from torch import Tensor
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
@@ -322,18 +323,18 @@ def written_whole(
 
 # %% ../nbs/library/files.ipynb #3a6705fa
 TENSOR_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-"Number types, by their names in files."
+"The names of number types in torch, by their names in files."
 
 # %% ../nbs/library/files.ipynb #13c81c8a
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -346,7 +347,9 @@ def save_tensors(
     texts: Mapping[str, str],  # the table of texts in the header
 ) -> None:
     "Write a safetensors file: the same content yields the same bytes, with the usual permissions of new files."
-    types = {kind: name for name, kind in TENSOR_TYPES.items()}
+    import torch
+
+    types = {getattr(torch, kind): name for name, kind in TENSOR_TYPES.items()}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # so that numbers are aligned
     header: dict[str, Any] = {"__metadata__": dict(sorted(texts.items()))}

@@ -502,3 +502,9 @@ def test_a_study_has_the_same_result_on_a_cluster(cluster, tmp_path, monkeypatch
             ours.pop(times, None), theirs.pop(times, None)
         (ours.get("curve") or {}).pop("seconds", None), (theirs.get("curve") or {}).pop("seconds", None)
         assert ours == theirs
+
+
+def test_a_worker_watches_over_its_run_before_anything_heavy_is_imported():
+    code = "import sys, prompt_transferability.__main__, prompt_transferability.cells; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
