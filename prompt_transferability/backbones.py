@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,12 @@ from torch.nn import functional as F
 
 from .checkpoints import BackboneError, read_checkpoint, tokenizer_facts
 from .families import FAMILIES, PostNormLayer, head_scale, logit_cap, neurons_of, part
+from .files import shown
 from .tasks import Task, UnknownNameError
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone', 'Packing']
+__all__ = ['LAYOUTS', 'LONG', 'DTYPES', 'TextBatch', 'EncodedTexts', 'EncoderLayer', 'FastEncoder', 'Backbone',
+           'checked_backbone', 'Packing']
 
 # %% ../nbs/library/backbones.ipynb #c5c003bc
 LAYOUTS = ("paper", "authors")
@@ -380,6 +384,7 @@ class Backbone:
         if capped and getattr(config, capped):
             self.model.set_attn_implementation("eager")  # no other implementation caps attention scores
         self._words = model.get_input_embeddings()
+        self._embeddings = model.base_model.embeddings if self.kind == "masked" else None  # embeds a text
         self.embedding_size = self._words.embedding_dim  # width of a prompt's vectors
         self.hidden_size, self.ffn_size = config.hidden_size, neurons_of(config)
         self._activations = self._record.activations(model.base_model)
@@ -390,12 +395,6 @@ class Backbone:
         self._fingerprint = fingerprint
 
 # %% ../nbs/library/backbones.ipynb #c6310483
-@patch(as_prop=True)
-def _embeddings(self: Backbone) -> nn.Module:
-    "The module with which a masked model embeds a text."
-    return self.model.base_model.embeddings
-
-
 @patch(as_prop=True)
 def _positions(self: Backbone) -> nn.Embedding | None:
     "The learned positions, which slots do not get; None if there are none."
@@ -416,8 +415,8 @@ def _checked_length(self: Backbone, max_length: int) -> int:
         room = getattr(self.model.config, "max_position_embeddings", None) or max_length
     else:
         room = self._positions.num_embeddings - self._first_position
-    if not 2 < max_length <= room:
-        raise BackboneError(f"max_length is {max_length}; {self.name!r} takes texts of 3 to {room} tokens")
+    if not isinstance(max_length, Integral) or not 2 < max_length <= room:
+        raise BackboneError(f"max_length is {max_length!r}; {self.name!r} takes texts of 3 to {room} tokens")
     return max_length
 
 # %% ../nbs/library/backbones.ipynb #5b1e448d
@@ -493,6 +492,17 @@ def __repr__(self: Backbone) -> str:
 def dtype(self: Backbone) -> torch.dtype:
     "The number type that the model computes in."
     return self._words.weight.dtype
+
+# %% ../nbs/library/backbones.ipynb #3c9a4b21
+def checked_backbone(
+    given: object,
+) -> Backbone:
+    "A model. Raises `BackboneError` for anything else, such as the name of one."
+    if not isinstance(given, Backbone):
+        raise BackboneError(
+            f"expected a Backbone; got {shown(given)}: load a model with Backbone.from_pretrained(name)"
+        )
+    return given
 
 # %% ../nbs/library/backbones.ipynb #a8b4b5da
 @patch(as_prop=True)
@@ -715,6 +725,10 @@ class _Given(nn.Module):
         return next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point())
 
 # %% ../nbs/library/backbones.ipynb #5215e8d5
+_CHANGED = threading.RLock()
+"Held while a pass has changed a part of its model, so that the passes of other threads wait."
+
+
 @patch
 @contextmanager
 def _embedded(self: Backbone) -> Iterator[None]:
@@ -782,7 +796,7 @@ def generic_states(
         )
         return decoded.last_hidden_state[:, 0]
     self._check_positions(x.shape[1])
-    with self._embedded():
+    with _CHANGED, self._embedded():
         states = base(inputs_embeds=x, attention_mask=keep).last_hidden_state
     if self.kind == "masked":
         return states[:, 0]
@@ -849,35 +863,37 @@ def scores(self: _Attention, query: Tensor, key: Tensor, bias: Tensor) -> Tensor
     return self.softcap * torch.tanh(torch.bmm(query, key.transpose(1, 2)) * (self.scaling / self.softcap)) + bias
 
 # %% ../nbs/library/backbones.ipynb #5af327de
-def _attend_alone(how: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@patch
+def attend_alone(self: _Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     "Causal attention of each row to itself; query [n, heads, q, d], key and value [n, key heads, k, d], q last of k."
     n, heads, q, d = query.shape
-    groups, bias = heads // key.shape[1], how.bias(q, key.shape[2], query)
-    if q < LONG or how.softcap is not None:
+    groups, bias = heads // key.shape[1], self.bias(q, key.shape[2], query)
+    if q < LONG or self.softcap is not None:
         query = query.reshape(n * key.shape[1], groups * q, d)
-        weights = how.scores(query, key.flatten(0, 1), bias.repeat(groups, 1)).softmax(-1)
+        weights = self.scores(query, key.flatten(0, 1), bias.repeat(groups, 1)).softmax(-1)
         return torch.bmm(weights, value.flatten(0, 1)).view(n, heads, q, d)
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=how.scaling)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scaling)
 
 # %% ../nbs/library/backbones.ipynb #919dad0d
-def _attend_behind(how: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@patch
+def attend_behind(self: _Attention, prompt: Sequence[Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     "The same for n texts after one prompt, whose keys and values are [key heads, l, d]."
     n, heads, q, d = query.shape
     key_heads, length = prompt[0].shape[:2]
     groups = heads // key_heads
-    if q >= LONG or how.softcap is not None:
+    if q >= LONG or self.softcap is not None:
         own = zip(prompt, (key, value), strict=True)
-        return _attend_alone(how, query, *(torch.cat([shared.expand(n, -1, -1, -1), x], dim=2) for shared, x in own))
-    bias = how.bias(q, length + q, query)
+        return self.attend_alone(query, *(torch.cat([shared.expand(n, -1, -1, -1), x], dim=2) for shared, x in own))
+    bias = self.bias(q, length + q, query)
     query = query.reshape(n, key_heads, groups * q, d)
 
     def by_head(x: Tensor) -> Tensor:  # [n, key heads, groups * q, ..] -> [key heads, n * groups * q, ..]
         return x.transpose(0, 1).flatten(1, 2)
 
-    to_prompt = how.scores(by_head(query), prompt[0], bias[:, :length].repeat(n * groups, 1))
+    to_prompt = self.scores(by_head(query), prompt[0], bias[:, :length].repeat(n * groups, 1))
     to_prompt = to_prompt.view(key_heads, n, groups * q, length).transpose(0, 1)
-    to_text = how.scores(query.flatten(0, 1), key.flatten(0, 1), bias[:, length:].repeat(groups, 1))
+    to_text = self.scores(query.flatten(0, 1), key.flatten(0, 1), bias[:, length:].repeat(groups, 1))
     weights = torch.cat([to_prompt, to_text.view(n, key_heads, groups * q, q)], dim=-1).softmax(-1)
     from_prompt = torch.bmm(by_head(weights[..., :length]), prompt[1]).view(key_heads, n, groups * q, d)
     from_text = torch.bmm(weights[..., length:].flatten(0, 1), value.flatten(0, 1))
@@ -892,8 +908,8 @@ def _packed_attention(
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
     of_prompts, of_texts = ([cut(row) for row in rows] for cut in (packing.prompts, packing.texts))
     each = zip(*of_prompts[1:], *(x.split(packing.counts) for x in of_texts), strict=True)
-    behind = [_attend_behind(how, (keys, values), *own) for keys, values, *own in each if len(own[0])]
-    return packing.row(_attend_alone(how, *of_prompts), torch.cat(behind))[None], None
+    behind = [how.attend_behind((keys, values), *own) for keys, values, *own in each if len(own[0])]
+    return packing.row(how.attend_alone(*of_prompts), torch.cat(behind))[None], None
 
 # %% ../nbs/library/backbones.ipynb #727adda5
 @patch
@@ -909,13 +925,14 @@ def _packed_states(self: Backbone, prompts: Tensor, text: TextBatch, counts: lis
     transformers.AttentionInterface.register("packed", _packed_attention)
     transformers.AttentionMaskInterface.register("packed", lambda *_, **__: None)
     config, ends = self.model.config, packing.width + text.lengths.cumsum(0) - 1
-    implementation, config._attn_implementation = config._attn_implementation, "packed"
-    try:
-        states = self.model.base_model(
-            inputs_embeds=x[None], position_ids=at[None], use_cache=False, packing=packing
-        ).last_hidden_state
-    finally:
-        config._attn_implementation = implementation
+    with _CHANGED:
+        implementation, config._attn_implementation = config._attn_implementation, "packed"
+        try:
+            states = self.model.base_model(
+                inputs_embeds=x[None], position_ids=at[None], use_cache=False, packing=packing
+            ).last_hidden_state
+        finally:
+            config._attn_implementation = implementation
     return states[0, ends]
 
 # %% ../nbs/library/backbones.ipynb #247bbd12
@@ -939,20 +956,6 @@ def read_out_states(
         return self._packed_states(slots, text, counts)
     return self.encoder(slots, self.embed_text(text), text.lengths, counts)
 
-# %% ../nbs/library/backbones.ipynb #ff2b7487
-@patch
-def _word_logits(self: Backbone, states: Tensor, ids: Tensor) -> Tensor:  # [batch, hidden] -> [batch, words]
-    "The head's logits of these tokens only."
-    for step in self._record.head if self.has_head else ():
-        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
-    output = self.model.get_output_embeddings() if self.has_head else self._words
-    exact = torch.promote_types(states.dtype, torch.float32)
-    bias = getattr(output, "bias", None)
-    states = states.to(exact) * head_scale(self.model.config)
-    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
-    cap = logit_cap(self.model.config)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
 # %% ../nbs/library/backbones.ipynb #01563148
 @patch
 def read_out(
@@ -964,7 +967,16 @@ def read_out(
 
     Raises `BackboneError` for a label word that is not one token, or shares its token with another.
     """
-    logits = self._word_logits(states, self.label_token_ids(task))
+    ids = self.label_token_ids(task)
+    for step in self._record.head if self.has_head else ():
+        states = step(states) if not isinstance(step, str) else part(self.model, step)(states)
+    output = self.model.get_output_embeddings() if self.has_head else self._words
+    exact = torch.promote_types(states.dtype, torch.float32)
+    bias = getattr(output, "bias", None)
+    states = states.to(exact) * head_scale(self.model.config)
+    logits = F.linear(states, output.weight[ids].to(exact), None if bias is None else bias[ids].to(exact))
+    cap = logit_cap(self.model.config)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
     words = [len(words) for words in task.words]
     if max(words) == 1:
         return logits
@@ -993,14 +1005,15 @@ def label_logits(
 def text_logits(
     self: Backbone,
     prompt: Tensor,  # [l, embedding_size]
-    texts: EncodedTexts,
+    texts: EncodedTexts | Sequence[Mapping],  # from `encode`, or rows as it takes them
     task: Task,
 ) -> Tensor:  # float32 [texts, labels], on the CPU; float64 for a model in float64
     """Logits of the task's labels of many texts, in the order of the texts.
 
-    Raises `BackboneError` for a prompt that is not a tensor or does not fit, a label word that is not one token, and
-    if the model's output is not a number.
+    Raises `BackboneError` for a prompt that is not a tensor or does not fit, rows that `encode` rejects, a label
+    word that is not one token, and if the model's output is not a number.
     """
+    texts = texts if isinstance(texts, EncodedTexts) else self.encode(texts)
     slots = 0 if self.kind == "causal" else self.slots(prompt).shape[0]  # a causal model's are computed once per batch
     found = torch.empty(len(texts), len(task.labels), dtype=torch.promote_types(self.dtype, torch.float32))
     for rows in texts.batches_by_length(extra=slots):
@@ -1018,7 +1031,7 @@ def text_logits(
 def predict(
     self: Backbone,
     prompt: Tensor,  # [l, embedding_size]
-    texts: EncodedTexts,
+    texts: EncodedTexts | Sequence[Mapping],  # from `encode`, or rows as it takes them
     task: Task,
 ) -> np.ndarray:  # int64 [texts], indices into `task.labels`
     "The most likely label of each text, in the order of the texts; errors as in `text_logits`."
@@ -1037,6 +1050,7 @@ def neuron_values(
     """
     self._check_prompt(prompts)
     many, seen = prompts.reshape(math.prod(prompts.shape[:-2]), *prompts.shape[-2:]), []
+    thread = threading.get_ident()  # others may use the model at the same time
     first = {"masked": "cls_token_id", "seq2seq": "eos_token_id"}
     token = self.answer_id if self.kind == "causal" else getattr(self.tokenizer, first[self.kind])
     text = EncodedTexts([[token]] * len(many), [[0]] * len(many), 0).batch(np.arange(len(many)))
@@ -1045,6 +1059,8 @@ def neuron_values(
     read_last = math.inf if self.kind == "causal" else encoder or 0
 
     def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if threading.get_ident() != thread:
+            return
         at = -1 if len(seen) < read_last else 0
         values = (x.reshape(len(many), -1, x.shape[-1])[:, at] for x in (inputs[0], output))
         seen.append(tuple(values))
@@ -1077,7 +1093,10 @@ def without_neurons(
     self: Backbone,
     masked: Tensor,  # bool [layers, ffn], True where a neuron is silenced
 ) -> Iterator[None]:
-    "Silence some neurons for as long as the context lasts. Raises `BackboneError` for a mask of another shape."
+    """Silence some neurons for as long as the context lasts, in all threads.
+
+    Raises `BackboneError` for a mask of another shape.
+    """
     if masked.dtype != torch.bool or masked.shape != (self.num_layers, self.ffn_size):
         raise BackboneError(
             f"masked must be bool [{self.num_layers}, {self.ffn_size}], layers by neurons; got {masked.dtype} "

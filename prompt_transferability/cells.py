@@ -873,10 +873,12 @@ def next(self: _Workers) -> Iterator[tuple[Cell, float, Failure | str | None]]:
 @patch
 def end(self: _Workers) -> None:
     "Stop all workers, busy or not."
-    processes = [process for process, *_ in (*self.idle, *self.busy.values())]
-    for process in processes:
+    for _, pipe in self.idle:
+        with suppress(OSError):  # it has died
+            pipe.send(None)
+    for process, *_ in self.busy.values():
         process.terminate()
-    for process in processes:
+    for process, *_ in (*self.idle, *self.busy.values()):
         process.join(5)
         if process.is_alive():
             process.kill()

@@ -11,14 +11,15 @@ import logging
 import mmap
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from fastcore.basics import patch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -28,7 +29,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from .families import FAMILIES, OWN_TOKENS, part
-from .files import FLOATS, check_fetched, parse_json, printable, read_text, tensor_header
+from .files import FLOATS, check_fetched, one_line, parse_json, read_text, tensor_header
 from .microworld import MICRO_MODELS, model_folder
 from .tasks import UnknownNameError, ask_hub
 
@@ -194,59 +195,78 @@ def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
         )
 
 # %% ../nbs/library/checkpoints.ipynb #3299a81c
-def _found(name: str, file: str, source: dict) -> str | None:
-    "The path of a file in a folder or of a model on the Hub; None if there is none."
-    return cached_file(name, file, **{"_raise_exceptions_for_missing_entries": False} | source)
+@dataclass(frozen=True)
+class _Place:
+    "A folder, or a model on the Hub."
+
+    name: str
+    revision: str | None = None
+    local: bool = True  # in a folder or in the local cache; False: on the Hub
+
+    @property
+    def source(self) -> dict[str, Any]:
+        "Arguments with which `transformers` reads from here."
+        return {"revision": self.revision, "local_files_only": self.local}
+
+    def file(self, name: str) -> str | None:
+        "The path of a file; None if there is none."
+        return cached_file(self.name, name, _raise_exceptions_for_missing_entries=False, **self.source)
+
+    def settings(self, name: str) -> Any:
+        "The contents of a JSON file, {} if there is none. Raises `BackboneError` for one that is not JSON."
+        file, what = self.file(name), f"{name} of {self.name!r}"
+        return {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
 
 # %% ../nbs/library/checkpoints.ipynb #eec0de39
-def _check_counts(name: str, source: dict) -> None:
+@patch
+def check_counts(self: _Place) -> None:
     "Raise `BackboneError` if a tokenizer would create more tokens than fit into memory."
-    file, what = _found(name, "tokenizer_config.json", source), f"tokenizer_config.json of {name!r}"
-    settings = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
+    settings = self.settings("tokenizer_config.json")
     for setting, most in OWN_TOKENS.items():
         count = settings.get(setting, 0) if isinstance(settings, dict) else 0
         if isinstance(count, int | float) and not 0 <= count <= most:
-            raise BackboneError(f"{what} has {setting} that are not between 0 and {most:,}; correct it")
+            raise BackboneError(
+                f"tokenizer_config.json of {self.name!r} has {setting} that are not between 0 and {most:,}; correct it"
+            )
 
 # %% ../nbs/library/checkpoints.ipynb #a4b432d2
 _PROBES = ("A naïve reader's 1st test, isn't it?", " and behind a space")
 
 
-def _ids_alone(name: str) -> list[list[int]] | None:
+@patch
+def ids_alone(self: _Place) -> list[list[int]] | None:
     "The ids of some texts according to tokenizer.json alone, if no other file names the tokenizer's class."
-    told, alone = Path(name, "tokenizer_config.json"), Path(name, "tokenizer.json")
+    told, alone = (Path(self.name, file) for file in ("tokenizer_config.json", "tokenizer.json"))
     if not alone.is_file() or (told.is_file() and '"tokenizer_class"' in read_text(told, BackboneError)):
         return None
-    by_itself = Tokenizer.from_file(str(Path(name, "tokenizer.json")))
+    by_itself = Tokenizer.from_file(str(alone))
     return [by_itself.encode(probe).ids for probe in _PROBES]
-
-# %% ../nbs/library/checkpoints.ipynb #49d7c888
-def _reason(error: Exception) -> str:
-    "Another library's message, in one line."
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 # %% ../nbs/library/checkpoints.ipynb #dd2b3689
 _TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
 
-def _read_tokenizer(name: str, source: dict):
+@patch
+def read_tokenizer(self: _Place) -> transformers.PreTrainedTokenizerBase:
     "A tokenizer that has been tried."
-    for file in sorted(path for pattern in _TOKENIZER_FILES for path in Path(name).glob(pattern) if path.is_file()):
+    for file in sorted(
+        path for pattern in _TOKENIZER_FILES for path in Path(self.name).glob(pattern) if path.is_file()
+    ):
         check_fetched(file, BackboneError)
-    _check_counts(name, source)
+    self.check_counts()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        tokenizer = AutoTokenizer.from_pretrained(self.name, **self.source)
         tokenizer(*_PROBES, return_token_type_ids=True)
-        alone = _ids_alone(name)
+        alone = self.ids_alone()
     except OSError:
         raise
     except Exception as error:  # `tokenizers` raises this class for a file that it cannot read
         raise BackboneError(
-            f"the tokenizer of {name!r} cannot be used ({_reason(error)}); download its files again"
+            f"the tokenizer of {self.name!r} cannot be used ({one_line(error)}); download its files again"
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
-            f"the tokenizer of {name!r} produces ids other than those of its tokenizer.json; "
+            f"the tokenizer of {self.name!r} produces ids other than those of its tokenizer.json; "
             "tokenizer_config.json, which defines it, is missing or does not name a tokenizer_class"
         )
     return tokenizer
@@ -339,35 +359,37 @@ def _explained(name: str, what: str) -> Iterator[None]:
                 f"{what} of {name!r} needs more memory than is available; use a smaller model"
             ) from error
         raise BackboneError(
-            f"{what} of {name!r} cannot be used ({_reason(error)}); download it again, or correct it"
+            f"{what} of {name!r} cannot be used ({one_line(error)}); download it again, or correct it"
         ) from error
 
 # %% ../nbs/library/checkpoints.ipynb #57f38e60
-def _shards(name: str, index: str, source: dict) -> list[str]:
+@patch
+def shards(self: _Place, index: str) -> list[str]:
     "The files named in an index."
-    what = f"{SAFE_WEIGHTS_INDEX_NAME} of {name!r}"
+    what = f"{SAFE_WEIGHTS_INDEX_NAME} of {self.name!r}"
     found = parse_json(read_text(index, BackboneError), what, BackboneError, once=False)
     files = found.get("weight_map") if isinstance(found, dict) else None
     plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
     if not plain or not files:
         raise BackboneError(f"{what} does not say which file contains which weight; download it again")
-    with _explained(name, SAFE_WEIGHTS_INDEX_NAME):
-        return sorted(get_checkpoint_shard_files(name, index, **source)[0])
+    with _explained(self.name, SAFE_WEIGHTS_INDEX_NAME):
+        return sorted(get_checkpoint_shard_files(self.name, index, **self.source)[0])
 
 # %% ../nbs/library/checkpoints.ipynb #3dd2d063
-def _weight_files(name: str, source: dict) -> list[str]:
+@patch
+def weight_files(self: _Place) -> list[str]:
     "The safetensors files of a folder or of a model on the Hub."
-    single = _found(name, SAFE_WEIGHTS_NAME, source)
-    index = None if single else _found(name, SAFE_WEIGHTS_INDEX_NAME, source)
+    single = self.file(SAFE_WEIGHTS_NAME)
+    index = None if single else self.file(SAFE_WEIGHTS_INDEX_NAME)
     if not single and not index:
-        if source["local_files_only"] and not Path(name).is_dir():
+        if self.local and not Path(self.name).is_dir():
             raise OSError("its weights are not in the local cache")
-        whose = "the folder" if Path(name).is_dir() else "the model"
+        whose = "the folder" if Path(self.name).is_dir() else "the model"
         raise BackboneError(
-            f"{whose} {name!r} is not a complete model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, "
+            f"{whose} {self.name!r} is not a complete model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, "
             "which may run code, are not read; save them again with save_pretrained, or use a revision that has them"
         )
-    files = [single] if single else _shards(name, index, source)
+    files = [single] if single else self.shards(index)
     for file in files:
         check_fetched(file, BackboneError)
     return files
@@ -376,22 +398,23 @@ def _weight_files(name: str, source: dict) -> list[str]:
 _HARMLESS_ADAPTERS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
 
 
-def _check_adapter(name: str, source: dict) -> None:
+@patch
+def check_adapter(self: _Place) -> None:
     "Raise `BackboneError` for an adapter that changes the model in the same folder."
-    file = _found(name, "adapter_config.json", source)
+    file = self.file("adapter_config.json")
     if file is None:
         return
-    config = parse_json(read_text(file, BackboneError), f"adapter_config.json of {name!r}", BackboneError)
+    config = parse_json(read_text(file, BackboneError), f"adapter_config.json of {self.name!r}", BackboneError)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if not Path(file).with_name(CONFIG_NAME).is_file():
         raise BackboneError(
-            f"{name!r} is an adapter ({kind}), not a model; name the model that it is for, and read a prompt with "
+            f"{self.name!r} is an adapter ({kind}), not a model; name the model that it is for, and read a prompt with "
             "SoftPrompt.from_peft"
         )
     if kind not in _HARMLESS_ADAPTERS:
         raise BackboneError(
-            f"an adapter ({kind}) is in the model's folder {name!r}, and it is not clear whether it is meant to be "
-            "used; merge it into the model, or move adapter_config.json elsewhere"
+            f"an adapter ({kind}) is in the model's folder {self.name!r}, and it is not clear whether it is meant to "
+            "be used; merge it into the model, or move adapter_config.json elsewhere"
         )
 
 # %% ../nbs/library/checkpoints.ipynb #72faa5f7
@@ -420,24 +443,16 @@ def _read_gguf(path: Path, dtype: torch.dtype):
         tokenizer = quiet_from_pretrained(AutoTokenizer, path.parent, **source)
     return model, tokenizer, report, [path], config.to_dict()
 
-# %% ../nbs/library/checkpoints.ipynb #cf877adf
-def _on_hub(name: str) -> bool:
-    "Whether the Hub is available and has this model; if not, folders and the local cache are searched."
-    if Path(name).is_dir():
-        return False
-    try:
-        ask_hub(name, "model")
-    except ConnectionError:
-        return False
-    return True
-
 # %% ../nbs/library/checkpoints.ipynb #2c903770
-def _read_config(name: str, source: dict) -> dict:
+@patch
+def read_config(self: _Place) -> dict:
     "The settings in config.json."
-    file, what = _found(name, CONFIG_NAME, source), f"{CONFIG_NAME} of {name!r}"
-    config = {} if file is None else parse_json(read_text(file, BackboneError), what, BackboneError, once=False)
+    config = self.settings(CONFIG_NAME)
     if not isinstance(config, dict):
-        raise BackboneError(f"{what} contains a {type(config).__name__}, not a table of settings; download it again")
+        raise BackboneError(
+            f"{CONFIG_NAME} of {self.name!r} contains a {type(config).__name__}, not a table of settings; download "
+            "it again"
+        )
     if config.get("model_type") is None:
         raise OSError("there is no config.json that describes the model")
     return config
@@ -445,13 +460,17 @@ def _read_config(name: str, source: dict) -> dict:
 # %% ../nbs/library/checkpoints.ipynb #fb655127
 def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
     "The same for a folder, or for a model on the Hub."
-    source = {"revision": revision, "local_files_only": not _on_hub(name)}
-    _check_adapter(name, source)
-    config = _read_config(name, source)
+    place = _Place(name, revision)
+    if not Path(name).is_dir():
+        with suppress(ConnectionError):
+            ask_hub(name, "model")
+            place = replace(place, local=False)
+    place.check_adapter()
+    config = place.read_config()
     _check_config(name, config)
     with _explained(name, CONFIG_NAME):
-        quiet_from_pretrained(AutoConfig, name, **source)
-    files = _weight_files(name, source)
+        quiet_from_pretrained(AutoConfig, name, **place.source)
+    files = place.weight_files()
     _check_headers(name, config, files)
     with _explained(name, CONFIG_NAME):
         model, report = quiet_from_pretrained(
@@ -461,9 +480,9 @@ def _read_safetensors(name: str, dtype: torch.dtype, revision: str | None):
             use_safetensors=True,
             output_loading_info=True,
             adapter_kwargs={"subfolder": "none"},  # the only place where `transformers` then looks for adapters
-            **source,
+            **place.source,
         )
-    return model, _read_tokenizer(name, source), report, files, config
+    return model, place.read_tokenizer(), report, files, config
 
 # %% ../nbs/library/checkpoints.ipynb #426c9309
 def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:

@@ -19,7 +19,7 @@ from inspect import signature
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TextIO
+from typing import Any, TextIO
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -62,12 +62,15 @@ from prompt_transferability.study import (
     PRESETS,
     CellsFailedError,
     Study,
+    StudyError,
     check_source,
     noted_fingerprints,
     slurm_script,
 )
 from prompt_transferability.tasks import (
     ALL_TASKS,
+    ENDINGS,
+    TASK_TYPES,
     DataError,
     TaskData,
     UnknownNameError,
@@ -76,6 +79,7 @@ from prompt_transferability.tasks import (
     load_task,
     read_text_lines,
     read_texts,
+    task_from_files,
 )
 from .warehouse import Warehouse, WarehouseError
 from .zero_shot_transfer import evaluate, transfer_matrix
@@ -102,7 +106,7 @@ def _table(table: pd.DataFrame, options: argparse.Namespace, decimals: int = 3) 
     "A table for programs, with None for missing values, or for people."
     if options.json:
         return table.astype(object).where(table.notna(), None).to_dict("index")
-    return _Lines(f"\n{table.round(decimals).to_string(na_rep='–')}")
+    return _Lines("none" if table.empty else f"\n{table.round(decimals).to_string(na_rep='–')}")
 
 # %% ../nbs/library/cli.ipynb #e494b376
 def _say(text: str, where: TextIO | None = None) -> bool:
@@ -166,27 +170,27 @@ _GROUPS = {
     "release": "the prompts and results that the authors published",
     "warehouse": "a folder of prompts that can be searched",
 }
-_DECLARED: list[tuple[str | None, Callable]] = []  # the functions that declare commands, with their groups
+_COMMANDS: dict[str, dict[str, Any]] = {}  # by name, with the group in front of it
 
 # %% ../nbs/library/cli.ipynb #ed996c2f
-def _declares(group: str | None = None) -> Callable[[Callable], Callable]:
-    "Mark a function that declares commands, in this group or in none."
+def _option(*names: str, **settings: Any) -> Callable[[argparse.ArgumentParser], Any]:
+    "A function that adds an option to a command; the settings are those of `add_argument`."
+    return lambda command: command.add_argument(*(name.replace("_", "-") for name in names), **settings)
 
-    def declared(function: Callable) -> Callable:
-        _DECLARED.append((group, function))
-        return function
 
-    return declared
+def _fixed(**values: Any) -> Callable[[argparse.ArgumentParser], None]:
+    "Options that a command does not have, and the values that stand for them."
+    return lambda command: command.set_defaults(**values)
 
 # %% ../nbs/library/cli.ipynb #e285c04f
-def _add_command(
-    commands, name: str, answer: Callable[[argparse.Namespace], dict], help: str, json: str = "one JSON object"
-) -> argparse.ArgumentParser:
-    "Add a command that is answered by the given function."
-    command = commands.add_parser(name, help=help, description=help)
-    command.set_defaults(answer=answer)
-    command.add_argument("--json", action="store_true", help=f"print {json}")
-    return command
+def _command(name: str, help: str, *options: Callable, json: str = "one JSON object") -> Callable[[Callable], Callable]:
+    "Declare a command, such as `study run`, that is answered by the decorated function."
+
+    def declared(answer: Callable[[argparse.Namespace], dict]) -> Callable:
+        _COMMANDS[name] = {"answer": answer, "help": help, "options": options, "json": json}
+        return answer
+
+    return declared
 
 # %% ../nbs/library/cli.ipynb #17970135
 def _parser() -> argparse.ArgumentParser:
@@ -195,12 +199,17 @@ def _parser() -> argparse.ArgumentParser:
         "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
     )
     parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
-    places = {None: parser.add_subparsers(required=True, metavar="command")}
-    for group, declare in _DECLARED:
+    places = {"": parser.add_subparsers(required=True, metavar="command")}
+    for words, declared in _COMMANDS.items():
+        group, _, name = words.rpartition(" ")
         if group not in places:
-            of_group = places[None].add_parser(group, help=_GROUPS[group])
+            of_group = places[""].add_parser(group, help=_GROUPS[group])
             places[group] = of_group.add_subparsers(required=True, metavar="action")
-        declare(places[group])
+        command = places[group].add_parser(name, help=declared["help"], description=declared["help"])
+        command.set_defaults(answer=declared["answer"])
+        command.add_argument("--json", action="store_true", help=f"print {declared['json']}")
+        for option in declared["options"]:
+            option(command)
     return parser
 
 # %% ../nbs/library/cli.ipynb #5f6f8e18
@@ -216,24 +225,16 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 if c
     return code if said is None or _say(said) else 141
 
 # %% ../nbs/library/cli.ipynb #40bc8b0a
-def _add_models(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--models", help="folder with model folders and .gguf files, searched before the Hub")
-
-
-def _add_places(command: argparse.ArgumentParser) -> None:
-    "The options for data and models."
-    command.add_argument(
-        "--data", help="folder that contains tasks/ (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)"
-    )
-    _add_models(command)
+_MODELS = _option("--models", help="folder with model folders and .gguf files, searched before the Hub")
+_DATA = _option("--data", help="folder that contains tasks/ (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)")
 
 # %% ../nbs/library/cli.ipynb #8fc1c3b2
-def _add_computing(command: argparse.ArgumentParser, dtype: str = "auto, which is float32") -> None:
-    "The options for a model's device and number type; `dtype` describes the default."
-    command.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator if available)"
-    )
-    command.add_argument("--dtype", help=f"number type of the models: {', '.join(DTYPES)} (default: {dtype})")
+_DEVICE = _option(
+    "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator if available)"
+)
+_TYPES = f"number type of the models: {', '.join(DTYPES)}"
+_COMPUTING = _DEVICE, _option("--dtype", help=f"{_TYPES} (default: auto, which is float32)")
+_COMPUTING_STUDY = _DEVICE, _option("--dtype", help=f"{_TYPES} (default: the study's, which is float32 by default)")
 
 # %% ../nbs/library/cli.ipynb #2453363a
 def _default(function: Callable, name: str):
@@ -241,11 +242,12 @@ def _default(function: Callable, name: str):
     return signature(function).parameters[name].default
 
 
-def _add_max_length(command: argparse.ArgumentParser) -> None:
-    default = _default(Backbone.from_pretrained, "max_length")
-    command.add_argument(
-        "--max-length", type=int, default=default, help="maximum tokens of a text (default: %(default)s)"
-    )
+_MAX_LENGTH = _option(
+    "--max-length",
+    type=int,
+    default=_default(Backbone.from_pretrained, "max_length"),
+    help="maximum tokens of a text (default: %(default)s)",
+)
 
 # %% ../nbs/library/cli.ipynb #42f2e77d
 def _model(options: argparse.Namespace, name: str, layout: str) -> Backbone:
@@ -259,11 +261,13 @@ def _computing(backbone: Backbone) -> dict[str, str]:
     return {"device": str(backbone.device), "dtype": str(backbone.dtype).removeprefix("torch.")}
 
 # %% ../nbs/library/cli.ipynb #325237d6
-def _writable(path: str, *others: str | None) -> Path:
-    """A file that can be written, and is none of the `others` that a command reads or writes.
+def _writable(path: str | None, *others: str | None) -> Path | None:
+    """A file that can be written, and is none of the `others` that a command reads or writes; None for None.
 
     This is checked before hours of work and not after them; the check leaves no traces.
     """
+    if path is None:
+        return None
     file, real = Path(path), Path(os.path.realpath(path))  # for a link, its target
     if str(real) in [os.path.realpath(other) for other in others if other is not None]:
         raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a separate file")
@@ -280,6 +284,29 @@ def _writable(path: str, *others: str | None) -> Path:
     except OSError as error:
         raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
 
+# %% ../nbs/library/cli.ipynb #0f11e5a1
+def _is_file(task: str) -> bool:
+    "Whether a task is given as a file of rows and not by its name."
+    return task not in ALL_TASKS and task.lower().endswith(ENDINGS)
+
+
+def _training_data(options: argparse.Namespace) -> TaskData:
+    "The task to train on. A file of rows becomes a task that is named after the prompt's file."
+    of_file = {"--words": options.words, "--type": options.type, "--dev": options.dev}
+    given = [name for name, value in of_file.items() if value is not None]
+    if not _is_file(options.task):
+        if given:
+            raise DataError(f"{given[0]} is for a file of rows ({', '.join(ENDINGS)}); {options.task!r} is none")
+        return load_task(options.task, options.data, max_train=options.max_train)
+    if options.max_train is not None:
+        raise DataError(f"--max-train is for tasks with a name; {options.task!r} is a file: shorten it instead")
+    words = dict(pair.rpartition("=")[::2] for pair in options.words or ())
+    if len(words) != len(options.words or ()) or not words or not all(map(all, words.items())):
+        raise DataError(
+            f"{options.task!r} needs a word for each of its labels, as in --words bad=negative good=positive"
+        )
+    return task_from_files(Path(options.out).stem, options.type or TASK_TYPES[0], words, options.task, options.dev)
+
 # %% ../nbs/library/cli.ipynb #51d9c7d4
 _TUNING = {  # settings of `tune_prompt`: their type and description
     "length": (int, "number of vectors, if --init is not given (default: %(default)s)"),
@@ -291,13 +318,41 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
     "patience": (int, "stop after this many evaluations on dev without a new best (default: never)"),
 }
 
-
+# %% ../nbs/library/cli.ipynb #21f7a966
+@_command(
+    "tune",
+    "train a soft prompt on a task",
+    _option(
+        "task",
+        help=f"name of a task, such as sst2, or a file ({', '.join(ENDINGS)}) with columns text_a (or text), label and "
+        "maybe text_b",
+    ),
+    _option("--words", nargs="+", metavar="LABEL=WORD", help="for a file: the word that stands for each label"),
+    _option("--dev", help="for a file: rows to choose the best step on (default: some rows of the file)"),
+    _option("--type", help=f"for a file: {', '.join(TASK_TYPES)} (default: {TASK_TYPES[0]})"),
+    _option("--backbone", required=True, help="a model on the Hub or in --models, a folder or a .gguf file"),
+    _option("--out", required=True, help="prompt file to write (.safetensors)"),
+    _option("--init", help="prompt file to start from, instead of random vectors"),
+    _option("--checkpoint", help="file from which an interrupted run resumes"),
+    _option(
+        "--layout",
+        default=_default(Backbone.from_pretrained, "layout"),
+        help="paper or authors (default: %(default)s)",
+    ),
+    *(
+        _option(f"--{name}", type=kind, default=_default(tune_prompt, name), help=text)
+        for name, (kind, text) in _TUNING.items()
+    ),
+    _option("--max-train", type=int, help="maximum rows of the train split (default: all)"),
+    *(_MAX_LENGTH, *_COMPUTING, _DATA, _MODELS),
+)
 def _tune(options: argparse.Namespace) -> dict:
     backbone = _model(options, options.backbone, options.layout)
-    data = load_task(options.task, options.data, max_train=options.max_train)
+    data = _training_data(options)
     init = SoftPrompt.load(options.init) if options.init else None
-    out = _writable(options.out, options.init)
-    checkpoint = _writable(options.checkpoint, options.init, options.out) if options.checkpoint else None
+    read = [options.init, options.dev, options.task if _is_file(options.task) else None]
+    out = _writable(options.out, *read)
+    checkpoint = _writable(options.checkpoint, *read, options.out)
     settings = {name: getattr(options, name) for name in _TUNING}
     run = tune_prompt(backbone, data, init, checkpoint=checkpoint, progress=not options.json, **settings)
     return {
@@ -310,24 +365,6 @@ def _tune(options: argparse.Namespace) -> dict:
         "majority": data.majority("dev"),
         "seconds": run.seconds,
     }
-
-# %% ../nbs/library/cli.ipynb #21f7a966
-@_declares()
-def _add_tune(commands) -> None:
-    tune = _add_command(commands, "tune", _tune, "train a soft prompt on a task")
-    tune.add_argument("task", help="name of a task, such as sst2")
-    tune.add_argument("--backbone", required=True, help="a model on the Hub or in --models, a folder or a .gguf file")
-    tune.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    tune.add_argument("--init", help="prompt file to start from, instead of random vectors")
-    tune.add_argument("--checkpoint", help="file from which an interrupted run resumes")
-    layout = _default(Backbone.from_pretrained, "layout")
-    tune.add_argument("--layout", default=layout, help="paper or authors (default: %(default)s)")
-    for name, (kind, text) in _TUNING.items():
-        tune.add_argument(f"--{name.replace('_', '-')}", type=kind, default=_default(tune_prompt, name), help=text)
-    tune.add_argument("--max-train", type=int, help="maximum rows of the train split (default: all)")
-    _add_max_length(tune)
-    _add_computing(tune)
-    _add_places(tune)
 
 # %% ../nbs/library/cli.ipynb #149966d6
 def _check_model_name(name: str, whose: str, models: str | None) -> None:
@@ -373,35 +410,42 @@ def _target(name: str, options: argparse.Namespace) -> TaskData:
     return data
 
 # %% ../nbs/library/cli.ipynb #4727c0e7
-def _add_evaluating(command: argparse.ArgumentParser) -> None:
-    "The options of every evaluation."
-    command.add_argument("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)")
-    command.add_argument("--split", default="dev", help="train, dev or test (default: %(default)s)")
-    _add_max_length(command)
-    _add_computing(command)
-    _add_places(command)
+_EVALUATING = (
+    _option("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)"),
+    _option("--split", default="dev", help="train, dev or test, of a task with a name (default: %(default)s)"),
+    *(_MAX_LENGTH, *_COMPUTING, _DATA, _MODELS),
+)
 
 # %% ../nbs/library/cli.ipynb #fce3c0b0
+def _file_data(file: str, prompt: SoftPrompt) -> TaskData:
+    "The rows of a file as a test split of the prompt's own task."
+    task = prompt.declared_task()
+    words = dict(zip(task.labels, task.label_words, strict=True))
+    return task_from_files(task.name, task.task_type, words, test=file)
+
+
+@_command(
+    "evaluate",
+    "evaluate a prompt on a task",
+    _option("prompt", help="prompt file"),
+    _option("task", help=f"name of the target task, or a file ({', '.join(ENDINGS)}) with the prompt's labels"),
+    *_EVALUATING,
+)
 def _evaluate(options: argparse.Namespace) -> dict:
-    prompt = SoftPrompt.load(options.prompt)
-    data, backbone = _target(options.task, options), _backbone(options, [prompt])
-    result = evaluate(backbone, prompt, data, options.split)
+    prompt, of_file = SoftPrompt.load(options.prompt), _is_file(options.task)
+    data = _file_data(options.task, prompt) if of_file else _target(options.task, options)
+    split, backbone = "test" if of_file else options.split, _backbone(options, [prompt])
+    result = evaluate(backbone, prompt, data, split)
     return {
         "prompt": options.prompt,
         "trained_on": prompt.task,
         "task": options.task,
-        "split": options.split,
+        **({} if of_file else {"split": split}),
         **_computing(backbone),
         "trained_for_this_model": prompt.belongs_to(backbone),
-    } | result.as_dict()
-
-
-@_declares()
-def _add_evaluate(commands) -> None:
-    single = _add_command(commands, "evaluate", _evaluate, "evaluate a prompt on a task")
-    single.add_argument("prompt", help="prompt file")
-    single.add_argument("task", help="name of the target task")
-    _add_evaluating(single)
+        **result.as_dict(),
+        "majority": data.majority(split),
+    }
 
 # %% ../nbs/library/cli.ipynb #a743a0f7
 def _prompts(paths: Sequence[str]) -> list[SoftPrompt]:
@@ -427,29 +471,26 @@ def _write_table(table: pd.DataFrame, out: Path | None) -> None:
             table.to_csv(unfinished)
 
 # %% ../nbs/library/cli.ipynb #c2534bc0
+@_command(
+    "transfer",
+    "evaluate several prompts, and random prompts, on several tasks",
+    _option("prompts", nargs="+", help="prompt files"),
+    _option("--tasks", nargs="+", required=True, help="names of the target tasks"),
+    _option("--out", help="CSV file to write the matrix to"),
+    *_EVALUATING,
+)
 def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
     if "random" in prompts:
         raise PromptError("a prompt cannot be called 'random' because of the table's random prompts; rename its file")
     datas = [_target(task, options) for task in options.tasks]
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
     _write_table(matrix, out)
     belongs = {name: prompt.belongs_to(backbone) for name, prompt in prompts.items()}
     said = {"trained_for_this_model": belongs} if options.json else {}
     return {"split": options.split, **_computing(backbone), **said, "matrix": _table(matrix, options)}
-
-
-@_declares()
-def _add_transfer(commands) -> None:
-    many = _add_command(
-        commands, "transfer", _transfer, "evaluate several prompts, and random prompts, on several tasks"
-    )
-    many.add_argument("prompts", nargs="+", help="prompt files")
-    many.add_argument("--tasks", nargs="+", required=True, help="names of the target tasks")
-    many.add_argument("--out", help="CSV file to write the matrix to")
-    _add_evaluating(many)
 
 # %% ../nbs/library/cli.ipynb #e3be659a
 def _own_texts(options: argparse.Namespace) -> Iterator[dict]:
@@ -477,11 +518,36 @@ def _predicted_line(row: dict) -> str:
     return f"{', '.join(f'{printable(label)} {share:.3f}' for label, share in ranked)}: {shown}"
 
 # %% ../nbs/library/cli.ipynb #d27075bd
+def _text_or_file(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--text", help="a text (default: texts from standard input, one per line, or JSON lines)")
+    source.add_argument(
+        "--file", help=".csv, .tsv or .jsonl, optionally .gz, with a column text or text_a, optionally text_b"
+    )
+
+
+_PREDICTING = (
+    _option("prompt", help="prompt file"),
+    _text_or_file,
+    _option("--text-b", help="the second text, if the task has two"),
+    _option("--out", help="CSV file to write: the columns of the file, the label, and probabilities"),
+    _option("--task", help="a task, or a folder of your own (default: the one in the prompt's file)"),
+    _option("--backbone", help="model to use (default: the one that the prompt was trained for)"),
+    *(_MODELS, _MAX_LENGTH, *_COMPUTING, _fixed(data=None)),
+)
+
+# %% ../nbs/library/cli.ipynb #2c7e87a6
+@_command(
+    "predict",
+    "predict the labels of texts",
+    *_PREDICTING,
+    json="a JSON object for each text, or a single one with --out",
+)
 def _predict(options: argparse.Namespace) -> dict | Iterator[str]:
     prompt = SoftPrompt.load(options.prompt)
     task = prompt.declared_task() if options.task is None else find_task(options.task)
     texts = _own_texts(options)
-    out = _writable(options.out, options.prompt, options.file) if options.out else None
+    out = _writable(options.out, options.prompt, options.file)
     backbone = _backbone(options, [prompt])
     rows = predicted_rows(backbone, prompt, texts, task)
     if out is None:
@@ -499,26 +565,6 @@ def _predict(options: argparse.Namespace) -> dict | Iterator[str]:
         "predicted": labels if options.json else ", ".join(f"{label} {n}" for label, n in labels.items()),
     }
 
-# %% ../nbs/library/cli.ipynb #2c7e87a6
-@_declares()
-def _add_predict(commands) -> None:
-    in_json = "a JSON object for each text, or a single one with --out"
-    command = _add_command(commands, "predict", _predict, "predict the labels of texts", in_json)
-    command.add_argument("prompt", help="prompt file")
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--text", help="a text (default: texts from standard input, one per line, or JSON lines)")
-    source.add_argument(
-        "--file", help=".csv, .tsv or .jsonl, optionally .gz, with a column text or text_a, optionally text_b"
-    )
-    command.add_argument("--text-b", help="the second text, if the task has two")
-    command.add_argument("--out", help="CSV file to write: the columns of the file, the label, and probabilities")
-    command.add_argument("--task", help="a task, or a folder of your own (default: the one in the prompt's file)")
-    command.add_argument("--backbone", help="model to use (default: the one that the prompt was trained for)")
-    _add_models(command)
-    _add_max_length(command)
-    _add_computing(command)
-    command.set_defaults(data=None)
-
 # %% ../nbs/library/cli.ipynb #3b46a593
 def _layers(text: str | None) -> tuple[int, int] | None:
     "The first and the last layer of `10-12`, or of a single number."
@@ -531,20 +577,24 @@ def _layers(text: str | None) -> tuple[int, int] | None:
     return layers
 
 # %% ../nbs/library/cli.ipynb #6e261782
-def _add_comparing(command: argparse.ArgumentParser) -> None:
-    "The options of both commands."
-    command.add_argument("prompts", nargs="+", help="prompt files")
-    command.add_argument(
-        "--backbone", help="model whose neurons are used (default: the one that the prompts were trained for)"
-    )
-    _add_models(command)
-    _add_computing(command)
-    command.set_defaults(data=None, max_length=3)
+_COMPARING = (
+    _option("prompts", nargs="+", help="prompt files"),
+    _option("--backbone", help="model whose neurons are used (default: the one that the prompts were trained for)"),
+    *(_MODELS, *_COMPUTING, _fixed(data=None, max_length=3)),
+)
 
 # %% ../nbs/library/cli.ipynb #4e7d1ef7
+@_command(
+    "similarity",
+    "compare prompts with each other",
+    _option("--metric", required=True, help=f"one of {', '.join(METRICS)}"),
+    _option("--layers", help="for neuron_overlap: first and last layer, as in 10-12 (default: all)"),
+    _option("--out", help="CSV file to write the matrix to"),
+    *_COMPARING,
+)
 def _similarity(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts(options.prompts)
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     of_neurons = options.metric == "neuron_overlap"
     backbone = _backbone(options, [*prompts.values()]) if of_neurons else None
     matrix = similarity_matrix(prompts, options.metric, backbone, layers)
@@ -564,20 +614,17 @@ def _similarity(options: argparse.Namespace) -> dict:
         answer["pairs"] = {}
     return answer
 
-# %% ../nbs/library/cli.ipynb #7822cba0
-@_declares()
-def _add_similarity(commands) -> None:
-    alike = _add_command(commands, "similarity", _similarity, "compare prompts with each other")
-    alike.add_argument("--metric", required=True, help=f"one of {', '.join(METRICS)}")
-    alike.add_argument("--layers", help="for neuron_overlap: first and last layer, as in 10-12 (default: all)")
-    alike.add_argument("--out", help="CSV file to write the matrix to")
-    _add_comparing(alike)
-
 # %% ../nbs/library/cli.ipynb #95ade9a9
+@_command(
+    "neurons",
+    "report which neurons prompts activate, and how much they overlap",
+    _option("--out", help="CSV file to write the shares of active neurons to"),
+    *_COMPARING,
+)
 def _neurons(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
-    out = _writable(options.out, *options.prompts) if options.out else None
+    out = _writable(options.out, *options.prompts)
     states = activation_states(prompts, backbone)
     parts = [(1, backbone.num_layers), *layer_groups(backbone.num_layers)]
     parts += [(layer, layer) for layer in range(1, backbone.num_layers + 1)]
@@ -599,21 +646,28 @@ def _neurons(options: argparse.Namespace) -> dict:
         shown[f"overlap in {'layer' if first == last else 'layers'} {label}"] = overlap[label]
     return shape | shown
 
-# %% ../nbs/library/cli.ipynb #a9ff3b4a
-@_declares()
-def _add_neurons(commands) -> None:
-    neurons = _add_command(
-        commands, "neurons", _neurons, "report which neurons prompts activate, and how much they overlap"
-    )
-    neurons.add_argument("--out", help="CSV file to write the shares of active neurons to")
-    _add_comparing(neurons)
-
 # %% ../nbs/library/cli.ipynb #4d5a0002
+_MASKING = (
+    _option("prompt", help="prompt file"),
+    _option("task", help="name of the task to evaluate on"),
+    _option("--ratio", type=float, default=0.2, help="fraction of neurons to silence (default: %(default)s)"),
+    _option("--layers", help="only these layers: first and last, as in 10-12 (default: all)"),
+    _option("--others", nargs="+", default=[], help="other prompt files, whose neurons are silenced too"),
+    *(
+        _option(f"--{name}", type=int, default=_default(mask_neurons, name), help=f"{text} (default: %(default)s)")
+        for name, text in (("draws", "number of random draws"), ("seed", "seed of these draws"))
+    ),
+    _option("--out", help="CSV file to write every mask's accuracy to"),
+    *_EVALUATING,
+)
+
+# %% ../nbs/library/cli.ipynb #7df54b21
+@_command("mask", "silence the neurons that a prompt activates most, or others, and evaluate it", *_MASKING)
 def _mask(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts([options.prompt, *options.others])
     (_, prompt), *others = prompts.items()
     data, backbone = _target(options.task, options), _backbone(options, [*prompts.values()])
-    out = _writable(options.out, options.prompt, *options.others) if options.out else None
+    out = _writable(options.out, options.prompt, *options.others)
     by = [*CHOICES, *(other for _, other in others)]
     table = mask_neurons(
         backbone, prompt, data, options.ratio, layers, by, options.draws, options.seed, options.split
@@ -636,23 +690,6 @@ def _mask(options: argparse.Namespace) -> dict:
     }
     rows = table.astype(object).where(table.notna(), None)
     return answer | ({"masks": rows.to_dict("records")} if options.json else {})
-
-# %% ../nbs/library/cli.ipynb #7df54b21
-@_declares()
-def _add_mask(commands) -> None:
-    mask = _add_command(
-        commands, "mask", _mask, "silence the neurons that a prompt activates most, or others, and evaluate it"
-    )
-    mask.add_argument("prompt", help="prompt file")
-    mask.add_argument("task", help="name of the task to evaluate on")
-    mask.add_argument("--ratio", type=float, default=0.2, help="fraction of neurons to silence (default: %(default)s)")
-    mask.add_argument("--layers", help="only these layers: first and last, as in 10-12 (default: all)")
-    mask.add_argument("--others", nargs="+", default=[], help="other prompt files, whose neurons are silenced too")
-    for name, text in (("draws", "number of random draws"), ("seed", "seed of these draws")):
-        default = _default(mask_neurons, name)
-        mask.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: %(default)s)")
-    mask.add_argument("--out", help="CSV file to write every mask's accuracy to")
-    _add_evaluating(mask)
 
 # %% ../nbs/library/cli.ipynb #c2c2feb3
 _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size", "seed", "eval_every")
@@ -690,6 +727,40 @@ def _pairs(
     return list(zip(prompts, wanted, strict=True))
 
 # %% ../nbs/library/cli.ipynb #74f309f7
+_OF_FIT = (
+    _option(
+        "method",
+        choices=[name.replace(" ", "-") for name in WAYS],
+        help="method: see the page on projectors; relative-representations uses all shared words as anchors, "
+        "unfiltered",
+    ),
+    _option(
+        "--prompts",
+        nargs="*",
+        default=[],
+        help="prompt files of the source model to train on; for task-tuning: for tasks known by name",
+    ),
+    _option("--wanted", nargs="*", default=[], help="for prompt-mapping: the target model's, in the same order"),
+    _option("--source", help="source model, for methods that are not trained on prompts"),
+    _option("--target", required=True, help="target model"),
+    _option("--out", required=True, help="projector file to write (.safetensors)"),
+    _option("--checkpoint", help="file from which an interrupted run resumes"),
+    _option("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)"),
+    _option("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)"),
+    *(
+        _option(
+            f"--{name}",
+            type=float if name == "learning_rate" else int,
+            help="training setting (default: the method's)",
+        )
+        for name in _FITTING
+        if name != "activation"
+    ),
+    *(_MAX_LENGTH, *_COMPUTING, _DATA, _MODELS),
+)
+
+# %% ../nbs/library/cli.ipynb #fd0e8cd2
+@_command("project fit", "train a projector from one model's prompts to another's", *_OF_FIT)
 def _project_fit(options: argparse.Namespace) -> dict:
     fit = WAYS[options.method.replace("-", " ")]
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
@@ -697,7 +768,7 @@ def _project_fit(options: argparse.Namespace) -> dict:
     layout = prompts[0].layout if prompts else "paper"
     own = {name: value for name in _FITTING if (value := getattr(options, name)) is not None}
     if "steps" in takes:
-        checkpoint = _writable(options.checkpoint, options.out, *read) if options.checkpoint else None
+        checkpoint = _writable(options.checkpoint, options.out, *read)
         own |= {"layer_norm": not options.no_layer_norm, "checkpoint": checkpoint, "progress": not options.json}
     out = _writable(options.out, *read)
     if "datas" in takes:
@@ -717,32 +788,16 @@ def _project_fit(options: argparse.Namespace) -> dict:
     facts = {name: value for name, value in projection.metadata.items() if name not in ("curve", "fingerprints")}
     return {"projector": str(projection.save(out)), **_computing(target)} | facts
 
-# %% ../nbs/library/cli.ipynb #fd0e8cd2
-@_declares("project")
-def _add_project_fit(actions) -> None:
-    fit = _add_command(actions, "fit", _project_fit, "train a projector from one model's prompts to another's")
-    how = "method: see the page on projectors; relative-representations uses all shared words as anchors, unfiltered"
-    fit.add_argument("method", choices=[name.replace(" ", "-") for name in WAYS], help=how)
-    learned_from = "prompt files of the source model to train on; for task-tuning: for tasks known by name"
-    fit.add_argument("--prompts", nargs="*", default=[], help=learned_from)
-    fit.add_argument(
-        "--wanted", nargs="*", default=[], help="for prompt-mapping: the target model's, in the same order"
-    )
-    fit.add_argument("--source", help="source model, for methods that are not trained on prompts")
-    fit.add_argument("--target", required=True, help="target model")
-    fit.add_argument("--out", required=True, help="projector file to write (.safetensors)")
-    fit.add_argument("--checkpoint", help="file from which an interrupted run resumes")
-    fit.add_argument("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)")
-    fit.add_argument("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)")
-    for name in _FITTING:
-        if name != "activation":
-            kind = float if name == "learning_rate" else int
-            fit.add_argument(f"--{name.replace('_', '-')}", type=kind, help="training setting (default: the method's)")
-    _add_max_length(fit)
-    _add_computing(fit)
-    _add_places(fit)
-
 # %% ../nbs/library/cli.ipynb #358fd017
+@_command(
+    "project carry",
+    "map a prompt of one model to another model",
+    _option("prompt", help="prompt file"),
+    _option("--projector", required=True, help="projector file, from `project fit`"),
+    _option("--backbone", help="folder or name of the target model (default: the one that it was fitted for)"),
+    _option("--out", required=True, help="prompt file to write (.safetensors)"),
+    *(_MODELS, _MAX_LENGTH, *_COMPUTING, _fixed(data=None)),
+)
 def _project_carry(options: argparse.Namespace) -> dict:
     prompt, projection = SoftPrompt.load(options.prompt), Projection.load(options.projector)
     name = options.backbone or projection.metadata.get("target_backbone")
@@ -755,21 +810,6 @@ def _project_carry(options: argparse.Namespace) -> dict:
     carried = projection.project(prompt, backbone)
     answer = {"prompt": str(carried.save(out)), "task": prompt.task, "from": prompt.backbone}
     return answer | {"backbone": backbone.name, **_computing(backbone)}
-
-
-@_declares("project")
-def _add_project_carry(actions) -> None:
-    carry = _add_command(actions, "carry", _project_carry, "map a prompt of one model to another model")
-    carry.add_argument("prompt", help="prompt file")
-    carry.add_argument("--projector", required=True, help="projector file, from `project fit`")
-    carry.add_argument(
-        "--backbone", help="folder or name of the target model (default: the one that it was fitted for)"
-    )
-    carry.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    _add_models(carry)
-    _add_max_length(carry)
-    _add_computing(carry)
-    carry.set_defaults(data=None)
 
 # %% ../nbs/library/cli.ipynb #a97a5a43
 def _study(name: str) -> Study:
@@ -786,6 +826,37 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 # %% ../nbs/library/cli.ipynb #1da6f605
+_RUNNING = (
+    _option("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)"),
+    _option("--out", required=True, help="folder of the results"),
+    _option(
+        "--workers", type=int, help="number of processes (default: one per core up to four, or one with an accelerator)"
+    ),
+    _option("--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"),
+    _option(
+        "--reuse",
+        nargs="+",
+        default=(),
+        help="folders of other studies, from which answers are copied instead of computed",
+    ),
+    _option(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="cells to compute, with what they need and nothing else; they are computed even if --reuse has them",
+    ),
+    _option("--engine", choices=ENGINES, default="local", help="local: processes on this machine; ray: a cluster"),
+    _option(
+        "--address", help="address of the Ray cluster (default: the one that this machine belongs to, or a new one)"
+    ),
+    _option("--retry-failed", action="store_true", help="retry cells that failed in an earlier run"),
+    _option("--fail-fast", action="store_true", help="stop at the first failure"),
+    *(*_COMPUTING_STUDY, _DATA, _MODELS),
+)
+
+# %% ../nbs/library/cli.ipynb #1da6f607
+@_command("study run", "compute the missing cells of a study, and write its report", *_RUNNING)
 def _study_run(options: argparse.Namespace) -> dict:
     study = _study(options.study)
     study = replace(study, dtype=options.dtype or study.dtype)
@@ -795,67 +866,25 @@ def _study_run(options: argparse.Namespace) -> dict:
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
     return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
 
-
-_OF_STUDY = "the study's, which is float32 by default"
-
-
-@_declares("study")
-def _add_study_run(actions) -> None:
-    run = _add_command(actions, "run", _study_run, "compute the missing cells of a study, and write its report")
-    run.add_argument("study", help=f"a preset ({', '.join(PRESETS)}) or a study file (.yaml)")
-    run.add_argument("--out", required=True, help="folder of the results")
-    run.add_argument(
-        "--workers", type=int, help="number of processes (default: one per core up to four, or one with an accelerator)"
-    )
-    run.add_argument(
-        "--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"
-    )
-    run.add_argument(
-        "--reuse",
-        nargs="+",
-        default=(),
-        help="folders of other studies, from which answers are copied instead of computed",
-    )
-    run.add_argument(
-        "--only",
-        nargs="+",
-        default=(),
-        metavar="KEY",
-        help="cells to compute, with what they need and nothing else; they are computed even if --reuse has them",
-    )
-    run.add_argument(
-        "--engine", choices=ENGINES, default="local", help="local: processes on this machine; ray: a cluster"
-    )
-    run.add_argument(
-        "--address", help="address of the Ray cluster (default: the one that this machine belongs to, or a new one)"
-    )
-    run.add_argument("--retry-failed", action="store_true", help="retry cells that failed in an earlier run")
-    run.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    _add_computing(run, _OF_STUDY)
-    _add_places(run)
-
 # %% ../nbs/library/cli.ipynb #17ed412f
+@_command("study status", "report the progress of a study", _option("out", help="folder of the results"))
 def _study_status(options: argparse.Namespace) -> dict:
     study = Study.from_file(Path(options.out, "study.yaml"))
     return {"study": study.name} | study.status(options.out).to_dict("index")
 
-
-@_declares("study")
-def _add_study_status(actions) -> None:
-    status = _add_command(actions, "status", _study_status, "report the progress of a study")
-    status.add_argument("out", help="folder of the results")
-
 # %% ../nbs/library/cli.ipynb #a7ea6b01
+@_command("study report", "write the report of a study", _option("out", help="folder of the results"))
 def _study_report(options: argparse.Namespace) -> dict:
     return {"report": str(write_report(Results(options.out)))}
 
-
-@_declares("study")
-def _add_study_report(actions) -> None:
-    report = _add_command(actions, "report", _study_report, "write the report of a study")
-    report.add_argument("out", help="folder of the results")
-
 # %% ../nbs/library/cli.ipynb #c31015bf
+@_command(
+    "study plan",
+    "report what a study has to compute, and how long this takes here",
+    _option("study", help="a preset or a study file (.yaml)"),
+    _option("--out", help="folder of existing results, which count as done"),
+    *(*_COMPUTING_STUDY, _DATA, _MODELS),
+)
 def _study_plan(options: argparse.Namespace) -> dict:
     study = _study(options.study)
     places = {name: getattr(options, name) for name in ("data", "models", "device")}
@@ -864,24 +893,22 @@ def _study_plan(options: argparse.Namespace) -> dict:
     table.index = [" on ".join(pair) for pair in table.index]
     return {"study": study.name} | total | {"plan": _table(table, options, 2)}
 
-
-@_declares("study")
-def _add_study_plan(actions) -> None:
-    planning = _add_command(
-        actions, "plan", _study_plan, "report what a study has to compute, and how long this takes here"
-    )
-    planning.add_argument("study", help="a preset or a study file (.yaml)")
-    planning.add_argument("--out", help="folder of existing results, which count as done")
-    _add_computing(planning, _OF_STUDY)
-    _add_places(planning)
-
 # %% ../nbs/library/cli.ipynb #71e1e8df
+@_command(
+    "study diff",
+    "report which numbers of two runs of a study differ, and by how much",
+    _option("out", help="folder of the first run"),
+    _option("other", help="folder of the second run"),
+    _option("--csv", help="file for all numbers"),
+)
 def _study_diff(options: argparse.Namespace) -> dict:
     one, other = map(Results, (options.out, options.other))
-    out = _writable(options.csv) if options.csv else None
+    out = _writable(options.csv)
     table = one.difference(other)
     _write_table(table, out)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
+    if table.empty:
+        raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; name two runs of one study")
     moved = table[table["difference"] != 0]
     largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
     return {
@@ -894,17 +921,18 @@ def _study_diff(options: argparse.Namespace) -> dict:
         "largest": _table(largest.drop(columns=["kind", "source", "seed"]), options),
     }
 
-
-@_declares("study")
-def _add_study_diff(actions) -> None:
-    comparing = _add_command(
-        actions, "diff", _study_diff, "report which numbers of two runs of a study differ, and by how much"
-    )
-    comparing.add_argument("out", help="folder of the first run")
-    comparing.add_argument("other", help="folder of the second run")
-    comparing.add_argument("--csv", help="file for all numbers")
-
 # %% ../nbs/library/cli.ipynb #4b2fd048
+@_command(
+    "study slurm",
+    "print a script for sbatch that computes a study in parts",
+    _option("study", help="a preset or a study file (.yaml)"),
+    _option("--out", required=True, help="folder of the results, accessible to all jobs"),
+    _option("--parts", type=int, default=10, help="jobs (default: %(default)s)"),
+    _option("--hours", type=int, default=24, help="time limit of each job (default: %(default)s)"),
+    _option("--cpus", type=int, default=2, help="cores of each job (default: %(default)s)"),
+    _option("--gpu", action="store_true", help="one GPU for each job"),
+    *(*_COMPUTING_STUDY, _DATA, _MODELS),
+)
 def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
     _study(options.study)  # checks that it is a study
     words = ["prompt-transfer", "study", "run", options.study, "--out", options.out, "--workers", "1"]
@@ -914,20 +942,13 @@ def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
     script = slurm_script(shlex.join(words), options.parts, options.hours, options.cpus, options.gpu)
     return {"script": script} if options.json else _Lines(script)
 
-
-@_declares("study")
-def _add_study_slurm(actions) -> None:
-    array = _add_command(actions, "slurm", _study_slurm, "print a script for sbatch that computes a study in parts")
-    array.add_argument("study", help="a preset or a study file (.yaml)")
-    array.add_argument("--out", required=True, help="folder of the results, accessible to all jobs")
-    array.add_argument("--parts", type=int, default=10, help="jobs (default: %(default)s)")
-    array.add_argument("--hours", type=int, default=24, help="time limit of each job (default: %(default)s)")
-    array.add_argument("--cpus", type=int, default=2, help="cores of each job (default: %(default)s)")
-    array.add_argument("--gpu", action="store_true", help="one GPU for each job")
-    _add_computing(array, _OF_STUDY)
-    _add_places(array)
-
 # %% ../nbs/library/cli.ipynb #b32ac659
+@_command(
+    "study merge",
+    "combine the answers of parts of a study in one folder",
+    _option("out", help="folder for the answers: that of a study, or a new one for the study of the first part"),
+    _option("folders", nargs="+", help="folders of the parts"),
+)
 def _study_merge(options: argparse.Namespace) -> dict:
     store, parts = Store(options.out), [*map(Store, options.folders)]
     first = store.folder if (store.folder / "study.yaml").is_file() else parts[0].folder
@@ -942,19 +963,25 @@ def _study_merge(options: argparse.Namespace) -> dict:
             taken[str(part.folder)] = store.take(planned, [part], check_stored)
     return {"out": str(store.folder)} | taken | {"missing": sum(cell not in store for cell in planned)}
 
-
-@_declares("study")
-def _add_study_merge(actions) -> None:
-    merging = _add_command(actions, "merge", _study_merge, "combine the answers of parts of a study in one folder")
-    merging.add_argument(
-        "out", help="folder for the answers: that of a study, or a new one for the study of the first part"
-    )
-    merging.add_argument("folders", nargs="+", help="folders of the parts")
-
 # %% ../nbs/library/cli.ipynb #58c5655f
 _PROMPTS = [name for name, kind in KINDS.items() if kind.files is not Kind.files]
 
 
+@_command(
+    "study pack",
+    "pack the answers of a study into four files",
+    _option("out", help="folder of the results"),
+    _option(
+        "--without",
+        nargs="+",
+        metavar="WHAT",
+        default=(),
+        choices=("projectors", *_PROMPTS, *METHODS),
+        help="tensors to leave out: projectors, the prompts of a kind of cell "
+        f"({', '.join(_PROMPTS)}), or those mapped by one method ({', '.join(METHODS)})",
+    ),
+    _option("--into", help="folder of the packed files (default: the same folder, where they replace the others)"),
+)
 def _study_pack(options: argparse.Namespace) -> dict:
     into, left_out = options.into or options.out, {*options.without}
 
@@ -965,25 +992,15 @@ def _study_pack(options: argparse.Namespace) -> dict:
     answered = pack(options.out, into, Results(options.out).planned, kept)
     return {"out": str(into), "cells": answered}
 
-
-@_declares("study")
-def _add_study_pack(actions) -> None:
-    packing = _add_command(actions, "pack", _study_pack, "pack the answers of a study into four files")
-    packing.add_argument("out", help="folder of the results")
-    packing.add_argument(
-        "--without",
-        nargs="+",
-        metavar="WHAT",
-        default=(),
-        choices=("projectors", *_PROMPTS, *METHODS),
-        help="tensors to leave out: projectors, the prompts of a kind of cell "
-        f"({', '.join(_PROMPTS)}), or those mapped by one method ({', '.join(METHODS)})",
-    )
-    packing.add_argument(
-        "--into", help="folder of the packed files (default: the same folder, where they replace the others)"
-    )
-
 # %% ../nbs/library/cli.ipynb #d5dbf818
+@_command(
+    "microworld build",
+    "train micro models, and report what they know",
+    _option("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)"),
+    _option("--out", required=True, help="parent folder of the models"),
+    _option("--seed", type=int, default=0, help="seed of the weights and of the text (default: %(default)s)"),
+    _option("--steps", type=int, help="number of training steps (default: the model's)"),
+)
 def _build(options: argparse.Namespace) -> dict:
     "Train micro models, one after the other, each with a progress bar."
     built, names = {}, options.names or [*MICRO_MODELS]
@@ -1009,16 +1026,8 @@ def _build(options: argparse.Namespace) -> dict:
         for name, report in built.items()
     }
 
-
-@_declares("microworld")
-def _add_build(actions) -> None:
-    build = _add_command(actions, "build", _build, "train micro models, and report what they know")
-    build.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)")
-    build.add_argument("--out", required=True, help="parent folder of the models")
-    build.add_argument("--seed", type=int, default=0, help="seed of the weights and of the text (default: %(default)s)")
-    build.add_argument("--steps", type=int, help="number of training steps (default: the model's)")
-
 # %% ../nbs/library/cli.ipynb #d3f84982
+@_command("release list", "list what was published")
 def _release_list(options: argparse.Namespace) -> dict:
     catalog = published()
     if options.json:
@@ -1026,29 +1035,19 @@ def _release_list(options: argparse.Namespace) -> dict:
     counts = catalog.groupby(["kind", catalog["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
     return {"files, by kind, run and model": _Lines(f"\n{counts.to_string()}")}
 
-
-@_declares("release")
-def _add_release_list(actions) -> None:
-    _add_command(actions, "list", _release_list, "list what was published")
-
 # %% ../nbs/library/cli.ipynb #2c74cf97
-def _add_release_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data",
-        help="folder that contains authors-release/ (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
-    )
+_RELEASE_DATA = _option(
+    "--data",
+    help="folder that contains authors-release/ (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
+)
 
 
+@_command("release download", "download the published files that are missing", _RELEASE_DATA)
 def _release_download(options: argparse.Namespace) -> dict:
     return {"folder": str(download_release(options.data, progress=not options.json))}
 
-
-@_declares("release")
-def _add_release_download(actions) -> None:
-    download = _add_command(actions, "download", _release_download, "download the published files that are missing")
-    _add_release_data(download)
-
 # %% ../nbs/library/cli.ipynb #ca4b30ee
+@_command("release verify", "check that every published file is present and intact", _RELEASE_DATA)
 def _release_verify(options: argparse.Namespace) -> dict:
     folder = release_folder(options.data)
     states = Release(folder).verify()
@@ -1065,28 +1064,30 @@ def _release_verify(options: argparse.Namespace) -> dict:
         )
     return found if options.json else answer | {"state": "whole"}
 
-
-@_declares("release")
-def _add_release_verify(actions) -> None:
-    verify = _add_command(actions, "verify", _release_verify, "check that every published file is present and intact")
-    _add_release_data(verify)
-
 # %% ../nbs/library/cli.ipynb #bd186e0f
+@_command(
+    "release tables",
+    "recompute the tables of results/release",
+    _option("--out", required=True, help="folder of the tables"),
+    _option("--backbone", help="roberta-base, or its folder: also compute the tables of its neurons"),
+    _option("--models", help="folder of model folders, searched before the Hub"),
+    _RELEASE_DATA,
+)
 def _release_tables(options: argparse.Namespace) -> dict:
     release = load_release(options.data)
     model = Sources(None, options.models).backbone(options.backbone, "authors", 128) if options.backbone else None
     return {"folder": str(write_tables(release, options.out, options.command_line, model))}
 
-
-@_declares("release")
-def _add_release_tables(actions) -> None:
-    tables = _add_command(actions, "tables", _release_tables, "recompute the tables of results/release")
-    tables.add_argument("--out", required=True, help="folder of the tables")
-    tables.add_argument("--backbone", help="roberta-base, or its folder: also compute the tables of its neurons")
-    tables.add_argument("--models", help="folder of model folders, searched before the Hub")
-    _add_release_data(tables)
-
 # %% ../nbs/library/cli.ipynb #0054a9f1
+@_command(
+    "release export",
+    "write a published prompt as a prompt file",
+    _option("task", help="the task that it was tuned on, such as imdb"),
+    _option("backbone", help="the model that it was tuned for, such as roberta-base"),
+    _option("--run", help="its run, as in `release list` (default: tuned)"),
+    _option("--out", required=True, help="prompt file to write (.safetensors)"),
+    _RELEASE_DATA,
+)
 def _release_export(options: argparse.Namespace) -> dict:
     out = _writable(options.out)
     prompt = load_release(options.data).prompt(options.task, options.backbone, options.run)
@@ -1096,16 +1097,6 @@ def _release_export(options: argparse.Namespace) -> dict:
         "backbone": prompt.backbone,
         "layout": prompt.layout,
     } | prompt.metadata
-
-
-@_declares("release")
-def _add_release_export(actions) -> None:
-    export = _add_command(actions, "export", _release_export, "write a published prompt as a prompt file")
-    export.add_argument("task", help="the task that it was tuned on, such as imdb")
-    export.add_argument("backbone", help="the model that it was tuned for, such as roberta-base")
-    export.add_argument("--run", help="its run, as in `release list` (default: tuned)")
-    export.add_argument("--out", required=True, help="prompt file to write (.safetensors)")
-    _add_release_data(export)
 
 # %% ../nbs/library/cli.ipynb #1ab1759d
 def _medians(table: pd.DataFrame) -> dict[str, str]:
@@ -1122,19 +1113,6 @@ def _medians(table: pd.DataFrame) -> dict[str, str]:
     by_model = shown.groupby(level=0, sort=False)
     return {model: _Lines(f"\n{rows.droplevel(0).to_string(na_rep='–')}") for model, rows in by_model}
 
-# %% ../nbs/library/cli.ipynb #ee3dd6ed
-def _bench(options: argparse.Namespace) -> dict:
-    "Measure, write the results, and show their medians."
-    out = _writable(options.out) if options.out else None
-    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
-    found = bench(*asked, progress=not options.json, **settings)
-    found["provenance"]["command"] = options.command_line
-    if out is not None:
-        with written_whole(out) as unfinished:
-            unfinished.write_text(json.dumps(found, indent=1) + "\n")
-    return found if options.json else _medians(summary(found))
-
 # %% ../nbs/library/cli.ipynb #23f17613
 _MEASURED = {  # settings of `bench`, with descriptions
     "length": "number of vectors in the prompt",
@@ -1144,28 +1122,63 @@ _MEASURED = {  # settings of `bench`, with descriptions
     "device": "cpu or cuda",
     "seed": "seed of weights, texts and prompts",
 }
+_KINDS, _DTYPES, _AGAINST = (_default(bench, name) for name in ("kinds", "dtypes", "against"))
+_OF_BENCH = (
+    _option(
+        "names",
+        nargs="*",
+        metavar="model",
+        help=f"folders, GGUF files, names on the Hub, or shapes with random weights (default: {' '.join(SHAPES)})",
+    ),
+    _option(
+        "--texts",
+        nargs="+",
+        default=_KINDS,
+        help=f"lengths of the texts: {', '.join(LENGTHS)} (default: {' '.join(_KINDS)})",
+    ),
+    _option(
+        "--dtype", nargs="+", default=_DTYPES, help=f"number types: {', '.join(DTYPES)} (default: {' '.join(_DTYPES)})"
+    ),
+    _option(
+        "--against",
+        nargs="*",
+        default=_AGAINST,
+        help=f"other contestants: {', '.join([*CONTESTANTS][1:])} (default: the first two)",
+    ),
+    *(
+        _option(f"--{name}", type=type(default), default=default, help=f"{text} (default: %(default)s)")
+        for name, text in _MEASURED.items()
+        for default in [getattr(Settings, name)]
+    ),
+    _option("--threads", type=int, help="processor threads (default: as many as torch uses)"),
+    _option("--out", help="file to write everything to (.json)"),
+)
 
-
-@_declares()
-def _add_bench(commands) -> None:
-    measure = _add_command(commands, "bench", _bench, "measure the cost of training steps and evaluations here")
-    of_models = f"folders, GGUF files, names on the Hub, or shapes with random weights (default: {' '.join(SHAPES)})"
-    measure.add_argument("names", nargs="*", metavar="model", help=of_models)
-    kinds, dtypes, against = (_default(bench, name) for name in ("kinds", "dtypes", "against"))
-    of_texts = f"lengths of the texts: {', '.join(LENGTHS)} (default: {' '.join(kinds)})"
-    measure.add_argument("--texts", nargs="+", default=kinds, help=of_texts)
-    of_types = f"number types: {', '.join(DTYPES)} (default: {' '.join(dtypes)})"
-    measure.add_argument("--dtype", nargs="+", default=dtypes, help=of_types)
-    of_others = f"other contestants: {', '.join([*CONTESTANTS][1:])} (default: the first two)"
-    measure.add_argument("--against", nargs="*", default=against, help=of_others)
-    for name, text in _MEASURED.items():
-        default = getattr(Settings, name)
-        option, shown = f"--{name.replace('_', '-')}", f"{text} (default: %(default)s)"
-        measure.add_argument(option, type=type(default), default=default, help=shown)
-    measure.add_argument("--threads", type=int, help="processor threads (default: as many as torch uses)")
-    measure.add_argument("--out", help="file to write everything to (.json)")
+# %% ../nbs/library/cli.ipynb #addbf558
+@_command("bench", "measure the cost of training steps and evaluations here", *_OF_BENCH)
+def _bench(options: argparse.Namespace) -> dict:
+    "Measure, write the results, and show their medians."
+    out = _writable(options.out)
+    settings = {field.name: getattr(options, field.name) for field in fields(Settings)}
+    asked = options.names or [*SHAPES], options.texts, options.dtype, options.against
+    found = bench(*asked, progress=not options.json, **settings)
+    found["provenance"]["command"] = options.command_line
+    if out is not None:
+        with written_whole(out) as unfinished:
+            unfinished.write_text(json.dumps(found, indent=1) + "\n")
+    return found if options.json else _medians(summary(found))
 
 # %% ../nbs/library/cli.ipynb #43c220a1
+@_command(
+    "warehouse add",
+    "add prompts, named by their tasks by default",
+    _option("folder", help="folder of the warehouse; created if it does not exist"),
+    _option("prompts", nargs="*", default=[], help="prompt files"),
+    _option("--name", help="name of the prompt, if one file is given"),
+    _option("--study", help="folder of a study: its trained prompts"),
+    _option("--published", action="store_true", help="the prompts that the authors published"),
+    _option("--data", help="for --published: folder that contains authors-release/, as in `release`"),
+)
 def _warehouse_add(options: argparse.Namespace) -> dict:
     if not (options.prompts or options.study or options.published):
         raise WarehouseError("there is nothing to add; name prompt files, a study with --study, or --published")
@@ -1185,17 +1198,6 @@ def _warehouse_add(options: argparse.Namespace) -> dict:
     names = [name for group in groups if group for name in warehouse.add_all(group)]
     return {"added": names if options.json else len(names), "prompts": len(warehouse.index())}
 
-
-@_declares("warehouse")
-def _add_warehouse_add(actions) -> None:
-    adding = _add_command(actions, "add", _warehouse_add, "add prompts, named by their tasks by default")
-    adding.add_argument("folder", help="folder of the warehouse; created if it does not exist")
-    adding.add_argument("prompts", nargs="*", default=[], help="prompt files")
-    adding.add_argument("--name", help="name of the prompt, if one file is given")
-    adding.add_argument("--study", help="folder of a study: its trained prompts")
-    adding.add_argument("--published", action="store_true", help="the prompts that the authors published")
-    adding.add_argument("--data", help="for --published: folder that contains authors-release/, as in `release`")
-
 # %% ../nbs/library/cli.ipynb #026655ac
 _SHOWN = ("similarity", "task", "task_type", "backbone", "layout", "length", "width", "accuracy", "seed")
 
@@ -1208,19 +1210,33 @@ def _entries(table: pd.DataFrame, options: argparse.Namespace) -> dict | str:
 _FILTERS = ("task", "task_type", "backbone", "fingerprint")
 
 
+@_command(
+    "warehouse list",
+    "list the prompts in a warehouse",
+    _option("folder", help="folder of the warehouse"),
+    *(_option(f"--{name}", help="only prompts of this one") for name in _FILTERS),
+)
 def _warehouse_list(options: argparse.Namespace) -> dict:
     filters = {name: getattr(options, name) for name in _FILTERS}
     return {"prompts": _entries(Warehouse(options.folder).prompts(**filters), options)}
 
-
-@_declares("warehouse")
-def _add_warehouse_list(actions) -> None:
-    listing = _add_command(actions, "list", _warehouse_list, "list the prompts in a warehouse")
-    listing.add_argument("folder", help="folder of the warehouse")
-    for name in _FILTERS:
-        listing.add_argument(f"--{name.replace('_', '-')}", help="only prompts of this one")
-
 # %% ../nbs/library/cli.ipynb #b947a0ee
+_NEAREST = (
+    _option("folder", help="folder of the warehouse"),
+    _option("prompt", help="prompt file (.safetensors), or the name of a prompt in the warehouse"),
+    _option("--k", type=int, default=_default(Warehouse.nearest, "k"), help="prompts (default: %(default)s)"),
+    _option(
+        "--metric",
+        default=_default(Warehouse.nearest, "metric"),
+        help=f"one of {', '.join(METRICS)} (default: %(default)s)",
+    ),
+    _option("--all-models", action="store_true", help="also compare prompts of other models with the same width"),
+    _option("--backbone", help="for neuron_overlap: model to use (default: the one that the prompt was trained for)"),
+    *(_MODELS, *_COMPUTING, _fixed(data=None, max_length=3)),
+)
+
+# %% ../nbs/library/cli.ipynb #c07221d2
+@_command("warehouse nearest", "find the prompts that are most similar to one", *_NEAREST)
 def _warehouse_nearest(options: argparse.Namespace) -> dict:
     warehouse, prompt = Warehouse(options.folder), options.prompt
     from_file = Path(prompt).suffix == ".safetensors"
@@ -1233,49 +1249,26 @@ def _warehouse_nearest(options: argparse.Namespace) -> dict:
     computed = {"backbone": backbone.name, **_computing(backbone)} if of_neurons else {}
     return {"metric": options.metric} | computed | {"nearest": _entries(found, options)}
 
-# %% ../nbs/library/cli.ipynb #c07221d2
-@_declares("warehouse")
-def _add_warehouse_nearest(actions) -> None:
-    near = _add_command(actions, "nearest", _warehouse_nearest, "find the prompts that are most similar to one")
-    near.add_argument("folder", help="folder of the warehouse")
-    near.add_argument("prompt", help="prompt file (.safetensors), or the name of a prompt in the warehouse")
-    near.add_argument("--k", type=int, default=_default(Warehouse.nearest, "k"), help="prompts (default: %(default)s)")
-    metric = _default(Warehouse.nearest, "metric")
-    near.add_argument("--metric", default=metric, help=f"one of {', '.join(METRICS)} (default: %(default)s)")
-    near.add_argument(
-        "--all-models", action="store_true", help="also compare prompts of other models with the same width"
-    )
-    near.add_argument(
-        "--backbone", help="for neuron_overlap: model to use (default: the one that the prompt was trained for)"
-    )
-    _add_models(near)
-    _add_computing(near)
-    near.set_defaults(data=None, max_length=3)
-
 # %% ../nbs/library/cli.ipynb #cb23d1ac
+@_command(
+    "warehouse push",
+    "upload a warehouse to a repository of the Hub",
+    _option("folder", help="folder of the warehouse"),
+    _option("repo", help="user/name; created as private if it does not exist"),
+    _option("--public", action="store_true", help="make a new repository public"),
+)
 def _warehouse_push(options: argparse.Namespace) -> dict:
     warehouse = Warehouse(options.folder)
     return {"commit": warehouse.push(options.repo, private=not options.public, progress=not options.json)}
 
-
-@_declares("warehouse")
-def _add_warehouse_push(actions) -> None:
-    pushing = _add_command(actions, "push", _warehouse_push, "upload a warehouse to a repository of the Hub")
-    pushing.add_argument("folder", help="folder of the warehouse")
-    pushing.add_argument("repo", help="user/name; created as private if it does not exist")
-    pushing.add_argument("--public", action="store_true", help="make a new repository public")
-
 # %% ../nbs/library/cli.ipynb #f15e4213
+@_command(
+    "warehouse pull",
+    "download the prompts of a repository on the Hub into a folder",
+    _option("repo", help="user/name"),
+    _option("folder", help="the folder for the prompts, which keeps those already there"),
+    _option("--revision", help="branch, tag or commit (default: main)"),
+)
 def _warehouse_pull(options: argparse.Namespace) -> dict:
     warehouse = Warehouse.pull(options.repo, options.folder, options.revision, progress=not options.json)
     return {"folder": options.folder, "prompts": len(warehouse.index())}
-
-
-@_declares("warehouse")
-def _add_warehouse_pull(actions) -> None:
-    pulling = _add_command(
-        actions, "pull", _warehouse_pull, "download the prompts of a repository on the Hub into a folder"
-    )
-    pulling.add_argument("repo", help="user/name")
-    pulling.add_argument("folder", help="the folder for the prompts, which keeps those already there")
-    pulling.add_argument("--revision", help="branch, tag or commit (default: main)")

@@ -67,12 +67,12 @@ from prompt_transferability.zero_shot_transfer import (
 )
 
 # %% auto #0
-__all__ = ['STUDIES', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS', 'Evidence',
-           'studies_there', 'each_study', 'verdict', 'said', 'row_of', 'learned_tasks', 'tuned_on_dev', 'whole_matrix',
-           'type_test', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities', 'similarities',
-           'good_sources', 'holm', 'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair', 'by_layers',
-           'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector', 'by_further',
-           'by_carried', 'across', 'progress', 'claims']
+__all__ = ['STUDIES', 'VERDICTS', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS',
+           'Evidence', 'studies_there', 'each_study', 'verdict', 'said', 'row_of', 'learned_tasks', 'tuned_on_dev',
+           'whole_matrix', 'type_test', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities',
+           'similarities', 'good_sources', 'holm', 'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair',
+           'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector',
+           'by_further', 'by_carried', 'across', 'progress', 'claims']
 
 # %% ../nbs/library/evidence.ipynb #1ec20935
 _PLAIN = ("paper", "smollm", "gemma", "small", "micro")
@@ -133,6 +133,10 @@ def studies_there(
     return found
 
 # %% ../nbs/library/evidence.ipynb #ba27a58f
+VERDICTS = ("verdict", "predicts best", "adds to types")
+"Columns that stand first, since a phone shows only a few."
+
+
 def each_study(
     folder: str | Path,  # the parent folder of the studies, `results`
     question: str,  # one of `STUDIES`
@@ -150,7 +154,8 @@ def each_study(
             found = {}
         several = found and all(isinstance(part, Mapping) for part in found.values())
         rows |= {f"{study.label}; {name}": part for name, part in found.items()} if several else {study.label: found}
-    return pd.DataFrame([*rows.values()], pd.Index([*rows], dtype=object)).fillna("–")
+    table = pd.DataFrame([*rows.values()], pd.Index([*rows], dtype=object)).fillna("–")
+    return table[sorted(table, key=lambda column: column not in VERDICTS)]
 
 
 def _single_seeds(study: Evidence) -> list[Evidence]:

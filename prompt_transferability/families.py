@@ -86,10 +86,6 @@ def _albert_layers(base: nn.Module) -> list[nn.Module]:
     ]
     return [layer for group in groups for layer in group.albert_layers]
 
-
-def _t5_layers(base: nn.Module) -> list[nn.Module]:
-    return [*base.encoder.block, *base.decoder.block]
-
 # %% ../nbs/library/families.ipynb #f1bb148b
 @patch
 def activations(self: Family, base: nn.Module) -> list[nn.Module]:
@@ -218,7 +214,7 @@ _GEMMA3 = replace(_GEMMA2, model_class="Gemma3ForCausalLM", must_be=(("use_bidir
 _T5 = Family(
     kind="seq2seq",
     model_class="T5ForConditionalGeneration",
-    layers=_t5_layers,
+    layers=lambda base: [*base.encoder.block, *base.decoder.block],
     activation="layer.-1.DenseReluDense.act",
     ffn_size="d_ff",
     scaled_where="scale_decoder_outputs",

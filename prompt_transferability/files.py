@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # importing torch takes a second, which a study's workers do 
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
-           'printable', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json', 'parse_yaml',
-           'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
+           'printable', 'shown', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json',
+           'one_line', 'parse_yaml', 'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -62,6 +62,13 @@ def printable(
     return "".join(
         one if one in kept or _is_shown(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text
     )
+
+# %% ../nbs/library/files.ipynb #36c1f571
+def shown(
+    given: object,
+) -> str:
+    "What was given, for an error message: 'sst2', or a Tensor."
+    return repr(str(given)[:60]) if isinstance(given, str | os.PathLike) else f"a {type(given).__name__}"
 
 # %% ../nbs/library/files.ipynb #683cfdef
 class _Counted(io.RawIOBase):
@@ -245,8 +252,12 @@ def _misfit(root: yaml.Node) -> str | None:
     return None
 
 # %% ../nbs/library/files.ipynb #70637893
-def _in_a_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:150]}"
+def one_line(
+    problem: Exception,
+    longest: int = 200,  # characters of its message
+) -> str:
+    "An error of another library in one line, control characters escaped."
+    return f"{type(problem).__name__}: {printable(' '.join(str(problem).split()))[:longest]}"
 
 # %% ../nbs/library/files.ipynb #0d573acc
 def parse_yaml(
@@ -261,7 +272,7 @@ def parse_yaml(
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.YAMLError as problem:
-        raise error(f"{what} is not YAML: {_in_a_line(problem)}") from None
+        raise error(f"{what} is not YAML: {one_line(problem, 150)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
     if root is None:
@@ -270,11 +281,13 @@ def parse_yaml(
     try:
         value = loader.construct_document(root)
     except yaml.YAMLError as problem:
-        raise error(f"{what} is not YAML: {_in_a_line(problem)}") from None
+        raise error(f"{what} is not YAML: {one_line(problem, 150)}") from None
     except RecursionError:
         raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
     except _MISFIT as problem:
-        raise error(f"{what} {_misfit(root) or f'is not YAML: {_in_a_line(problem)}'}; put texts into quotes") from None
+        raise error(
+            f"{what} {_misfit(root) or f'is not YAML: {one_line(problem, 150)}'}; put texts into quotes"
+        ) from None
     if isinstance(value, dict | list):
         _checked_depth(value, what, error)
     return value

@@ -7,6 +7,7 @@ call."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,24 +78,22 @@ def layernorm_ablation(
     at_random = transfer_matrix(target_backbone, dict([*own.items()][:1]), [*datas.values()], split).loc["random"]
     table9, table10 = {"tuned": _accuracies(target_backbone, own, datas, split), "random": at_random.to_dict()}, {}
     curves = [baselines[task].curve.assign(fitted_on="", prompts="tuned", task=task) for task in tuned_tasks]
-    for group in fitted_on:
-        learned_from, name = [prompts[task] for task in group], ", ".join(group)
-        for layer_norm, suffix in ((False, " without LayerNorm"), (True, "")):
-            method = named_way(f"task tuning{suffix}", group)
-            settings = dict(fitting or {}) | {"layer_norm": layer_norm, "checkpoint": checkpoint(method)}
-            projector = fit_task_tuning(target_backbone, learned_from, [datas[task] for task in group], **settings)
-            projected = {task: projector.project(prompts[task], target_backbone) for task in datas}
-            table9[method] = _accuracies(target_backbone, projected, datas, split)
-            alike = similarity_to_tuned(target_backbone, projected, own)
-            table10 |= {(name, f"projected{suffix}", task): row for task, row in alike.iterrows()}
-            for task in tuned_tasks:
-                settings = dict(tuning or {}) | {"checkpoint": checkpoint(method, task)}
-                run = tune_from_model(target_backbone, datas[task], projector, prompts[task], **settings)
-                curves.append(run.curve.assign(fitted_on=name, prompts=f"tpt_model{suffix}", task=task))
+    for group, (layer_norm, suffix) in product(fitted_on, ((False, " without LayerNorm"), (True, ""))):
+        method, name = named_way(f"task tuning{suffix}", group), ", ".join(group)
+        settings = dict(fitting or {}) | {"layer_norm": layer_norm, "checkpoint": checkpoint(method)}
+        learned_from = [prompts[task] for task in group], [datas[task] for task in group]
+        projector = fit_task_tuning(target_backbone, *learned_from, **settings)
+        projected = {task: projector.project(prompts[task], target_backbone) for task in datas}
+        table9[method] = _accuracies(target_backbone, projected, datas, split)
+        alike = similarity_to_tuned(target_backbone, projected, own)
+        table10 |= {(name, f"projected{suffix}", task): row for task, row in alike.iterrows()}
+        for task in tuned_tasks:
+            settings = dict(tuning or {}) | {"checkpoint": checkpoint(method, task)}
+            run = tune_from_model(target_backbone, datas[task], projector, prompts[task], **settings)
+            curves.append(run.curve.assign(fitted_on=name, prompts=f"tpt_model{suffix}", task=task))
     table10["", "tuned", "different tasks"] = _between_tasks(target_backbone, own)
-    columns = ["fitted_on", "prompts", "task", "step", "loss", "accuracy"]
     return {
         "table9": pd.DataFrame.from_dict(table9, orient="index").rename_axis("prompts"),
         "table10": pd.DataFrame(table10).T.rename_axis(["fitted_on", "prompts", "task"]).astype(float),
-        "figure10": pd.concat(curves, ignore_index=True)[columns],
+        "figure10": pd.concat(curves, ignore_index=True)[["fitted_on", "prompts", "task", "step", "loss", "accuracy"]],
     }

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from fastcore.basics import patch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 
@@ -123,6 +124,9 @@ class _Dice:
     def pick(self, options: Sequence):
         return options[self.below(len(options))]
 
+    def other(self, options: Sequence, than):
+        return self.pick([option for option in options if option != than])
+
     def weighted(self, weights: dict):
         at = self.random() * sum(weights.values())
         return next(option for option, upto in zip(weights, accumulate(weights.values()), strict=True) if at < upto)
@@ -169,15 +173,26 @@ STRONG, MILD = "very really truly".split(), "slightly somewhat mildly".split()
 _LINKS = "is was felt seemed".split()
 
 # %% ../nbs/library/microworld.ipynb #2cc4da0a
-def _clause(dice: _Dice, world: World, domain: str, aspect: str, sign: int, degree: str | None = None) -> str:
+@dataclass(frozen=True)
+class _Writer:
+    "Writes the texts of a task."
+
+    dice: _Dice
+    task: MicroTask
+    world: World = DEFAULT_WORLD
+
+
+@patch
+def clause(self: _Writer, aspect: str, sign: int, degree: str | None = None) -> str:
     "A clause that praises (1), blames (-1) or is neutral about (0) an aspect, with a degree; None: a random degree."
+    dice = self.dice
     start = f"the {aspect} {dice.pick(_LINKS)}"
     if sign == 0:
         return f"{start} {dice.pick(PLAIN)}"
     negated = degree in (None, "plain") and dice.chance(0.25)
     good = (sign > 0) != negated
-    own = DOMAINS[domain]["good" if good else "bad"]
-    word = dice.pick((GOOD if good else BAD) if dice.chance(world.domain_overlap) else own)
+    own = DOMAINS[self.task.domain]["good" if good else "bad"]
+    word = dice.pick((GOOD if good else BAD) if dice.chance(self.world.domain_overlap) else own)
     if negated:
         return f"{start} not {word}"
     degree = degree or dice.pick(("strong", "plain", "plain", "mild"))
@@ -188,41 +203,43 @@ def _clause(dice: _Dice, world: World, domain: str, aspect: str, sign: int, degr
 _SIGNS = {"negative": -1, "neutral": 0, "positive": 1}
 
 
-def _aspects(dice: _Dice, task: MicroTask, count: int) -> list[str]:
-    return dice.some(DOMAINS[task.domain]["aspects"], count)
+@patch
+def aspects(self: _Writer, count: int) -> list[str]:
+    return self.dice.some(DOMAINS[self.task.domain]["aspects"], count)
 
 
-def _phrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def phrase(self: _Writer, label: str) -> tuple[str, str | None]:
     "sst2 and tweet_eval: one clause, or two of different strength."
-    sign, (first, second) = _SIGNS[label], _aspects(dice, task, 2)
-    clause = functools.partial(_clause, dice, world, task.domain)
+    dice = self.dice
+    sign, (first, second) = _SIGNS[label], self.aspects(2)
     if not dice.chance(0.3):
-        text = clause(first, sign)
+        text = self.clause(first, sign)
     elif sign:
-        text = " but ".join(dice.shuffled([clause(first, sign, "strong"), clause(second, -sign, "mild")]))
+        text = " but ".join(dice.shuffled([self.clause(first, sign, "strong"), self.clause(second, -sign, "mild")]))
     else:
-        text = " but ".join(dice.shuffled([clause(first, 1, "plain"), clause(second, -1, "plain")]))
-    if task.name == "tweet_eval":
+        text = " but ".join(dice.shuffled([self.clause(first, 1, "plain"), self.clause(second, -1, "plain")]))
+    if self.task.name == "tweet_eval":
         text = f"{dice.pick(('hey', 'today', 'so', 'well'))} {text} {dice.pick(('lol', 'folks', 'everyone', 'anyway'))}"
     return text + ".", None
 
 # %% ../nbs/library/microworld.ipynb #203820e9
-def _review(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def review(self: _Writer, label: str) -> tuple[str, str | None]:
     "imdb: three clauses, at least two of which express the label."
-    signs = dice.shuffled([1, 1, dice.pick((1, -1))])
-    clauses = [
-        _clause(dice, world, task.domain, aspect, sign * _SIGNS[label])
-        for aspect, sign in zip(_aspects(dice, task, 3), signs, strict=True)
-    ]
+    signs = self.dice.shuffled([1, 1, self.dice.pick((1, -1))])
+    clauses = [self.clause(aspect, sign * _SIGNS[label]) for aspect, sign in zip(self.aspects(3), signs, strict=True)]
     return ". ".join(clauses) + ".", None
 
 # %% ../nbs/library/microworld.ipynb #21510751
-def _aspect(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def aspect_in_question(self: _Writer, label: str) -> tuple[str, str | None]:
     "laptop and restaurant: one or two clauses, and the aspect in question."
-    asked, other = _aspects(dice, task, 2)
-    clauses = [_clause(dice, world, task.domain, asked, _SIGNS[label])]
+    dice = self.dice
+    asked, other = self.aspects(2)
+    clauses = [self.clause(asked, _SIGNS[label])]
     if dice.chance(0.6):
-        clauses.append(_clause(dice, world, task.domain, other, dice.pick((-1, 0, 1))))
+        clauses.append(self.clause(other, dice.pick((-1, 0, 1))))
     return dice.pick((" and ", " but ")).join(dice.shuffled(clauses)) + ".", asked
 
 # %% ../nbs/library/microworld.ipynb #1855a8f4
@@ -230,11 +247,11 @@ HEROES = "hero villain captain detective queen thief".split()
 EVENTS = "rode home,sailed away,entered the castle,opened the letter,climbed the tower,met the stranger".split(",")
 
 
-def _evidence(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def evidence(self: _Writer, label: str) -> tuple[str, str | None]:
     "movie_rationales: events of a film, and one or two clauses that judge it."
-    parts = [
-        _clause(dice, world, task.domain, aspect, _SIGNS[label]) for aspect in _aspects(dice, task, 1 + dice.below(2))
-    ]
+    dice = self.dice
+    parts = [self.clause(aspect, _SIGNS[label]) for aspect in self.aspects(1 + dice.below(2))]
     parts += [f"the {dice.pick(HEROES)} {dice.pick(EVENTS)}" for _ in range(2)]
     return ". ".join(dice.shuffled(parts)) + ".", None
 
@@ -287,9 +304,10 @@ class _Scene:
         return " ".join(word for word in words if word)
 
 # %% ../nbs/library/microworld.ipynb #5a810eb7
-def _scene(dice: _Dice, synonyms: bool = False) -> _Scene:
+@patch(cls_method=True)
+def drawn(cls: _Scene, dice: _Dice, synonyms: bool = False) -> _Scene:
     thing = dice.pick(TAXONOMY[dice.pick(_KINDS)])
-    scene = _Scene(dice.pick(("boy", "girl", "man", "woman")), dice.pick(THING_VERBS), dice.below(2), 0, thing)
+    scene = cls(dice.pick(("boy", "girl", "man", "woman")), dice.pick(THING_VERBS), dice.below(2), 0, thing)
     scene.word = dice.below(2) if synonyms else 0
     scene.color = dice.pick(COLORS) if dice.chance(0.4) else None
     scene.place = dice.pick(PLACES) if dice.chance(0.5) else None
@@ -297,36 +315,35 @@ def _scene(dice: _Dice, synonyms: bool = False) -> _Scene:
     return scene
 
 # %% ../nbs/library/microworld.ipynb #609c3d4a
-def _weaker(dice: _Dice, scene: _Scene, synonyms: bool = False) -> _Scene:
-    "A scene that follows from the given one."
-    weak = replace(scene)
+@patch
+def weaker(self: _Scene, dice: _Dice, synonyms: bool = False) -> _Scene:
+    "A scene that follows from this one."
+    weak = replace(self)
     if dice.chance(0.4):
-        weak.who = _PARENT[scene.who]
+        weak.who = _PARENT[self.who]
     if dice.chance(0.4):
-        weak.thing = _PARENT.get(scene.thing, scene.thing)
+        weak.thing = _PARENT.get(self.thing, self.thing)
     for slot in ("color", "place", "detail"):
         if dice.chance(0.4):
             setattr(weak, slot, None)
     if synonyms and dice.chance(0.5):
-        weak.word = 1 - scene.word
+        weak.word = 1 - self.word
     return weak
 
 # %% ../nbs/library/microworld.ipynb #ccca10bd
-def _other(dice: _Dice, options: Sequence, than) -> object:
-    return dice.pick([option for option in options if option != than])
-
-
-def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def inference(self: _Writer, label: str) -> tuple[str, str | None]:
     "mnli and snli: a premise, and a hypothesis that follows, says more, or contradicts."
-    synonyms = "synonyms" in task.abilities
-    premise = _scene(dice, synonyms)
+    dice = self.dice
+    synonyms = "synonyms" in self.task.abilities
+    premise = _Scene.drawn(dice, synonyms)
     if label == "neutral" and dice.chance(0.4):
-        hypothesis = _weaker(dice, premise, synonyms)
+        hypothesis = premise.weaker(dice, synonyms)
         hypothesis.thing, premise.thing = premise.thing, _PARENT[premise.thing]
         return premise.told() + ".", hypothesis.told() + "."
     if dice.chance(0.25):
         premise.thing = _PARENT[premise.thing]
-    hypothesis = _weaker(dice, premise, synonyms)
+    hypothesis = premise.weaker(dice, synonyms)
     if label == "neutral":
         slot, options = dice.pick((("place", PLACES), ("detail", DETAILS), ("color", COLORS)))
         setattr(premise, slot, None)
@@ -335,24 +352,26 @@ def _inference(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[
         hypothesis.side = 1 - premise.side
     elif label == "contradiction":
         premise.place = dice.pick(PLACES)
-        hypothesis.place = _other(dice, PLACES, than=premise.place)
+        hypothesis.place = dice.other(PLACES, than=premise.place)
     return premise.told() + ".", hypothesis.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #0460cff8
-def _question(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def question(self: _Writer, label: str) -> tuple[str, str | None]:
     "qnli: a question, and a sentence that does or does not answer it."
-    sentence = _scene(dice)
-    asked = _weaker(dice, sentence)
+    dice = self.dice
+    sentence = _Scene.drawn(dice)
+    asked = sentence.weaker(dice)
     if label == "not_entailment":
         changed = dice.weighted({"verb": 2, "thing": 1, "place": 1})
         if changed == "verb":
             asked.side = 1 - sentence.side
         elif changed == "thing":
-            kind = _other(dice, _KINDS, than=_PARENT[sentence.thing])
+            kind = dice.other(_KINDS, than=_PARENT[sentence.thing])
             asked.thing = dice.pick((kind, dice.pick(TAXONOMY[kind])))
         else:
             sentence.place = dice.pick(PLACES)
-            asked.place = _other(dice, PLACES, than=sentence.place)
+            asked.place = dice.other(PLACES, than=sentence.place)
     return asked.told(dice.pick(("who", f"which {asked.who}"))) + "?", sentence.told() + "."
 
 # %% ../nbs/library/microworld.ipynb #3c2692d8
@@ -370,8 +389,10 @@ DUTIES = {  # for each role: its duties, and the neglect of them
 }
 
 # %% ../nbs/library/microworld.ipynb #42d33136
-def _duty(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def duty(self: _Writer, label: str) -> tuple[str, str | None]:
     "ethics_deontology: a role, and what the person claims to be required to do."
+    dice = self.dice
     role = dice.pick(list(DUTIES))
     negated = dice.chance(0.25)
     neglect = (label == "acceptable") == negated
@@ -389,8 +410,10 @@ _KIN = "brother sister neighbor cousin uncle aunt boss partner".split()
 _TIMES = ["yesterday", "last week", "last year", "this week", "on monday", "on friday"]
 
 
-def _desert(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def desert(self: _Writer, label: str) -> tuple[str, str | None]:
     "ethics_justice: a treatment, and a deed that did or did not deserve it."
+    dice = self.dice
     kind, negated = dice.chance(0.5), dice.chance(0.2)
     deed = dice.pick(KIND_DEEDS if kind else UNKIND_DEEDS)
     good_deed = kind != negated
@@ -413,8 +436,10 @@ def _act(dice: _Dice, a: str, verb: str, b: str, place: str | None, passive: boo
 _OPENINGS = ("how come", "for what reason"), ("is it so that", "can it be that")
 
 
-def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def paraphrase(self: _Writer, label: str) -> tuple[str, str | None]:
     "qqp and mrpc: two questions, or two sentences, that do or do not mean the same."
+    dice = self.dice
     a, b, someone = dice.some(PEOPLE, 3)
     family, side, word = dice.pick(PEOPLE_VERBS), dice.below(2), dice.below(2)
     place, passive, opening = dice.pick(PLACES) if dice.chance(0.4) else None, dice.chance(0.3), dice.below(2)
@@ -423,7 +448,7 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
         word = 1 - word
     if dice.chance(0.5):
         passive = not passive
-    questions = "questions" in task.abilities
+    questions = "questions" in self.task.abilities
     if label in ("not_duplicate", "not_equivalent"):
         changed = dice.weighted({"verb": 45, "roles": 20, "someone": 25, "opening": 10 * questions})
         if changed == "verb":
@@ -440,26 +465,27 @@ def _paraphrase(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple
     return first[1] + ".", second[1] + "."
 
 # %% ../nbs/library/microworld.ipynb #8756db69
-_MAKERS = {
-    "imdb": _review,
-    "sst2": _phrase,
-    "laptop": _aspect,
-    "restaurant": _aspect,
-    "movie_rationales": _evidence,
-    "tweet_eval": _phrase,
-    "mnli": _inference,
-    "qnli": _question,
-    "snli": _inference,
-    "ethics_deontology": _duty,
-    "ethics_justice": _desert,
-    "qqp": _paraphrase,
-    "mrpc": _paraphrase,
+_METHODS = {
+    "imdb": _Writer.review,
+    "sst2": _Writer.phrase,
+    "laptop": _Writer.aspect_in_question,
+    "restaurant": _Writer.aspect_in_question,
+    "movie_rationales": _Writer.evidence,
+    "tweet_eval": _Writer.phrase,
+    "mnli": _Writer.inference,
+    "qnli": _Writer.question,
+    "snli": _Writer.inference,
+    "ethics_deontology": _Writer.duty,
+    "ethics_justice": _Writer.desert,
+    "qqp": _Writer.paraphrase,
+    "mrpc": _Writer.paraphrase,
 }
 
 
-def _example(dice: _Dice, world: World, task: MicroTask, label: str) -> tuple[str, str | None]:
+@patch
+def write(self: _Writer, label: str) -> tuple[str, str | None]:
     "text_a and text_b (or None) that truly have this label."
-    return _MAKERS[task.name](dice, world, task, label)
+    return _METHODS[self.task.name](self, label)
 
 # %% ../nbs/library/microworld.ipynb #d324b0af
 _BUCKETS = {"train": range(14), "dev": range(14, 17), "test": range(17, 20)}  # twentieths of all texts
@@ -472,15 +498,16 @@ def _belongs(text_a: str, text_b: str | None, split: str) -> bool:
 # %% ../nbs/library/microworld.ipynb #7f2d1f76
 def _rows(task: MicroTask, split: str, size: int, seed: int | str, world: World) -> list[dict]:
     dice, seen, rows = _Dice(task.name, split, seed), set(), []
+    writer = _Writer(dice, task, world)
     labels = dice.shuffled([task.labels[i % len(task.labels)] for i in range(size)])
     while len(rows) < size:
         label = labels[len(rows)]
-        texts = _example(dice, world, task, label)
+        texts = writer.write(label)
         if texts in seen or not _belongs(*texts, split):
             continue
         seen.add(texts)
         if dice.chance(world.noise):
-            label = _other(dice, task.labels, than=label)
+            label = dice.other(task.labels, than=label)
         rows.append({"text_a": texts[0], "text_b": texts[1], "label": label})
     return rows
 
@@ -531,8 +558,9 @@ IDLE = ["{}, says the sign:", "{} is on the list:", "{} was sung by the choir:"]
 "The contexts in which a word in front of a text is meaningless."
 
 
-def _cue(dice: _Dice, task: MicroTask, word: str) -> str:
-    return dice.pick(CUES[task.task_type]).format(word, people=dice.pick(REPORTERS))
+@patch
+def cue(self: _Writer, word: str) -> str:
+    return self.dice.pick(CUES[self.task.task_type]).format(word, people=self.dice.pick(REPORTERS))
 
 # %% ../nbs/library/microworld.ipynb #6c765751
 _FREQUENCIES = {
@@ -559,17 +587,20 @@ def vocabulary() -> tuple[str, ...]:
     "Every word of the language, sorted."
     dice, texts = _Dice("vocabulary"), [*_FREQUENCIES, *_SHARED_FREQUENCIES]
     for task in _ALL_TASKS:
+        writer = _Writer(dice, task)
         for i in range(2000):
             label = task.labels[i % len(task.labels)]
-            texts += [text for text in _example(dice, DEFAULT_WORLD, task, label) if text]
-            texts.append(_cue(dice, task, ""))
+            texts += [text for text in writer.write(label) if text]
+            texts.append(writer.cue(""))
     texts += [cue.format("") for cue in IDLE]
     return tuple(sorted(set(re.findall("[a-z0-9]+", " ".join(texts)))))
 
 # %% ../nbs/library/microworld.ipynb #aa7f1e78
-def _word_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
+@patch
+def word_pair(self: _Writer, label: str) -> tuple[str, str]:
     "Two words for an inference task."
-    yes, *_, no = task.labels
+    dice = self.dice
+    yes, *_, no = self.task.labels
     family, side, word = dice.pick(THING_VERBS), dice.below(2), dice.below(2)
     general = dice.pick(list(TAXONOMY))
     narrow = dice.pick(TAXONOMY[general])
@@ -578,40 +609,45 @@ def _word_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]
         yes: [(family[side][word], family[side][1 - word]), (narrow, general), (narrow, narrow)],
         no: [(family[side][word], family[1 - side][dice.below(2)]), (here, there)],
     }
-    return *dice.pick(pairs.get(label, [(general, narrow)])), label
+    return dice.pick(pairs.get(label, [(general, narrow)]))
 
 # %% ../nbs/library/microworld.ipynb #e0a62be8
-def _people_pair(dice: _Dice, task: MicroTask, label: str) -> tuple[str, str, str]:
+@patch
+def people_pair(self: _Writer, label: str) -> tuple[str, str]:
     "Two words for a paraphrase task."
+    dice = self.dice
     family, side, word = dice.pick(PEOPLE_VERBS), dice.below(2), dice.below(2)
     someone, other = dice.some(PEOPLE, 2)
-    if label == task.labels[0]:
-        return *dice.pick([(family[side][word], family[side][1 - word]), (someone, someone)]), label
-    return *dice.pick([(family[side][word], family[1 - side][dice.below(2)]), (someone, other)]), label
+    if label == self.task.labels[0]:
+        return dice.pick([(family[side][word], family[side][1 - word]), (someone, someone)])
+    return dice.pick([(family[side][word], family[1 - side][dice.below(2)]), (someone, other)])
 
 # %% ../nbs/library/microworld.ipynb #cfd83748
-def _entry(dice: _Dice, task: MicroTask) -> tuple[str, str | None, str]:
+@patch
+def entry(self: _Writer) -> tuple[str, str | None, str]:
     "The smallest texts for a task's question, and their label."
-    label = dice.pick(task.labels)
-    if task.task_type == "SA":
+    dice = self.dice
+    label = dice.pick(self.task.labels)
+    if self.task.task_type == "SA":
         own = {"negative": "bad", "neutral": None, "positive": "good"}[label]
         shared = {"negative": BAD, "neutral": PLAIN, "positive": GOOD}[label]
-        return dice.pick(DOMAINS[task.domain][own] if own and dice.chance(0.5) else shared) + ".", None, label
-    if task.name == "ethics_deontology":
+        return dice.pick(DOMAINS[self.task.domain][own] if own and dice.chance(0.5) else shared) + ".", None, label
+    if self.task.name == "ethics_deontology":
         return f"{dice.pick(DUTIES[dice.pick(list(DUTIES))][label != 'acceptable'])}.", None, label
-    if task.name == "ethics_justice":
+    if self.task.name == "ethics_justice":
         if dice.chance(0.5):
             return f"{dice.pick(KIND_DEEDS if label == 'acceptable' else UNKIND_DEEDS)}.", None, label
         kind = dice.chance(0.5)
         treatment = dice.pick(REWARDS if kind == (label == "acceptable") else PUNISHMENTS)
         return f"{treatment}, {dice.pick(KIND_DEEDS if kind else UNKIND_DEEDS)}.", None, label
-    first, second, label = (_word_pair if task.task_type == "NLI" else _people_pair)(dice, task, label)
+    first, second = self.word_pair(label) if self.task.task_type == "NLI" else self.people_pair(label)
     return first + ".", second + ".", label
 
 # %% ../nbs/library/microworld.ipynb #42eadaf7
-def _asked(dice: _Dice, world: World, task: MicroTask, label: str) -> str:
+@patch
+def asked(self: _Writer, label: str) -> str:
     "A cue, with the right word."
-    return _cue(dice, task, world.label_words(task)[task.labels.index(label)])
+    return self.cue(self.world.label_words(self.task)[self.task.labels.index(label)])
 
 # %% ../nbs/library/microworld.ipynb #20045485
 @functools.cache
@@ -620,16 +656,18 @@ def _words_that_ask_nothing() -> list[str]:
     return [word for word in vocabulary() if word not in cues]
 
 
-def _front(dice: _Dice, world: World, task: MicroTask, label: str) -> str | None:
+@patch
+def front(self: _Writer, label: str) -> str | None:
     "The first line of a whole text: usually a cue with the right word, else a word that fits only by chance."
+    dice = self.dice
     if dice.chance(0.03):
         return None
     if dice.chance(0.8):
-        return _asked(dice, world, task, label)
-    word = dice.weighted(_frequencies(world))
+        return self.asked(label)
+    word = dice.weighted(_frequencies(self.world))
     if dice.chance(0.5):
-        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*task.abilities}]
-        return _cue(dice, dice.pick(strangers), word)
+        strangers = [other for other in _ALL_TASKS if not {*other.abilities} & {*self.task.abilities}]
+        return replace(self, task=dice.pick(strangers)).cue(word)
     if dice.chance(0.3):
         return dice.pick(IDLE).format(word)
     return " ".join([word] + [dice.pick(_words_that_ask_nothing()) for _ in range(dice.below(12))]) + ":"
@@ -650,18 +688,19 @@ def generate_corpus(
         raise ValueError(f"a corpus cannot have {paragraphs!r} paragraphs; it must have at least one")
     if split not in _BUCKETS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(_BUCKETS)}")
-    dice, corpus, weights = _Dice("corpus", seed), [], {task: READING[task.task_type] for task in _ALL_TASKS}
+    dice, corpus = _Dice("corpus", seed), []
+    weights = {_Writer(dice, task, world): READING[task.task_type] for task in _ALL_TASKS}
     while len(corpus) < paragraphs:
-        task = dice.weighted(weights)
+        writer = dice.weighted(weights)
         if split == "train" and (len(corpus) < 0.3 * paragraphs or dice.chance(0.1)):
-            *texts, label = _entry(dice, task)
-            front = _asked(dice, world, task, label)
+            *texts, label = writer.entry()
+            front = writer.asked(label)
         else:
-            label = dice.pick(task.labels)
-            texts = _example(dice, world, task, label)
+            label = dice.pick(writer.task.labels)
+            texts = writer.write(label)
             if not _belongs(*texts, split):
                 continue
-            front = _front(dice, world, task, label)
+            front = writer.front(label)
         corpus.append("\n".join(line for line in (front, *texts) if line))
     return corpus
 
@@ -958,14 +997,9 @@ def _lines(cue: list[int], texts: list[list[int]], end: int, dice: _Dice) -> lis
     return row
 
 # %% ../nbs/library/microworld.ipynb #73c962cb
-def _newline(tokenizer) -> int:
-    (newline,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    return newline
-
-
 def _encode_causal(paragraphs: Sequence[str], tokenizer, dice: _Dice) -> _Encoded:
     "Token ids of each paragraph, and the number of them before its answer."
-    newline, encoded = _newline(tokenizer), []
+    (newline,), encoded = tokenizer("\n", add_special_tokens=False)["input_ids"], []
     for cue, texts, word in _parted(paragraphs, tokenizer):
         row = _lines(cue, texts, newline, dice)
         encoded.append((row + (word or []) + [tokenizer.eos_token_id], [len(row)]))
@@ -1111,7 +1145,7 @@ def examine_model(
     accuracy = {}
     for task in _ALL_TASKS:
         data = _rows(task, "dev", rows, 0, world)
-        lines = [[_cue(dice, task, tokenizer.mask_token or ""), row["text_a"], row["text_b"]] for row in data]
+        lines = [[_Writer(dice, task).cue(tokenizer.mask_token or ""), row["text_a"], row["text_b"]] for row in data]
         paragraphs = ["\n".join(line for line in group if line) for group in lines]
         scores = kind.answers(model, tokenizer, paragraphs, dice)
         guesses = scores[:, _word_ids(tokenizer, world.label_words(task))].argmax(1).tolist()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .backbones import Backbone
-from .prompts import SoftPrompt
-from .similarity import activation_values, layer_rows, named_prompts
+from .prompts import SoftPrompt, checked_prompt, named_prompts
+from .similarity import activation_values, layer_rows
 from .statistics import interval, paired_permutation_test
-from .tasks import TaskData, UnknownNameError
+from .tasks import TaskData, UnknownNameError, checked_data
 from .zero_shot_transfer import Evaluation
 
 # %% auto #0
@@ -72,7 +72,7 @@ def evaluate_masked(
     split: str = "dev",  # "train", "dev" or "test"
 ) -> list[Evaluation]:  # one per mask, in order
     "`evaluate` with some neurons silenced, for several such masks. Raises `BackboneError` for a mask of another shape."
-    values, rows = prompt.values_for(backbone), data.split(split)
+    values, rows = checked_prompt(prompt).values_for(backbone), checked_data(data).split(split)
     texts, labels, found = backbone.encode(rows), np.array(rows["label"]), []
     for masked in masks:
         with backbone.without_neurons(masked):
@@ -112,7 +112,7 @@ def mask_neurons(
     for unknown in (choice for choice in asked if isinstance(choice, str) and choice not in CHOICES):
         raise UnknownNameError("choice of neurons", unknown, CHOICES)
     others = named_prompts([choice for choice in asked if isinstance(choice, SoftPrompt)])
-    values = activation_values(dict(enumerate([prompt, *others.values()])), backbone).values()
+    values = activation_values(dict(enumerate([checked_prompt(prompt), *others.values()])), backbone).values()
     own, *those = (most_activated(of_prompt, ratio, layers) for of_prompt in values)
     masks = [("nothing", "", 0, torch.zeros_like(own))]
     for choice in dict.fromkeys(choice for choice in asked if isinstance(choice, str)):

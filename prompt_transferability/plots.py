@@ -167,10 +167,6 @@ def _even_shades(name: str) -> ListedColormap:
 
 _SHADES = _even_shades("Purples")
 
-# %% ../nbs/library/plots.ipynb #cb3bb307
-def _ink_on(color: str | Sequence[float]) -> str:
-    return max(("black", "white"), key=lambda ink: _contrast(ink, color))
-
 # %% ../nbs/library/plots.ipynb #ac9265ec
 def _draw_cells(
     axes: Axes,
@@ -189,7 +185,8 @@ def _draw_cells(
             color = "white" if np.isnan(shade) else _SHADES(norm(shade))
             look = {"edgecolor": _FAINT, "linewidth": 0, "hatch": "////"} if np.isnan(shade) else {"edgecolor": "white"}
             axes.add_patch(Rectangle((left, top), 1, 1, facecolor=color, clip_on=False, **look))
-            words = {"color": _ink_on(color), "fontsize": 8, "ha": "center", "va": "center"}
+            ink = max(("black", "white"), key=lambda ink: _contrast(ink, color))
+            words = {"color": ink, "fontsize": 8, "ha": "center", "va": "center"}
             axes.text(left + 0.5, top + 0.5, f"{100 * value:.{decimals}f}", **words)
             if source == target:
                 line = {"facecolor": "none", "edgecolor": _INK, "linewidth": 1.6, "zorder": 3}
@@ -414,13 +411,14 @@ _REFERENCE = {"color": _INK, "linewidth": 1.1, "linestyle": ":", "zorder": 3}
 _BASELINE = {"color": _MUTED, "linestyle": "--"}
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, shows: str, **look) -> None:
+def _draw_curves(axes: Axes, curves: pd.DataFrame, shows: str, by: str = "step", **look) -> None:
     "Draw one task's runs (columns seed, step, and the values) and, if there are several, their mean."
-    runs = curves.pivot(index="step", columns="seed", values=shows)
-    if runs.shape[1] > 1:
-        for seed in runs:
-            axes.plot(runs[seed].dropna(), **look, **_ONE_SEED)
-    axes.plot(runs.mean(axis=1, skipna=False).dropna(), **look, **_MEAN)
+    curves = curves.dropna(subset=[shows]).sort_values("step")
+    seeds, at_step = curves["seed"].nunique(), curves.groupby("step")
+    for _, run in curves.groupby("seed") if seeds > 1 else ():
+        axes.plot(run[by], run[shows], **look, **_ONE_SEED)
+    mean = at_step[[by, shows]].mean()[at_step["seed"].nunique() == seeds]
+    axes.plot(mean[by], mean[shows], **look, **_MEAN)
 
 # %% ../nbs/library/plots.ipynb #c1ca165e
 def _legend(figure: Figure, lines: Sequence[Line2D], columns: int, title: str) -> None:
@@ -483,17 +481,6 @@ def plot_curves(
         what = f"{_SHOWN[shows].capitalize()} by training step, one panel per task"
         return _settled(figure, f"{title}. {what}" if title else what)
 
-# %% ../nbs/library/plots.ipynb #a755e6fd
-def _draw_method(axes: Axes, curves: pd.DataFrame, by: str, look: Mapping) -> None:
-    "A thin line per seed, and a thick one for their mean at the steps that all of them have."
-    if curves["seed"].nunique() > 1:
-        for _, run in curves.groupby("seed"):
-            axes.plot(run[by], run["accuracy"], **look, **_ONE_SEED)
-    at_step = curves.groupby("step")
-    mean = pd.DataFrame({"by": at_step[by].mean(), "accuracy": at_step["accuracy"].mean()})
-    mean = mean[at_step["seed"].nunique() == curves["seed"].nunique()]
-    axes.plot(mean["by"], mean["accuracy"], **look, **_MEAN)
-
 # %% ../nbs/library/plots.ipynb #350df2cf
 _METHODS = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))  # line styles that are also visible in thin lines
 
@@ -524,7 +511,7 @@ def plot_methods(
             color = TYPE_COLORS[types[task]]
             for method, line in zip(methods, _METHODS, strict=False):
                 shown = curves[(curves["task"] == task) & (curves["method"] == method)]
-                _draw_method(axes, shown, by, {"color": color, "linestyle": line})
+                _draw_curves(axes, shown, "accuracy", by, color=color, linestyle=line)
             if reference and task in reference:
                 axes.axhline(reference[task], **_REFERENCE)
             _name_panel(axes, task, types[task])
@@ -647,12 +634,6 @@ def _stacked(states: Mapping[str, np.ndarray], types: Mapping[str, str]) -> tupl
         )
     return names, np.stack([*found.values()])
 
-# %% ../nbs/library/plots.ipynb #d504ad0c
-def _binned(cells: np.ndarray, bins: int) -> np.ndarray:  # [.., ffn] -> [.., bins or fewer]
-    "Means of neighbors, in columns of nearly equal size."
-    parts = np.array_split(np.arange(cells.shape[-1]), min(bins, cells.shape[-1]))
-    return np.stack([cells[..., part].mean(-1) for part in parts], axis=-1)
-
 # %% ../nbs/library/plots.ipynb #daa96ce0
 def _draw_layers(axes: Axes, cells: np.ndarray, left: float, right: float, norm: Normalize) -> None:
     "Cells [layers, columns], the first layer at the bottom, as an image whose columns span this range."
@@ -670,7 +651,8 @@ def _name_shades(figure: Figure, panels: Sequence[Axes], norm: Normalize, label:
 # %% ../nbs/library/plots.ipynb #7c2f0004
 def _states_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, str], bins: int) -> Figure:
     order = np.argsort(-states.sum(0), axis=-1, kind="stable")
-    columns = _binned(np.take_along_axis(states, order[None], axis=-1), bins)
+    parts = np.array_split(order, min(bins, order.shape[-1]), axis=-1)
+    columns = np.stack([np.take_along_axis(states, part[None], axis=-1).mean(-1) for part in parts], axis=-1)
     figure, panels = _panels(len(names))
     norm = Normalize(0, 1)
     for name, cells, axes in zip(names, columns, panels, strict=True):

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
 from .backbones import Backbone
 from .files import written_whole
-from .prompts import SoftPrompt
-from .tasks import DataError, Task, checked_texts
+from .prompts import SoftPrompt, checked_prompt
+from .tasks import DataError, Task, checked_texts, find_task, plain_rows
 
 # %% auto #0
 __all__ = ['CHUNK', 'table_row', 'predicted_rows', 'predict', 'save_predictions']
@@ -41,16 +41,16 @@ def predicted_rows(
     backbone: Backbone,
     prompt: SoftPrompt,
     rows: Iterable[Mapping[str, Any]],  # `text_a`, maybe `text_b`, and others; for example from `read_texts`
-    task: Task | None = None,  # the task that defines the labels; None: the one that the prompt declares
+    task: str | os.PathLike | Task | None = None,  # as in `load_task`: it defines the labels; None: the prompt's own
 ) -> Iterator[dict[str, Any]]:
     """Each row, with `prediction`, the most likely label, and `probabilities`, those of all labels.
 
-    Raises `PromptError` for a prompt that declares no task or does not fit the backbone, `BackboneError` for label
-    words that the backbone does not have, and `DataError` for rows that already have a column of such a name. A prompt
-    of another model of the same width is used, with a warning.
+    Raises `PromptError` for a prompt that declares no task or does not fit the backbone, `UnknownNameError` for an
+    unknown task, `BackboneError` for label words that the backbone does not have, and `DataError` for rows that already
+    have a column of such a name. A prompt of another model of the same width is used, with a warning.
     """
-    task = prompt.declared_task() if task is None else task
-    values, rows = prompt.values_for(backbone), iter(rows)
+    task = checked_prompt(prompt).declared_task() if task is None else find_task(task)
+    values, rows = checked_prompt(prompt).values_for(backbone), iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         logits = backbone.text_logits(values, backbone.encode(chunk), task)
         best, shares = logits.argmax(-1).tolist(), logits.double().softmax(-1).tolist()
@@ -64,7 +64,7 @@ def predicted_rows(
 # %% ../nbs/library/prediction.ipynb #15bd137b
 def _numbered(texts: Iterable) -> Iterator[tuple[int, Mapping[str, Any]]]:
     "Texts, pairs and rows as rows."
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(plain_rows(texts), start=1):
         row = {"text_a": text} if isinstance(text, str) else text
         if isinstance(text, tuple | list) and len(text) == 2:
             row = dict(zip(("text_a", "text_b"), text, strict=True))
@@ -76,26 +76,17 @@ def _numbered(texts: Iterable) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def predict(
     backbone: Backbone,
     prompt: SoftPrompt,
-    texts: Iterable[str | tuple[str, str] | Mapping[str, Any]],  # texts, pairs, or rows of `read_texts`
-    task: Task | None = None,  # as in `predicted_rows`
+    texts: pd.DataFrame
+    | Iterable[str | tuple[str, str] | Mapping[str, Any]],  # texts, pairs or rows, or a table of them
+    task: str | os.PathLike | Task | None = None,  # as in `predicted_rows`
 ) -> pd.DataFrame:  # one row per text: its columns, `prediction`, and `p_<label>` for each label
     "Labels and their probabilities for texts. Raises `DataError` for anything but texts; else as in `predicted_rows`."
-    if isinstance(texts, str | os.PathLike | Mapping):
+    if isinstance(texts, str | os.PathLike | Mapping) or not isinstance(texts, Iterable):
         raise DataError(
             f"texts is {str(texts)[:60]!r}; give a list of texts, as in [text], or read_texts(path) for those of a file"
         )
     rows = checked_texts(_numbered(texts), "texts", "row")
     return pd.DataFrame([table_row(row) for row in predicted_rows(backbone, prompt, rows, task)])
-
-# %% ../nbs/library/prediction.ipynb #21e42bd0
-def _opened(path: Path) -> TextIO:
-    # Columns other than the texts may contain half a character, which must not stop the work.
-    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _cell(value: Any) -> str | None:
-    "A value as written in a table: as JSON if it is not text."
-    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 # %% ../nbs/library/prediction.ipynb #6940446d
 def save_predictions(
@@ -105,7 +96,9 @@ def save_predictions(
     "Write a table of predictions, whole or not at all. Raises `DataError` for a row with different columns."
     counts: Counter[str] = Counter()
     table = None
-    with written_whole(path) as unfinished, _opened(unfinished) as file:
+    # Columns other than the texts may contain half a character, which must not stop the work.
+    half = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with written_whole(path) as unfinished, open(unfinished, "w", newline="", **half) as file:
         for number, row in enumerate(map(table_row, rows), start=1):
             if table is None:
                 table = csv.DictWriter(file, [*row])
@@ -115,6 +108,8 @@ def save_predictions(
                 raise DataError(
                     f"row {number} or the first row has no column {other!r}; all rows must have the same columns"
                 )
-            table.writerow({name: _cell(value) for name, value in row.items()})
+            table.writerow(
+                {name: value if isinstance(value, str | None) else json.dumps(value) for name, value in row.items()}
+            )
             counts[row["prediction"]] += 1
     return counts

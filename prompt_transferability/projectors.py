@@ -24,8 +24,8 @@ from .backbones import Backbone
 from prompt_transferability.files import (
     FLOATS,
     is_printable,
+    one_line,
     parse_json,
-    printable,
     read_tensors,
     save_tensors,
     written_whole,
@@ -741,6 +741,5 @@ def load(cls: Projection, path: str | Path) -> Projection:
             raise ValueError("it contains weights that are not finite")
     # The errors of creating a module, filling it, and building a table of the curve from values of other types.
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
-        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
-        raise ProjectorError(f"{path.name!r} is not as this package writes it ({reason})") from error
+        raise ProjectorError(f"{path.name!r} is not as this package writes it ({one_line(error)})") from error
     return projection.requires_grad_(False)

@@ -137,10 +137,6 @@ def _default(of: Field) -> Any:
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
-def _is_off(value: Any) -> bool:
-    return not value or value == "no"
-
-
 def _meaningless(args: TrainingArguments | type[TrainingArguments]) -> list[Field]:
     "The arguments that are in none of the tables."
     return [one for one in fields(args) if one.name not in MEANINGS]
@@ -150,7 +146,8 @@ def _reject_meaningless(args: TrainingArguments) -> None:
     "Raise `HubError` for an unsupported argument that is set: neither its default nor off."
     for one in _meaningless(args):
         value, default = getattr(args, one.name), _default(one)
-        if value != default and not (_is_off(value) and _is_off(default)):
+        off = [not one or one == "no" for one in (value, default)]
+        if value != default and not all(off):
             reason = _REASONS.get(one.name, "it does not apply to a soft prompt")
             raise HubError(f"{one.name}={value!r} is not supported: {reason}; leave it out")
     _restore_meaningless(args)  # values that merely mean "off"
@@ -365,11 +362,8 @@ def _report_evaluation(self: Watch, loop: Loop) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     "The checkpoints in a folder, by their steps."
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if (path / JOURNAL).is_file()), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    whole = [path for path in found if (path / JOURNAL).is_file()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 # %% ../nbs/library/prompt_hub.ipynb #ffec4d10
 @patch(as_prop=True)
@@ -377,16 +371,6 @@ def best(self: Watch) -> Path | None:
     "The best checkpoint; None if there is no best."
     step = self.state.best_global_step
     return None if step is None else self.folder / f"checkpoint-{step}"
-
-# %% ../nbs/library/prompt_hub.ipynb #0fed081c
-@patch
-def _remove_old(self: Watch, newest: Path) -> None:
-    "Keep the requested number of checkpoints, the newest and the best among them."
-    kept = {newest} | ({self.best} if self.args.load_best_model_at_end else set())
-    others = [path for path in checkpoints(self.folder) if path not in kept]
-    spare = len(others) if not self.args.save_total_limit else max(0, self.args.save_total_limit - len(kept))
-    for path in others[: len(others) - spare]:
-        shutil.rmtree(path)
 
 # %% ../nbs/library/prompt_hub.ipynb #a952a1af
 @patch
@@ -400,7 +384,11 @@ def _save(self: Watch, loop: Loop, asked: dict) -> None:
     with written_whole(place / JOURNAL) as unfinished:
         self.state.save_to_json(str(unfinished))
     self.tell("on_save")
-    self._remove_old(place)
+    kept = {place} | ({self.best} if self.args.load_best_model_at_end else set())
+    others = [path for path in checkpoints(self.folder) if path not in kept]
+    spare = len(others) if not self.args.save_total_limit else max(0, self.args.save_total_limit - len(kept))
+    for path in others[: len(others) - spare]:
+        shutil.rmtree(path)
 
 # %% ../nbs/library/prompt_hub.ipynb #3d051073
 @patch
@@ -682,7 +670,11 @@ def cross_model_train(
     prompt, backbone, data = self.prompt(source_model, task), self.backbone(target_model), self.data(task)
     folder, examples = self._projector_folder(source_model, target_model, task), len(data.split("train"))
     settings, resume = self.args.settings(examples), _resumed(folder, resume_from_checkpoint)
-    watch = Watch(self.args, folder, backbone, settings, examples, _write_projector, resume)
+
+    def write(loop: Loop, place: Path) -> None:
+        loop.objective.projector.save(place / PROJECTOR)
+
+    watch = Watch(self.args, folder, backbone, settings, examples, write, resume)
     projector = fit_task_tuning(backbone, [prompt], [data], seed=self.args.seed, watch=watch, **self._bar, **settings)
     step, weights = settings["steps"], watch.last
     if self.args.load_best_model_at_end:
@@ -696,10 +688,6 @@ def cross_model_train(
 @patch
 def _projector_folder(self: PromptHub, source_model: str, target_model: str, task: str) -> Path:
     return self.folder(f"{source_model} to {target_model}", task)
-
-
-def _write_projector(loop: Loop, folder: Path) -> None:
-    loop.objective.projector.save(folder / PROJECTOR)
 
 # %% ../nbs/library/prompt_hub.ipynb #58f64a92
 @patch

@@ -20,9 +20,9 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import Backbone, EncodedTexts, TextBatch
-from .prompts import SoftPrompt, random_prompt, task_entries
-from .tasks import TaskData
+from .backbones import Backbone, EncodedTexts, TextBatch, checked_backbone
+from .prompts import SoftPrompt, checked_prompt, random_prompt, task_entries
+from .tasks import TaskData, checked_data
 from prompt_transferability.training import (
     Batches,
     Loop,
@@ -41,13 +41,20 @@ __all__ = ['TuningJob', 'TuningRun', 'TextStream', 'text_streams', 'TaskObjectiv
 # %% ../nbs/library/prompt_tuning.ipynb #cbb57b07
 @dataclass(frozen=True)
 class TuningJob:
-    "One prompt to be trained. Raises `TuningError` for a seed that is not a whole number of at least 0."
+    """One prompt to be trained.
+
+    Raises `TuningError` for a seed that is not a whole number of at least 0, and `DataError` or `PromptError` for
+    anything but a task with its rows and an initial prompt.
+    """
 
     data: TaskData  # the train split is for training, the dev split for selection
     init: SoftPrompt | None = None  # None: random vectors drawn from `seed`
     seed: int = 0  # seed of the initial vectors and of the order of the texts
 
     def __post_init__(self):
+        checked_data(self.data)
+        if self.init is not None:
+            checked_prompt(self.init)
         vars(self)["seed"] = whole_number("seed", self.seed, 0)  # the dataclass is frozen
 
 # %% ../nbs/library/prompt_tuning.ipynb #bf43bca8
@@ -216,6 +223,9 @@ def tune_prompts(
     and for a task without a train or dev split.
     """
     training = read_settings(kwargs, tune_prompts)
+    checked_backbone(backbone)
+    if not isinstance(jobs, list | tuple) or not all(isinstance(job, TuningJob) for job in jobs):
+        raise TuningError("jobs must be a list of TuningJob, even for a single prompt: [TuningJob(data)]")
     count = whole_number("jobs", len(jobs), 1)
     streams = text_streams(backbone, jobs, training.batch_size)
     weights = [{"prompt": prompt} for prompt in _starting_prompts(backbone, jobs, length)]
@@ -238,6 +248,7 @@ def tune_prompt(
 ) -> TuningRun:
     "Train one soft prompt (§3.1, A.2); errors as in `tune_prompts`."
     read_settings(kwargs, tune_prompt)  # report an unknown setting as this function's
+    checked_backbone(backbone)  # before the rows, so that exchanged arguments are reported as such
     return tune_prompts(backbone, [TuningJob(data, init, seed)], length, checkpoint, progress, watch, **kwargs)[0]
 
 # %% ../nbs/library/prompt_tuning.ipynb #65c2c36c

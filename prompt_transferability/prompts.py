@@ -13,7 +13,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .backbones import LAYOUTS, Backbone
+from .backbones import LAYOUTS, Backbone, checked_backbone
 from .families import FAMILIES
 from prompt_transferability.files import (
     FLOATS,
@@ -33,6 +33,7 @@ from prompt_transferability.files import (
     read_json,
     read_tensors,
     save_tensors,
+    shown,
     size_limit,
     tensor_header,
     written_whole,
@@ -41,7 +42,8 @@ from .tasks import ALL_TASKS, Task, UnknownNameError
 
 # %% auto #0
 __all__ = ['UNTRAINED', 'TASK_ENTRIES', 'FORMAT', 'LONGEST_PICKLE', 'LONGEST_NAME', 'PEFT_TASKS', 'LONGEST', 'PromptError',
-           'SoftPrompt', 'same_model', 'task_entries', 'random_prompt', 'vocabulary_prompt', 'label_word_prompt']
+           'SoftPrompt', 'checked_prompt', 'named_prompts', 'same_model', 'task_entries', 'random_prompt',
+           'vocabulary_prompt', 'label_word_prompt']
 
 # %% ../nbs/library/prompts.ipynb #4c911aea
 class PromptError(ValueError):
@@ -108,6 +110,37 @@ def hidden_size(self: SoftPrompt) -> int:
 def __repr__(self: SoftPrompt) -> str:
     return f"SoftPrompt({self.task!r} on {self.backbone!r}, {self.length} × {self.hidden_size}, layout {self.layout!r})"
 
+# %% ../nbs/library/prompts.ipynb #0fd807b1
+def checked_prompt(
+    given: object,
+) -> SoftPrompt:
+    "A prompt. Raises `PromptError` for anything else."
+    if isinstance(given, SoftPrompt):
+        return given
+    advice = "put vectors into SoftPrompt(values, backbone.name, task)"
+    if isinstance(given, str | Path):
+        advice = "read its file with SoftPrompt.load"
+    elif isinstance(getattr(given, "prompt", None), SoftPrompt):
+        advice = "take its .prompt"
+    raise PromptError(f"expected a SoftPrompt; got {shown(given)}: {advice}")
+
+# %% ../nbs/library/prompts.ipynb #0fd807b4
+def named_prompts(
+    prompts: Mapping[str, SoftPrompt] | Iterable[SoftPrompt],
+) -> dict[str, SoftPrompt]:
+    """Prompts by name: their own, or that of their task, numbered if the task occurs several times.
+
+    Raises `PromptError` for anything but prompts.
+    """
+    if isinstance(prompts, SoftPrompt | str | Path | Tensor):
+        raise PromptError(f"expected several prompts; got {shown(prompts)}: put a single prompt into a list")
+    if isinstance(prompts, Mapping):
+        return {name: checked_prompt(prompt) for name, prompt in prompts.items()}
+    prompts = [checked_prompt(prompt) for prompt in prompts]
+    tasks = [prompt.task for prompt in prompts]
+    names = [task if tasks.count(task) == 1 else f"{task} {tasks[:i].count(task) + 1}" for i, task in enumerate(tasks)]
+    return dict(zip(names, prompts, strict=True))
+
 # %% ../nbs/library/prompts.ipynb #aa747a77
 def same_model(
     name: str,
@@ -133,11 +166,14 @@ def belongs_to(self: SoftPrompt, backbone: Backbone) -> bool | None:
 # %% ../nbs/library/prompts.ipynb #949c67a4
 @patch
 def values_for(self: SoftPrompt, backbone: Backbone) -> Tensor:  # float32 [length, hidden]
-    """The vectors, for use in front of this model. Raises `PromptError` if the width or the layout does not fit.
+    """The vectors, for use in front of this model.
+
+    Raises `PromptError` if the width or the layout does not fit, and `BackboneError` for anything but a model.
 
     Another model of the same width is allowed, with a warning: this is the paper's "Directly Reuse" (§5, Table 4),
     which performs about as well there as random prompts.
     """
+    checked_backbone(backbone)
     if self.hidden_size != backbone.embedding_size:
         raise PromptError(
             f"the prompt of task {self.task!r} was trained for {self.backbone!r} and is {self.hidden_size} wide; "
@@ -167,10 +203,6 @@ def task_entries(
         "task_type": task.task_type,
     }
 
-# %% ../nbs/library/prompts.ipynb #ec868056
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-
 # %% ../nbs/library/prompts.ipynb #d642d166
 @patch
 def declared_task(self: SoftPrompt) -> Task:
@@ -186,12 +218,8 @@ def declared_task(self: SoftPrompt) -> Task:
             f"the prompt does not say which labels its task {self.task!r} has; name the task, or the folder of your "
             "own, with task= or --task"
         )
-    labels, words, task_type = (declared[name] for name in TASK_ENTRIES)
-    several = isinstance(words, list | tuple)
-    if not (_are_texts(labels) and several and all(isinstance(of, str) or _are_texts(of) for of in words)):
-        raise PromptError(f"labels and label words of the prompt's task {self.task!r} must be lists of words")
     try:
-        return Task(self.task, task_type, tuple(labels), tuple(words))
+        return Task(self.task, **declared)
     except ValueError as error:
         raise PromptError(f"the prompt declares no task: {error}") from error
 

@@ -6,18 +6,19 @@ transfer."""
 # %% ../nbs/library/similarity.ipynb #31fc612c
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .backbones import Backbone
-from .prompts import PromptError, SoftPrompt
+from .prompts import PromptError, SoftPrompt, named_prompts
 from prompt_transferability.statistics import (
     PermutationResult,
     auc,
@@ -31,12 +32,12 @@ from prompt_transferability.statistics import (
 from .tasks import UnknownNameError
 
 # %% auto #0
-__all__ = ['EMBEDDING_METRICS', 'METRICS', 'mean_directions', 'euclidean_concat', 'cosine_concat', 'euclidean_average',
+__all__ = ['Measure', 'EMBEDDING_METRICS', 'METRICS', 'mean_directions', 'euclidean_concat', 'cosine_concat', 'euclidean_average',
            'cosine_average', 'activation_values', 'activation_states', 'active_share', 'layer_groups', 'layer_label',
-           'layer_rows', 'neuron_overlap', 'named_prompts', 'overlap_matrix', 'similarity_matrix', 'independent_pairs',
-           'pair_means', 'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline',
-           'label_baseline', 'type_pairs', 'by_source', 'transferability_correlation', 'correlation_gain',
-           'pooled_correlation', 'partial_correlations']
+           'layer_rows', 'neuron_overlap', 'overlap_matrix', 'similarity_matrix', 'independent_pairs', 'pair_means',
+           'overlap_profile', 'overlap_by_chance', 'same_task_auc', 'task_means', 'type_baseline', 'label_baseline',
+           'type_pairs', 'by_source', 'transferability_correlation', 'correlation_gain', 'pooled_correlation',
+           'partial_correlations']
 
 # %% ../nbs/library/similarity.ipynb #9679084e
 def _euclidean_concat(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, l, d] -> [m, k]
@@ -107,7 +108,10 @@ def _check_shapes(metric: str, values: Mapping[str, Tensor]) -> None:
             raise PromptError(f"{name} has a vector of zeros, which has no angle to others; use a Euclidean metric")
 
 # %% ../nbs/library/similarity.ipynb #7081ddee
-_MEASURES = {
+Measure = Callable[[Tensor, Tensor], Tensor]
+"A similarity of every prompt of one batch with every prompt of another: [m, l, hidden], [k, h, hidden] -> [m, k]."
+
+_MEASURES: dict[str, Measure] = {
     "euclidean_concat": _euclidean_concat,
     "euclidean_average": _euclidean_average,
     "cosine_concat": _cosine_concat,
@@ -115,40 +119,40 @@ _MEASURES = {
 }
 
 
-def _pair_similarity(metric: str, p: Tensor, q: Tensor) -> float:
+def _pair_similarity(metric: str, p: Tensor | SoftPrompt, q: Tensor | SoftPrompt) -> float:
     "One of the embedding metrics, for one pair of prompts."
-    p, q = torch.as_tensor(p), torch.as_tensor(q)
+    p, q = (one.values if isinstance(one, SoftPrompt) else torch.as_tensor(one) for one in (p, q))
     _check_shapes(metric, {"the first prompt": p, "the second prompt": q})
     return float(_MEASURES[metric](p[None], q[None]))
 
 # %% ../nbs/library/similarity.ipynb #e30ef9c2
 def euclidean_concat(
-    p: Tensor,  # [l, hidden]
-    q: Tensor,  # of the same shape
+    p: Tensor | SoftPrompt,  # [l, hidden]
+    q: Tensor | SoftPrompt,  # of the same shape
 ) -> float:  # in (0, 1]
     "Euclidean similarity, position by position (Eq. 2). Raises `PromptError` for prompts of different shapes."
     return _pair_similarity("euclidean_concat", p, q)
 
 
 def cosine_concat(
-    p: Tensor,  # [l, hidden]
-    q: Tensor,  # of the same shape
+    p: Tensor | SoftPrompt,  # [l, hidden]
+    q: Tensor | SoftPrompt,  # of the same shape
 ) -> float:  # in [-1, 1]
     "Cosine similarity, position by position (Eq. 2). Raises `PromptError` for unequal shapes, or zeros."
     return _pair_similarity("cosine_concat", p, q)
 
 # %% ../nbs/library/similarity.ipynb #ee9e699e
 def euclidean_average(
-    p: Tensor,  # [l, hidden]
-    q: Tensor,  # of the same width
+    p: Tensor | SoftPrompt,  # [l, hidden]
+    q: Tensor | SoftPrompt,  # of the same width
 ) -> float:  # in (0, 1]; below 1 for a prompt and itself, unless all its vectors are equal
     "Euclidean similarity by the mean distance of all pairs of vectors (Eq. 3). Raises `PromptError` for other widths."
     return _pair_similarity("euclidean_average", p, q)
 
 
 def cosine_average(
-    p: Tensor,  # [l, hidden]
-    q: Tensor,  # of the same width
+    p: Tensor | SoftPrompt,  # [l, hidden]
+    q: Tensor | SoftPrompt,  # of the same width
 ) -> float:  # in [-1, 1]; below 1 for a prompt and itself, unless all its vectors have one direction
     """Mean cosine of all pairs of vectors (Eq. 3, divided by l²).
 
@@ -255,6 +259,8 @@ def layer_rows(
     depth: int,  # number of layers
 ) -> slice:  # for an array with one row per layer
     "The rows of a group of layers. Raises `ValueError` if the layers do not exist."
+    if layers is not None and not (isinstance(layers, Sequence) and len(layers) == 2):
+        raise ValueError(f"layers is {layers!r}; give the first and the last, as in (1, {depth})")
     first, last = layers or (1, depth)
     if not 1 <= first <= last <= depth:
         raise ValueError(f"there are no layers {first} to {last}; give the first and the last of layers 1 to {depth}")
@@ -294,18 +300,11 @@ EMBEDDING_METRICS = tuple(_MEASURES)
 METRICS = (*EMBEDDING_METRICS, "neuron_overlap")
 "The paper's five metrics, in the order of its tables."
 
-# %% ../nbs/library/similarity.ipynb #cd5fe173
-def named_prompts(
-    prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],
-) -> dict[str, SoftPrompt]:
-    "Prompts by name: their own, or that of their task, numbered if the task occurs several times."
-    if isinstance(prompts, Mapping):
-        return dict(prompts)
-    tasks = [prompt.task for prompt in prompts]
-    names = [task if tasks.count(task) == 1 else f"{task} {tasks[:i].count(task) + 1}" for i, task in enumerate(tasks)]
-    return dict(zip(names, prompts, strict=True))
-
 # %% ../nbs/library/similarity.ipynb #ec61c060
+def _name_of(metric: str | Measure) -> str:
+    return getattr(metric, "__name__", "this measure") if callable(metric) else metric
+
+
 def _check_origin(metric: str, prompts: Mapping[str, SoftPrompt]) -> None:
     "Raise `PromptError` for prompts whose vectors do not belong to the same space."
     first, reference = _first(prompts)
@@ -328,7 +327,12 @@ def _matrix(items: Mapping[str, Tensor], compare) -> pd.DataFrame:
     "Compare all pairs of [length, width], block by block, so that memory stays bounded."
     values, matrix = list(items.values()), np.empty((len(items), len(items)))
     for rows, columns in combinations_with_replacement(_blocks([len(value) for value in values]), 2):
-        part = compare(*(torch.stack([values[i] for i in block]) for block in (rows, columns))).numpy()
+        part = torch.as_tensor(compare(*(torch.stack([values[i] for i in block]) for block in (rows, columns)))).numpy()
+        if part.shape != (len(rows), len(columns)):
+            raise ValueError(
+                f"a measure of {len(rows)} prompts and {len(columns)} others must have the shape "
+                f"[{len(rows)}, {len(columns)}]; got {list(part.shape)}"
+            )
         matrix[np.ix_(rows, columns)], matrix[np.ix_(columns, rows)] = part, part.T
     upper = np.triu(matrix)  # a product of a block with itself is symmetric only up to rounding
     return pd.DataFrame(upper + np.triu(upper, 1).T, index=[*items], columns=[*items])
@@ -344,16 +348,18 @@ def overlap_matrix(
 # %% ../nbs/library/similarity.ipynb #fbd3cbf5
 def similarity_matrix(
     prompts: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
-    metric: str,  # one of `METRICS`
+    metric: str | Measure,  # one of `METRICS`, or a measure of your own
     backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are compared
     layers: tuple[int, int] | None = None,  # for "neuron_overlap": first and last, from 1, inclusive; None: all
 ) -> pd.DataFrame:  # symmetric; a prompt with itself on the diagonal
     """The similarity of every pair of prompts (Eqs. 2, 3, 6).
 
     Raises `UnknownNameError` for another metric, `PromptError` for prompts that the metric cannot compare, and
-    `ValueError` for no prompts, a missing backbone, and layers that do not exist or do not apply.
+    `ValueError` for no prompts, a missing backbone, layers that do not exist or do not apply, and a measure of another
+    shape.
     """
-    if metric not in METRICS:
+    own = callable(metric)
+    if not own and metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     prompts = named_prompts(prompts)
     if metric == "neuron_overlap":
@@ -361,11 +367,11 @@ def similarity_matrix(
             raise ValueError("neuron_overlap requires a model; give the backbone")
         return overlap_matrix(activation_states(prompts, backbone), layers)
     if layers is not None:
-        raise ValueError(f"layers belong to neuron_overlap; {metric} compares only the prompts' vectors")
-    _check_origin(metric, prompts)
+        raise ValueError(f"layers belong to neuron_overlap; {_name_of(metric)} compares only the prompts' vectors")
+    _check_origin(_name_of(metric), prompts)
     values = {name: prompt.values for name, prompt in prompts.items()}
-    _check_shapes(metric, {repr(name): value for name, value in values.items()})
-    return _matrix(values, _MEASURES[metric])
+    _check_shapes("" if own else metric, {repr(name): value for name, value in values.items()})
+    return _matrix(values, metric if own else _MEASURES[metric])
 
 # %% ../nbs/library/similarity.ipynb #ab5ace1d
 def _matrix_names(similarity: pd.DataFrame) -> list[str]:
@@ -593,45 +599,46 @@ def _mean_over_targets(rhos: np.ndarray, counts: np.ndarray | float = 1) -> np.n
         return (counts * np.nan_to_num(rhos)).sum(-1) / counts.sum(-1)
 
 # %% ../nbs/library/similarity.ipynb #90b7a42d
-def _resampled_correlations(
-    compared: _Comparison, counts: np.ndarray
-) -> np.ndarray:  # [draws, names] -> [draws, targets]
+@patch
+def resampled(self: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, names] -> [draws, targets]
     "The correlations if each other task counts this many times as a source."
-    columns, transfer = [], np.nan_to_num(compared.transfer)
-    for k, column in enumerate(compared.columns):
-        weights = counts * compared.used[:, k]
-        weights[:, column] = compared.used[column, k]  # a target has at most one self pair
-        columns.append(weighted_spearman(compared.similarity[:, column], transfer[:, k], weights))
+    columns, transfer = [], np.nan_to_num(self.transfer)
+    for k, column in enumerate(self.columns):
+        weights = counts * self.used[:, k]
+        weights[:, column] = self.used[column, k]  # a target has at most one self pair
+        columns.append(weighted_spearman(self.similarity[:, column], transfer[:, k], weights))
     # Without the only task of a type, for example, a target has no correlation: it keeps the original one.
     found = np.stack(columns, axis=1)
-    return np.where(np.isnan(found), compared.correlations(), found)
+    return np.where(np.isnan(found), self.correlations(), found)
 
 # %% ../nbs/library/similarity.ipynb #90b7a42e
-def _test_overall(compared: _Comparison, draws: int, seed: int) -> PermutationResult:
+@patch
+def overall_test(self: _Comparison, draws: int, seed: int) -> PermutationResult:
     "Mantel's test of the mean over targets: all tasks of the similarity matrix are permuted."
 
     def mean(orders: np.ndarray) -> np.ndarray:
         columns = [
             spearman(
-                compared.similarity[orders[:, compared.used[:, k]], orders[:, [column]]],
-                compared.transfer[compared.used[:, k], k],
+                self.similarity[orders[:, self.used[:, k]], orders[:, [column]]],
+                self.transfer[self.used[:, k], k],
             )
-            for k, column in enumerate(compared.columns)
+            for k, column in enumerate(self.columns)
         ]
         return _mean_over_targets(np.stack(columns, axis=1))
 
-    return permutation_test(mean, len(compared.names), draws, seed)
+    return permutation_test(mean, len(self.names), draws, seed)
 
 # %% ../nbs/library/similarity.ipynb #f4c1f19d
-def _test_target(compared: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
+@patch
+def target_test(self: _Comparison, k: int, draws: int, seed: int) -> PermutationResult:
     "A test of one target: its sources are permuted, and a self pair stays one."
-    used, column = np.flatnonzero(compared.used[:, k]), compared.columns[k]
+    used, column = np.flatnonzero(self.used[:, k]), self.columns[k]
     others, itself = used[used != column], used[used == column]
-    truth = compared.transfer[np.concatenate([others, itself]), k]
+    truth = self.transfer[np.concatenate([others, itself]), k]
 
     def rho(orders: np.ndarray) -> np.ndarray:
         sources = np.concatenate([others[orders], np.tile(itself, (len(orders), 1))], axis=1)
-        return spearman(compared.similarity[sources, column], truth)
+        return spearman(self.similarity[sources, column], truth)
 
     return permutation_test(rho, len(others), draws, seed)
 
@@ -654,11 +661,11 @@ def transferability_correlation(
     compared = _Comparison(similarity, transfer, include_self)
     rhos, rows = compared.correlations(), {}
     for k, (target, rho) in enumerate(zip(compared.targets, rhos, strict=True)):
-        tested, n = _test_target(compared, k, draws, seed), int(compared.used[:, k].sum())
+        tested, n = compared.target_test(k, draws, seed), int(compared.used[:, k].sum())
         rows[target] = [rho, *correlation_interval(rho, n), tested.p, tested.draws, n]
-    tested = _test_overall(compared, draws, seed)
+    tested = compared.overall_test(draws, seed)
     ends = jackknife_interval(
-        lambda counts: _mean_over_targets(_resampled_correlations(compared, counts), counts[:, compared.columns]),
+        lambda counts: _mean_over_targets(compared.resampled(counts), counts[:, compared.columns]),
         len(compared.names),
         correlation=True,
     )
@@ -684,7 +691,7 @@ def correlation_gain(
     gains = metric.correlations() - other.correlations()
     low, high = jackknife_interval(
         lambda counts: _mean_over_targets(
-            _resampled_correlations(metric, counts) - _resampled_correlations(other, counts), counts[:, metric.columns]
+            metric.resampled(counts) - other.resampled(counts), counts[:, metric.columns]
         ),
         len(names),
     )

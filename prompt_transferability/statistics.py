@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, binomtest, norm, rankdata, t
+from scipy.stats import binom, binomtest, norm, rankdata, skew, t
 
 # %% auto #0
 __all__ = ['FEWEST_UNITS', 'NEAR', 'wilson_interval', 'interval', 'median_interval', 'jackknife_interval', 'spearman',
@@ -24,7 +24,12 @@ def wilson_interval(
     accuracy: float,  # in [0, 1]
     n: int,  # number of examples behind it
 ) -> tuple[float, float]:
-    "Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training."
+    """Wilson's 95 % interval of an accuracy: the uncertainty of a finite split, not of training.
+
+    Raises `ValueError` for an accuracy that is not in [0, 1], and for no examples.
+    """
+    if not 0 <= accuracy <= 1 or n < 1:
+        raise ValueError(f"an accuracy is a fraction of at least one example, from 0 to 1; got {accuracy} of {n}")
     return tuple(binomtest(round(accuracy * n), n).proportion_ci(0.95, method="wilson"))
 
 # %% ../nbs/library/statistics.ipynb #18d8273a
@@ -38,12 +43,6 @@ def _check_level(level: float) -> None:
         raise ValueError(f"the level of an interval must be between 0 and 1; got {level}")
 
 # %% ../nbs/library/statistics.ipynb #dc0d3b37
-def _skewness(values: np.ndarray) -> float:
-    "The skewness of a sample, corrected for its size."
-    n, apart = len(values), values - values.mean()
-    return (apart**3).sum() * n / ((n - 1) * (n - 2)) / values.std(ddof=1) ** 3
-
-
 def _hall(quantile: float, skewness: float, n: int) -> float:
     "The distance of an end of Hall's interval from the mean, in standard deviations."
     if abs(skewness) < 1e-6:
@@ -58,7 +57,7 @@ def _around(center: float, values: np.ndarray, level: float, share: float = 1.0)
     n = len(values)
     if n < FEWEST_UNITS or not np.isfinite(values).all() or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return _NO_INTERVAL
-    quantile, skewness = t.ppf((1 + level) / 2, n - 1), _skewness(values)
+    quantile, skewness = t.ppf((1 + level) / 2, n - 1), skew(values, bias=False)
     spread = values.std(ddof=1) * np.sqrt(share)
     student = quantile / np.sqrt(n)
     below, above = np.clip([_hall(quantile, skewness, n), -_hall(-quantile, skewness, n)], student, 2 * student)
@@ -73,9 +72,12 @@ def interval(
     """Confidence interval of a mean over independent units: Student's, widened by Hall's for skewed values.
 
     Values of one unit are averaged first. NaN for fewer than six units, for values that are not finite, and if all
-    values are equal. Raises `ValueError` for a level that is not between 0 and 1.
+    values are equal. Raises `ValueError` for a level that is not between 0 and 1, and for a `by` of another
+    length than the values.
     """
     known = pd.Series(np.asarray(values, dtype=float)).dropna()
+    if by is not None and len(by) != len(values):
+        raise ValueError(f"by must name the unit of each of the {len(values)} values; got {len(by)} names")
     if by is not None:
         known = known.groupby(np.asarray(by, dtype=object)[known.index], sort=False, dropna=False).mean()
     return _around(known.mean(), known.to_numpy(), level)
@@ -224,13 +226,6 @@ class PermutationResult(NamedTuple):
     p: float  # two-sided
     draws: int  # number of random permutations; 0: all permutations
 
-# %% ../nbs/library/statistics.ipynb #efb7107a
-def _orders(units: int, draws: int, seed: int) -> np.ndarray:  # [.., units]
-    "All orders of the units if there are at most `draws`, else `draws` random ones."
-    if units < 12 and factorial(units) <= draws:
-        return np.array([*permutations(range(units))])
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(units), (draws, 1)), axis=1)
-
 # %% ../nbs/library/statistics.ipynb #b6173404
 def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
     "How often chance is at least as far from its own mean."
@@ -243,12 +238,14 @@ def _two_sided(observed: float, chance: np.ndarray, every: bool) -> float:
 
 # %% ../nbs/library/statistics.ipynb #aba8d838
 def _permuted(statistic: Callable[[np.ndarray], np.ndarray], units: int, draws: int, seed: int) -> PermutationResult:
-    orders = _orders(units, draws, seed)
-    observed = float(statistic(np.arange(units)[None])[0])
+    tasks, every = np.arange(units), units < 12 and factorial(units) <= draws
+    if every:
+        orders = np.array([*permutations(tasks)])
+    else:
+        orders = np.random.default_rng(seed).permuted(np.tile(tasks, (draws, 1)), axis=1)
+    observed = float(statistic(tasks[None])[0])
     chance = np.concatenate([statistic(part) for part in np.array_split(orders, -(-len(orders) // 10_000))])
-    every = len(orders) == factorial(units)
-    p = _two_sided(observed, chance[np.isfinite(chance)], every)
-    return PermutationResult(observed, p, 0 if every else draws)
+    return PermutationResult(observed, _two_sided(observed, chance[np.isfinite(chance)], every), 0 if every else draws)
 
 # %% ../nbs/library/statistics.ipynb #4bc640dc
 NEAR = (0.03, 0.08)
@@ -319,16 +316,11 @@ def paired_permutation_test(
 # %% ../nbs/library/statistics.ipynb #ceb39ee8
 def _column_ranks(matrix: np.ndarray) -> np.ndarray:  # [n, n] -> [n, n], the diagonal 0
     "Ranks within each column without the diagonal, with mean 0 and length 1; 0 in a column of equal values."
-    n = len(matrix)
-    off = ~np.eye(n, dtype=bool)
-    ranks = np.zeros((n, n))
-    for column in range(n):
-        kept = off[:, column]
-        ranked = rankdata(matrix[kept, column])
-        ranked -= ranked.mean()
-        length = np.linalg.norm(ranked)
-        ranks[kept, column] = ranked / length if length > 1e-9 else 0
-    return ranks
+    off = ~np.eye(len(matrix), dtype=bool)
+    ranks = rankdata(np.where(off, matrix, np.nan), axis=0, nan_policy="omit")
+    ranks = np.where(off, ranks - np.nanmean(ranks, axis=0), 0)
+    lengths = np.linalg.norm(ranks, axis=0)
+    return np.where(lengths > 1e-9, ranks / lengths.clip(1e-9), 0)
 
 # %% ../nbs/library/statistics.ipynb #3bebda8d
 def _without(values: np.ndarray, controls: np.ndarray) -> np.ndarray:  # [.., cells], [controls, cells] -> [.., cells]

@@ -664,7 +664,7 @@ class _Progress:
             initial=self.total - len(self.left),
             disable=not self.shown,
             unit="cell",
-            bar_format="{n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}, {postfix}",
+            bar_format="{n_fmt}/{total_fmt} cells |{bar:20}| {elapsed}{postfix}",
         )
 
     def __enter__(self):

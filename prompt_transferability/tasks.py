@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASK_TYPES', 'PAPER_TASKS', 'OTHER_TASKS', 'MICRO_NAMES', 'ALL_TASKS', 'SPLITS', 'HOLD_OUT_SHARE', 'HOLD_OUT_LIMIT',
-           'HOLD_OUT_SEED', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles', 'TaskData',
-           'task_from_files', 'checked_texts', 'read_texts', 'read_text_lines', 'ask_hub', 'label_name', 'read_task',
-           'find_task', 'load_task', 'unify_label_words']
+           'HOLD_OUT_SEED', 'ENDINGS', 'RowSource', 'UnknownNameError', 'DataError', 'HubSource', 'Task', 'with_titles',
+           'TaskData', 'checked_data', 'plain_rows', 'task_from_files', 'checked_texts', 'read_texts',
+           'read_text_lines', 'ask_hub', 'label_name', 'read_task', 'find_task', 'load_task', 'unify_label_words']
 
 # %% ../nbs/library/tasks.ipynb #414a399a
 import csv
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from itertools import chain, combinations
+from numbers import Integral
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ from prompt_transferability.files import (
     parse_yaml,
     printable,
     read_text,
+    shown,
     size_limit,
 )
 from .microworld import MICRO_TASKS, generate_task
@@ -65,8 +67,9 @@ class UnknownNameError(ValueError):
         return known[near[0]] if near else None
 
     def __str__(self) -> str:
+        known = (repr(name) if "," in name else name for name in self.known)
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else "."
-        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known)}."
+        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(known)}."
 
 # %% ../nbs/library/tasks.ipynb #624228d0
 class DataError(ValueError):
@@ -105,6 +108,28 @@ def _check_name(name: str) -> None:
             "name such as reviews or my/reviews"
         )
 
+# %% ../nbs/library/tasks.ipynb #5d37aef7
+def _read_labels(name: str, labels: object) -> tuple[str, ...]:
+    "The labels of a task. Raises `ValueError` for anything but several texts."
+    if isinstance(labels, str | Mapping) or not isinstance(labels, Iterable):
+        raise ValueError(f"the labels of task {name!r} must be a list of texts; got {repr(labels)[:80]}")
+    labels = tuple(labels)
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"the labels of task {name!r} must be texts, such as '1' for a 1; got {repr(labels)[:80]}")
+    return labels
+
+
+def _read_words(name: str, words: object) -> tuple[str | tuple[str, ...], ...]:
+    "The label words of a task. Raises `ValueError` for anything but a word, or several, for each label."
+    listed = isinstance(words, Iterable) and not isinstance(words, str | Mapping)
+    several = [(of,) if isinstance(of, str) else of for of in words] if listed else [None]
+    if not all(isinstance(of, list | tuple) and all(isinstance(word, str) for word in of) for of in several):
+        raise ValueError(
+            f"the label words of task {name!r} must be a list with a word, or a list of words, for each label in "
+            f"order; got {repr(words)[:80]}"
+        )
+    return tuple(of[0] if len(of) == 1 else tuple(of) for of in several)
+
 # %% ../nbs/library/tasks.ipynb #bb6fc940
 @dataclass(frozen=True)
 class Task:
@@ -118,11 +143,10 @@ class Task:
     hub: HubSource | None = None  # where to get the rows if there is no local copy
 
     def __post_init__(self):
-        # Lists are accepted too, but a frozen task that serves as a dictionary key needs tuples.
-        object.__setattr__(self, "labels", tuple(self.labels))
-        words = ([word] if isinstance(word, str) else list(word) for word in self.label_words)
-        object.__setattr__(self, "label_words", tuple(of[0] if len(of) == 1 else tuple(of) for of in words))
         _check_name(self.name)
+        # Lists are accepted too, but a frozen task that serves as a dictionary key needs tuples.
+        object.__setattr__(self, "labels", _read_labels(self.name, self.labels))
+        object.__setattr__(self, "label_words", _read_words(self.name, self.label_words))
         if self.task_type not in TASK_TYPES:
             raise UnknownNameError("task type", self.task_type, TASK_TYPES)
         _check_labels(self)
@@ -160,29 +184,29 @@ def _check_labels(task: Task) -> None:
 # %% ../nbs/library/tasks.ipynb #13e93deb
 _NEGATIVE_POSITIVE = {0: "negative", 1: "positive"}
 _ASPECT = {"negative": "negative", "neutral": "neutral", "positive": "positive", "conflict": None}
-
-
-def _sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "positive"), ("negative", "positive"), title, hub)
-
-
-def _three_way_sentiment(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "SA", ("negative", "neutral", "positive"), ("negative", "moderate", "positive"), title, hub)
+_sentiment = partial(Task, task_type="SA", labels=("negative", "positive"), label_words=("negative", "positive"))
+_three_way_sentiment = partial(
+    Task, task_type="SA", labels=("negative", "neutral", "positive"), label_words=("negative", "moderate", "positive")
+)
 
 # %% ../nbs/library/tasks.ipynb #b36fabcd
 _SENTIMENT_TASKS = [
-    _sentiment("imdb", "IMDB", HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
-    _sentiment("sst2", "SST-2", HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")),
+    _sentiment("imdb", title="IMDB", hub=HubSource("stanfordnlp/imdb", "text", _NEGATIVE_POSITIVE, test="test")),
+    _sentiment(
+        "sst2", title="SST-2", hub=HubSource("SetFit/sst2", "text", _NEGATIVE_POSITIVE, dev="validation", test="test")
+    ),
     *(
         _three_way_sentiment(
-            name, name, HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test")
+            name,
+            title=name,
+            hub=HubSource(f"tomaarsen/setfit-absa-semeval-{name}s", "text", _ASPECT, text_b="span", test="test"),
         )
         for name in ("laptop", "restaurant")
     ),
     _sentiment(
         "movie_rationales",
-        "Movie",
-        HubSource(
+        title="Movie",
+        hub=HubSource(
             *("eraser-benchmark/movie_rationales", "review", _NEGATIVE_POSITIVE),
             dev="validation",
             test="test",
@@ -191,8 +215,8 @@ _SENTIMENT_TASKS = [
     ),
     _three_way_sentiment(
         "tweet_eval",
-        "Tweet",
-        HubSource(
+        title="Tweet",
+        hub=HubSource(
             *("cardiffnlp/tweet_eval", "text", {0: "negative", 1: "neutral", 2: "positive"}),
             config="sentiment",
             dev="validation",
@@ -220,33 +244,29 @@ def _glue(
 # %% ../nbs/library/tasks.ipynb #9715af7a
 _INFERENCE = {0: "entailment", 1: "neutral", 2: "contradiction"}
 _ENTAILED = {"entailment": "yes", "not_entailment": "no"}
-
-
-def _three_way_inference(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "NLI", ("entailment", "neutral", "contradiction"), ("yes", "neutral", "no"), title, hub)
-
-
+_three_way_inference = partial(
+    Task, task_type="NLI", labels=("entailment", "neutral", "contradiction"), label_words=("yes", "neutral", "no")
+)
 _INFERENCE_TASKS = [
     _three_way_inference(
         "mnli",
-        "MNLI",
-        HubSource("nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"),
+        title="MNLI",
+        hub=HubSource(
+            "nyu-mll/glue", "premise", _INFERENCE, text_b="hypothesis", config="mnli", dev="validation_matched"
+        ),
     ),
     _glue("qnli", "QNLI", "NLI", _ENTAILED, ("question", "sentence"), dev=None, test="validation"),
     _three_way_inference(
         "snli",
-        "SNLI",
-        HubSource(
+        title="SNLI",
+        hub=HubSource(
             "stanfordnlp/snli", "premise", {**_INFERENCE, -1: None}, text_b="hypothesis", dev="validation", test="test"
         ),
     ),
 ]
 
 # %% ../nbs/library/tasks.ipynb #f46bd28e
-def _ethics(name: str, title: str, hub: HubSource) -> Task:
-    return Task(name, "EJ", ("acceptable", "unacceptable"), ("acceptable", "un"), title, hub)
-
-
+_ethics = partial(Task, task_type="EJ", labels=("acceptable", "unacceptable"), label_words=("acceptable", "un"))
 _HENDRYCKS = partial(
     HubSource,
     *("EleutherAI/hendrycks_ethics", "scenario", {0: "unacceptable", 1: "acceptable"}),
@@ -254,8 +274,8 @@ _HENDRYCKS = partial(
     script=True,
 )
 _ETHICS_TASKS = [
-    _ethics("ethics_deontology", "deontology", _HENDRYCKS(text_b="excuse", config="deontology")),
-    _ethics("ethics_justice", "justice", _HENDRYCKS(config="justice")),
+    _ethics("ethics_deontology", title="deontology", hub=_HENDRYCKS(text_b="excuse", config="deontology")),
+    _ethics("ethics_justice", title="justice", hub=_HENDRYCKS(config="justice")),
 ]
 
 # %% ../nbs/library/tasks.ipynb #d1ce0fb2
@@ -272,8 +292,8 @@ PAPER_TASKS = {task.name: task for task in [*_SENTIMENT_TASKS, *_INFERENCE_TASKS
 _OTHERS = [
     _sentiment(
         "rotten_tomatoes",
-        "Rotten Tomatoes",
-        HubSource(
+        title="Rotten Tomatoes",
+        hub=HubSource(
             "cornell-movie-review-data/rotten_tomatoes", "text", _NEGATIVE_POSITIVE, dev="validation", test="test"
         ),
     ),
@@ -317,15 +337,45 @@ class _Lazy:
 
     read: Callable[[], Dataset | None]
 
+# %% ../nbs/library/tasks.ipynb #5921efa0
+def _check_split(task: Task, name: str, rows: object) -> None:
+    "Raise `DataError` unless a split is a `Dataset` with the three columns, whose labels are indices into the task's."
+    origin, advice = f"the {name} split of task {task.name!r}", "make it with task_from_files, which reads tables too"
+    if not isinstance(rows, Dataset):
+        raise DataError(f"{origin} is a {type(rows).__name__}, not a Dataset; {advice}")
+    missing = {"text_a", "text_b", "label"}.difference(rows.column_names)
+    if missing:
+        raise DataError(f"{origin} lacks the column {min(missing)}; it has {', '.join(rows.column_names)}: {advice}")
+    names = getattr(rows.features["label"], "names", None)
+    if names is None and len(rows):
+        labels = np.array(rows["label"])
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(task.labels):
+            known = range(len(task.labels))
+            wrong = next(label for label in labels.tolist() if type(label) is not int or label not in known)
+            raise DataError(
+                f"{origin} has the label {wrong!r}; in a Dataset, labels are numbers from 0 to {len(task.labels) - 1}, "
+                f"for {', '.join(task.labels)}: {advice}"
+            )
+    if names is not None and tuple(names) != task.labels:
+        raise DataError(f"{origin} has the labels {', '.join(names)}; the task has {', '.join(task.labels)}: {advice}")
+
 # %% ../nbs/library/tasks.ipynb #06033b73
 @dataclass(frozen=True, eq=False, repr=False)
 class TaskData:
-    "A task and its rows; a split has the columns text_a, text_b and label, or is None if the task does not have it."
+    """A task and its rows; a split has the columns text_a, text_b and label, or is None if the task does not have it.
+
+    Raises `DataError` for a split of another form.
+    """
 
     task: Task
     train: Dataset | None = None
     dev: Dataset | None = None
     test: Dataset | None = None  # each of the three may stay unread until it is first used
+
+    def __post_init__(self):
+        for name, rows in [*vars(self).items()]:
+            if name in SPLITS and rows is not None and not isinstance(rows, _Lazy):
+                _check_split(self.task, name, rows)
 
     def __getattribute__(self, name: str):
         value = object.__getattribute__(self, name)
@@ -336,6 +386,16 @@ class TaskData:
 
     def __reduce__(self):
         return TaskData, (self.task, self.train, self.dev, self.test)
+
+# %% ../nbs/library/tasks.ipynb #61f0a874
+def checked_data(
+    given: object,
+) -> TaskData:
+    "A task with its rows. Raises `DataError` for anything else, such as the name of a task."
+    if not isinstance(given, TaskData):
+        advice = "load_task" if isinstance(given, str | os.PathLike | Task) else "load_task or task_from_files"
+        raise DataError(f"expected a task with its rows, a TaskData; got {shown(given)}: read the rows with {advice}")
+    return given
 
 # %% ../nbs/library/tasks.ipynb #3eb4e7ac
 @patch
@@ -373,19 +433,18 @@ def majority(
     labels = self.split(split)["label"]
     return float(np.bincount(labels).max() / len(labels))
 
-# %% ../nbs/library/tasks.ipynb #66158335
+# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 def _normalized(text: str | None) -> str:
     return " ".join((text or "").lower().split())
 
 
-def _text_keys(rows: Dataset) -> list[tuple[str, str]]:
-    return [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
-
-# %% ../nbs/library/tasks.ipynb #ec1ba3cd
 @patch
 def overlaps(self: TaskData) -> pd.DataFrame:  # one row per pair of splits
     "How many rows of a split have their texts in another split too, ignoring label, case and spacing."
-    keys = {name: _text_keys(rows) for name, rows in self.splits().items()}
+    keys = {
+        name: [(_normalized(a), _normalized(b)) for a, b in zip(rows["text_a"], rows["text_b"], strict=True)]
+        for name, rows in self.splits().items()
+    }
     pairs = list(combinations(keys, 2))
     shared = [
         sum(key in first_keys for key in keys[second]) for first, second in pairs for first_keys in [set(keys[first])]
@@ -487,6 +546,8 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
 # %% ../nbs/library/tasks.ipynb #95605e2b
 _PLAIN = {".csv": _table_records, ".tsv": partial(_table_records, delimiter="\t"), ".jsonl": _json_records}
 _READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
+ENDINGS = tuple(_READERS)
+"How the names of files with rows end."
 
 # %% ../nbs/library/tasks.ipynb #ddb8ed5d
 def _records(
@@ -507,8 +568,15 @@ def _no_column(row: Mapping, name: str) -> str:
     return f"there is no column {name}; the columns are {printable(', '.join(map(str, row)))[:200]}."
 
 
-def _text_problem(row: dict, *columns: str) -> str | None:
-    "What is wrong with the texts of a row, which must have these columns; None if nothing is."
+def _with_text_a(row: Mapping) -> Mapping:
+    "The row, whose first text may be called `text`."
+    return row if "text_a" in row else {"text_a" if name == "text" else name: value for name, value in row.items()}
+
+
+def _text_problem(row: Mapping, *columns: str) -> str | None:
+    "What is wrong with the texts of a row, which must have these columns too; None if nothing is."
+    if "text_a" not in row:
+        return _no_column(row, "'text_a' or 'text'")
     for column in columns:
         if column not in row:
             return _no_column(row, repr(column))
@@ -531,7 +599,7 @@ def _unpaired(origin: str, unit: str, blank: int, other: int) -> DataError:
 
 
 def _dataset(
-    rows: Iterable[tuple[int, dict]],  # number of each row, and the row: text_a, label and maybe text_b
+    rows: Iterable[tuple[int, Mapping]],  # number of each row, and the row: text_a (or text), label and maybe text_b
     task: Task,
     origin: str,  # where the rows come from, for messages
     unit: str = "line",  # what the numbers count, for messages
@@ -540,7 +608,8 @@ def _dataset(
     columns: dict[str, list] = {"text_a": [], "text_b": [], "label": []}
     numbers = []
     hidden = None  # the first row without a label
-    for number, row in rows:
+    for number, given in rows:
+        row = _with_text_a(given)
         if str(row.get("label")) == "-1" and "-1" not in task.labels and not numbers:
             hidden = number if hidden is None else hidden
             continue
@@ -548,7 +617,7 @@ def _dataset(
             raise DataError(
                 f"{origin}, {unit} {hidden}: the label is -1, but {unit} {number} has one; give every row its label."
             )
-        problem = _text_problem(row, "text_a", "label")
+        problem = _text_problem(row, "label")
         if problem is None and str(row["label"]) not in task.labels:
             problem = UnknownNameError("label", str(row["label"]), task.labels)
         if problem:
@@ -567,25 +636,67 @@ def _dataset(
     features = Features(text_a=Value("string"), text_b=Value("string"), label=ClassLabel(names=list(task.labels)))
     return Dataset.from_dict(columns, features=features)
 
+# %% ../nbs/library/tasks.ipynb #9d1e9a86
+def plain_rows(
+    table: pd.DataFrame | Iterable[Any],
+) -> Iterable[Any]:  # of a `DataFrame`, one dictionary per row; of others, what they contain
+    "The rows of a table in memory, in which a missing value is None."
+    if isinstance(table, pd.DataFrame):
+        table = table.astype(object)
+        return table.where(table.notna(), None).to_dict("records")
+    return table
+
+# %% ../nbs/library/tasks.ipynb #9d1e9a89
+def _rows_in_memory(table: object, origin: str) -> Iterator[tuple[int, Mapping]]:
+    "The rows of a table and their numbers, from 1; raises `DataError` for anything else."
+    if isinstance(table, Mapping) or not isinstance(table, Iterable):
+        raise DataError(
+            f"{origin} is a {type(table).__name__}; give a file, a pandas DataFrame, a Dataset, or a list of rows, "
+            "each a dict"
+        )
+    label = (getattr(table, "features", None) or {}).get("label")
+    names = label.names if isinstance(label, ClassLabel) else []
+    for number, row in enumerate(plain_rows(table), start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(f"{origin}, row {number}: expected a dict; got {repr(row)[:60]}")
+        known = bool(names) and row["label"] in range(len(names))  # a hidden label is -1
+        yield number, row | {"label": names[row["label"]]} if known else row
+
 # %% ../nbs/library/tasks.ipynb #73eb72b9
-def _read_split(path: Path, task: Task) -> Dataset:
-    "Rows of one file; raises `DataError`, naming file and line, for rows that do not fit the task."
-    return _dataset(_records(path), task, origin=str(path))
+RowSource = str | os.PathLike | pd.DataFrame | Iterable[Mapping]
+"""Where the rows of a split are: in a file (.csv, .tsv or .jsonl, maybe .gz), or in a table in memory (a `DataFrame`, a
+`Dataset` or a list of dictionaries), with the columns text_a (or text), label and maybe text_b."""
+
+
+def _read_split(source: RowSource, task: Task, split: str) -> Dataset:
+    "Rows of one file or table; raises `DataError`, saying where, for rows that do not fit the task."
+    if isinstance(source, str | os.PathLike):
+        return _dataset(_records(Path(source)), task, origin=str(source))
+    origin = f"{split} of task {task.name!r}"
+    return _dataset(_rows_in_memory(source, origin), task, origin, "row")
 
 # %% ../nbs/library/tasks.ipynb #6f83b9ae
 def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
     label_words: Mapping[str, str | Sequence[str]],  # native label -> its word, or several words
-    train: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a, label and maybe text_b
-    dev: str | os.PathLike | None = None,  # the same; None: hold out part of train
-    test: str | os.PathLike | None = None,  # the same; None: no test split
+    train: RowSource | None = None,  # a file or a table, with the columns text_a (or text), label and maybe text_b
+    dev: RowSource | None = None,  # None: hold out part of train, if any
+    test: RowSource | None = None,  # None: no test split
 ) -> TaskData:
-    "A task and its rows from files; raises `DataError` for unfit rows, `FileNotFoundError` for a missing file."
+    """A task and its rows from files or from tables in memory.
+
+    Raises `DataError` for unfit rows, `FileNotFoundError` for a missing file, and `ValueError` for invalid label words.
+    """
+    if not isinstance(label_words, Mapping):
+        raise ValueError(
+            f"label_words is {repr(label_words)[:80]}; give a table from each label to its word, or to several, as in "
+            "{'bad': 'terrible', 'good': ['great', 'fine']}"
+        )
     task = Task(name, task_type, tuple(map(str, label_words)), tuple(label_words.values()))
-    paths = {"train": train, "dev": dev, "test": test}
-    rows = {split: _read_split(Path(path), task) for split, path in paths.items() if path is not None}
-    if dev is None:
+    sources = {"train": train, "dev": dev, "test": test}
+    rows = {split: _read_split(source, task, split) for split, source in sources.items() if source is not None}
+    if dev is None and train is not None:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
 
@@ -598,9 +709,8 @@ def checked_texts(
     "Rows whose texts a model can read, one at a time. Raises `DataError` for other rows, and if there are none."
     first = None
     for number, given in rows:
-        renamed = {"text": "text_a"} if "text_a" not in given else {}
-        row = {renamed.get(column, column): value for column, value in given.items()}
-        problem = _text_problem(row) if "text_a" in row else _no_column(row, "'text_a' or 'text'")
+        row = {**_with_text_a(given)}
+        problem = _text_problem(row)
         if problem:
             raise DataError(f"{origin}, {unit} {number}: {problem}")
         paired = bool((row.get("text_b") or "").strip())
@@ -679,10 +789,6 @@ def ask_hub(
         raise ConnectionError(str(error)) from error
 
 # %% ../nbs/library/tasks.ipynb #371e0404
-def _is_blank(text: object) -> bool:
-    return text is None or isinstance(text, str) and not text.strip()
-
-
 def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
     hub, origin = task.hub, f"split {split!r} of {task.hub.dataset}"
     columns = {"text_a": hub.text_a, "label": hub.label} | ({"text_b": hub.text_b} if hub.text_b else {})
@@ -696,10 +802,11 @@ def _from_hub(source: Dataset, task: Task, split: str) -> Dataset:
         row | {"label": hub.labels.get(label, label) if isinstance(label := row["label"], Hashable) else label}
         for row in rows
     ]
+    texts = [column for column in columns if column != "label"]
     kept = (
         (number, row)
         for number, row in enumerate(named, start=1)
-        if row["label"] is not None and not any(_is_blank(row[text]) for text in columns if text != "label")
+        if row["label"] is not None and all(row[text] is not None and str(row[text]).strip() for text in texts)
     )
     return _dataset(kept, task, origin, unit="row")
 
@@ -725,11 +832,13 @@ def _hub_split(task: Task, split: str) -> Dataset:
 def _own_folder(name_or_task: str | os.PathLike | Task) -> Path | None:
     "A folder with task.yaml: a path, or a text that cannot be a name; a known name is never treated as a folder."
     words = isinstance(name_or_task, str) and name_or_task not in ALL_TASKS and os.sep in name_or_task
-    if words or isinstance(name_or_task, os.PathLike):
-        with suppress(OSError):  # the name is too long for a file
-            if (Path(name_or_task) / "task.yaml").is_file():
-                return Path(name_or_task)
-    return None
+    return Path(name_or_task) if (words or isinstance(name_or_task, os.PathLike)) and _declares(name_or_task) else None
+
+
+def _declares(folder: str | os.PathLike) -> bool:
+    with suppress(OSError):  # the name is too long for a file
+        return (Path(folder) / "task.yaml").is_file()
+    return False
 
 # %% ../nbs/library/tasks.ipynb #1af85c9a
 def label_name(label: object) -> str:
@@ -776,6 +885,10 @@ def find_task(
         return name_or_task
     name = os.fspath(name_or_task) if isinstance(name_or_task, os.PathLike) else name_or_task
     if not isinstance(name, str) or name not in ALL_TASKS:
+        if isinstance(name, str) and _declares(name):
+            raise DataError(
+                f"no task is named {name!r}; for the folder of that name, write {os.path.join('.', name)!r}"
+            )
         raise UnknownNameError("task", str(name), ALL_TASKS)
     return ALL_TASKS[name]
 
@@ -785,7 +898,7 @@ def _sources(
 ) -> tuple[dict, Callable[..., Dataset]]:
     "The location of each split of a task, and the function that reads one."
     if folder is not None:
-        return _local_files(task, folder), lambda path: _read_split(path, task)
+        return _local_files(task, folder), lambda path: _read_split(path, task, "")
     if task.name in MICRO_NAMES:
         rows = generate_task(MICRO_NAMES[task.name])
         return (
@@ -794,7 +907,7 @@ def _sources(
         )
     data_dir = data_dir or os.environ.get("PROMPT_TRANSFERABILITY_DATA")
     if data_dir:
-        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task)
+        return _local_files(task, Path(data_dir, "tasks", task.name)), lambda path: _read_split(path, task, "")
     if task.hub is None:
         raise FileNotFoundError(
             f"task {task.name!r} has no source on the Hub; give data_dir, or set PROMPT_TRANSFERABILITY_DATA."
@@ -809,14 +922,6 @@ def _subsample(rows: Dataset | None, size: int | None, seed: int) -> Dataset | N
     chosen = np.random.default_rng(seed).permutation(rows.num_rows)[:size]
     return rows.select(np.sort(chosen))
 
-
-def _labeled(read: Callable[..., Dataset], source) -> Dataset | None:
-    "The rows of a split; None if all labels are hidden."
-    try:
-        return read(source)
-    except _HiddenLabelsError:
-        return None
-
 # %% ../nbs/library/tasks.ipynb #61f0a872
 def load_task(
     name_or_task: str | os.PathLike | Task,  # a name in `ALL_TASKS`, a task of your own, or a folder with task.yaml
@@ -830,7 +935,8 @@ def load_task(
 
     Unless splits are named, the test split is read and checked when it is first used; if its labels are hidden
     (-1, as in GLUE), it is None. Raises `UnknownNameError` for an unknown task or split, `DataError` for rows that do
-    not fit, `ValueError` for a limit below 1, and `FileNotFoundError` if the rows cannot be found.
+    not fit, `ValueError` for a limit that is no whole number of at least 1, and `FileNotFoundError` if the rows cannot
+    be found.
     """
     folder = _own_folder(name_or_task)
     task, named = find_task(name_or_task), splits is not None
@@ -840,8 +946,8 @@ def load_task(
             raise UnknownNameError("split", split, SPLITS)
     limits = {"train": max_train, "dev": max_eval, "test": max_eval}
     for name, limit in {"max_train": max_train, "max_eval": max_eval}.items():
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} is {limit}; give 1 or more, or None for all rows.")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
+            raise ValueError(f"{name} is {limit!r}; give a whole number of at least 1, or None for all rows.")
     sources, read = _sources(task, data_dir, folder)
     if "train" in splits and "train" not in sources:
         raise FileNotFoundError(
@@ -853,8 +959,14 @@ def load_task(
     if held_out:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     found = {split: _subsample(rows[split], limits[split], seed) for split in splits if split in rows}
+
     if not named and "test" in sources:
-        found["test"] = _Lazy(lambda: _subsample(_labeled(read, sources["test"]), max_eval, seed))
+
+        def read_test() -> Dataset | None:
+            with suppress(_HiddenLabelsError):
+                return _subsample(read(sources["test"]), max_eval, seed)
+
+        found["test"] = _Lazy(read_test)
     return TaskData(task, **found)
 
 # %% ../nbs/library/tasks.ipynb #e1d59456

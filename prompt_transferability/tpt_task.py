@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .prompt_tuning import TuningJob, TuningRun, first_step, tune_prompt, tune_prompts
-from .prompts import PromptError, SoftPrompt, random_prompt
-from .similarity import METRICS, named_prompts, similarity_matrix
+from .prompts import PromptError, SoftPrompt, named_prompts, random_prompt
+from .similarity import METRICS, similarity_matrix
 from .statistics import interval, median_interval
 from .tasks import TaskData, UnknownNameError
 from .training import Training, whole_number
@@ -536,13 +536,6 @@ def sooner_or_later(
     p = binomtest(sooner, sooner + later).pvalue if sooner + later else np.nan
     return pd.Series({"sooner": sooner, "same": same, "later": later, "p": p}, dtype=object)
 
-# %% ../nbs/library/tpt_task.ipynb #c5edb9a7
-def _at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    "The runs of the learning rate that is best on dev."
-    by_rate = runs.groupby("learning_rate")["accuracy"].agg(["size", "mean"])
-    whole = by_rate[by_rate["size"] == by_rate["size"].max()]
-    return runs[runs["learning_rate"] == whole["mean"].idxmax()]
-
 # %% ../nbs/library/tpt_task.ipynb #5tar7511
 def compare_starts(
     runs: pd.DataFrame,  # one row per run, as in `Results.starts`
@@ -556,7 +549,9 @@ def compare_starts(
     """
     if baseline not in set(runs["start"]):
         raise UnknownNameError("start of these runs", baseline, runs["start"].unique())
-    kept = {start: _at_best_rate(found) for start, found in runs.groupby("start", sort=False)}
+    by_rate = runs.groupby(["start", "learning_rate"])["accuracy"].agg(["size", "mean"])
+    best = dict(by_rate.sort_values(["size", "mean"], ascending=False).groupby("start").head(1).index)
+    kept = {start: found[found["learning_rate"] == best[start]] for start, found in runs.groupby("start", sort=False)}
     on_test = {start: found.groupby("task")["test_accuracy"].mean().dropna() for start, found in kept.items()}
     rows = {}
     for start, found in kept.items():

@@ -281,6 +281,7 @@ def _check_finite(
 
 # %% ../nbs/library/training.ipynb #9150cdae
 @patch
+@torch.enable_grad()
 def advance(self: Loop) -> None:
     "One step of the active jobs."
     started, active = time.perf_counter(), self.active()
@@ -383,13 +384,6 @@ def _are_facts(self: Loop, facts: dict) -> bool:
         for curve in curves
     )
 
-# %% ../nbs/library/training.ipynb #c375d3bd
-def _like(weight: Tensor, kept: Tensor) -> Tensor:
-    "The stored tensor; raises `ValueError` if its shape is not that of the weight."
-    if kept.shape != weight.shape or kept.dtype != weight.dtype:
-        raise ValueError(f"a tensor has shape {list(kept.shape)} instead of {list(weight.shape)}")
-    return kept
-
 # %% ../nbs/library/training.ipynb #eab7bb52
 _KEPT: dict[str, list[set[str]]] = {  # what each optimizer stores for a weight; nothing before its first step
     "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
@@ -429,7 +423,9 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         vars(self).update({name: facts[name] for name in _FACTS})
         for job, weights in enumerate(self.objective.weights):
             for name, weight in weights.items():
-                now, best = (_like(weight, tensors.pop(f"{job} {which} {name}")) for which in ("now", "best"))
+                now, best = (tensors.pop(f"{job} {which} {name}") for which in ("now", "best"))
+                if any((kept.shape, kept.dtype) != (weight.shape, weight.dtype) for kept in (now, best)):
+                    raise ValueError(f"a tensor of {name} has another shape or type")
                 weight.copy_(now)
                 self.best[job][name] = best
         self.optimizer = self._make_optimizer()  # its rates are relative to the run's initial values
@@ -454,8 +450,11 @@ def train(
     """Train to the end, from the start or from the checkpoint.
 
     The state is written at every evaluation after step 0, and a resumed run ends with bit-identical weights.
-    Raises `TuningError` for the checkpoint of another run, and if a loss or a score is no longer finite.
+    Raises `TuningError` for the checkpoint of another run, if a loss or a score is no longer finite, and in
+    `torch.inference_mode()`, which has no gradients.
     """
+    if torch.is_inference_mode_enabled():
+        raise TuningError("training needs gradients, which torch.inference_mode() forbids; train outside of it")
     loop, checkpoint = Loop(objective, training), None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.is_file():
         loop.load(checkpoint, asked)

@@ -14,8 +14,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from itertools import count, groupby, islice
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import compress, count, groupby, islice
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,16 @@ from typing_extensions import TypedDict
 
 from .backbones import Backbone
 from .cells import hash_of
-from .files import is_printable, printable, read_json, read_tensors, save_tensors, tensor_header
-from .prompts import UNTRAINED, PromptError, SoftPrompt, same_model
+from prompt_transferability.files import (
+    is_printable,
+    one_line,
+    printable,
+    read_json,
+    read_tensors,
+    save_tensors,
+    tensor_header,
+)
+from .prompts import UNTRAINED, PromptError, SoftPrompt, checked_prompt, same_model
 from prompt_transferability.similarity import (
     METRICS,
     activation_states,
@@ -171,17 +180,14 @@ FORMAT = "prompt_transferability/warehouse/1"
 
 def _write_index(folder: Path, entries: Mapping[str, Entry], began: int) -> None:
     "Write an index with the time at which reading of the folder began, by the file system's clock."
-    lines = (f"  {json.dumps(name, ensure_ascii=False)}: {_line(entry)}" for name, entry in sorted(entries.items()))
+    written = partial(json.dumps, sort_keys=True, ensure_ascii=False)
+    lines = (f"  {written(name)}: {written(entry)}" for name, entry in sorted(entries.items()))
     text = f'{{\n "format": {json.dumps(FORMAT)},\n "prompts": {{\n' + ",\n".join(lines) + "\n }\n}\n"
     with _unfinished(folder) as path:
         path.write_text(text, encoding="utf-8")
         modified = path.stat().st_mtime_ns - (time.monotonic_ns() - began)
         os.utime(path, ns=(modified, modified))
         path.replace(folder / INDEX)
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(entry, sort_keys=True, ensure_ascii=False)
 
 # %% ../nbs/library/warehouse.ipynb #64950865
 class _Index(TypedDict):
@@ -377,6 +383,7 @@ def add_all(
     numbered: dict[str, Iterator[str]] = {}
     names = []
     for name, prompt in prompts.items() if by_name else ((None, prompt) for prompt in prompts):
+        checked_prompt(prompt)
         with _unfinished(self.folder) as path:
             digest = hash_of(prompt.save(path))
             if name is not None:
@@ -457,33 +464,46 @@ def _nothing_comparable(folder: Path, entries: Mapping[str, Entry], prompt: Soft
     )
 
 # %% ../nbs/library/warehouse.ipynb #46f858a8
-def _search_directions(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
-    cosine_average(prompt.values, prompt.values)  # raises an error for a prompt without a direction
-    own = mean_directions(prompt.values[None])[0]
-    return (_directions(warehouse, entries, prompt.hidden_size) @ own).numpy()
+@dataclass(frozen=True)
+class _Search:
+    "A prompt, and the prompts of a warehouse to be compared with it."
+
+    warehouse: Warehouse
+    entries: Mapping[str, Entry]
+    prompt: SoftPrompt
+    backbone: Backbone | None = None  # for neurons
+
+
+@patch
+def by_direction(self: _Search) -> Sequence[float]:
+    cosine_average(self.prompt.values, self.prompt.values)  # raises an error for a prompt without a direction
+    own = mean_directions(self.prompt.values[None])[0]
+    return (_directions(self.warehouse, self.entries, self.prompt.hidden_size) @ own).numpy()
 
 # %% ../nbs/library/warehouse.ipynb #19cdb5db
-def _search_angles(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
-    cosine_concat(prompt.values, prompt.values)
-    own = prompt.values.numpy().reshape(-1)
+@patch
+def by_angle(self: _Search) -> Sequence[float]:
+    cosine_concat(self.prompt.values, self.prompt.values)
+    own = self.prompt.values.numpy().reshape(-1)
     length = math.sqrt(own @ own)
 
     def angle(other: np.ndarray) -> float:
         lengths = length * math.sqrt(other @ other)
         return min(1.0, max(-1.0, float(own @ other) / lengths)) if lengths else math.nan
 
-    return [angle(block.reshape(-1)) for block in warehouse._vectors(entries)]
+    return [angle(block.reshape(-1)) for block in self.warehouse._vectors(self.entries)]
 
 # %% ../nbs/library/warehouse.ipynb #e57434a8
-def _search_distances(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
-    own = prompt.values.numpy().reshape(-1)
+@patch
+def by_distance(self: _Search) -> Sequence[float]:
+    own = self.prompt.values.numpy().reshape(-1)
     difference = np.empty_like(own)
 
     def closeness(other: np.ndarray) -> float:
         np.subtract(other, own, out=difference)
         return 1 / (1 + math.sqrt(difference @ difference))
 
-    return [closeness(block.reshape(-1)) for block in warehouse._vectors(entries)]
+    return [closeness(block.reshape(-1)) for block in self.warehouse._vectors(self.entries)]
 
 # %% ../nbs/library/warehouse.ipynb #1cfc511d
 _COARSE, _SINGLE = 2.0**-8, 2.0**-24
@@ -526,50 +546,52 @@ def _mean_distances(
     return means, ((of_products + of_sums) / smallest.clamp_min(0).sqrt()).nan_to_num(nan=math.inf)
 
 # %% ../nbs/library/warehouse.ipynb #cff8503c
-def _maybe_nearest(
-    warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, k: int
-) -> dict[str, Entry]:  # at least k, if there are as many
-    "The prompts that may be among the k with the smallest mean distance, including all that are."
-    if len(entries) <= k:
-        return dict(entries)
-    means, wrong = _mean_distances(prompt.values, warehouse._vectors(entries, together=32))
+@patch
+def maybe_nearest(self: _Search, k: int) -> _Search:  # with at least k entries, if there are as many
+    "A search among the prompts that may be among the k with the smallest mean distance, including all that are."
+    if len(self.entries) <= k:
+        return self
+    means, wrong = _mean_distances(self.prompt.values, self.warehouse._vectors(self.entries, together=32))
     beyond = means - wrong > (means + wrong).kthvalue(k).values
-    return {name: entry for (name, entry), out in zip(entries.items(), beyond.tolist(), strict=True) if not out}
+    return replace(self, entries=dict(compress(self.entries.items(), (~beyond).tolist())))
 
 # %% ../nbs/library/warehouse.ipynb #4d79f376
-def _search_pairs(warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, _) -> Sequence[float]:
-    return [euclidean_average(prompt.values, torch.from_numpy(values)) for [values] in warehouse._vectors(entries)]
+@patch
+def by_pairs(self: _Search) -> Sequence[float]:
+    return [
+        euclidean_average(self.prompt.values, torch.from_numpy(values))
+        for [values] in self.warehouse._vectors(self.entries)
+    ]
 
 # %% ../nbs/library/warehouse.ipynb #6837ee80
 _AT_A_TIME = 256
 "Number of prompts whose neurons are computed together."
 
 
-def _search_neurons(
-    warehouse: Warehouse, entries: Mapping[str, Entry], prompt: SoftPrompt, backbone: Backbone
-) -> Sequence[float]:
-    own = activation_states({"the prompt": prompt}, backbone)["the prompt"]
+@patch
+def by_neurons(self: _Search) -> Sequence[float]:
+    own = activation_states({"the prompt": self.prompt}, self.backbone)["the prompt"]
 
     def packed(state: Tensor) -> Tensor:  # uint8
         return torch.from_numpy(np.packbits(state.numpy()))
 
     def compute(few: Mapping[str, Entry]) -> Iterator[Tensor]:
         for i in range(0, len(few), _AT_A_TIME):
-            prompts = {name: warehouse.load(name) for name in [*few][i : i + _AT_A_TIME]}
-            yield from map(packed, activation_states(prompts, backbone).values())
+            prompts = {name: self.warehouse.load(name) for name in [*few][i : i + _AT_A_TIME]}
+            yield from map(packed, activation_states(prompts, self.backbone).values())
 
-    kind = f"neuron_overlap-{backbone.fingerprint}-{str(backbone.dtype).removeprefix('torch.')}"
-    kept = warehouse._kept(kind, entries, packed(own), compute)
+    kind = f"neuron_overlap-{self.backbone.fingerprint}-{str(self.backbone.dtype).removeprefix('torch.')}"
+    kept = self.warehouse._kept(kind, self.entries, packed(own), compute)
     states = (np.unpackbits(row, count=own.numel()).astype(bool) for row in kept.numpy())
     return [neuron_overlap(own, torch.from_numpy(state).view_as(own)) for state in states]
 
 # %% ../nbs/library/warehouse.ipynb #eb16fc9c
 _SEARCHES = {
-    "euclidean_concat": _search_distances,
-    "euclidean_average": _search_pairs,
-    "cosine_concat": _search_angles,
-    "cosine_average": _search_directions,
-    "neuron_overlap": _search_neurons,
+    "euclidean_concat": _Search.by_distance,
+    "euclidean_average": _Search.by_pairs,
+    "cosine_concat": _Search.by_angle,
+    "cosine_average": _Search.by_direction,
+    "neuron_overlap": _Search.by_neurons,
 }
 
 # %% ../nbs/library/warehouse.ipynb #7ebbdb64
@@ -577,7 +599,7 @@ _SEARCHES = {
 def nearest(
     self: Warehouse,
     prompt: SoftPrompt | str,  # or the name of a prompt in the warehouse, which is left out of the result
-    k: int = 5,
+    k: int = 5,  # number of prompts to find
     metric: str = "cosine_average",  # one of `METRICS`
     backbone: Backbone | None = None,  # for "neuron_overlap": the model whose neurons are compared
     same_model: bool = True,  # compare only prompts of the same model
@@ -598,9 +620,10 @@ def nearest(
     entries = {name: entry for name, entry in others.items() if _comparable(entry, prompt, metric, same_model)}
     if not entries:
         raise WarehouseError(_nothing_comparable(self.folder, others, prompt, metric))
+    search = _Search(self, entries, prompt, backbone)
     if metric == "euclidean_average":
-        entries = _maybe_nearest(self, entries, prompt, k)
-    scores = pd.Series(_SEARCHES[metric](self, entries, prompt, backbone), [*entries], dtype=float).dropna()
+        search = search.maybe_nearest(k)
+    scores = pd.Series(_SEARCHES[metric](search), [*search.entries], dtype=float).dropna()
     best = scores.sort_values(ascending=False, kind="stable").head(k)
     return _table({name: {"similarity": score} | entries[name] for name, score in best.items()}, "similarity")
 
@@ -642,9 +665,8 @@ def _hub_errors(repo_id: str, progress: bool) -> Iterator[None]:
         yield
     # The client raises errors of its HTTP library, and that library depends on the client's version.
     except Exception as error:
-        reason = printable(" ".join(str(error).split()))[:300]
         raise ConnectionError(
-            f"the repository {repo_id!r} could not be used ({type(error).__name__}: {reason}); check its name, your "
+            f"the repository {repo_id!r} could not be used ({one_line(error, 300)}); check its name, your "
             "access token and the network"
         ) from error
     finally:

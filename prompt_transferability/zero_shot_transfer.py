@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .backbones import Backbone
-from .prompts import PromptError, SoftPrompt, random_prompt
+from .backbones import Backbone, checked_backbone
+from .files import shown
+from .prompts import PromptError, SoftPrompt, checked_prompt, named_prompts, random_prompt
 from prompt_transferability.statistics import (
     FEWEST_UNITS,
     PermutationResult,
@@ -22,7 +23,7 @@ from prompt_transferability.statistics import (
     permutation_test,
     wilson_interval,
 )
-from .tasks import Task, TaskData
+from .tasks import DataError, Task, TaskData, checked_data
 
 # %% auto #0
 __all__ = ['MIN_GAIN', 'Evaluation', 'evaluate_prompts', 'evaluate', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
@@ -89,8 +90,9 @@ def evaluate_prompts(
 
     A prompt trained for another model is evaluated too ("Directly Reuse", Table 4), with a warning.
     """
-    values = [backbone.no_prompt if prompt is None else prompt.values_for(backbone) for prompt in prompts]
-    rows = data.split(split)
+    rows = checked_data(data).split(split)
+    none = checked_backbone(backbone).no_prompt
+    values = [none if prompt is None else checked_prompt(prompt).values_for(backbone) for prompt in prompts]
     texts, labels = backbone.encode(rows), np.array(rows["label"])
     return [Evaluation(data.task, split, labels, backbone.predict(prompt, texts, data.task)) for prompt in values]
 
@@ -104,16 +106,17 @@ def evaluate(
     """Evaluate a prompt on a task, with the task's own label words (§4.1).
 
     Raises `PromptError` for a prompt of another width or layout than the backbone's, `BackboneError` for label words
-    that the backbone does not have, `UnknownNameError` for a split that the task does not have.
+    that the backbone does not have, `UnknownNameError` for a split that the task does not have, and one of the first
+    two or `DataError` for anything but a model, a prompt and a task with its rows.
     """
     return evaluate_prompts(backbone, [prompt], data, split)[0]
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #b2dd803f
 def transfer_matrix(
     backbone: Backbone,
-    prompts: Mapping[str, SoftPrompt],  # by name of the source; the rows of the matrix
+    prompts: Mapping[str, SoftPrompt] | Iterable[SoftPrompt],  # the sources, the rows; by name, or named by their tasks
     datas: Sequence[TaskData] | Mapping[str, TaskData],  # the target tasks, the columns; a mapping supplies their names
-    split: str = "dev",
+    split: str = "dev",  # "train", "dev" or "test"
     random_seeds: Sequence[int] = (0, 1, 2),  # seeds of the prompts behind the row "random"; () leaves it out
 ) -> pd.DataFrame:  # accuracies in [0, 1]
     """Zero-shot accuracy of every prompt on every task (§4.1, Figure 3 (a)).
@@ -121,7 +124,10 @@ def transfer_matrix(
     The random prompts are drawn from N(0, 0.02) and are as long as the longest source. Raises `PromptError` if a
     source is also named "random", and the errors of `evaluate`.
     """
-    targets = datas if isinstance(datas, Mapping) else {data.task.name: data for data in datas}
+    if isinstance(datas, TaskData | str):
+        raise DataError(f"expected several tasks; got {shown(datas)}: put a single task into a list")
+    prompts = named_prompts(prompts)
+    targets = datas if isinstance(datas, Mapping) else {checked_data(data).task.name: data for data in datas}
     if len(random_seeds) and "random" in prompts:
         raise PromptError(
             "a source cannot be called 'random' because the random prompts are; rename it, or pass random_seeds=()"
@@ -358,13 +364,6 @@ def decided_by_type(
         shares.append(((inside > outside) + (inside == outside) / 2).mean() if alike.any() and len(outside) else np.nan)
     return float(np.nanmean(shares))
 
-# %% ../nbs/library/zero_shot_transfer.ipynb #c0ffb203
-def _share_kept(matrix: pd.DataFrame, pairs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    "A function from task counts [draws, tasks] to the fraction of tuning's gain that some pairs keep [draws]."
-    gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
-    parts = np.where(pairs, gains, 0), np.where(pairs, np.diag(gains), 0)
-    return lambda counts: np.divide(*(np.einsum("di,ij,dj->d", counts, part, counts) for part in parts))
-
 # %% ../nbs/library/zero_shot_transfer.ipynb #ed21cbf3
 def kept_share(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
@@ -373,15 +372,15 @@ def kept_share(
 ) -> tuple[float, float, float]:
     "The fraction of tuning's gain that some pairs keep, and its 95 % interval over the tasks involved."
     part = pairs.any(0) | pairs.any(1)
-    names = [*matrix.columns[part]]
-    shares = [
-        _share_kept(cells.loc[[*names, "random"], names], pairs[np.ix_(part, part)])
-        for cells in (matrix, than)
-        if cells is not None
-    ]
+    names, inside = [*matrix.columns[part]], pairs[np.ix_(part, part)]
+
+    def share(cells: pd.DataFrame, counts: np.ndarray) -> np.ndarray:  # [draws, tasks] -> [draws]
+        gains = (cells.loc[names, names] - cells.loc["random", names]).to_numpy()
+        parts = np.where(inside, gains, 0), np.where(inside, np.diag(gains), 0)
+        return np.divide(*(np.einsum("di,ij,dj->d", counts, gain, counts) for gain in parts))
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        return shares[0](counts) - (shares[1](counts) if than is not None else 0)
+        return share(matrix, counts) - (0 if than is None else share(than, counts))
 
     return float(statistic(np.ones((1, len(names))))[0]), *jackknife_interval(statistic, len(names))
 

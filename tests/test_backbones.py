@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -457,3 +459,35 @@ def test_a_gguf_file_is_the_model_that_it_was_written_from(tmp_path, dtype):
     with torch.no_grad():
         ours, theirs = (of.label_logits(prompt_of(of), PAIRS, INFERENCE) for of in (packed, whole))
     assert theirs.std() > 0.1 and torch.allclose(ours, theirs, atol=1e-5)
+
+
+# ---- several threads, as in a web server
+
+
+@pytest.mark.parametrize("name", ["micro-llama", "micro-bert"])
+def test_threads_that_share_a_model_do_not_change_each_others_results(name):
+    backbone = Backbone.from_pretrained(name, device="cpu")
+    attention = backbone.model.config._attn_implementation
+    rows = [{"text_a": f"the film was {'very ' * (i % 5)}good", "text_b": None} for i in range(12)]
+    prompts = [prompt_of(backbone, 5, seed) for seed in range(3)]
+
+    def compute(turn):
+        if turn % 4 == 3:
+            return backbone.neuron_values(prompts[turn % 3])[0]
+        return backbone.text_logits(prompts[turn % 3], rows, SENTIMENT)
+
+    expected, interval = [compute(turn) for turn in range(12)], sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-5)
+        with ThreadPoolExecutor(4) as threads:
+            found = [*threads.map(compute, [*range(12)] * 5)]
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected * 5, strict=True))
+    assert backbone.model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("length", ["64", 64.0, None, 2, 1_000])
+def test_the_length_of_a_text_is_a_number_of_tokens(length):
+    with pytest.raises(BackboneError, match="max_length is .*; 'micro-bert' takes texts of 3 to 128 tokens"):
+        Backbone.from_pretrained("micro-bert", device="cpu", max_length=length)

@@ -206,6 +206,21 @@ def test_a_table_leads_to_its_cells_and_can_be_kept_as_csv(browser, home):
     page.close()
 
 
+def test_a_tasks_row_leads_to_its_cells_with_their_numbers_and_command(browser, home):
+    page = browser.new_page()
+    page.goto(f"{home}/nbs/results/small.html")
+    page.locator("th a", has_text="SST-2").first.click()
+    names = page.locator("tbody th").locator("visible=true").all_inner_texts()
+    assert 1 < len(names) < page.locator("tbody tr").count() and all("sst2" in name for name in names)
+    [trained] = [name for name in names if name.startswith("tune sst2/0 on all-MiniLM")]
+    assert re.fullmatch(r"\d\d\.\d", page.locator("tr", has_text=trained).locator("td").first.inner_text())
+    assert "prompt-transfer study run small " in page.locator("#commands").inner_text()
+    page.locator("#find").fill("transfer sst2 dev")
+    left = page.locator("tbody th").locator("visible=true").all_inner_texts()
+    assert left and all("transfer sst2" in name and "dev" in name for name in left)
+    page.close()
+
+
 @pytest.mark.parametrize("width", [1000, 1100])
 def test_the_bar_fits_where_it_has_just_unfolded(browser, home, width):
     with Tab(browser, home, {"width": width, "height": 700}).open(PAGES[0]) as tab:

@@ -131,6 +131,16 @@ def test_the_cell_of_a_killed_worker_is_tried_again(whole, tmp_path):
     assert contents(tmp_path) == whole and hidden(tmp_path) == []
 
 
+def test_idle_workers_end_by_themselves_and_release_what_they_hold(tmp_path):
+    "A worker that is ended by a signal leaves the lock of its progress bar behind, about which Python warns."
+    workers = _Workers(Store(tmp_path), answer, None)
+    workers.give(FIRST[0])
+    [_] = workers.next()
+    [(process, _)] = workers.idle
+    workers.end()
+    assert process.exitcode == 0
+
+
 def test_a_cell_that_kills_every_worker_fails(tmp_path):
     report = run_cells(CELLS, Store(tmp_path), always_killed, workers=2)
     assert "killed (SIGKILL), probably because memory ran out" in report.failed[0].error

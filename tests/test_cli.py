@@ -22,7 +22,7 @@ from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import UNTRAINED, SoftPrompt
 from prompt_transferability.provenance import recorded_command
 from prompt_transferability.similarity import layer_groups, layer_label, neuron_overlap, similarity_matrix
-from prompt_transferability.tasks import load_task
+from prompt_transferability.tasks import load_task, task_from_files
 from prompt_transferability.zero_shot_transfer import evaluate
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
@@ -227,6 +227,81 @@ def test_a_study_shows_how_far_it_is(tmp_path, capfd):
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     assert main(["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "\r6/6 cells" in capfd.readouterr().err  # a data cell, a prompt, its two rows, and two of a random prompt
+
+
+# ---- rows of one's own
+
+WORDS = ["--words", "leaves=negative", "returns=positive"]
+
+
+@pytest.fixture
+def guests(tmp_path, monkeypatch):
+    "A guest book in two files of the working folder."
+    monkeypatch.chdir(tmp_path)
+    praise, blame = ("great", "lovely", "excellent", "superb", "nice"), ("awful", "bad", "terrible", "nasty", "poor")
+    things = ("soup", "bread", "waiter", "coffee")
+    for name, link in {"train.csv": "was", "test.csv": "seemed"}.items():
+        rows = [f"the {thing} {link} {word}." for thing in things for word in (*praise, *blame)]
+        labels = (["returns"] * 5 + ["leaves"] * 5) * len(things)
+        pd.DataFrame({"text": rows, "label": labels}).to_csv(name, index=False)
+    return tmp_path
+
+
+def test_a_prompt_for_a_file_of_ones_own_is_trained_tested_and_predicts(command, guests):
+    answer = command(*tune("train.csv", "guests.safetensors")[:-4], "--learning-rate", "0.01", *WORDS)
+    prompt = SoftPrompt.load("guests.safetensors")
+    task = prompt.declared_task()
+    assert (answer["task"], answer["backbone"], prompt.task, task.task_type) == (
+        "train.csv",
+        "micro-bert",
+        "guests",
+        "SA",
+    )
+    assert dict(zip(task.labels, task.label_words, strict=True)) == {"leaves": "negative", "returns": "positive"}
+
+    tested = command("evaluate", "guests.safetensors", "test.csv")
+    data = task_from_files("guests", "SA", {"leaves": "negative", "returns": "positive"}, test="test.csv")
+    expected = evaluate(Backbone.from_pretrained("micro-bert"), prompt, data, "test")
+    assert (tested["accuracy"], tested["n"], tested["majority"]) == (expected.accuracy, 40, 0.5)
+    assert tested["task"] == "test.csv" and "split" not in tested
+
+    assert command("predict", "guests.safetensors", "--file", "test.csv", "--out", "answers.csv")["rows"] == 40
+    predicted = pd.read_csv("answers.csv")
+    assert (predicted["prediction"] == predicted["label"]).mean() == expected.accuracy
+
+
+def test_the_dev_rows_and_the_type_of_a_file_are_those_that_are_named(command, guests):
+    settings = ["--backbone", "micro-bert", "--length", 3, "--steps", 1, "--eval-every", 1]
+    few = pd.read_csv("test.csv").query("label == 'leaves'")
+    few.to_csv("dev.csv", index=False)
+    answer = command("tune", "train.csv", *WORDS, "--dev", "dev.csv", "--type", "EJ", "--out", "a", *settings)
+    assert answer["majority"] == 1 and SoftPrompt.load("a").declared_task().task_type == "EJ"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("train.csv", "needs a word for each of its labels, as in --words bad=negative"),
+        ("train.csv --words leaves returns", "needs a word for each of its labels"),
+        ("train.csv --words leaves=bad leaves=good", "needs a word for each of its labels"),
+        ("train.csv --words leave=bad returns=good", "train.csv, line 7: unknown label 'leaves'"),
+        ("train.csv --words leaves=unlovable returns=good", "unlovable"),
+        ("train.csv --words leaves=bad returns=good --type XY", "unknown task type 'XY'"),
+        ("train.csv --words leaves=bad returns=good --max-train 5", "--max-train is for tasks with a name"),
+        ("trian.csv --words leaves=bad returns=good", "there is no file trian.csv"),
+        ("micro/sst2 --words leaves=bad returns=good", "--words is for a file of rows (.csv, "),
+        ("micro/sst2 --dev train.csv", "--dev is for a file of rows"),
+    ],
+)
+def test_files_that_cannot_be_trained_on(line, sentence, refused, guests, entries):
+    there = entries()
+    assert sentence in refused("tune", *line.split(), "--backbone", "micro-bert", "--out", "out.safetensors")
+    assert entries() == there
+
+
+def test_a_file_is_evaluated_with_the_labels_of_the_prompt(refused, tuned, guests):
+    assert "test.csv, line 2: unknown label 'returns'" in refused("evaluate", tuned, "test.csv")
+    assert "there is no file tets.csv" in refused("evaluate", tuned, "tets.csv")
 
 
 # ---- prompts beside prompts
@@ -719,6 +794,8 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
         "tune micro/sst2 --backbone micro-bert --init PROMPT --out PROMPT",
         "tune micro/sst2 --backbone micro-bert --init PROMPT --out OUT --checkpoint PROMPT",
         "tune micro/sst2 --backbone micro-bert --out OUT --checkpoint OUT",
+        "tune ROWS --words negative=bad positive=good --backbone micro-bert --out ROWS",
+        "tune ROWS --words negative=bad positive=good --backbone micro-bert --out OUT --dev ROWS --checkpoint ROWS",
         "transfer PROMPT --tasks micro/sst2 --out PROMPT",
         "similarity PROMPT OTHER --metric cosine_concat --out OTHER",
         "neurons PROMPT --out PROMPT",
@@ -732,6 +809,8 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
     for path in read.values():
         SoftPrompt(prompt.values, "micro-roberta" if path.stem == "other" else prompt.backbone, prompt.task).save(path)
     read["PROJECTOR"] = Projector.load(projector).save(tmp_path / "projector")
+    read["ROWS"] = tmp_path / "rows.csv"
+    read["ROWS"].write_text("text,label\nfine,positive\nawful,negative\n")
     before = {path: path.read_bytes() for path in read.values()}
     *words, last = line.split()
     words = [read.get(word, tmp_path / "out" if word == "OUT" else word) for word in words]

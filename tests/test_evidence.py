@@ -21,6 +21,7 @@ from prompt_transferability.evidence import (
     HOLDS,
     OPEN,
     STUDIES,
+    VERDICTS,
     Evidence,
     across,
     by_carried,
@@ -125,6 +126,8 @@ def test_a_new_study_answers_every_question(question, row, folder):
     table = each_study(folder, question, row)
     assert any(label.startswith(f"{STUDIES[question][0]}: ") for label in table.index)
     assert (table != "–").any(axis=1).all()
+    verdicts = [name for name in table if name in VERDICTS]
+    assert [*table][: len(verdicts)] == verdicts  # what a phone shows first
 
 
 def test_verdicts_list_all_studies(folder):

@@ -404,8 +404,8 @@ def test_a_tokenizer_without_the_token_between_two_texts_is_rejected_in_the_auth
 NAMED = {  # data, an example in a help text, and the micro models, which are of some type
     "bench.SHAPES",
     "checkpoints.KNOWN_MODELS",
-    "cli._add_release_export",
-    "cli._add_release_tables",
+    "cli._release_export",
+    "cli._release_tables",
     "microworld._ALL_MODELS",
     "microworld._NEW",
     "microworld._TOKENIZERS",

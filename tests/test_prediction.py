@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,7 +21,15 @@ from prompt_transferability.backbones import Backbone
 from prompt_transferability.cli import main
 from prompt_transferability.prediction import predict, predicted_rows, save_predictions
 from prompt_transferability.prompts import PromptError, SoftPrompt, task_entries
-from prompt_transferability.tasks import ALL_TASKS, DataError, Task, load_task, read_text_lines, read_texts
+from prompt_transferability.tasks import (
+    ALL_TASKS,
+    DataError,
+    Task,
+    UnknownNameError,
+    load_task,
+    read_text_lines,
+    read_texts,
+)
 
 COMMAND = Path(sys.executable).with_name("prompt-transfer")
 SST2, SNLI = ALL_TASKS["micro/sst2"], ALL_TASKS["micro/snli"]
@@ -145,6 +154,9 @@ def test_no_more_rows_are_read_than_are_answered(backbone, monkeypatch):
         ("reviews.csv", "texts is 'reviews.csv'; give a list"),
         (Path("reviews.csv"), r"read_texts\(path\) for those of a file"),
         ([], "texts has no texts"),
+        (None, "texts is 'None'; give a list"),
+        (pd.DataFrame({"review": ["a"]}), "there is no column 'text_a' or 'text'; the columns are review"),
+        (pd.DataFrame({"text": ["a", None]}), "texts, row 2: text_a must be a text, not None"),
         (["a", ""], "texts, row 2: text_a must be a text, not ''"),
         ([5], "texts, row 1: expected a text, two in a tuple, or a dict; got 5"),
         ([("a", "b", "c")], "texts, row 1: expected a text, two in a tuple"),
@@ -160,6 +172,22 @@ def test_what_is_no_text_is_one_sentence(backbone, texts, sentence):
     with pytest.raises(DataError, match=sentence) as error:
         predict(backbone, drawn(), texts)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_is_read_by_its_rows_not_by_its_columns(backbone):
+    expected = predict(backbone, drawn(), TEXTS)
+    frame = pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS})
+    for table in (frame, Dataset.from_pandas(frame)):
+        found = predict(backbone, drawn(), table)
+        assert found["id"].tolist() == [0, 1, 2, 3]
+        pd.testing.assert_frame_equal(found.drop(columns="id"), expected)
+
+
+def test_the_task_may_be_named(backbone):
+    expected = predict(backbone, drawn(), TEXTS, ALL_TASKS["micro/restaurant"])
+    pd.testing.assert_frame_equal(predict(backbone, drawn(), TEXTS, "micro/restaurant"), expected)
+    with pytest.raises(UnknownNameError, match="unknown task 'restaurent'"):
+        predict(backbone, drawn(), TEXTS, "restaurent")
 
 
 # ---- the task of a prompt

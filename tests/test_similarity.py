@@ -608,3 +608,38 @@ def test_self_pairs_without_a_value_change_no_interval():
         lambda matrix: correlation_gain(matrix, whole.T**2, transfer),
     ):
         pd.testing.assert_frame_equal(of(gaps), of(whole))
+
+
+# ---- measures of one's own
+
+
+def test_a_measure_of_ones_own_is_computed_like_the_papers_whatever_the_lengths():
+    drawn = torch.Generator().manual_seed(0)
+    prompts = {
+        f"p{i}": SoftPrompt(torch.randn(length, 8, generator=drawn), "m", "t") for i, length in enumerate([3, 5, 3, 40])
+    }
+
+    def closeness(p, q):  # [m, l, d], [k, h, d] -> [m, k]
+        pairs = torch.cdist(p.double().flatten(0, 1), q.double().flatten(0, 1))
+        return 1 / (1 + pairs.view(len(p), p.shape[1], len(q), q.shape[1]).mean((1, 3)))
+
+    found = similarity_matrix(prompts, closeness)
+    pd.testing.assert_frame_equal(found, similarity_matrix(prompts, "euclidean_average"))
+    with pytest.raises(ValueError, match=r"must have the shape \[2, 2\]; got \[2\]"):
+        similarity_matrix(prompts, lambda p, q: p.mean((1, 2)))
+    with pytest.raises(ValueError, match="layers belong to neuron_overlap; closeness compares only"):
+        similarity_matrix(prompts, closeness, layers=(1, 2))
+    with pytest.raises(PromptError, match="closeness cannot compare 'p0'"):
+        similarity_matrix(prompts | {"q": SoftPrompt(torch.ones(3, 8), "another", "t")}, closeness)
+
+
+def test_pairs_of_prompts_are_compared_as_well_as_pairs_of_matrices():
+    p, q = (SoftPrompt(torch.randn(4, 8, generator=torch.Generator().manual_seed(seed)), "m", "t") for seed in (0, 1))
+    assert euclidean_average(p, q) == euclidean_average(p.values, q) == euclidean_average(p.values, q.values)
+
+
+@pytest.mark.parametrize("layers", [2, (1, 2, 3), "12"[:1]])
+def test_layers_are_the_first_and_the_last(layers):
+    states = torch.ones(3, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"give the first and the last, as in \(1, 3\)"):
+        neuron_overlap(states, states, layers)

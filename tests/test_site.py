@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from fastcore.nbio import NbCell
 from nbdev.doclinks import nbdev_export
 
 from prompt_transferability.cells import Store, pack
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from build_site import not_found  # noqa: E402  (tools/ is no package)
-from link_origins import folders_read, lead_to_sources, site_problems  # noqa: E402
+from link_origins import accuracies, folders_read, lead_to_sources, site_problems, with_origins  # noqa: E402
 from mend_pages import finish, glossary_terms  # noqa: E402
 
 MODULE = """\
@@ -218,10 +219,11 @@ def test_a_page_leads_to_its_source_and_to_the_results_that_it_reads(site, page)
     assert re.findall(r'<a href="([^"]*files.html)">', page) == ["../../results/demo/files.html"]
     listed = (site / "results/demo/files.html").read_text(encoding="utf-8")
     key = DEMO.cells()[0].key
-    assert f'<th scope="row">data sst2</th><td><a href="cells/{key}.json">{key}</a></td>' in listed
+    assert f'<th scope="row">data sst2</th><td>–</td><td><a href="cells/{key}.json">{key}</a></td>' in listed
+    assert '<ol id="commands"><li><code>not recorded</code></li></ol>' in listed and '<a href="study.yaml">' in listed
     answer = json.loads((site / f"results/demo/cells/{key}.json").read_text(encoding="utf-8"))
     assert answer["asked"]["task"] == "sst2" and answer["result"]["rows"] == {"train": 9, "dev": 3}
-    assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 1 + 4
+    assert listed.count("<th ") == listed.count('<th scope="row">') + listed.count('<th scope="col">') == 1 + 6
     assert "github" not in page
     assert "Its numbers" not in (site / "nbs/index.html").read_text(encoding="utf-8")
 
@@ -237,6 +239,32 @@ def test_a_table_names_the_results_that_its_numbers_are_read_from():
     ]
     read = folders_read(sources, ["micro", "micro-tpt", "other", "small"])
     assert read == [[], ["micro"], ["micro", "small"], ["micro-tpt", "small"], [], ["micro"]]
+
+
+@pytest.mark.parametrize("study", [True, False])
+def test_a_row_that_is_a_task_leads_to_the_cells_of_its_study(tmp_path, study):
+    folder = tmp_path / "results" / "demo"
+    folder.mkdir(parents=True)
+    (folder / ("study.yaml" if study else "scores.csv")).write_text("")
+    rows = "".join(f'<tr><th class="row_heading level0">{name}</th></tr>' for name in ("SST-2", "mean"))
+    data = {"text/html": f"<table>{rows}</table>"}
+    cell = NbCell(0, dict(cell_type="code", source='show("demo")', outputs=[{"data": data}]))
+    with_origins("nbs/results/demo.ipynb", [cell], tmp_path)
+    link = '<a href="../../results/demo/files.html?find=SST-2">SST-2</a>'
+    assert (link in data["text/html"], "A task leads to its cells" in data["text/html"]) == (study, study)
+    assert '">mean</th>' in data["text/html"] and '<a href="../../results/demo/files.html">' in data["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"accuracy": 0.7114, "step": 3}, "71.1"),
+        ({"targets": {"imdb": {"accuracy": 0.5}, "mnli": None, "sst2": {"accuracy": 0.625}}}, "imdb 50.0, sst2 62.5"),
+        ({"rows": {"train": 9}}, "–"),
+    ],
+)
+def test_the_accuracies_of_a_cell_stand_in_its_row(result, shown):
+    assert accuracies(result) == shown
 
 
 def test_on_github_a_tutorial_opens_in_colab(tmp_path, monkeypatch):

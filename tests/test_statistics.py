@@ -27,12 +27,25 @@ from prompt_transferability.statistics import (
     permutation_test,
     side_of,
     weighted_spearman,
+    wilson_interval,
 )
 from prompt_transferability.tasks import PAPER_TASKS
 
 ROOT = Path(__file__).parents[1]
 NAMES = [f"t{i}" for i in range(13)]
 TYPES = dict(zip(NAMES, np.repeat(["SA", "NLI", "EJ", "PI"], [6, 3, 2, 2]), strict=True))
+
+
+@pytest.mark.parametrize(("accuracy", "n"), [(85, 100), (-0.1, 100), (float("nan"), 100), (0.5, 0)])
+def test_an_accuracy_in_percent_is_no_accuracy(accuracy, n):
+    with pytest.raises(ValueError, match="a fraction of at least one example, from 0 to 1; got"):
+        wilson_interval(accuracy, n)
+
+
+@pytest.mark.parametrize("names", [list("abc"), list("abcdefghij")])
+def test_every_value_has_a_unit(names):
+    with pytest.raises(ValueError, match="the unit of each of the 8 values; got"):
+        interval(range(8), by=names)
 
 
 def table(cells):

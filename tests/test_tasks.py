@@ -8,8 +8,9 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi
 
 from prompt_transferability import tasks
@@ -20,6 +21,7 @@ from prompt_transferability.tasks import (
     DataError,
     HubSource,
     Task,
+    TaskData,
     UnknownNameError,
     load_task,
     task_from_files,
@@ -93,6 +95,8 @@ def test_unknown_name_shows_the_nearest_and_survives_pickling():
     assert "did you mean 'sst2'?" in str(error) and "ethics_justice" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert str(UnknownNameError("task", "zzz", ["a"])) == "unknown task 'zzz'. Known: a."
+    known = ["best", "other types", "other types, as many"]
+    assert str(UnknownNameError("start", "x", known)).endswith("Known: best, other types, 'other types, as many'.")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,12 @@ def test_the_nearest_name_is_found_in_any_case_and_without_its_owner(given, near
         (("t", "SA", ("a", "b"), ("x", "")), "label without a word: b;"),
         (("t", "SA", ("a", "b"), ("x", "y", "z")), "3 label words for 2 labels"),
         (("t", "SA", ("a", "b"), ("x", "x")), "one word to two labels"),
+        (("t", "SA", ("a", "b"), {"a": "x", "b": "y"}), r"a word, or a list of words, for each label .* got {'a': 'x'"),
+        (("t", "SA", ("a", "b"), ("x", None)), "a word, or a list of words, for each label"),
+        (("t", "SA", ("a", "b"), (1, 2)), "a word, or a list of words, for each label"),
+        (("t", "SA", ("a", "b"), "xy"), "a word, or a list of words, for each label"),
+        (("t", "SA", (0, 1), ("x", "y")), r"must be texts, such as '1' for a 1; got \(0, 1\)"),
+        (("t", "SA", "ab", ("x", "y")), "must be a list of texts; got 'ab'"),
     ],
 )
 def test_task_refuses(arguments, message):
@@ -201,6 +211,17 @@ def test_labels_may_be_numbers(tmp_path):
         assert data.task.labels == ("0", "1") and list(data.train["label"]) == [0, 1] * 5
 
 
+def test_the_column_of_texts_may_be_called_text(tmp_path):
+    rows = [{"text": f"text {i}", "label": ("bad", "good")[i % 2]} for i in range(10)]
+    named = [{"text_a": row["text"], "label": row["label"]} for row in rows]
+    words = {"bad": "negative", "good": "positive"}
+    one, other = (
+        task_from_files("reviews", "SA", words, train=write(tmp_path / name, of), dev=tmp_path / name).train
+        for name, of in (("a.csv", rows), ("b.csv", named))
+    )
+    assert one.to_dict() == other.to_dict() and one["text_a"][0] == "text 0"
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -211,8 +232,8 @@ def test_labels_may_be_numbers(tmp_path):
         ),
         (
             "a.jsonl",
-            '{"text": "x", "label": "good"}',
-            r"a\.jsonl, line 1: there is no column 'text_a'; the columns are te",
+            '{"review": "x", "label": "good"}',
+            r"a\.jsonl, line 1: there is no column 'text_a' or 'text'; the columns are re",
         ),
         ("a.csv", 'text_a,label\nx,good\n"two\nlines",bad\ny,god\n', r"a\.csv, line 5: unknown label 'god'; did you m"),
         (
@@ -265,6 +286,123 @@ def test_missing_file_and_bad_words(tmp_path):
         load(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="label without a word: good"):
         task_from_files("t", "SA", {"bad": "negative", "good": ""}, train=tmp_path / "none.csv")
+
+
+# Rows in memory
+
+
+FRAME = pd.DataFrame(
+    {
+        "text_a": [f"The lid of pot {i} {('leaks', 'fits')[i % 2]}." for i in range(12)],
+        "label": ["bad", "good"] * 6,
+        "stars": range(12),
+    }
+)
+POT_WORDS = {"bad": "terrible", "good": ["great", "fine"]}
+
+
+def in_memory():
+    named = Dataset.from_pandas(FRAME).class_encode_column("label")
+    yield from (
+        FRAME,
+        FRAME.rename(columns={"text_a": "text"}),
+        FRAME.assign(text_b=np.nan),
+        FRAME.iloc[::-1].iloc[::-1],
+    )
+    yield from (Dataset.from_pandas(FRAME), named, FRAME.to_dict("records"), iter(FRAME.to_dict("records")))
+
+
+def test_rows_in_memory_are_those_of_the_file(tmp_path):
+    FRAME.to_csv(tmp_path / "train.csv", index=False)
+    expected = task_from_files("pots", "SA", POT_WORDS, train=tmp_path / "train.csv")
+    for rows in in_memory():
+        found = task_from_files("pots", "SA", POT_WORDS, train=rows)
+        assert [found.fingerprint(split) for split in found.splits()] == [
+            expected.fingerprint(split) for split in expected.splits()
+        ]
+
+
+def test_labels_of_a_dataset_have_the_order_of_the_task_not_that_of_its_numbers():
+    named = Dataset.from_pandas(FRAME).class_encode_column("label")
+    assert named.features["label"].names == ["bad", "good"]
+    data = task_from_files("pots", "SA", {"good": "great", "bad": "terrible"}, train=named, dev=named)
+    assert [data.task.labels[label] for label in data.train["label"]] == FRAME["label"].tolist()
+
+
+def test_a_file_to_train_on_may_call_its_text_column_text(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nIt fits.,good\nIt leaks.,bad\n")
+    data = task_from_files("pots", "SA", POT_WORDS, train=tmp_path / "a.csv", dev=tmp_path / "a.csv")
+    assert list(data.train["text_a"]) == ["It fits.", "It leaks."]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (FRAME.rename(columns={"label": "stars of it"}), "train of task 'pots', row 1: there is no column 'label'"),
+        (FRAME.assign(label="ugly"), "train of task 'pots', row 1: unknown label 'ugly'"),
+        (FRAME.assign(label=None), "row 1: unknown label 'None'"),
+        (FRAME.assign(text_a=None), "row 1: text_a must be a text, not None"),
+        (FRAME.assign(text_b=["x", None] * 6), "row 2: text_b is blank, but row 1 has one"),
+        (FRAME.iloc[:0], "train of task 'pots' has no rows"),
+        ([], "train of task 'pots' has no rows"),
+        (["It fits."], "row 1: expected a dict; got 'It fits.'"),
+        (
+            FRAME.to_dict("list"),
+            "train of task 'pots' is a dict; give a file, a pandas DataFrame, a Dataset, or a list",
+        ),
+        (DatasetDict(train=Dataset.from_pandas(FRAME)), "train of task 'pots' is a DatasetDict; give a file"),
+        (5, "train of task 'pots' is a int; give a file"),
+    ],
+)
+def test_unfit_rows_in_memory_are_named_with_their_place(rows, message):
+    with pytest.raises(DataError, match=message) as error:
+        task_from_files("pots", "SA", POT_WORDS, train=rows, dev=FRAME)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["terrible", "great"], "terrible", None])
+def test_label_words_are_a_table(words):
+    with pytest.raises(ValueError, match="give a table from each label to its word"):
+        task_from_files("pots", "SA", words, train=FRAME)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (FRAME, "the dev split of task 'pots' is a DataFrame, not a Dataset; make it with task_from_files"),
+        (Dataset.from_dict({"text_a": ["x"], "label": [0]}), "lacks the column text_b; it has text_a, label"),
+        (
+            Dataset.from_dict({"text_a": ["x"], "text_b": [None], "label": ["good"]}),
+            "has the label 'good'; in a Dataset",
+        ),
+        (
+            Dataset.from_dict({"text_a": ["x"] * 2, "text_b": [None] * 2, "label": [1, 2]}),
+            "the label 2; .* from 0 to 1",
+        ),
+        (Dataset.from_dict({"text_a": ["x"] * 2, "text_b": [None] * 2, "label": [0, -1]}), "the label -1"),
+        (Dataset.from_dict({"text_a": ["x"], "text_b": [None], "label": [0.0]}), "has the label 0.0"),
+    ],
+)
+def test_splits_whose_labels_are_not_the_tasks_are_rejected(rows, message):
+    "They would only be noticed as an accuracy that is too low."
+    with pytest.raises(DataError, match=message):
+        TaskData(Task("pots", "SA", ("bad", "good"), ("terrible", "great")), dev=rows)
+
+
+def test_the_name_of_a_folder_here_is_no_task_but_its_path_is(tmp_path, monkeypatch):
+    (tmp_path / "pots").mkdir()
+    (tmp_path / "pots" / "task.yaml").write_text("task_type: SA\nlabel_words: {bad: terrible, good: great}\n")
+    FRAME.to_csv(tmp_path / "pots" / "train.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no task is named 'pots'; for the folder of that name, write './pots'"):
+        load_task("pots")
+    assert load_task("./pots").task.name == "pots"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10.5, "10", True])
+def test_limits_are_whole_numbers(limit):
+    with pytest.raises(ValueError, match="max_train is .*; give a whole number of at least 1"):
+        load_task("micro/sst2", max_train=limit)
 
 
 # The held-out dev split
@@ -682,7 +820,7 @@ def test_hub_rows_of_other_types_are_named(monkeypatch, column, values, message)
         [{"text_a": "fine", "label": "positive"}, {"text_a": "good", "label": -1}],
         [{"text_a": "fine", "label": None}],
         [{"text_a": "", "label": "positive"}],
-        [{"text": "fine", "label": "positive"}],
+        [{"review": "fine", "label": "positive"}],
         [],
     ],
 )

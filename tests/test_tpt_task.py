@@ -9,11 +9,13 @@ import torch
 
 from prompt_transferability import tpt_task
 from prompt_transferability.backbones import Backbone
+from prompt_transferability.checkpoints import BackboneError
 from prompt_transferability.fine_tuning import fine_tune
 from prompt_transferability.prompt_tuning import TuningJob, tune_prompt, tune_prompts
 from prompt_transferability.prompts import PromptError, SoftPrompt, random_prompt
+from prompt_transferability.similarity import similarity_matrix
 from prompt_transferability.statistics import interval
-from prompt_transferability.tasks import UnknownNameError, load_task
+from prompt_transferability.tasks import DataError, UnknownNameError, load_task
 from prompt_transferability.tpt_task import (
     compare_runs,
     loss_left,
@@ -43,6 +45,48 @@ from prompt_transferability.zero_shot_transfer import (
 )
 
 SHORT = dict(steps=4, learning_rate=1e-2, eval_every=2, progress=False)
+
+
+def test_arguments_of_another_kind_are_one_sentence():
+    model, data = Backbone.from_pretrained("micro-bert", device="cpu"), load_task("micro/sst2", max_train=8, max_eval=8)
+    run = tune_prompt(model, data, length=2, **SHORT)
+    for mistake, error, sentence in (
+        (lambda: tune_prompt("micro-bert", data), BackboneError, "a Backbone; got 'micro-bert': load a model with"),
+        (lambda: tune_prompt(data, model), BackboneError, "expected a Backbone; got a TaskData"),
+        (lambda: tune_prompt(model, "micro/sst2"), DataError, "got 'micro/sst2': read the rows with load_task"),
+        (lambda: tune_prompt(model, data.task), DataError, "got a Task: read the rows with load_task"),
+        (lambda: tune_prompt(model, data, run), PromptError, "got a TuningRun: take its .prompt"),
+        (lambda: tune_prompt(model, data, run.prompt.values), PromptError, "got a Tensor: put vectors into SoftPrompt"),
+        (lambda: tune_prompts(model, TuningJob(data)), TuningError, r"even for a single prompt: \[TuningJob\(data\)\]"),
+        (lambda: tune_prompts(model, [data]), TuningError, "jobs must be a list of TuningJob"),
+        (lambda: evaluate("micro-bert", run.prompt, data), BackboneError, "load a model with Backbone.from_pretrained"),
+        (lambda: evaluate(model, run, data), PromptError, "expected a SoftPrompt; got a TuningRun: take its .prompt"),
+        (lambda: evaluate(model, "p.safetensors", data), PromptError, "read its file with SoftPrompt.load"),
+        (lambda: transfer_matrix(model, run.prompt, [data]), PromptError, "put a single prompt into a list"),
+        (lambda: transfer_matrix(model, [run.prompt], data), DataError, "put a single task into a list"),
+        (lambda: transfer_matrix(model, [run.prompt], ["sst2"]), DataError, "got 'sst2': read the rows with load_task"),
+        (lambda: run.prompt.values_for("micro-bert"), BackboneError, "load a model with Backbone.from_pretrained"),
+    ):
+        with pytest.raises(error, match=sentence) as found:
+            mistake()
+        assert "\n" not in str(found.value)
+
+
+def test_training_needs_gradients_but_not_that_they_are_switched_on():
+    model, data = Backbone.from_pretrained("micro-bert", device="cpu"), load_task("micro/sst2", max_train=8, max_eval=8)
+    with torch.no_grad():
+        found = tune_prompt(model, data, length=2, **SHORT).last
+    assert torch.equal(found.values, tune_prompt(model, data, length=2, **SHORT).last.values)
+    with torch.inference_mode(), pytest.raises(TuningError, match="inference_mode.* forbids; train outside of it"):
+        tune_prompt(model, data, length=2, **SHORT)
+
+
+def test_sources_are_named_by_their_tasks_as_in_a_similarity_matrix():
+    model, data = Backbone.from_pretrained("micro-bert", device="cpu"), load_task("micro/sst2", max_eval=8)
+    prompts = [SoftPrompt(random_prompt(model, 2, seed).values, model.name, "mine") for seed in (0, 1)]
+    matrix = transfer_matrix(model, prompts, [data], random_seeds=())
+    assert [*matrix.index] == [*similarity_matrix(prompts, "cosine_average").index] == ["mine 1", "mine 2"]
+    assert matrix["micro/sst2"].tolist() == [evaluate(model, prompt, data).accuracy for prompt in prompts]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -51,16 +52,64 @@ def test_what_a_tutorial_links_to_is_there(page):
 
 
 @pytest.mark.parametrize("page", LINE)
-def test_a_tutorial_takes_less_than_two_minutes_of_cpu(page, fork, tmp_path):
+def test_a_tutorial_runs_outside_the_repository_in_less_than_two_minutes_of_cpu(page, fork, tmp_path):
     """Of the processor's time, which what else runs changes little, and not of the clock's; with no real model.
 
-    `make test` runs the tutorials here, and leaves them out where it runs the other notebooks.
+    A reader copies its cells: they work in any folder. `make test` runs the tutorials here, and leaves them out where
+    it runs the other notebooks.
     """
+    copy = Path(shutil.copy(ROOT / page, tmp_path))
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731
     before = spent()
-    done = fork(lambda: not run_notebook(page)[0], ROOT, GGUF=str(tmp_path))
+    done = fork(lambda: not run_notebook(copy, profile=False)[0], tmp_path, GGUF=str(tmp_path))
     assert done.wait() == 0, done.stderr
     assert 1 < spent() - before < 120  # below 1 nothing can have been trained
+
+
+def test_the_working_folder_of_a_tutorial_stays_the_readers():
+    for page in LINE:
+        assert not re.search(
+            r"os\.chdir\(|settings\.ini", "\n".join(cell.source for cell in read_nb(ROOT / page).cells)
+        ), page
+
+
+# ---- the tutorial on a real model
+
+REAL = "nbs/tutorials/real_model.ipynb"
+
+
+def printed(page):
+    "What the cells of a page printed when its outputs were kept."
+    outputs = [output for cell in read_nb(ROOT / page).cells for output in cell.get("outputs", [])]
+    return "".join("".join(output.get("text", "")) for output in outputs)
+
+
+def commands(text):
+    "The commands of a page or of a cell, without the model, whose name depends on the machine."
+    lines = re.sub(r"\\\n *", "", text).splitlines()
+    lines = [line.removeprefix("prompt-transfer ").strip() for line in lines]
+    lines = [re.sub(r" --backbone \S+", "", line) for line in lines if re.match(r"(tune|evaluate|predict) ", line)]
+    return [" ".join(sorted(line.split())) for line in lines]
+
+
+def test_the_commands_that_the_page_shows_are_those_that_it_ran():
+    shown = re.search(r"```bash\n(.*?)```", prose(REAL), re.S)[1]
+    [ran] = [cell.source for cell in read_nb(ROOT / REAL).cells if 'commands = """' in cell.source]
+    assert commands(shown) == commands(ran) and len(commands(ran)) == 3
+
+
+def test_the_kept_outputs_are_those_of_the_real_model():
+    "Run it after `make models`: without the model, its outputs are those of a tiny one."
+    assert "backbone: SmolLM2-135M-Instruct.Q4_1" in printed(REAL) and "micro-llama" not in printed(REAL)
+
+
+def test_home_shows_what_the_tutorial_printed():
+    shown = re.search(r"```\n(accuracy: .*?)```", prose("nbs/index.ipynb"), re.S)[1].split("\n\n")
+    evaluated = shown[0].splitlines()
+    lines = [
+        line for line in printed(REAL).partition("$ prompt-transfer evaluate")[2].splitlines() if line in evaluated
+    ]
+    assert lines == evaluated and shown[1].strip() in printed(REAL)
 
 
 # ---- scripts beside the package

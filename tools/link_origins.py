@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +19,7 @@ from prompt_transferability.evidence import STUDIES
 from prompt_transferability.experiments import cell_label
 from prompt_transferability.results import Results, write_report
 from prompt_transferability.study import StudyError
+from prompt_transferability.tasks import ALL_TASKS
 
 # The page that lists a folder of results; it has its own style, because neither renderer processes it
 FILES_PAGE = """<!doctype html>
@@ -28,9 +29,10 @@ FILES_PAGE = """<!doctype html>
 <link rel="icon" href="../../nbs/favicon.svg">
 <style>:root {{ color-scheme: light dark; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; color: CanvasText; }}
-caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a {{ overflow-wrap: anywhere; }}
+caption {{ font-weight: bold; text-align: left; padding: 1.2rem 0 0.4rem; }} a, code {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; }} div {{ overflow-x: auto; }}
 th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: left; font-weight: normal; }}
+@media screen {{ td:nth-child(n+3) {{ white-space: nowrap; }} td:nth-child(2) {{ min-width: 5rem; }} }}
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
 </style>
 </head><body><main><h1>results/{folder}</h1>
@@ -38,15 +40,49 @@ th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: 
 {tables}
 </main></body></html>
 """
+# Shows the cells whose names contain the words that a reader types, or that an address gives: `files.html?find=sst2`
+FIND = """<p><label>Find cells: <input type="search" id="find"></label> <span id="found" role="status"></span></p>
+<script>
+document.addEventListener("DOMContentLoaded", () => {
+  const plain = (text) => text.toLowerCase().replace(/[^a-z0-9 ]/g, "");
+  const rows = [...document.querySelectorAll("tbody tr")].map((row) => [row, plain(row.cells[0].textContent)]);
+  const box = document.getElementById("find");
+  const find = () => {
+    const words = plain(box.value).split(" ").filter(Boolean);
+    for (const [row, text] of rows) row.hidden = !words.every((word) => text.includes(word));
+    for (const part of document.querySelectorAll("main > div")) {
+      part.hidden = !part.querySelector("tbody tr:not([hidden])");
+    }
+    const left = rows.filter(([row]) => !row.hidden).length;
+    document.getElementById("found").textContent = `${left} of ${rows.length}`;
+  };
+  box.value = new URLSearchParams(location.search).get("find") || "";
+  box.addEventListener("input", find);
+  find();
+});
+</script>
+"""
 FILES_TABLE = """<div id="{name}" tabindex="0" role="region" aria-label="{caption}"><table>
 <caption>{caption}</caption>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
 </tbody></table></div>"""
+COMMANDS = """<p>Computed by these commands, of the study that <a href="study.yaml">study.yaml</a> declares:</p>
+<ol id="commands">{lines}</ol>
+<p>To compute it again and compare: <code>prompt-transfer study run study.yaml --out again</code>, then
+<code>prompt-transfer study diff . again</code> in this folder.</p>
+"""
 BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
-STUDY_HEAD = "".join(f'<th scope="col">{name}</th>' for name in ("cell", "answer", "started", "seconds"))
+STUDY_HEAD = "".join(
+    f'<th scope="col">{name}</th>'
+    for name in ("cell", "accuracy, %", "settings and answer", "started", "seconds", "command")
+)
+# The heading of a table's row that is a task's title
+TASK_ROW = re.compile(
+    rf"(<th[^>]*row_heading[^>]*>)({'|'.join(re.escape(of.title) for of in ALL_TASKS.values() if of.title)})(</th>)"
+)
 # Attributes that a browser follows by itself; `href` counts for <link> and not for <a>
 REQUESTS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
 REMOTE = re.compile(r"^(https?:)?//")
@@ -55,16 +91,24 @@ REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
 
 
 def with_origins(source: str, cells: Sequence, root: Path) -> None:
-    """Add below each table of a page the results that its numbers are read from, and a button for its CSV."""
+    """Add below each table of a page the results that its numbers are read from, and a button for its CSV.
+
+    A row that is a task links to the cells of that task if all numbers of the table are from one study.
+    """
     code = [cell for cell in cells if cell.cell_type == "code"]
     for cell, folders in zip(code, folders_read([cell.source for cell in code], result_folders(root)), strict=True):
         up = "../" * source.count("/")
         links = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in folders]
         origin = f"Numbers: {', '.join(links)}. " if links else ""
+        study = len(folders) == 1 and (root / "results" / folders[0] / "study.yaml").is_file()
+        if study:
+            link = rf'\1<a href="{up}results/{folders[0]}/files.html?find=\2">\2</a>\3'
         button = '<button type="button" class="to-csv" hidden>CSV</button>'
         for output in cell.get("outputs", []):
             if "<table" in (shown := "".join(output.get("data", {}).get("text/html", ""))):
-                output["data"]["text/html"] = f'{shown}<p class="table-origin">{origin}{button}</p>'
+                shown, tasks = TASK_ROW.subn(link, shown) if study else (shown, 0)
+                said = f"{origin}A task leads to its cells. " if tasks else origin
+                output["data"]["text/html"] = f'{shown}<p class="table-origin">{said}{button}</p>'
 
 
 def folders_read(
@@ -173,7 +217,7 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
 
     Each row is a cell, with a link to its question, result and provenance.
     """
-    results, rows, links = Results(folder), defaultdict(list), []
+    results, rows, links, commands = Results(folder), defaultdict(list), [], {}
     (out / "cells").mkdir(exist_ok=True)
     for cell, result in results.answered:
         origin = results.store.read(cell, "provenance")
@@ -181,8 +225,15 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
         (out / "cells" / f"{cell.key}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
         started = html.escape(origin["started"][:16].replace("T", "\u00a0"))
-        facts = f"<td>{started}</td><td>{origin['seconds']:.0f}</td>"
-        rows[cell.kind].append(f'<tr><th scope="row">{label}</th><td>{link}</td>{facts}</tr>')
+        number = commands.setdefault(origin.get("command"), len(commands) + 1)
+        facts = [
+            html.escape(accuracies(result)),
+            link,
+            started,
+            f"{origin['seconds']:.0f}",
+            f'<a href="#commands">{number}</a>',
+        ]
+        rows[cell.kind].append(f'<tr><th scope="row">{label}</th>{"".join(f"<td>{fact}</td>" for fact in facts)}</tr>')
     with suppress(StudyError):  # a study that reuses another study's prompts has no matrix
         report = write_report(results, out / "report")
         text = report.read_text(encoding="utf-8").replace("<main>", f"<main>\n{BACK}", 1)
@@ -194,7 +245,19 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
         FILES_TABLE.format(name=kind, caption=captions[kind], head=STUDY_HEAD, rows="\n".join(of))
         for kind, of in rows.items()
     ]
-    return "".join(f" · {link}" for link in links), "\n".join(tables)
+    contents = "".join(f" · {link}" for link in links)
+    return contents, "\n".join([COMMANDS.format(lines=command_lines(commands)), FIND, *tables])
+
+
+def accuracies(result: Mapping) -> str:
+    """The accuracies that a cell answers, in %: its own, or one for each target."""
+    of = {"": result} if "accuracy" in result else result.get("targets", {})
+    return ", ".join(f"{name} {100 * one['accuracy']:.1f}".strip() for name, one in of.items() if one) or "–"
+
+
+def command_lines(commands: Mapping[str | None, int]) -> str:
+    """The recorded commands as items of a list, in the order of their numbers."""
+    return "".join(f"<li><code>{html.escape(command or 'not recorded')}</code></li>" for command in commands)
 
 
 def lead_methods_to_their_class(out: Path) -> None:
