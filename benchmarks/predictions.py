@@ -1,12 +1,11 @@
-"""How many texts a minute does a prompt classify, on one thread of a processor?
+"""How many texts per minute does a prompt classify on one thread of a processor?
 
     OMP_NUM_THREADS=1 python benchmarks/predictions.py micro-bert all-MiniLM-L6-v2 --out predictions.json
 
-answers the same rows of real tasks with every model, behind a prompt of 100 random vectors: which vectors they are
-does not change the time. What is measured is the processor's time, which other work on the machine changes less than
-the clock's, though it does: `load` is how many processes there were on average in the minute before. Reading and
-tokenizing the rows is part of it, loading the model is not. A file that is there keeps what it has of other models,
-number types and tasks.
+classifies the same rows of real tasks with every model and a prompt of 100 random vectors, whose values do not affect
+the time. The script measures processor time, which other work on the machine affects less than elapsed time, but does
+affect: `load` is the average number of processes in the minute before. The time includes reading and tokenizing the
+rows, but not loading the model. An existing file keeps its results for other models, number types and tasks.
 """
 
 import argparse
@@ -29,13 +28,19 @@ from prompt_transferability.tasks import ALL_TASKS, read_texts
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="+", help="names, folders or .gguf files")
-    parser.add_argument("--data", type=Path, required=True, help="folder with tasks/ below it")
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains tasks/")
     parser.add_argument(
-        "--dtypes", nargs="+", default=["float32"], choices=DTYPES, help="that models compute in (default: %(default)s)"
+        "--dtypes",
+        nargs="+",
+        default=["float32"],
+        choices=DTYPES,
+        help="number types for the model (default: %(default)s)",
     )
     parser.add_argument("--tasks", nargs="+", default=["sst2", "imdb"])
-    parser.add_argument("--rows", type=int, default=300, help="of each task's test split (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=100, help="vectors of the prompt (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=300, help="rows of each task's test split (default: %(default)s)")
+    parser.add_argument(
+        "--length", type=int, default=100, help="number of vectors in the prompt (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -53,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def what(one: dict) -> tuple[str, str, str]:
-    "What was measured."
+    "The measurements."
     return one["model"], one["dtype"], one["task"]
 
 
@@ -64,7 +69,7 @@ def measured(backbone: Backbone, task: str, given: argparse.Namespace) -> dict:
         return sum(1 for _ in predicted_rows(backbone, prompt, islice(read_texts(file), count), ALL_TASKS[task]))
 
     tokens = float(backbone.encode([*islice(read_texts(file), given.rows)]).lengths.mean())
-    answered(5)  # what is made only once
+    answered(5)  # things that are created only once
     before = time.process_time()
     rows = answered(given.rows)
     seconds = time.process_time() - before

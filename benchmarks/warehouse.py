@@ -1,12 +1,12 @@
-"""A warehouse of many prompts: what adding costs, and a search by each metric that compares vectors.
+"""A warehouse of many prompts: the cost of adding them, and of a search by each metric that compares vectors.
 
     python benchmarks/warehouse.py --out results/benchmarks/warehouse.json
 
-draws 10,000 prompts of RoBERTa-base's size, 100 vectors of 768 numbers, into a temporary folder (3 GB, removed in the
-end), and searches them by each metric: with every file out of the page cache ("cold"), and again ("warm", the fastest
-of three, or of one where that is slow); where something is kept, also the search that computes it ("first"). Of each it
-notes the seconds that passed and those that the processor worked, which differ where a disk or other processes are
-waited for; `load` is how many processes there were on average in the minute before.
+draws 10,000 prompts of RoBERTa-base's size, 100 vectors of 768 numbers, into a temporary folder (3 GB, removed at the
+end), and searches them by each metric: with no file in the page cache ("cold"), and again ("warm", the fastest of
+three searches, or a single one if it is slow); if a search stores something, also the search that computes it
+("first"). The script records elapsed time and processor time, which differ if the process waits for a disk or for other
+processes; `load` is the average number of processes in the minute before.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LENGTH, WIDTH = 100, 768
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=10_000)
-    parser.add_argument("--folder", help="where the temporary folder lies (default: that of the system)")
+    parser.add_argument("--folder", help="parent of the temporary folder (default: that of the system)")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     size = given.prompts * LENGTH * WIDTH * 4
@@ -60,7 +60,7 @@ def measured(warehouse: Warehouse, count: int) -> Iterator[tuple[str, dict[str, 
 
     target = drawn(0)
     yield "adding", {"first": timed(lambda: warehouse.add_all(drawn(i) for i in range(count)))}
-    time.sleep(3)  # until no file's time is doubted any more
+    time.sleep(3)  # until the warehouse trusts the times of all files
     warehouse.index()
     yield "listing", {"cold": cold(warehouse, warehouse.prompts), "warm": warm(warehouse.prompts)}
     for metric in sorted(EMBEDDING_METRICS, key=lambda metric: metric == "euclidean_average"):  # the slowest last
@@ -80,14 +80,14 @@ def timed(step: Callable[[], object]) -> dict[str, float]:
 
 
 def warm(step: Callable[[], object]) -> dict[str, float]:
-    "The fastest of three, or of one where that is slow."
+    "The fastest of three, or a single one if it is slow."
     found = timed(step)
     more = 2 if found["worked"] < 10 else 0
     return min([found, *(timed(step) for _ in range(more))], key=lambda found: found["worked"])
 
 
 def cold(warehouse: Warehouse, step: Callable[[], object]) -> dict[str, float]:
-    "The time of a step that finds no file in memory."
+    "The time of a step with no file in memory."
     os.sync()
     for path in warehouse.folder.iterdir():
         with open(path, "rb") as file:

@@ -32,4 +32,4 @@ if __name__ == "__main__":
     except (ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(f"{sys.argv[0]}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{sys.argv[0]}: interrupted; go on with --resume_from_checkpoint and a folder checkpoint-…")
+        sys.exit(f"{sys.argv[0]}: interrupted; continue with --resume_from_checkpoint and a folder checkpoint-…")

@@ -446,7 +446,7 @@ def joint_id(self: Backbone) -> int | None:
     if found in (None, self.tokenizer.unk_token_id):
         raise BackboneError(
             f"layout 'authors' puts {self._record.joint!r} between two texts, which the tokenizer of {self.name!r} "
-            "lacks; take layout 'paper'"
+            "lacks; use layout 'paper'"
         )
     return found
 

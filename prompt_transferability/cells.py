@@ -58,9 +58,9 @@ class Cell:
     "One computation."
 
     kind: str
-    asked: Mapping[str, Any]  # JSON values
+    asked: Mapping[str, Any]  # the question, in JSON values
     needs: tuple[Cell, ...] = ()  # cells whose answers it reads
-    version: int = 1  # raised when the same question has another answer
+    version: int = 1  # incremented when the answer to a question changes
 
     @cached_property
     def key(self) -> str:
@@ -70,11 +70,11 @@ class Cell:
 
 # %% ../nbs/library/cells.ipynb #6cffe902
 MANIFEST, TABLE, TENSORS = "MANIFEST", "cells.parquet", "prompts.safetensors"
-"The files of a packed store: the hashes of the others, the cells, and the tensors."
+"The files of a packed store: the hashes of the other files, the cells, and the tensors."
 
 
 class StoreError(ValueError):
-    "A folder whose answers cannot be read, or that another process works on."
+    "A folder whose answers cannot be read, or that another process is using."
 
 
 def hash_of(path: Path) -> str:
@@ -84,22 +84,22 @@ def hash_of(path: Path) -> str:
 
 # %% ../nbs/library/cells.ipynb #06873d76
 def check_manifest(folder: Path) -> None:
-    "Raise `StoreError` where a file of a packed store is missing, or not as it was written."
+    "Raise `StoreError` if a file of a packed store is missing or has changed since it was written."
     if not (folder / MANIFEST).is_file():
-        raise StoreError(f"{str(folder)!r} has {TABLE} but no {MANIFEST}, so it is not whole; pack it again")
+        raise StoreError(f"{str(folder)!r} has {TABLE} but no {MANIFEST}, so it is incomplete; pack it again")
     for line in read_text(folder / MANIFEST, StoreError).splitlines():
         expected, _, name = line.partition("  ")
-        if name == "study.yaml":  # the declaration may have grown since; what answers it has, their keys say
+        if name == "study.yaml":  # the study may have been extended since; keys say which cells were answered
             continue
         if not (folder / name).is_file() or hash_of(folder / name) != expected:
-            raise StoreError(f"{name!r} in {str(folder)!r} is missing or not as {MANIFEST} says; get it again")
+            raise StoreError(f"{name!r} in {str(folder)!r} is missing or does not match {MANIFEST}; get a new copy")
 
 # %% ../nbs/library/cells.ipynb #3820a529
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("kind", "key", "cell", "result", "provenance")])
 
 
 def read_table(folder: Path) -> dict[str, dict[str, str]]:
-    "The rows of the table in a folder, by key. Raises `StoreError` where a packed file is not as it was written."
+    "The rows of a folder's table, by key. Raises `StoreError` if a packed file has changed since it was written."
     table = folder / TABLE
     if not table.is_file():
         return {}
@@ -107,17 +107,17 @@ def read_table(folder: Path) -> dict[str, dict[str, str]]:
     try:
         found = pq.read_table(table, schema=_SCHEMA).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{TABLE} in {folder.name!r} is no table of answers; get it again") from error
+        raise StoreError(f"{TABLE} in {folder.name!r} is not a table of answers; get a new copy") from error
     if any(None in row.values() for row in found):
-        raise StoreError(f"{TABLE} in {folder.name!r} has a row with a gap; get it again")
+        raise StoreError(f"{TABLE} in {folder.name!r} has a row with a missing value; get a new copy")
     return {row["key"]: row for row in found}
 
 # %% ../nbs/library/cells.ipynb #fae8bb6a
 def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
-    "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
+    "The header and the names of the tensors of each file in the packed file of tensors."
     if not (folder / TENSORS).is_file():
         return {}
-    header, there = tensor_header(folder / TENSORS, StoreError, "; get it again")
+    header, stored = tensor_header(folder / TENSORS, StoreError, "; get a new copy")
     found = parse_json(header.get("files", "{}"), f"the header of {TENSORS} in {folder.name!r}", StoreError)
     whole = isinstance(found, dict) and all(
         name.count("/") >= 2
@@ -125,31 +125,31 @@ def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
         and isinstance(of.get("header"), dict)
         and all(isinstance(value, str) for value in of["header"].values())
         and isinstance(of.get("tensors"), list)
-        and all(isinstance(key, str) and f"{name}#{key}" in there for key in of["tensors"])
+        and all(isinstance(key, str) and f"{name}#{key}" in stored for key in of["tensors"])
         for name, of in found.items()
     )
     if not whole:
-        raise StoreError(f"the header of {TENSORS} in {folder.name!r} does not say what it holds; get it again")
+        raise StoreError(f"the header of {TENSORS} in {folder.name!r} does not list its contents; get a new copy")
     return found
 
 # %% ../nbs/library/cells.ipynb #8bb9c857
-_PLAN = f".{MANIFEST}.next"  # the manifest of files that are complete and have not all got their names
+_PLAN = f".{MANIFEST}.next"  # the manifest of complete files, of which some may not have been renamed yet
 
 
 def finish_packing(folder: Path) -> None:
-    "Give files that are complete their names, where a packing has come so far."
+    "Finish an interrupted packing: give complete files their final names."
     if (folder / _PLAN).is_file():
-        (folder / MANIFEST).unlink(missing_ok=True)  # while files of two packings are there, it is not whole
+        (folder / MANIFEST).unlink(missing_ok=True)  # until all files are renamed, the folder is incomplete
         for line in read_text(folder / _PLAN, StoreError).splitlines():
             _, _, name = line.partition("  ")
-            with suppress(FileNotFoundError):  # it has its name already
+            with suppress(FileNotFoundError):  # it was renamed before
                 (folder / f".{name}.part").replace(folder / name)
         (folder / _PLAN).replace(folder / MANIFEST)
 
 # %% ../nbs/library/cells.ipynb #1a4b59e0
 @contextmanager
 def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
-    "Where to write some files, which get their names when all are complete, and a manifest of their hashes."
+    "Temporary paths of files that get their names, and a manifest of their hashes, once all are complete."
     unfinished = [folder / f".{name}.part" for name in names]
     try:
         yield unfinished
@@ -164,19 +164,19 @@ def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]
 
 # %% ../nbs/library/cells.ipynb #960c169f
 class Store:
-    "The answers of cells, in a folder."
+    "The answers of cells, stored in a folder."
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
     @cached_property
     def packed(self) -> dict[str, dict[str, str]]:
-        "The rows of the packed table, by key. Raises `StoreError` where a packed file is not as it was written."
+        "The rows of the packed table, by key. Raises `StoreError` if a packed file has changed since it was written."
         return read_table(self.folder)
 
     @cached_property
     def headers(self) -> dict[str, dict[str, Any]]:
-        "What the packed file of tensors says of each file in it: its header, and the names of its tensors."
+        "The header and the names of the tensors of each file in the packed file of tensors."
         return read_headers(self.folder)
 
     @cached_property
@@ -191,13 +191,13 @@ class Store:
 # %% ../nbs/library/cells.ipynb #bec260f5
 @patch
 def place(self: Store, cell: Cell) -> Path:
-    "Where the loose answer of a cell lies."
+    "The folder of a cell's loose answer, the one that is not packed."
     return self.folder / f"cells/{cell.kind}/{cell.key}"
 
 # %% ../nbs/library/cells.ipynb #51f5384e
 @patch
 def beside(self: Store, cell: Cell, what: str) -> Path:
-    "A file or folder that lies beside that place."
+    "A file or folder for a cell, next to the folder of its answer."
     return self.folder / "cells" / cell.kind / f".{cell.key}.{what}"
 
 # %% ../nbs/library/cells.ipynb #bf5cc847
@@ -208,7 +208,7 @@ def __contains__(self: Store, cell: Cell) -> bool:
 # %% ../nbs/library/cells.ipynb #f949fc2c
 @patch
 def keys(self: Store) -> set[str]:
-    "The keys of all answers, whoever asked."
+    "The keys of all answers in the store."
     kinds = glob("cells/*/", root_dir=self.folder)
     places = (place for kind in kinds for place in os.scandir(self.folder / kind))
     return {place.name for place in places if place.name[0] != "." and place.is_dir()} | self.packed.keys()
@@ -220,7 +220,7 @@ def read(
     cell: Cell,
     part: str = "result",  # or "provenance"
 ) -> dict[str, Any]:
-    "What is kept of a cell. Raises `StoreError` where there is no answer, or one that cannot be read."
+    "A part of a cell's answer. Raises `StoreError` if there is no answer, or if it cannot be read."
     path = self.place(cell) / f"{part}.json"
     if path.is_file():
         try:
@@ -231,7 +231,7 @@ def read(
         return parse_json(self.packed[cell.key][part], f"the {part} of cell {cell.key} in {TABLE}", StoreError)
     if path.parent.is_dir():
         raise StoreError(f"{str(path)!r} is missing; remove its folder and run the study again")
-    raise StoreError(f"{self.folder.name!r} has no answer of the {cell.kind!r} cell {cell.key} yet")
+    raise StoreError(f"{self.folder.name!r} has no answer for the {cell.kind!r} cell {cell.key} yet")
 
 # %% ../nbs/library/cells.ipynb #09c0e99b
 _HOST = socket.gethostname()
@@ -251,16 +251,16 @@ def writing(self: Store, cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
             if not (unfinished / f"{name}.json").exists():
                 text = json.dumps(content, indent=1, allow_nan=False) + "\n"
                 (unfinished / f"{name}.json").write_text(text, encoding="utf-8")
-        with suppress(OSError):  # somebody else has answered it meanwhile
+        with suppress(OSError):  # another process has answered it in the meantime
             unfinished.rename(self.place(cell))
         if not self.place(cell).is_dir():
-            raise StoreError(f"the answer of the {cell.kind!r} cell {cell.key} could not be put into its place")
+            raise StoreError(f"the answer of the {cell.kind!r} cell {cell.key} could not be moved to its folder")
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 # %% ../nbs/library/cells.ipynb #f5c05484
 def _files_below(folder: str | Path) -> Iterator[str]:
-    "The names of all files in a folder and in the folders in it."
+    "The relative paths of all files in a folder and its subfolders."
     with suppress(FileNotFoundError), os.scandir(folder) as found:
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
@@ -271,13 +271,13 @@ def _files_below(folder: str | Path) -> Iterator[str]:
 # %% ../nbs/library/cells.ipynb #80bae9fb
 @patch
 def files(self: Store, cell: Cell) -> list[str]:
-    "The names of the files of tensors in an answer."
+    "The names of an answer's tensor files."
     loose = (name for name in _files_below(self.place(cell)) if name.endswith(".safetensors"))
     return sorted({*loose, *self.packed_files.get(cell.key, ())})
 
 # %% ../nbs/library/cells.ipynb #51a3606d
 LEFT_OUT = "left_out"
-"The entry in the header of a file whose tensors were left out when its study was packed."
+"The header entry that marks a file whose tensors were left out when its study was packed."
 
 
 @patch
@@ -288,9 +288,9 @@ def _as_stored(self: Store, cell: Cell, name: str) -> tuple[dict[str, str], dict
             return read_tensors(path, StoreError)
         except StoreError as error:
             where = f"cells/{cell.kind}/{cell.key} in {self.folder.name!r}"
-            raise StoreError(f"{where} is not whole: {error}; remove it, and run the study again") from error
+            raise StoreError(f"{where} is damaged: {error}; remove it, and run the study again") from error
     if cell.key not in self.packed or prefix not in self.headers:
-        raise StoreError(f"{self.folder.name!r} has no file {name!r} of the {cell.kind!r} cell {cell.key}")
+        raise StoreError(f"{self.folder.name!r} has no file {name!r} for the {cell.kind!r} cell {cell.key}")
     noted = self.headers[prefix]
     with safe_open(self.folder / TENSORS, "pt") as file:
         return noted["header"], {key: file.get_tensor(f"{prefix}#{key}").clone() for key in noted["tensors"]}
@@ -300,17 +300,17 @@ def _as_stored(self: Store, cell: Cell, name: str) -> tuple[dict[str, str], dict
 def tensors(
     self: Store,
     cell: Cell,
-    name: str,  # of a `.safetensors` file of its answer, such as "prompt.safetensors"
+    name: str,  # a `.safetensors` file of the answer, such as "prompt.safetensors"
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The header and the tensors of a file.
 
-    Raises `StoreError` where there is no such file, where it is damaged, and where its tensors were left out.
+    Raises `StoreError` if there is no such file, if it is damaged, or if its tensors were left out.
     """
     header, tensors = self._as_stored(cell, name)
     if LEFT_OUT in header:
         raise StoreError(
             f"{name!r} of the {cell.kind!r} cell {cell.key} was left out when {self.folder.name!r} was packed; "
-            "run the study in an empty folder to make it again"
+            "run the study in an empty folder to compute it again"
         )
     return header, tensors
 
@@ -319,10 +319,10 @@ def tensors(
 def take(
     self: Store,
     cells: Sequence[Cell],
-    others: Sequence[Store],  # where their answers may lie
-    check: Callable[[Cell, Store], object] = lambda cell, store: None,  # raises for an answer that is not whole
-) -> int:  # answers that were taken over
-    "Copy the answers that are not here yet from other stores, whole, with where they came from."
+    others: Sequence[Store],  # stores that may have their answers
+    check: Callable[[Cell, Store], object] = lambda cell, store: None,  # raises an error for an incomplete answer
+) -> int:  # the number of answers copied
+    "Copy missing answers from other stores, complete and with their provenance."
     taken = 0
     for cell in cells:
         source = None if cell in self else next((other for other in others if cell in other), None)
@@ -339,50 +339,50 @@ def take(
 
 # %% ../nbs/library/cells.ipynb #77989cd7
 def _started(process: int | None) -> str | None:
-    "When a process of this machine began, which tells it from a later one of the same number; None: there is none."
+    "When a process of this machine started, which identifies it if its number is reused; None: it is not running."
     if process is None:
         return None
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         with suppress(OSError):
-            os.kill(process, 0)  # where there is no /proc: it is there, and more is not known
+            os.kill(process, 0)  # without /proc, all that can be checked is that it is running
             return "unknown"
     return None
 
 # %% ../nbs/library/cells.ipynb #5588b3fa
 ALIVE, SILENT = 5.0, 60.0
-"Seconds between two signs of life, and seconds without one after which an owner on another machine counts as dead."
+"Seconds between signs of life, and seconds of silence after which an owner on another machine counts as dead."
 
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):  # it has gone, or is being written
+    except (OSError, ValueError, RecursionError):  # removed, or being written
         return {}
     return found if isinstance(found, dict) and type(found.get("process")) is int else {}
 
 # %% ../nbs/library/cells.ipynb #edf77e7e
-def _lives(owner: Mapping[str, Any], silent: float) -> bool:
-    "Whether an owner that gave its last sign of life so many seconds ago is still there."
+def _is_alive(owner: Mapping[str, Any], silent: float) -> bool:
+    "Whether an owner is still running; `silent` is the number of seconds since its last sign of life."
     if owner.get("host") == _HOST:
         return _started(owner.get("process")) == owner.get("started") is not None
     return silent < SILENT
 
 # %% ../nbs/library/cells.ipynb #d19ba8c5
 def _remove_dead_owner(path: Path) -> None:
-    "Remove the file of an owner that has died; raises `StoreError` where it lives."
+    "Remove the file of a dead owner. Raises `StoreError` if the owner is alive."
     owner = _owner(path)
     try:
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return
-    if _lives(owner, silent):
+    if _is_alive(owner, silent):
         raise StoreError(
-            f"process {owner.get('process')} on {owner.get('host')} has worked on {path.parent.name!r} since "
-            f"{owner.get('since')}; wait for its end, or choose another folder"
+            f"process {owner.get('process')} on {owner.get('host')} has been using {path.parent.name!r} since "
+            f"{owner.get('since')}; wait until it ends, or choose another folder"
         )
-    taken = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # of two that try, one succeeds
+    taken = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # if two processes try, one succeeds
     with suppress(FileNotFoundError):
         path.rename(taken)
         taken.unlink()
@@ -390,20 +390,20 @@ def _remove_dead_owner(path: Path) -> None:
 # %% ../nbs/library/cells.ipynb #7ac19357
 @contextmanager
 def _signs_of_life(path: Path) -> Iterator[None]:
-    "Within it the file says every few seconds that its owner is there."
-    over = threading.Event()
+    "Update the file every few seconds, as a sign that its owner is alive."
+    ended = threading.Event()
 
-    def give() -> None:
-        while not over.wait(ALIVE):
+    def touch() -> None:
+        while not ended.wait(ALIVE):
             with suppress(OSError):
                 os.utime(path)
 
-    thread = threading.Thread(target=give, daemon=True)
+    thread = threading.Thread(target=touch, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 # %% ../nbs/library/cells.ipynb #8143e38b
@@ -411,11 +411,11 @@ def _signs_of_life(path: Path) -> Iterator[None]:
 @contextmanager
 def owned(
     self: Store,
-    shard: tuple[int, int] = (1, 1),  # the first of one, say
+    shard: tuple[int, int] = (1, 1),  # number of the shard, and of how many
 ) -> Iterator[None]:
-    "Within it this process owns the folder. Raises `StoreError` where another one does."
+    "Make this process the owner of the folder. Raises `StoreError` if another process owns it."
     if self.folder.exists() and not self.folder.is_dir():
-        raise StoreError(f"{str(self.folder)!r} is no folder; name one for the answers")
+        raise StoreError(f"{str(self.folder)!r} is not a folder; name a folder for the answers")
     self.folder.mkdir(parents=True, exist_ok=True)
     path = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
     mine = {"host": _HOST, "process": os.getpid(), "started": _started(os.getpid())}
@@ -441,17 +441,17 @@ def owned(
 # %% ../nbs/library/cells.ipynb #c1321480
 @patch
 def company(self: Store, shard: tuple[int, int]) -> bool:
-    "Whether somebody works on another part of the answers."
+    "Whether another process is computing another shard."
     own = self.folder / f".owner-{shard[0]}-of-{shard[1]}.json"
     for path in self.folder.glob(f".owner-*-of-{shard[1]}.json"):
         with suppress(FileNotFoundError):
-            if path != own and _lives(_owner(path), time.time() - path.stat().st_mtime):
+            if path != own and _is_alive(_owner(path), time.time() - path.stat().st_mtime):
                 return True
     return False
 
 # %% ../nbs/library/cells.ipynb #cb36ae27
 def _row(store: Store, cell: Cell) -> dict[str, str]:
-    "What the packed table says of a cell."
+    "A cell's row in the packed table."
     row = {"kind": cell.kind, "key": cell.key}
     row["cell"] = json.dumps({"version": cell.version, "asked": dict(cell.asked)})
     for part in ("result", "provenance"):
@@ -461,8 +461,8 @@ def _row(store: Store, cell: Cell) -> dict[str, str]:
                 found = parse_json(os.read(file, 2**16).decode(), part, StoreError)
             finally:
                 os.close(file)
-        except (OSError, ValueError):  # of a longer one, what has been read is no JSON
-            found = store.read(cell, part)  # which finds it elsewhere, or says what is wrong
+        except (OSError, ValueError):  # the part that was read of a longer file is not JSON
+            found = store.read(cell, part)  # reads all of it, or the packed answer, or raises a clear error
         row[part] = json.dumps(found)
     return row
 
@@ -470,7 +470,7 @@ def _row(store: Store, cell: Cell) -> dict[str, str]:
 def _all_tensors(
     store: Store, answered: Sequence[Cell], keep: Callable[[Cell, str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    "The tensors of these answers, and what the packed file says of the files that they come from."
+    "The tensors of these answers, and the headers of their files."
     kept, headers = {}, {}
     for cell in answered:
         for name in store.files(cell):
@@ -482,24 +482,24 @@ def _all_tensors(
 
 # %% ../nbs/library/cells.ipynb #f42dce57
 def _remove(place: str) -> None:
-    "Remove a loose answer; one of three files, as most are, in a fraction of the time that `rmtree` takes."
+    "Remove a loose answer; for the usual three files this takes a fraction of the time of `rmtree`."
     try:
         for part in ("cell", "result", "provenance"):
             os.unlink(f"{place}/{part}.json")
         os.rmdir(place)
-    except OSError:  # it has other files, or is half removed
+    except OSError:  # it has other files, or was partly removed
         shutil.rmtree(place, ignore_errors=True)
 
 # %% ../nbs/library/cells.ipynb #0a11722f
 def pack(
-    folder: str | Path,  # of a study, loose, packed or both
-    into: str | Path,  # where the packed files go; the same folder is allowed
-    cells: Sequence[Cell],  # what is packed, where it is answered
-    keep: Callable[[Cell, str], bool] = lambda cell, name: True,  # which files of tensors stay, by their names
-) -> int:  # answers that were packed
+    folder: str | Path,  # a study's folder, loose, packed or both
+    into: str | Path,  # the folder for the packed files; the same folder is allowed
+    cells: Sequence[Cell],  # cells to pack; those without an answer are skipped
+    keep: Callable[[Cell, str], bool] = lambda cell, name: True,  # whether to keep the tensors of a file
+) -> int:  # the number of answers packed
     """Pack the answers of a study.
 
-    Raises `StoreError` for an answer that cannot be read, and where somebody works on the folder.
+    Raises `StoreError` if an answer cannot be read or if another process is using the folder.
     """
     into = Path(into)
     with Store(folder).owned():
@@ -522,8 +522,8 @@ def pack(
 # %% ../nbs/library/cells.ipynb #25d00b5a
 @patch
 def declare(self: Store, text: str) -> None:
-    "Write what the answers belong to, `study.yaml`; the manifest of a packed store follows it."
-    unfinished = self.folder / f".study.yaml.{_HOST}-{os.getpid()}.part"  # shards may write it at one time
+    "Write the declaration of the study, `study.yaml`, and update the manifest of a packed store."
+    unfinished = self.folder / f".study.yaml.{_HOST}-{os.getpid()}.part"  # shards may write it at the same time
     unfinished.unlink(missing_ok=True)
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(self.folder / "study.yaml")
@@ -547,23 +547,21 @@ class Failure:
 # %% ../nbs/library/cells.ipynb #1cefc6d2
 @dataclass
 class Report:
-    "What came of a run."
+    "The outcome of a run."
 
     answered: int = 0
     failed: list[Failure] = field(default_factory=list)
-    held_up: list[Cell] = field(
-        default_factory=list
-    )  # they need a cell that failed, or that another shard has to answer
+    held_up: list[Cell] = field(default_factory=list)  # need a failed cell, or one of another shard
 
     @property
     def whole(self) -> bool:
-        "Whether every cell has its answer."
+        "Whether every cell was answered."
         return not self.failed and not self.held_up
 
 # %% ../nbs/library/cells.ipynb #1667a854
 @patch
 def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) -> Failure:
-    "Keep why a cell failed, beside its place."
+    "Record why a cell failed, next to the folder of its answer."
     if isinstance(error, Failure):
         found = error
     elif isinstance(error, str):
@@ -573,7 +571,7 @@ def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) 
         found = Failure(cell.kind, cell.key, line, "".join(traceback.format_exception(error)))
     path = self.beside(cell, "failed.json")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(OSError):  # where the disk is full, say, which may be why the cell failed: the report says it too
+    with suppress(OSError):  # a full disk may be why the cell failed; the report contains the error too
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
         unfinished.replace(path)
@@ -582,21 +580,21 @@ def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) 
 # %% ../nbs/library/cells.ipynb #2819006f
 @patch
 def failure(self: Store, cell: Cell) -> Failure | None:
-    "How the last attempt at a cell failed."
+    "The failure of the last attempt at a cell."
     path, found = self.beside(cell, "failed.json"), None
     with suppress(StoreError):
         found = read_json(path, StoreError) if path.is_file() else None
     names = {f.name for f in fields(Failure)}
     whole = isinstance(found, dict) and found.keys() == names and all(isinstance(text, str) for text in found.values())
-    return Failure(**found) if whole else None  # what is not whole says nothing, and the cell is tried again
+    return Failure(**found) if whole else None  # an invalid file is ignored: the cell is tried again
 
 # %% ../nbs/library/cells.ipynb #8268c970
 Answer = Callable[[Cell, Store, Path], tuple[dict[str, Any], dict[str, Any]]]
-"Answers a cell: (cell, store to read what it needs, folder for its files) -> (result, provenance)."
+"Computes an answer: (cell, store of the answers it needs, folder for its files) -> (result, provenance)."
 
 
 def compute(cell: Cell, store: Store, answer: Answer) -> None:
-    "Answer a cell, and put the answer into its place."
+    "Compute the answer of a cell, and store it."
     with store.writing(cell) as (folder, parts):
         result, provenance = answer(cell, store, folder)
         parts |= {"result": result, "provenance": provenance}
@@ -605,15 +603,15 @@ def compute(cell: Cell, store: Store, answer: Answer) -> None:
 
 # %% ../nbs/library/cells.ipynb #1c133ffd
 class Schedule:
-    "Which cells can be computed now. Each step takes a time that does not depend on how many cells there are."
+    "Which cells can be computed now. The time per step does not depend on the number of cells."
 
     def __init__(self, missing: Sequence[Cell], there: Callable[[Cell], bool]):
         self.ready: deque[Cell] = deque()
-        self.waiting: dict[str, int] = {}  # how many cells each still needs
+        self.waiting: dict[str, int] = {}  # the number of cells that each still needs
         self.cells = {cell.key: cell for cell in missing}
         self.after: dict[str, list[Cell]] = defaultdict(list)
         self.lost: dict[str, Cell] = {}
-        self.elsewhere: dict[str, Cell] = {}  # needs that somebody else has to answer
+        self.elsewhere: dict[str, Cell] = {}  # needed cells that another process has to answer
         for cell in self.cells.values():
             absent = {need.key: need for need in cell.needs if need.key in self.cells or not there(need)}
             self.elsewhere |= {key: need for key, need in absent.items() if key not in self.cells}
@@ -626,7 +624,7 @@ class Schedule:
 # %% ../nbs/library/cells.ipynb #b2ff48ce
 @patch
 def answered(self: Schedule, cell: Cell) -> None:
-    "Cells that needed only this one are ready now."
+    "Record an answer: cells that needed only this one are now ready."
     self.cells.pop(cell.key, None)
     for later in self.after.pop(cell.key, ()):
         self.waiting[later.key] -= 1
@@ -636,7 +634,7 @@ def answered(self: Schedule, cell: Cell) -> None:
 # %% ../nbs/library/cells.ipynb #d56f2b42
 @patch
 def look(self: Schedule, there: Callable[[Cell], bool]) -> bool:
-    "Take notice of what others have answered; whether there was anything."
+    "Record what other processes have answered; returns whether there was anything new."
     found = [need for need in self.elsewhere.values() if there(need)]
     for need in found:
         del self.elsewhere[need.key]
@@ -646,7 +644,7 @@ def look(self: Schedule, there: Callable[[Cell], bool]) -> bool:
 # %% ../nbs/library/cells.ipynb #c7ac6bb5
 @patch
 def failed(self: Schedule, cell: Cell) -> None:
-    "Whatever needs this cell, directly or not, is held up."
+    "Record a failure: all cells that need this one, directly or indirectly, are held up."
     self.cells.pop(cell.key, None)
     for later in self.after.pop(cell.key, ()):
         if later.key in self.cells:
@@ -656,7 +654,7 @@ def failed(self: Schedule, cell: Cell) -> None:
 # %% ../nbs/library/cells.ipynb #b61ab16b
 @dataclass
 class _Run:
-    "Cells that are being computed, and what came of them."
+    "A run in progress, and its outcome so far."
 
     schedule: Schedule
     store: Store
@@ -683,7 +681,7 @@ def _run_here(run: _Run) -> None:
         cell, started = run.schedule.ready.popleft(), time.monotonic()
         try:
             compute(cell, run.store, run.answer)
-        except Exception as error:  # a cell's own, whatever it is: it is kept, and told at the end
+        except Exception as error:  # whatever went wrong is recorded, and reported at the end
             run.failed(cell, error)
             continue
         run.answered(cell, time.monotonic() - started)
@@ -691,7 +689,7 @@ def _run_here(run: _Run) -> None:
 # %% ../nbs/library/cells.ipynb #62632419
 @contextmanager
 def _without_leftovers(store: Store) -> Iterator[None]:
-    "Remove, before and after, what processes of this machine had begun that are no more."
+    "Remove, before and after, files left unfinished by this process or by ended processes of this machine."
 
     def clear() -> None:
         for path in (*store.folder.glob(f"cells/*/.*.{_HOST}-*.part"), *store.folder.glob(f".*.{_HOST}-*.part")):
@@ -708,7 +706,7 @@ def _without_leftovers(store: Store) -> Iterator[None]:
 # %% ../nbs/library/cells.ipynb #04d24294
 @contextmanager
 def _ends_on_sigterm() -> Iterator[None]:
-    "Within it SIGTERM does what Ctrl-C does, but for the exit code."
+    "Make SIGTERM act like Ctrl-C, except for the exit code."
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -724,13 +722,13 @@ def _ends_on_sigterm() -> Iterator[None]:
 
 # %% ../nbs/library/cells.ipynb #a5d00b70
 def shard_of(cell: Cell, shards: int) -> int:  # 1 to `shards`
-    "Which shard computes a cell."
+    "The shard that computes a cell."
     return int(cell.key, 16) % shards + 1
 
 # %% ../nbs/library/cells.ipynb #5e1c07ab
 def with_needs(
-    cells: Sequence[Cell],  # each after those that it needs
-    keys: Collection[str],  # of some of them
+    cells: Sequence[Cell],  # each cell after the cells it needs
+    keys: Collection[str],  # the keys of some cells
 ) -> list[Cell]:
     "The cells with these keys and all cells that they need, in the same order."
     wanted = set(keys)
@@ -741,7 +739,7 @@ def with_needs(
 
 # %% ../nbs/library/cells.ipynb #81133cab
 def _schedule(cells: Sequence[Cell], store: Store, report: Report, retry_failed: bool) -> Schedule:
-    "How these cells are computed, without those that have failed before."
+    "The schedule of these cells, without those that failed in an earlier run."
     schedule = Schedule(cells, store.__contains__)
     for cell in cells:
         if not retry_failed and cell.key in schedule.cells and (found := store.failure(cell)):
@@ -752,25 +750,26 @@ def _schedule(cells: Sequence[Cell], store: Store, report: Report, retry_failed:
 
 # %% ../nbs/library/cells.ipynb #5e6ec390
 def run_cells(
-    cells: Sequence[Cell],  # each after those that it needs
+    cells: Sequence[Cell],  # each cell after the cells it needs
     store: Store,
-    answer: Answer,  # of a module, where there are several workers
+    answer: Answer,  # for several workers: a function that is defined in a module
     *,
     engine: str = "local",  # "local": processes of this machine; "ray": a Ray cluster
-    workers: int = 1,  # processes; 1: this one; of a cluster: cells that are under way at one time
-    address: str | None = None,  # of the cluster; None: the one that this process is in, or a new one
-    gpu: bool = False,  # of a cluster that has any: a cell gets one
-    start: Callable[[], object] | None = None,  # what each worker does first
-    first: Callable[[], object] = lambda: None,  # is called when the folder is owned, before anything is computed
-    shard: tuple[int, int] = (1, 1),  # compute only this part of the cells: the second of four is (2, 4)
-    patience: float = 10.0,  # seconds that a shard waits for others to begin, when it needs their answers
-    retry_failed: bool = False,  # try again what failed in an earlier run
+    workers: int = 1,  # number of processes; 1: this process only; on a cluster: cells in progress at a time
+    address: str | None = None,  # the cluster's address; None: the cluster of this process, or a new one
+    gpu: bool = False,  # on a cluster with GPUs: reserve one for each cell
+    start: Callable[[], object] | None = None,  # called by each worker before it computes
+    first: Callable[[], object] = lambda: None,  # called once this process owns the folder, before anything is computed
+    shard: tuple[int, int] = (1, 1),  # compute only this part of the cells; (2, 4) is the second of four
+    patience: float = 10.0,  # seconds that a shard waits for other shards to start, if it needs their answers
+    retry_failed: bool = False,  # retry cells that failed in an earlier run
     fail_fast: bool = False,  # stop at the first failure
-    done: Callable[[Cell, float], object] = lambda cell, seconds: None,  # is told of each answer
+    done: Callable[[Cell, float], object] = lambda cell, seconds: None,  # called after each answer
 ) -> Report:
     """Compute every cell that has no answer yet.
 
-    Raises `StoreError` where another process owns the folder. A signal to end stops the workers; no answer is lost.
+    Raises `StoreError` if another process owns the folder. A signal that ends the run also stops its workers; answers
+    already computed are kept.
     """
     report = Report()
     with store.owned(shard), _without_leftovers(store), _ends_on_sigterm():
@@ -798,11 +797,11 @@ def run_cells(
 
 # %% ../nbs/library/cells.ipynb #a441151b
 def _work(pipe: Connection, folder: Path, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the run, which ends its workers
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the main process, which stops its workers
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     store = Store(folder)
     with suppress(EOFError, BrokenPipeError):  # the run has ended
-        answer, start = pipe.recv()  # may import a lot, with the watch over the run already begun
+        answer, start = pipe.recv()  # may import a lot, while the thread above already watches the run
         if start is not None:
             start()
         while (cell := pipe.recv()) is not None:
@@ -814,14 +813,14 @@ def _work(pipe: Connection, folder: Path, parent: int) -> None:
             pipe.send(outcome)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(2)
     os._exit(1)
 
 # %% ../nbs/library/cells.ipynb #e925322b
 class _Workers:
-    "Processes that answer cells."
+    "Processes that compute cells."
 
     def __init__(self, store: Store, answer: Answer, start: Callable[[], object] | None):
         script = getattr(sys.modules["__main__"], "__file__", None)
@@ -838,10 +837,10 @@ class _Workers:
 # %% ../nbs/library/cells.ipynb #13017991
 @patch
 def give(self: _Workers, cell: Cell) -> None:
-    "Let an idle worker, or a new one, answer a cell."
+    "Assign a cell to an idle worker, or to a new one."
     while self.idle:
         process, pipe = self.idle.pop()
-        with suppress(OSError):  # it has died while it had nothing to do
+        with suppress(OSError):  # it died while it was idle
             pipe.send(cell)
             self.busy[pipe] = (process, cell, time.monotonic())
             return
@@ -857,7 +856,7 @@ def give(self: _Workers, cell: Cell) -> None:
 # %% ../nbs/library/cells.ipynb #47e4a91b
 @patch
 def next(self: _Workers) -> Iterator[tuple[Cell, float, Failure | str | None]]:
-    "Cells that were answered or failed, with seconds; a text says how a worker ended without an answer."
+    "Finished cells, with seconds, and None, a failure, or a text that says how the worker ended without an answer."
     for pipe in wait([*self.busy]):
         process, cell, started = self.busy.pop(pipe)
         try:
@@ -867,13 +866,13 @@ def next(self: _Workers) -> Iterator[tuple[Cell, float, Failure | str | None]]:
             process.join()
             outcome = f"its worker ended with exit code {process.exitcode}"
             if process.exitcode == -signal.SIGKILL:
-                outcome = "its worker was killed (SIGKILL), as happens where memory runs out"
+                outcome = "its worker was killed (SIGKILL), probably because memory ran out"
         yield cell, time.monotonic() - started, outcome
 
 # %% ../nbs/library/cells.ipynb #09f61d42
 @patch
 def end(self: _Workers) -> None:
-    "End all of them, whatever they do."
+    "Stop all workers, busy or not."
     for _, pipe in self.idle:
         with suppress(OSError):  # it has died
             pipe.send(None)
@@ -926,7 +925,7 @@ def _put(place: Path, files: Mapping[str, bytes]) -> None:
 def _answer_elsewhere(
     cell: Cell, needed: list[tuple[Cell, dict[str, bytes]]], answer: Answer, start: Callable[[], object] | None
 ) -> dict[str, bytes] | Failure:
-    "On a machine of the cluster: the files of an answer, or why there are none."
+    "Compute a cell on a machine of the cluster: the files of its answer, or the failure."
     if start is not None:
         start()
     with TemporaryDirectory() as folder:
@@ -944,7 +943,7 @@ def _run_on_ray(run: _Run, count: int, start: Callable[[], object] | None, addre
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("to run cells on a cluster, install this package with its extra [ray]") from error
+        raise ModuleNotFoundError("to run cells on a cluster, install this package with the extra [ray]") from error
 
     own = not ray.is_initialized()
     if own:
@@ -964,7 +963,7 @@ def _run_on_ray(run: _Run, count: int, start: Callable[[], object] | None, addre
                 cell, started = running.pop(reference)
                 try:
                     outcome = ray.get(reference)
-                except ray.exceptions.RayError as error:  # its machine was lost more often than it was tried again
+                except ray.exceptions.RayError as error:  # its machine was lost too often
                     outcome = f"the cluster could not compute it ({type(error).__name__})"
                 if isinstance(outcome, dict):
                     with run.store.writing(cell) as (folder, _):

@@ -62,7 +62,7 @@ def _check_config(name: str, config: dict) -> None:
         )
     if config.get("quantization_config") is not None:
         raise BackboneError(
-            f"the weights of {name!r} are quantised (its configuration has a quantization_config); take the model in "
+            f"the weights of {name!r} are quantized (its configuration has a quantization_config); use the model in "
             "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is read"
         )
     for setting, wanted in FAMILIES[model_type].must_be:
@@ -94,7 +94,7 @@ def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None
     packed = [key for key, (kind, _) in kinds.items() if key.endswith("weight") and kind not in FLOATS]
     if packed:
         raise BackboneError(
-            f"{name!r} has weights of type {kinds[packed[0]][0]} ({packed[0]}); take the model in float32, float16 "
+            f"{name!r} has weights of type {kinds[packed[0]][0]} ({packed[0]}); use the model in float32, float16 "
             "or bfloat16"
         )
     for setting in _LAYERS:
@@ -266,8 +266,8 @@ def read_tokenizer(self: _Place) -> transformers.PreTrainedTokenizerBase:
         ) from error
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
-            f"the tokenizer of {self.name!r} gives other ids than its tokenizer.json; tokenizer_config.json, which "
-            "defines it, is missing or does not name a tokenizer_class"
+            f"the tokenizer of {self.name!r} produces ids other than those of its tokenizer.json; "
+            "tokenizer_config.json, which defines it, is missing or does not name a tokenizer_class"
         )
     return tokenizer
 
@@ -355,7 +355,9 @@ def _explained(name: str, what: str) -> Iterator[None]:
         *(RecursionError, StrictDataclassError, TypeError),
     ) as error:
         if isinstance(error, MemoryError):
-            raise BackboneError(f"{what} of {name!r} needs more memory than there is; use a smaller model") from error
+            raise BackboneError(
+                f"{what} of {name!r} needs more memory than is available; use a smaller model"
+            ) from error
         raise BackboneError(
             f"{what} of {name!r} cannot be used ({one_line(error)}); download it again, or correct it"
         ) from error
@@ -369,7 +371,7 @@ def shards(self: _Place, index: str) -> list[str]:
     files = found.get("weight_map") if isinstance(found, dict) else None
     plain = isinstance(files, dict) and all(isinstance(x, str) and x == Path(x).name for x in files.values())
     if not plain or not files:
-        raise BackboneError(f"{what} does not say which file holds which weight; download it again")
+        raise BackboneError(f"{what} does not say which file contains which weight; download it again")
     with _explained(self.name, SAFE_WEIGHTS_INDEX_NAME):
         return sorted(get_checkpoint_shard_files(self.name, index, **self.source)[0])
 
@@ -385,7 +387,7 @@ def weight_files(self: _Place) -> list[str]:
         whose = "the folder" if Path(self.name).is_dir() else "the model"
         raise BackboneError(
             f"{whose} {self.name!r} is not a complete model: it has no {SAFE_WEIGHTS_NAME}, and weights in .bin files, "
-            "which may run code, are not read; save them again with save_pretrained, or take a revision that has them"
+            "which may run code, are not read; save them again with save_pretrained, or use a revision that has them"
         )
     files = [single] if single else self.shards(index)
     for file in files:
@@ -448,7 +450,7 @@ def read_config(self: _Place) -> dict:
     config = self.settings(CONFIG_NAME)
     if not isinstance(config, dict):
         raise BackboneError(
-            f"{CONFIG_NAME} of {self.name!r} holds a {type(config).__name__}, not a table of settings; download "
+            f"{CONFIG_NAME} of {self.name!r} contains a {type(config).__name__}, not a table of settings; download "
             "it again"
         )
     if config.get("model_type") is None:
@@ -502,8 +504,8 @@ def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:
     near = UnknownNameError("model", name, KNOWN_MODELS).nearest
     hint = f"did you mean {near!r}? " if near else ""
     return FileNotFoundError(
-        f"there is no model {name!r} in a local folder or cache, and the Hugging Face Hub did not give it; {hint}check "
-        f"the name, go online, or name a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
+        f"there is no model {name!r} in a local folder or cache, and the Hugging Face Hub did not provide it; {hint}"
+        f"check the name, go online, or name a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
     )
 
 # %% ../nbs/library/checkpoints.ipynb #fb4fe3d4

@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # exit code: 0, 1 if c
 
 # %% ../nbs/library/cli.ipynb #40bc8b0a
 _MODELS = _option("--models", help="folder with model folders and .gguf files, searched before the Hub")
-_DATA = _option("--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)")
+_DATA = _option("--data", help="folder that contains tasks/ (default: $PROMPT_TRANSFERABILITY_DATA, else the Hub)")
 
 # %% ../nbs/library/cli.ipynb #8fc1c3b2
 _DEVICE = _option(
@@ -617,7 +617,7 @@ def _similarity(options: argparse.Namespace) -> dict:
 # %% ../nbs/library/cli.ipynb #95ade9a9
 @_command(
     "neurons",
-    "report which neurons prompts activate, and how far they overlap",
+    "report which neurons prompts activate, and how much they overlap",
     _option("--out", help="CSV file to write the shares of active neurons to"),
     *_COMPARING,
 )
@@ -896,7 +896,7 @@ def _study_plan(options: argparse.Namespace) -> dict:
 # %% ../nbs/library/cli.ipynb #71e1e8df
 @_command(
     "study diff",
-    "report which numbers of two runs of a study differ, and how far",
+    "report which numbers of two runs of a study differ, and by how much",
     _option("out", help="folder of the first run"),
     _option("other", help="folder of the second run"),
     _option("--csv", help="file for all numbers"),
@@ -929,7 +929,7 @@ def _study_diff(options: argparse.Namespace) -> dict:
     _option("--out", required=True, help="folder of the results, accessible to all jobs"),
     _option("--parts", type=int, default=10, help="jobs (default: %(default)s)"),
     _option("--hours", type=int, default=24, help="time limit of each job (default: %(default)s)"),
-    _option("--cpus", type=int, default=2, help="of each (default: %(default)s)"),
+    _option("--cpus", type=int, default=2, help="cores of each job (default: %(default)s)"),
     _option("--gpu", action="store_true", help="one GPU for each job"),
     *(*_COMPUTING_STUDY, _DATA, _MODELS),
 )
@@ -997,7 +997,7 @@ def _study_pack(options: argparse.Namespace) -> dict:
     "microworld build",
     "train micro models, and report what they know",
     _option("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)"),
-    _option("--out", required=True, help="folder for the folders of the models"),
+    _option("--out", required=True, help="parent folder of the models"),
     _option("--seed", type=int, default=0, help="seed of the weights and of the text (default: %(default)s)"),
     _option("--steps", type=int, help="number of training steps (default: the model's)"),
 )
@@ -1029,16 +1029,16 @@ def _build(options: argparse.Namespace) -> dict:
 # %% ../nbs/library/cli.ipynb #d3f84982
 @_command("release list", "list what was published")
 def _release_list(options: argparse.Namespace) -> dict:
-    catalogue = published()
+    catalog = published()
     if options.json:
-        return {"files": json.loads(catalogue.reset_index().to_json(orient="records"))}
-    counts = catalogue.groupby(["kind", catalogue["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
+        return {"files": json.loads(catalog.reset_index().to_json(orient="records"))}
+    counts = catalog.groupby(["kind", catalog["run"].fillna(""), "backbone"]).size().unstack(fill_value=0)
     return {"files, by kind, run and model": _Lines(f"\n{counts.to_string()}")}
 
 # %% ../nbs/library/cli.ipynb #2c74cf97
 _RELEASE_DATA = _option(
     "--data",
-    help="folder with authors-release/ below it (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
+    help="folder that contains authors-release/ (default: $PROMPT_TRANSFERABILITY_DATA, else the cache folder)",
 )
 
 
@@ -1047,7 +1047,7 @@ def _release_download(options: argparse.Namespace) -> dict:
     return {"folder": str(download_release(options.data, progress=not options.json))}
 
 # %% ../nbs/library/cli.ipynb #ca4b30ee
-@_command("release verify", "check that every published file is present and whole", _RELEASE_DATA)
+@_command("release verify", "check that every published file is present and intact", _RELEASE_DATA)
 def _release_verify(options: argparse.Namespace) -> dict:
     folder = release_folder(options.data)
     states = Release(folder).verify()
@@ -1177,7 +1177,7 @@ def _bench(options: argparse.Namespace) -> dict:
     _option("--name", help="name of the prompt, if one file is given"),
     _option("--study", help="folder of a study: its trained prompts"),
     _option("--published", action="store_true", help="the prompts that the authors published"),
-    _option("--data", help="for --published: folder with authors-release/ below it, as in `release`"),
+    _option("--data", help="for --published: folder that contains authors-release/, as in `release`"),
 )
 def _warehouse_add(options: argparse.Namespace) -> dict:
     if not (options.prompts or options.study or options.published):

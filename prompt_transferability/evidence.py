@@ -84,18 +84,18 @@ STUDIES = {
     "fine-tuning": ("paper-finetune", "smollm-finetune", "small-finetune", "micro-finetune"),
     "models": ("paper", "real-cross", "small-cross", "micro-cross", "micro-cross-large"),
 }
-"The studies that can answer a question, by the names of their folders: the strongest evidence about the paper first."
+"The folders of the studies that can answer each question; the strongest evidence about the paper comes first."
 _KIND = {"prompts": "tune", "transfer": "transfer", "starts": "tpt", "words": "transfer", "fine-tuning": "fine_tune"}
 _KIND["models"] = "projected"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    "A study's results with one model, as a row of a table."
+    "The results of a study for one model: one row of a table."
 
     results: Results
     backbone: str
-    source: str | None = None  # the model that prompts come from, where they change models
+    source: str | None = None  # the model that prompts were trained for, if they are carried over from another model
     seed: int | None = None  # None: means over seeds
 
     @property
@@ -105,7 +105,7 @@ class Evidence:
 
     @property
     def label(self) -> str:
-        "The folder, the models, the kind of tasks, the seeds, and whether the study is whole."
+        "The folder, the models, the kind of tasks, the seeds, and whether the study is complete."
         study, done, planned = self.results.study, len(self.results.answered), len(self.results.planned)
         models = f"{self.source} to {self.backbone}" if self.source else self.backbone
         tasks = "generated" if any(task.startswith("micro/") for task in study.tasks) else "real"
@@ -115,10 +115,10 @@ class Evidence:
 
 # %% ../nbs/library/evidence.ipynb #7377c430
 def studies_there(
-    folder: str | Path,  # of studies' folders, `results`
+    folder: str | Path,  # the parent folder of the studies, `results`
     question: str,  # one of `STUDIES`
-) -> list[Evidence]:  # one a model, or a direction from one model to another
-    "The studies in the folder that have begun to answer a question. Raises `UnknownNameError`."
+) -> list[Evidence]:  # one per model, or per direction from one model to another
+    "The studies that have at least one answer to a question. Raises `UnknownNameError` for an unknown question."
     if question not in STUDIES:
         raise UnknownNameError("question", question, STUDIES)
     found = []
@@ -138,19 +138,19 @@ VERDICTS = ("verdict", "predicts best", "adds to types")
 
 
 def each_study(
-    folder: str | Path,  # of studies' folders, `results`
+    folder: str | Path,  # the parent folder of the studies, `results`
     question: str,  # one of `STUDIES`
-    row: Callable[[Evidence], Mapping],  # what a study says: texts by column, or several such rows by name
-    each_seed: bool = False,  # beside the means, where a study has several and rules were declared for it
-) -> pd.DataFrame:  # texts, a row a study; – where a study says nothing
-    "A row for each study in the folder, empty where the study lacks what the row needs."
+    row: Callable[[Evidence], Mapping],  # makes a study's row, texts by column, or several such rows by name
+    each_seed: bool = False,  # also add a row per seed for studies with several seeds and a declared rule
+) -> pd.DataFrame:  # texts, one row per study; – for missing values
+    "A table with a row for each study in the folder; the row is empty if the study lacks the results it needs."
     rows, shown = {}, studies_there(folder, question)
     if each_seed:
-        shown = [one for study in shown for one in (study, *_seeds_of(study))]
+        shown = [one for study in shown for one in (study, *_single_seeds(study))]
     for study in shown:
         try:
             found = row(study)
-        except StudyError:  # what it takes has not been computed yet
+        except StudyError:  # the results it needs have not been computed yet
             found = {}
         several = found and all(isinstance(part, Mapping) for part in found.values())
         rows |= {f"{study.label}; {name}": part for name, part in found.items()} if several else {study.label: found}
@@ -158,7 +158,7 @@ def each_study(
     return table[sorted(table, key=lambda column: column not in VERDICTS)]
 
 
-def _seeds_of(study: Evidence) -> list[Evidence]:
+def _single_seeds(study: Evidence) -> list[Evidence]:
     seeds = study.results.trained_seeds()
     several = len(seeds) > 1 and study.name.startswith(DECLARED)
     return [replace(study, seed=seed) for seed in seeds] if several else []
@@ -167,14 +167,14 @@ def _seeds_of(study: Evidence) -> list[Evidence]:
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be decided"
 "The three verdicts on a claim."
 DECLARED = ("paper", "smollm", "gemma", "real")
-"Prefixes of the names of studies that had no results when the rules for verdicts were declared."
+"Name prefixes of the studies that had no results when the rules for verdicts were declared."
 
 
 def verdict(
     study: Evidence,
     side: str | None,  # from `side_of`
 ) -> str:
-    "The verdict on the claim that a difference is above zero; – if the study was known before the rule was declared."
+    "The verdict on the claim that a difference is above zero; – if results were known before the rule was declared."
     return {"above": HOLDS, "below": FAILS, None: OPEN}[side] if study.name.startswith(DECLARED) else "–"
 
 
@@ -197,38 +197,38 @@ def said(
 # %% ../nbs/library/evidence.ipynb #row0f5c2
 def row_of(
     table: pd.DataFrame,  # from `each_study`
-    name: str,  # of a study
-) -> dict[str, str]:  # its columns, and `seeds`: how many the study has
-    "The row of a study, means over its seeds; of several rows, the first. Raises `StudyError`."
+    name: str,  # the study's name
+) -> dict[str, str]:  # its columns, and `seeds`: the number of seeds
+    "A study's row of means over seeds, or the first of several rows. Raises `StudyError` if there is none."
     labels = [label for label in table.index if label.startswith(f"{name}: ")]
     if not labels:
-        raise StudyError(f"the table has no row of the study {name!r}")
+        raise StudyError(f"the table has no row for the study {name!r}")
     return table.loc[labels[0]].to_dict() | {"seeds": re.search(r"(\d+ of )?\d+ seeds?", labels[0])[0]}
 
 # %% ../nbs/library/evidence.ipynb #74598f3a
-def learned_tasks(results: Results, backbone: str | None = None) -> pd.DataFrame:  # a row a task
-    """Which tasks the prompts have learned, with Wilson's intervals of means over seeds.
+def learned_tasks(results: Results, backbone: str | None = None) -> pd.DataFrame:  # one row per task
+    """Which tasks the prompts have learned, with Wilson intervals around means over seeds.
 
-    Columns: `split`, `n`, `accuracy`, `random` and `majority`, each with `_low` and `_high`, and `learned`. Numbers are
-    of test, or of dev where a task has no labelled test split. Raises `StudyError` where nothing was evaluated yet.
+    Columns: `split`, `n`, `learned`, and `accuracy`, `random` and `majority`, each with `_low` and `_high`. Accuracies
+    are on test, or on dev if a task has no labeled test split. Raises `StudyError` if nothing has been evaluated yet.
     """
     rows = {}
-    for task, of in results.summary(backbone).iterrows():
-        split, begins = ("dev", "") if pd.isna(of["test_n"]) else ("test", "test_")
-        row = rows[task] = {"split": split, "n": int(of[f"{begins}n"])}
+    for task, known in results.summary(backbone).iterrows():
+        split, prefix = ("dev", "") if pd.isna(known["test_n"]) else ("test", "test_")
+        row = rows[task] = {"split": split, "n": int(known[f"{prefix}n"])}
         for name in ("accuracy", "random", "majority"):
-            share = float(of[f"{begins}{name}"])
+            share = float(known[f"{prefix}{name}"])
             low, high = (np.nan, np.nan) if np.isnan(share) else wilson_interval(share, row["n"])
             row |= {name: share, f"{name}_low": low, f"{name}_high": high}
         row["learned"] = all(row["accuracy_low"] > row[f"{name}_high"] for name in ("random", "majority"))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
 
 # %% ../nbs/library/evidence.ipynb #056c4bb4
-def tuned_on_dev(results: Results, backbone: str | None = None) -> pd.DataFrame:  # a row a task, means over seeds
-    """How far training has come: `start`, `accuracy`, `low` and `high` (Wilson's) and `majority` on dev, `n` rows.
+def tuned_on_dev(results: Results, backbone: str | None = None) -> pd.DataFrame:  # one row per task, means over seeds
+    """Accuracies on dev before and after training: `start`, `accuracy` with its Wilson interval `low` to `high`.
 
-    `above` says whether `low` lies above the upper end of the most frequent label's interval. Raises `StudyError` where
-    no prompt was trained yet.
+    `majority` is the share of the most frequent label among the `n` rows, and `above` says whether `low` is above the
+    upper bound of its interval. Raises `StudyError` if no prompt has been trained yet.
     """
     runs = [
         {
@@ -247,8 +247,8 @@ def tuned_on_dev(results: Results, backbone: str | None = None) -> pd.DataFrame:
     return table.assign(above=table["low"] > chance)
 
 # %% ../nbs/library/evidence.ipynb #c4be1bdb
-def whole_matrix(study: Evidence) -> pd.DataFrame:  # sources in rows, with "random" where it is there
-    "The transfer matrix on dev of the tasks whose prompts were evaluated on all tasks."
+def whole_matrix(study: Evidence) -> pd.DataFrame:  # sources in rows, with "random" if the study has it
+    "The transfer matrix on dev, limited to tasks whose prompts were evaluated on all tasks."
     found = study.results.transfer(study.backbone)
     if study.seed is not None:
         own = study.results.transfers(study.backbone).get(study.seed, found.iloc[:0])
@@ -260,9 +260,9 @@ def whole_matrix(study: Evidence) -> pd.DataFrame:  # sources in rows, with "ran
 def type_test(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
     types: Mapping[str, str],  # the type of each task
-    targets: Sequence[str],  # that count, those that were learned say; all tasks are sources
+    targets: Sequence[str],  # the targets to count, such as the learned tasks; all tasks are sources
 ) -> PermutationResult:
-    "How much more of tuning's gain is kept within types than between them, and its p where types are dealt out anew."
+    "How much more of tuning's gain is kept within types than between types, and its p when types are permuted."
     tasks = [*matrix.columns]
     if "random" not in matrix.index or not targets:
         return PermutationResult(np.nan, np.nan, 0)
@@ -287,10 +287,10 @@ def _in_points(row: pd.Series, sign: bool = False) -> str:
 
 
 def by_type(study: Evidence) -> dict[str, str]:
-    """Does transfer stay within a type (§4.1)? Accuracies on dev of sentiment tasks in %, under prompts of other tasks.
+    """Does transfer stay within a type (§4.1)? Accuracies of other tasks' prompts on dev of sentiment tasks, in %.
 
-    Holds where the interval of the gap lies above zero, and types dealt out anew over all learned targets give
-    p < 0.05; fails where the interval lies below zero.
+    The claim holds if the interval of the gap is above zero and permuting the types over all learned targets yields
+    p < 0.05; it fails if the interval is below zero.
     """
     matrix, types = whole_matrix(study), study.results.study.types()
     if matrix.empty:
@@ -314,9 +314,9 @@ def by_type(study: Evidence) -> dict[str, str]:
 # %% ../nbs/library/evidence.ipynb #8dbd63a9
 def pair_similarities(
     prompts: Mapping[str, SoftPrompt],
-    backbone: Backbone | None = None,  # whose neurons are looked at; None: vectors only
-) -> dict[str, pd.DataFrame]:  # [prompts, prompts]; by metric, "neuron_overlap 1-8" for a group of layers
-    "The similarities of all pairs by all metrics; errors as in `similarity_matrix`."
+    backbone: Backbone | None = None,  # the model whose neurons are compared; None: compare vectors only
+) -> dict[str, pd.DataFrame]:  # each [prompts, prompts], by metric; "neuron_overlap 1-8" for a group of layers
+    "The similarity of every pair of prompts by every metric; raises the errors of `similarity_matrix`."
     found = {metric: similarity_matrix(prompts, metric) for metric in EMBEDDING_METRICS}
     if backbone is not None:
         states = activation_states(prompts, backbone)
@@ -329,9 +329,9 @@ def pair_similarities(
 def write_similarities(
     found: Mapping[str, Mapping[str, pd.DataFrame]],  # by backbone and metric, from `pair_similarities`
     file: str | Path,
-    origin: Mapping[str, object],  # command, hardware and the like
+    origin: Mapping[str, object],  # command, hardware and so on
 ) -> Path:
-    "Write them as a table: a row a pair, its origin in the first line."
+    "Write similarities as a CSV file: their origin in the first line, then one row per pair."
     rows = [
         (backbone, metric, one, other, matrix.iloc[i, j])
         for backbone, metrics in found.items()
@@ -349,8 +349,8 @@ def write_similarities(
 def read_similarities(
     file: str | Path,  # from `write_similarities`
     backbone: str,
-) -> dict[str, pd.DataFrame]:  # as from `pair_similarities`; none for a backbone that is not in it
-    "What `write_similarities` kept of a model."
+) -> dict[str, pd.DataFrame]:  # as from `pair_similarities`; empty if the file lacks the backbone
+    "The similarities that `write_similarities` stored for a model."
     table = pd.read_csv(file, comment="#").query("backbone == @backbone")
     found = {}
     for metric, rows in table.groupby("metric", sort=False):
@@ -360,11 +360,11 @@ def read_similarities(
     return found
 
 # %% ../nbs/library/evidence.ipynb #aabc3237
-def similarities(study: Evidence) -> dict[str, pd.DataFrame]:  # [prompts, prompts], by metric; none without vectors
-    "The similarities of a model's prompts, named by task and seed: those that are kept, or what can be computed here."
-    kept = study.results.out.parent / "similarity" / f"{study.name}.csv"
-    if kept.is_file():
-        return read_similarities(kept, study.backbone)
+def similarities(study: Evidence) -> dict[str, pd.DataFrame]:  # [prompts, prompts] by metric; empty without vectors
+    "The similarities of a model's prompts, named by task and seed: stored ones, or those that can be computed here."
+    stored = study.results.out.parent / "similarity" / f"{study.name}.csv"
+    if stored.is_file():
+        return read_similarities(stored, study.backbone)
     if not _has_vectors(study.results):
         return {}
     known = study.backbone in MICRO_MODELS
@@ -379,7 +379,7 @@ def _has_vectors(results: Results) -> bool:
 def good_sources(
     transfer: pd.DataFrame,  # accuracies, [tasks, tasks]
 ) -> pd.DataFrame:  # of the same shape
-    "How good each source is on the targets other than itself and the one in the column, beside other sources."
+    "How much better than other sources a source is on targets other than itself and the target in the column."
     cells = transfer.mask(np.eye(len(transfer), dtype=bool))
     above = cells - cells.mean()
     return -above.sub(above.sum(axis=1), axis=0) / (len(cells) - 2)
@@ -388,17 +388,17 @@ def good_sources(
 def holm(
     p: pd.Series,  # of several tests
 ) -> pd.Series:
-    "The p-values with Holm's correction for so many tests."
+    "The p-values after Holm's correction for the number of tests."
     ordered = p.sort_values()
     return (ordered * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 # %% ../nbs/library/evidence.ipynb #d74f0725
 BASELINES = ("task type", "number of labels", "good elsewhere")
-"What ranks sources without comparing prompts; the last one knows the transfer to other targets."
+"Rankings of sources that do not compare prompts; the last one uses the transfer to other targets."
 
 
 def compared(study: Evidence, by_layer: bool = False) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    "The similarities of tasks by metric and baseline, and the transfer matrix, of the tasks that have both."
+    "The similarities of tasks by metric and baseline, and the transfer matrix, for the tasks that have both."
     transfer = whole_matrix(study)
     found = {name: of for name, of in similarities(study).items() if by_layer or " " not in name}
     tasks = [*transfer.columns]
@@ -420,15 +420,16 @@ def compared(study: Evidence, by_layer: bool = False) -> tuple[dict[str, pd.Data
 
 
 FEWEST_TASKS = 4
-"Of partial tests."
+"The minimum number of tasks for partial correlations."
 
 
-def metrics_beside_transfer(study: Evidence, by_layer: bool = False) -> pd.DataFrame:  # a row a metric and baseline
-    """How each metric ranks sources beside transfer, and what it says beyond types (Table 3).
+def metrics_beside_transfer(study: Evidence, by_layer: bool = False) -> pd.DataFrame:  # one row per metric and baseline
+    """How well each metric's ranking of sources agrees with transfer, and what it adds to types (Table 3).
 
-    Columns: `rho`, `low` and `high` with nothing held fixed; `more`, how much higher than the types' correlation;
-    `types` and `all`, the partial correlations with types, and with all that needs no prompt, held fixed, with `p_`;
-    `holm`, Holm's p of `types` over the paper's metrics. Empty for fewer than four tasks.
+    Columns: `rho`, the plain correlation, with `low` and `high`; `more`, its difference from the types' correlation;
+    `types` and `all`, the partial correlations with types held fixed, and with types, numbers of labels and sources
+    held fixed, each with `p_`; `holm`, the p of `types` after Holm's correction over the metrics. Empty for fewer than
+    four tasks.
     """
     found, transfer = compared(study, by_layer)
     if len(transfer) < FEWEST_TASKS:
@@ -452,17 +453,18 @@ def _rho(row: pd.Series) -> str:
 
 
 def by_similarity(study: Evidence) -> dict[str, str]:
-    """Does neuron overlap predict transfer best, and does it say more than the types (§4.3, Table 3)?
+    """Does neuron overlap predict transfer best, and does it add to the types (§4.3, Table 3)?
 
-    The first holds where the interval of its correlation, less that of the best vector-based metric, lies above zero,
-    and fails where it lies below; it takes prompts of different seeds. The second holds where the partial test with
-    types held fixed gives p < 0.05 after Holm's correction, and fails where more overlap then goes with less transfer.
+    The first claim holds if the interval of the difference between its correlation and the best vector-based metric's
+    is above zero, and fails if it is below zero; deciding it requires prompts of several seeds. The second claim holds
+    if the partial correlation with types held fixed is positive and p < 0.05 after Holm's correction, and fails if the
+    correlation is negative with such a p.
     """
     table = metrics_beside_transfer(study)
     if table.empty:
         return {}
     row = {"task type": _rho(table.loc["task type"]), "good elsewhere": _rho(table.loc["good elsewhere"])}
-    vectors = table["rho"].reindex(EMBEDDING_METRICS).dropna()  # none where all sources are worth the same
+    vectors = table["rho"].reindex(EMBEDDING_METRICS).dropna()  # empty if all sources perform equally
     if len(vectors):
         best = vectors.idxmax()
         row["best of vectors"] = f"{best}: {_rho(table.loc[best])}"
@@ -481,7 +483,7 @@ def by_similarity(study: Evidence) -> dict[str, str]:
 
 # %% ../nbs/library/evidence.ipynb #dc10dd8b
 def _pairs(study: Evidence) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    "The similarities, of prompts of different seeds where there are several, and the task of each prompt."
+    "The similarities, between different seeds if there are several, and the task of each prompt."
     found = similarities(study)
     names = [*next(iter(found.values()))] if found else []
     tasks, seeds = ({name: name.rpartition(" ")[part] for name in names} for part in (0, 2))
@@ -490,7 +492,7 @@ def _pairs(study: Evidence) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     return found, tasks
 
 
-def _told_apart(matrix: pd.DataFrame, tasks: Mapping[str, str]) -> str:
+def _auc(matrix: pd.DataFrame, tasks: Mapping[str, str]) -> str:
     try:
         return with_interval(*same_task_auc(matrix, tasks)[["auc", "low", "high"]])
     except ValueError:  # one seed, or one task
@@ -498,30 +500,30 @@ def _told_apart(matrix: pd.DataFrame, tasks: Mapping[str, str]) -> str:
 
 
 def by_pair(study: Evidence) -> dict[str, dict[str, str]]:
-    "How alike prompts of one task and of different tasks are, in %, and the area under the ROC curve (Table 2)."
+    "The similarity of prompts of one task and of different tasks, in %, and the area under the ROC curve (Table 2)."
     found, tasks = _pairs(study)
     rows = {}
     for metric in (name for name in METRICS if name in found):
         means = pair_means(found[metric], tasks)["mean"]
         rows[metric] = {kind: number(100 * means.get(kind, np.nan), 1) for kind in ("same task", "different task")}
-        rows[metric]["AUC"] = _told_apart(found[metric], tasks)
+        rows[metric]["AUC"] = _auc(found[metric], tasks)
     return rows
 
 
 def by_layers(study: Evidence) -> dict[str, dict[str, str]]:
-    "The overlap of activated neurons by group of layers, in %, and how it tells a task's prompts (Figures 5 to 9)."
+    "Overlap of activated neurons by group of layers, in %, and how well it separates tasks (Figures 5 to 9)."
     found, tasks = _pairs(study)
     types, rows = study.results.study.types(), {}
     for metric in (name for name in found if name.startswith("neuron_overlap ")):
         means = pair_means(found[metric], tasks, types)["mean"]
         kinds = ("same task", "same type", "different type", "different task")
         rows[f"layers {metric.split()[-1]}"] = {kind: number(100 * means.get(kind, np.nan), 1) for kind in kinds}
-        rows[f"layers {metric.split()[-1]}"]["AUC"] = _told_apart(found[metric], tasks)
+        rows[f"layers {metric.split()[-1]}"]["AUC"] = _auc(found[metric], tasks)
     return rows
 
 # %% ../nbs/library/evidence.ipynb #be4b09df
 def by_choice(study: Evidence) -> dict[str, str]:
-    "What is lost by taking the source that each method names, in points of zero-shot accuracy, seed by seed."
+    "The zero-shot accuracy lost by using the source that each method selects, in points, averaged over seeds."
     found, tasks = similarities(study), [*whole_matrix(study).columns]
     outcomes = {seed: of.loc[tasks, tasks] for seed, of in study.results.transfers(study.backbone).items()}
     outcomes = {seed: of for seed, of in outcomes.items() if of.notna().all(axis=None)}
@@ -543,11 +545,11 @@ def _of_seed(matrix: pd.DataFrame, tasks: Sequence[str], seed: int) -> pd.DataFr
 
 # %% ../nbs/library/evidence.ipynb #4451c4d8
 STARTS = ("random start", "vocabulary start", "twice the steps")
-"What a start from another task must beat."
+"The starts that a start from another task must beat."
 
 
-def better_start(study: Evidence, choice: str) -> pd.DataFrame:  # a row each of `STARTS`; gain, low, high, tasks
-    "By how much starts from other tasks are better on test than each other start; empty where one has no runs."
+def better_start(study: Evidence, choice: str) -> pd.DataFrame:  # one row per start in `STARTS`; gain, low, high, tasks
+    "The gain on test of starts from other tasks over each of `STARTS`; empty if any of these has no runs."
     runs = study.results.starts(study.backbone)
     if not {choice, *STARTS} <= set(runs["start"]):
         return pd.DataFrame()
@@ -556,18 +558,19 @@ def better_start(study: Evidence, choice: str) -> pd.DataFrame:  # a row each of
 
 
 def by_start(study: Evidence) -> dict[str, dict[str, str]]:
-    """Is another task's prompt a better start (§4.2, Table 1)? A row a choice of the source; times are exact.
+    """Is another task's prompt a better start (§4.2, Table 1)? One row per choice of the source; times are exact.
 
-    Holds where, of the gains over random vectors, over words of the vocabulary and over twice as many steps, the
-    interval of the smallest lies above zero; fails where it lies below. Undecided where one of these has not been run.
+    The claim is judged by the smallest of three gains: over random vectors, over words of the vocabulary, and over
+    twice as many steps. It holds if the interval of this gain is above zero, fails if it is below zero, and is
+    undecided otherwise or if one of the three has not been run.
     """
     declared, rows = study.results.study, {}
     for choice in declared.tpt:
         if choice == "every":
-            continue  # many runs of one task and seed
+            continue  # several runs per task and seed
         try:
             curves = study.results.tpt_curves(choice, study.backbone)
-        except StudyError:  # none of these has been run yet
+        except StudyError:  # no run of this choice has been computed yet
             continue
         by_task = compare_runs(curves, study.results.curves(study.backbone), tolerance=0)
         overall, by_task = by_task.loc["overall"], by_task.drop("overall")
@@ -587,35 +590,35 @@ def by_start(study: Evidence) -> dict[str, dict[str, str]]:
 
 # %% ../nbs/library/evidence.ipynb #2be35008
 def by_step(study: Evidence) -> dict[str, dict[str, str]]:
-    "On how many tasks the curve from another task lies above that of prompt tuning, at three moments (Figure 4)."
+    "On how many tasks a start from another task is ahead of prompt tuning, at three points in training (Figure 4)."
     declared, rows = study.results.study, {}
     pt = study.results.curves(study.backbone)
     for choice in (choice for choice in declared.tpt if choice != "every"):
         try:
             curves = study.results.tpt_curves(choice, study.backbone)
-        except StudyError:  # none of these has been run yet
+        except StudyError:  # no run of this choice has been computed yet
             continue
         last = curves["step"].max()
         fifth = min(sorted(curves["step"].unique()), key=lambda step, last=last: abs(step - last / 5))
         moments = {"at the start": 0, "after a fifth": fifth, "at its end": last}
-        rows[f"from {choice}"] = {name: _above(curves, pt, step) for name, step in moments.items()} | {"end": str(last)}
+        rows[f"from {choice}"] = {name: _ahead(curves, pt, step) for name, step in moments.items()} | {"end": str(last)}
     return rows
 
 
-def _above(curves: pd.DataFrame, baseline: pd.DataFrame, step: int) -> str:
+def _ahead(curves: pd.DataFrame, baseline: pd.DataFrame, step: int) -> str:
     means = (of[of["step"] == step].groupby("task")["accuracy"].mean() for of in (curves, baseline))
     both = pd.concat(means, axis=1, join="inner").to_numpy()
     return f"{(both[:, 0] > both[:, 1]).sum()} of {len(both)}"
 
 # %% ../nbs/library/evidence.ipynb #9b29ca27
 def by_words(study: Evidence) -> dict[str, str]:
-    "How much of tuning's gain prompts of other types keep, with the tasks' own words and with the same for all."
+    "The share of tuning's gain that prompts of other types keep, with own label words and with the same for all tasks."
     folder = study.results.out.parent / study.name.removesuffix("-unified")
     if not (folder / "study.yaml").is_file():
         return {}
     own = Results(folder)
     seeds = [seed for seed in study.results.study.seeds if seed in own.study.seeds]
-    numbers_of, words = (_of_seeds(results, study.backbone, seeds) for results in (study.results, own))
+    numbers_of, words = (_transfer_of_seeds(results, study.backbone, seeds) for results in (study.results, own))
     tasks = [task for task in numbers_of.columns if task in words.columns]
     numbers_of, words = (matrix.loc[[*tasks, "random"], tasks] for matrix in (numbers_of, words))
     types = study.results.study.types()
@@ -626,7 +629,7 @@ def by_words(study: Evidence) -> dict[str, str]:
     return row | {"change, points": with_interval(*kept_share(numbers_of, across, than=words), 0, 100, sign=True)}
 
 
-def _of_seeds(results: Results, backbone: str, seeds: Sequence[int]) -> pd.DataFrame:
+def _transfer_of_seeds(results: Results, backbone: str, seeds: Sequence[int]) -> pd.DataFrame:
     rows = results.evaluations(backbone).query("split == 'dev' and (source == 'random' or seed in @seeds)")
     found = rows.pivot_table("accuracy", "source", "target")
     tasks = [task for task in results.study.tasks if task in found.index and found.loc[task].notna().all()]
@@ -636,8 +639,9 @@ def _of_seeds(results: Results, backbone: str, seeds: Sequence[int]) -> pd.DataF
 def by_method(study: Evidence) -> dict[str, str]:
     """Does prompt tuning take more steps than fine-tuning (§3.1, Figure 2)?
 
-    Over pairs of one task and seed: how often the whole model comes within half a point of what the prompt ends with,
-    in fewer steps; in which share of the prompt's steps; and how much better it ends. No verdict was declared.
+    Over pairs of runs of one task and seed: how often fine-tuning comes within half a point of the prompt's accuracy
+    in fewer steps; the share of the prompt's steps that it needs; and how much better it ends. No rule for a verdict
+    was declared.
     """
     curves = study.results.trainings(study.backbone)
     prompt, model = (curves[curves["method"] == method] for method in ("prompt", "whole model"))
@@ -645,47 +649,44 @@ def by_method(study: Evidence) -> dict[str, str]:
     model = model[model["learning_rate"] == rates.idxmax()]
     pairs = paired_times(model, prompt)
     times, gains = pairs["comparable_time"], pairs["gain"]
+    mean, lowest, highest = (number(100 * gain, 1, True) for gain in (gains.mean(), gains.min(), gains.max()))
     return {
         "pairs of runs": str(len(pairs)),
         "model sooner": f"{(times < 1).sum()} of {len(times)}",
-        "share of the prompt's steps": f"{percent(times.median())}" if np.isfinite(times.median()) else "never",
-        "gain of the model, points": f"{number(100 * gains.mean(), 1, True)} ({_ends(100 * gains)})",
+        "share of the prompt's steps": percent(times.median()) if np.isfinite(times.median()) else "never",
+        "gain of the model, points": f"{mean} ({lowest} to {highest})",
     }
-
-
-def _ends(values: pd.Series, digits: int = 1) -> str:
-    return f"{number(values.min(), digits, True)} to {number(values.max(), digits, True)}"
 
 # %% ../nbs/library/evidence.ipynb #b4c6ee49
 def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
-    """Does task tuning carry the prompt to unseen tasks of its type (§5.2, Tables 4, 5 and 9)? A row a projector.
+    """Does task tuning carry prompts over to unseen tasks of its type (§5.2, Tables 4, 5 and 9)? One row per projector.
 
-    What carried prompts gain over the random prompt, as a share of what the target model's own prompts gain. Holds
-    where carried prompts come further than untrained vectors, and than the target's own prompts of the learned tasks.
+    Values are gains over the random prompt, as a share of the gain of the target model's own prompts. The claim holds
+    if carried prompts gain more than untrained vectors and than the target's own prompts of the learned tasks; it
+    fails otherwise.
     """
     results, types, rows = study.results, study.results.study.types(), {}
     carried = results.cross_model(study.source, study.backbone)
     untrained = results.cross_model(study.source, study.backbone, seeds="others", untrained=True)
     shares, noise = (recovered_by_kind(matrix, types) for matrix in (carried, untrained))
     for group in results.study.cross_model.fitted_on:
-        way = {name: named_way(name, group) for name in ("task tuning", "own prompt", "prompt mapping")}
-        norm = named_way("task tuning without LayerNorm", group)
+        methods = ("task tuning", "own prompt", "prompt mapping", "task tuning without LayerNorm")
+        tuned, reused, mapped, bare = (named_way(method, group) for method in methods)
         of, vectors, own = (
-            table["same type"].get(way[name], np.nan)
-            for table, name in ((shares, "task tuning"), (noise, "task tuning"), (shares, "own prompt"))
+            table["same type"].get(name, np.nan) for table, name in ((shares, tuned), (noise, tuned), (shares, reused))
         )
-        rows[way["task tuning"]] = {
+        rows[tuned] = {
             "carried": _percent(of),
             "untrained vectors": _percent(vectors),
             "own prompts": _percent(own),
-            "carried, other types": _percent(shares["other types"].get(way["task tuning"], np.nan)),
-            "without LayerNorm": _percent(shares["same type"].get(norm, np.nan)),
-            "prompt mapping": _percent(shares["same type"].get(way["prompt mapping"], np.nan)),
+            "carried, other types": _percent(shares["other types"].get(tuned, np.nan)),
+            "without LayerNorm": _percent(shares["same type"].get(bare, np.nan)),
+            "prompt mapping": _percent(shares["same type"].get(mapped, np.nan)),
             "token mapping, all tasks": _percent(_share(carried, "token mapping")),
             "directly reused, all tasks": _percent(_share(carried, "directly reused")),
         }
         side = None if np.isnan([of, vectors, own]).any() else "above" if of > max(vectors, own) else "below"
-        rows[way["task tuning"]]["verdict"] = verdict(study, side)
+        rows[tuned]["verdict"] = verdict(study, side)
     return rows
 
 
@@ -698,21 +699,22 @@ def _share(matrix: pd.DataFrame, row: str) -> float:
 
 # %% ../nbs/library/evidence.ipynb #11b1b321
 def by_further(study: Evidence) -> dict[str, dict[str, str]]:
-    """Is a projected prompt a better start than random vectors (§5.3, Table 6)? A row a projector.
+    """Is a projected prompt a better start than random vectors (§5.3, Table 6)? One row per projector.
 
-    How many runs come within half a point of prompt tuning in fewer steps than it, and the mean gain in points; by
-    chance: how often another seed of prompt tuning is sooner. No verdict was declared.
+    `sooner` counts the runs that come within half a point of prompt tuning in fewer steps, `gain` is the mean gain in
+    points, and `by chance` counts how often another seed of prompt tuning is sooner. No rule for a verdict was
+    declared.
     """
     rows, curves = {}, study.results.curves(study.backbone)
     several = curves["seed"].nunique() > 1
     chance = times_by_chance(curves)["comparable_time"] if several else pd.Series(dtype=float)
     for group in study.results.study.cross_model.fitted_on:
-        way = named_way("task tuning", group)
+        projector = named_way("task tuning", group)
         try:
-            found = study.results.tpt_model_by_kind(study.source, study.backbone, way)
+            found = study.results.tpt_model_by_kind(study.source, study.backbone, projector)
         except StudyError:  # no prompt of this projector was tuned further
             continue
-        row = rows[way] = {}
+        row = rows[projector] = {}
         for kind, of in found.iterrows():
             row[f"{kind}: sooner"] = f"{of['sooner']:.0f} of {of['runs']:.0f}"
             row[f"{kind}: gain"] = with_interval(*of[["gain", "gain_low", "gain_high"]], 1, 100, sign=True)
@@ -722,23 +724,24 @@ def by_further(study: Evidence) -> dict[str, dict[str, str]]:
 # %% ../nbs/library/evidence.ipynb #b6423c82
 def by_carried(
     study: Evidence,
-    methods: Sequence[str] = ("task tuning",),  # how prompts were carried over
+    methods: Sequence[str] = ("task tuning",),  # methods of carrying prompts over
 ) -> dict[str, dict[str, str]]:
-    """Are carried prompts like the target's own prompt of their task (Tables 7 and 10)? A row a projector.
+    """Are carried prompts similar to the target's own prompt of their task (Tables 7 and 10)? One row per projector.
 
-    `cosine_concat` to the target's own prompts of the same seed, in %, over the tasks of the projector's type; for how
-    many the own task's prompt is the most alike; and how many times as long their vectors are.
+    Over the tasks of the projector's type: `cosine_concat` to the target's own prompts of the same seed, in %; how
+    often the own prompt of the same task is the most similar; and the length of carried vectors relative to own ones.
     """
     results, types, rows = study.results, study.results.study.types(), {}
     if not _has_vectors(results):
         return {}
-    ways = [(method, group) for group in results.study.cross_model.fitted_on for method in methods]
-    for method, group in (way for way in ways if way[0] in results.study.cross_model.methods):
-        kinds, parts, lengths, way = {types[task] for task in group}, [], [], named_way(method, group)
+    crossing = results.study.cross_model
+    known = [method for method in methods if method in crossing.methods]
+    for method, group in ((method, group) for group in crossing.fitted_on for method in known):
+        kinds, parts, lengths, projector = {types[task] for task in group}, [], [], named_way(method, group)
         for seed in results.study.seeds:
             try:
-                carried = results.carried_prompts(study.source, study.backbone, way, seed)
-            except (StudyError, UnknownNameError):  # it cannot be gone, or not with this seed yet
+                carried = results.carried_prompts(study.source, study.backbone, projector, seed)
+            except (StudyError, UnknownNameError):  # impossible between these models, or not computed yet for this seed
                 continue
             tuned = results.prompts(study.backbone, seed)
             carried = {task: prompt for task, prompt in carried.items() if types[task] in kinds and task in tuned}
@@ -746,7 +749,7 @@ def by_carried(
             both |= {f"own {task}": prompt for task, prompt in tuned.items()}
             alike = similarity_matrix(both, "cosine_concat").iloc[: len(carried), len(carried) :]
             parts.append(own_beside_others(alike.set_axis([*carried]).set_axis([*tuned], axis=1), types))
-            lengths.append([_length(of.values()) for of in (carried, {task: tuned[task] for task in carried})])
+            lengths.append([_mean_norm(of.values()) for of in (carried, {task: tuned[task] for task in carried})])
         if parts:
             near, (long, own) = pd.concat(parts), np.mean(lengths, axis=0)
             row = {name: number(100 * near[name].mean(), 1) for name in ("own", "others of its type", "other types")}
@@ -754,19 +757,19 @@ def by_carried(
                 "own is most similar": f"{near['first'].sum():.0f} of {len(near)}",
                 "relative length": number(long / own, 1),
             }
-            rows[way] = row
+            rows[projector] = row
     return rows
 
 
-def _length(prompts) -> float:
+def _mean_norm(prompts) -> float:
     return float(np.mean([float(prompt.values.norm(dim=1).mean()) for prompt in prompts]))
 
 # %% ../nbs/library/evidence.ipynb #2010ab75
 def across(study: Evidence) -> dict[str, str]:
-    """Are other tasks' prompts of the model better than the task's own prompt from another model (abstract, §5.3)?
+    """Are prompts of other tasks better than a task's own prompt carried over from another model (abstract, §5.3)?
 
-    On unseen tasks of the types that task tuning learned from. Holds where the interval of the difference, over
-    tasks, lies above zero, and fails where it lies below.
+    They are compared on unseen tasks of the types that task tuning learned from. The claim holds if the interval of
+    the difference over tasks is above zero, and fails if it is below zero.
     """
     here = studies_there(study.results.out.parent, "transfer")
     alike = [other for other in here if other.backbone == study.backbone]
@@ -787,10 +790,10 @@ def across(study: Evidence) -> dict[str, str]:
 
 # %% ../nbs/library/evidence.ipynb #c066240e
 def progress(
-    folder: str | Path,  # of studies' folders, `results`
-    names: Sequence[str],  # of studies
-) -> pd.DataFrame:  # texts, a row a study
-    "How far studies have come, what they took, and on which machine."
+    folder: str | Path,  # the parent folder of the studies, `results`
+    names: Sequence[str],  # the studies' names
+) -> pd.DataFrame:  # texts, one row per study
+    "The progress of studies, their cost, and the machines they ran on."
     rows = {}
     for name in names:
         if not (Path(folder) / name / "study.yaml").is_file():
@@ -823,11 +826,11 @@ CLAIMS = {
         "other tasks minus other model, points",
     ),
 }
-"Claims with a declared rule: the question, the function that makes a row, and the columns of verdict and evidence."
+"Claims with a declared rule: the question, the function that makes a row, and the columns for verdict and evidence."
 
 
 def claims(folder: str | Path) -> pd.DataFrame:  # rows: claim and study; columns: verdict, evidence
-    "What each study in the folder says about each claim."
+    "The verdict of each study in the folder on each claim, with its evidence."
     tables = {row: each_study(folder, question, row) for question, row, *_ in CLAIMS.values()}
     rows = {}
     for claim, (_, row, said_in, *columns) in CLAIMS.items():

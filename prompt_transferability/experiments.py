@@ -44,25 +44,25 @@ __all__ = ['UNKNOWN', 'HUB_NAMES', 'Rows', 'KINDS', 'Share', 'Number', 'Count', 
 # %% ../nbs/library/experiments.ipynb #2d60382d
 @dataclass(frozen=True)
 class Fingerprints:
-    "What stands behind the names of a study: hashes of the weights of its models, and of the rows of its tasks."
+    "Hashes of what a study only names: the weights of its models, and the rows of its tasks."
 
     models: Mapping[str, str] = field(default_factory=dict)  # by name
     rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by task and split
 
 
 UNKNOWN = Fingerprints()
-"Those of a study of which nothing is known but its declaration."
+"The fingerprints of a study of which only the declaration is known."
 
 # %% ../nbs/library/experiments.ipynb #5e52eb53
 @patch
 def asked(
     self: Fingerprints, models: Iterable[str], tasks: Iterable[str], splits: Iterable[str] = SPLITS
 ) -> dict[str, Any]:
-    "Their part in a question; nothing where they are not known."
+    "The entry of a question for these models and tasks; empty if the fingerprints are unknown."
     if not self.rows:
         return {}
     rows = {}
-    for task in tasks:  # None: it has been added to the study, and nothing was run since
+    for task in tasks:  # None: the task was added after the last run
         known = self.rows.get(task)
         rows[task] = None if known is None else {split: known[split] for split in splits if split in known}
     return {"fingerprints": {"models": {name: self.models.get(name) for name in models}, "rows": rows}}
@@ -70,7 +70,7 @@ def asked(
 # %% ../nbs/library/experiments.ipynb #7613f132
 @patch
 def differences(self: Fingerprints, other: Fingerprints) -> list[str]:
-    "What has one name and is not the same, in words."
+    "What differs under the same name, in words."
     models = [
         f"the weights of {name!r}" for name, found in self.models.items() if other.models.get(name, found) != found
     ]
@@ -84,22 +84,22 @@ def differences(self: Fingerprints, other: Fingerprints) -> list[str]:
 
 # %% ../nbs/library/experiments.ipynb #4dee614f
 HUB_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
-"What the Hub calls a model that a study names by its folder."
+"The names on the Hub of models that studies name differently."
 
 
 @dataclass(frozen=True)
 class Sources:
-    "Where a study finds its models and its data, and where the models compute."
+    "Where a study finds its models and data, and the device that it computes on."
 
-    data: str | None = None  # a folder with `tasks/` below it; None: as `load_task` does without one
-    models: str | None = None  # a folder of model folders and .gguf files; a name that is not in it is asked of the Hub
+    data: str | None = None  # a folder that contains `tasks/`; None: the default of `load_task`
+    models: str | None = None  # a folder of model folders and .gguf files; other names are looked up on the Hub
     device: str = "auto"  # as in `Backbone.from_pretrained`
-    tasks: tuple[Task, ...] = ()  # those that are not known by name
+    tasks: tuple[Task, ...] = ()  # tasks that are not in `ALL_TASKS`
 
 # %% ../nbs/library/experiments.ipynb #dccd1ad1
 @patch
 def backbone(self: Sources, name: str, layout: str, max_length: int, dtype: str = "auto") -> Backbone:
-    "The frozen model of that name."
+    "The frozen model with that name."
     settings = dict(layout=layout, max_length=max_length, dtype=dtype, device=self.device)
     on_hub = HUB_NAMES.get(name, name)
     if self.models is None or name in MICRO_MODELS:
@@ -119,75 +119,75 @@ def backbone(self: Sources, name: str, layout: str, max_length: int, dtype: str 
 def task(
     self: Sources, name: str, max_train: int | None, max_eval: int | None, splits: Sequence[str] | None = None
 ) -> TaskData:
-    "The task's rows, capped."
+    "The task's rows, up to the maximum numbers."
     own = {task.name: task for task in self.tasks}
     return load_task(own.get(name, name), self.data, splits, max_train=max_train, max_eval=max_eval)
 
 # %% ../nbs/library/experiments.ipynb #f0c298a7
 @lru_cache(maxsize=2)  # a source model and a target model
 def backbone_of(sources: Sources, *question) -> Backbone:
-    "The answer of `Sources.backbone`, kept."
+    "`Sources.backbone`, cached."
     return sources.backbone(*question)
 
 
 @lru_cache(maxsize=32)
 def task_of(sources: Sources, *question) -> TaskData:
-    "The answer of `Sources.task`, kept."
+    "`Sources.task`, cached."
     return sources.task(*question)
 
 
 @lru_cache(maxsize=32)
 def rows_of(sources: Sources, *question) -> dict[str, str]:
-    "The fingerprints of the splits in that answer, kept."
+    "The fingerprints of the splits of that task, cached."
     data = task_of(sources, *question)
     return {split: data.fingerprint(split)[:16] for split in data.splits()}
 
 
 def forget() -> None:
-    "Keep nothing of these three: files may have changed."
-    for kept in (backbone_of, task_of, rows_of):
-        kept.cache_clear()
+    "Empty these three caches, because files may have changed."
+    for cached in (backbone_of, task_of, rows_of):
+        cached.cache_clear()
 
 # %% ../nbs/library/experiments.ipynb #c935d9d6
-def _in_words(data: TaskData, asked: Mapping[str, Any]) -> TaskData:
-    "The same rows, with the label words 1, 2, 3, ... where these are asked for."
+def _with_label_words(data: TaskData, asked: Mapping[str, Any]) -> TaskData:
+    "The same rows, with the label words 1, 2, 3, ... if the question requires them."
     unified = asked.get("unified_label_words", False)
     return replace(data, task=unify_label_words([data.task])[data.task.name]) if unified else data
 
 
 def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -> Backbone:
-    "The model that a question names, computing in the number type that it asks for."
+    "The model that a question names, in the number type that it specifies."
     return backbone_of(sources, asked[name], asked["layout"], asked["max_length"], asked.get("dtype", "float32"))
 
 
 def _target(asked: Mapping[str, Any], sources: Sources) -> tuple[Backbone, TaskData]:
     "The model and the rows that a prompt is trained with."
     data = task_of(sources, asked["task"], asked["max_train"], asked["max_eval"])
-    return _model(asked, sources), _in_words(data, asked)
+    return _model(asked, sources), _with_label_words(data, asked)
 
 # %% ../nbs/library/experiments.ipynb #b7de96b6
 Rows = Mapping[str, Mapping[str, int]]
-"How many rows the splits of each task have."
+"The number of rows in each split, by task."
 
 
 @dataclass(frozen=True)
 class Kind:
     "One experiment."
 
-    plan: Callable[..., Iterable[Cell]]  # of a `Plan`, which is defined below
-    answer: Callable[[Cell, Sources, Store, Path], dict[str, Any]]  # its result; files go into the folder
-    result: type  # what a result holds at least, a `TypedDict`
+    plan: Callable[..., Iterable[Cell]]  # makes the cells of a `Plan`, which is defined below
+    answer: Callable[[Cell, Sources, Store, Path], dict[str, Any]]  # returns the result; writes files to the folder
+    result: type  # the minimum contents of a result, a `TypedDict`
     label: Callable[[Cell], str]  # a short description for people
-    rows: Callable[[Cell, dict[str, Any]], Iterable[dict[str, Any]]]  # what a result says, for a table
-    files: Callable[[Cell, dict[str, Any]], Iterable[str]] = lambda cell, result: ()  # of tensors, that it has
-    texts: Callable[[Cell, Rows], tuple[int, int]] = lambda cell, rows: (0, 0)  # how many are learned from, and read
-    times_read: int = 2  # how many times as much arithmetic as reading a text learning from it takes
-    fits: Callable[[Cell, dict[str, Any]], bool] = lambda cell, result: True  # whether it is of all that was asked
+    rows: Callable[[Cell, dict[str, Any]], Iterable[dict[str, Any]]]  # a result as rows of a table
+    files: Callable[[Cell, dict[str, Any]], Iterable[str]] = lambda cell, result: ()  # the names of the tensor files
+    texts: Callable[[Cell, Rows], tuple[int, int]] = lambda cell, rows: (0, 0)  # how many are trained on, and read
+    times_read: int = 2  # arithmetic of training on a text, relative to reading it
+    fits: Callable[[Cell, dict[str, Any]], bool] = lambda cell, result: True  # whether it covers exactly what was asked
     version: int = 1
 
 
 KINDS: dict[str, Kind] = {}
-"The experiments by name, each after those that its cells need."
+"The experiments by name, each after those whose cells it needs."
 
 # %% ../nbs/library/experiments.ipynb #fa28774f
 def cell_label(cell: Cell) -> str:
@@ -198,12 +198,12 @@ def cell_label(cell: Cell) -> str:
 def operations(
     cell: Cell,
     rows: Rows,
-    weights: float,  # of the model, without its embedding tables
-    positions: float,  # of a text with its prompt
+    weights: float,  # number of the model's weights, without its embedding tables
+    positions: float,  # length of a text with its prompt
 ) -> float:
-    """The arithmetic that a cell takes, by the rule of two operations a weight and position of a text that is read.
+    """The number of arithmetic operations of a cell: two per weight and position of a text that is read.
 
-    Learning takes as much again for the way back to a prompt, and twice as much again where all weights learn.
+    Training takes twice as many, for the backward pass to a prompt, and three times as many if all weights are trained.
     """
     kind = KINDS[cell.kind]
     learned, read = kind.texts(cell, rows)
@@ -229,7 +229,7 @@ def cell(
     kind: str,
     asked: Mapping[str, Any],
     needs: Sequence[Cell] = (),
-    tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: those of the `task`, if any
+    tasks: Iterable[str] | None = None,  # whose rows the answer depends on; None: the question's `task`, if any
     splits: Iterable[str] = SPLITS,  # of these tasks
 ) -> Cell:
     "A cell of that kind, with the fingerprints of the models that it names and of the rows that it reads."
@@ -248,7 +248,7 @@ def settings(self: Plan, *names: str) -> dict[str, Any]:
 
 @patch
 def unusual(self: Plan, *names: str) -> dict[str, Any]:
-    "Those that are not the default, so that a study without them keeps the keys that it always had."
+    "Settings that differ from the default; leaving out the others keeps the keys of earlier studies valid."
     defaults = {f.name: f.default for f in fields(self.study)}
     return self.settings(*(name for name in names if getattr(self.study, name) != defaults[name]))
 
@@ -259,10 +259,10 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class AnswerError(ValueError):
-    "An answer that is not as a run writes it."
+    "An answer that differs from what a run writes."
 
 
-_ADVICE = "remove its folder and run the study again, or, of a packed study, get the study again"
+_ADVICE = "remove its folder and run the study again; for a packed study, get a new copy"
 
 
 @lru_cache
@@ -271,27 +271,25 @@ def _reader(kind: type) -> TypeAdapter:
 
 
 def check_answer(kind: type, found: Any, what: str) -> None:
-    "Raise `AnswerError` where `found` is no such `TypedDict`."
+    "Raise `AnswerError` if `found` is not a valid `kind`."
     try:
         _reader(kind).validate_python(found, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = printable(" ".join(map(str, first["loc"])))[:80]
-        raise AnswerError(
-            f"{what} is not as a run writes it ({where}: {printable(first['msg'])[:80]}); {_ADVICE}"
-        ) from None
+        raise AnswerError(f"{what} is not valid ({where}: {printable(first['msg'])[:80]}); {_ADVICE}") from None
 
 # %% ../nbs/library/experiments.ipynb #e289ad17
 def check_result(cell: Cell, found: Any) -> None:
-    "Raise `AnswerError` where this is no result of the cell."
+    "Raise `AnswerError` if this is not a valid result of the cell."
     what = f"the result of {cell_label(cell)!r}, cells/{cell.kind}/{cell.key},"
     check_answer(KINDS[cell.kind].result, found, what)
     if not KINDS[cell.kind].fits(cell, found):
-        raise AnswerError(f"{what} is not of all that was asked, or of more; {_ADVICE}")
+        raise AnswerError(f"{what} is not valid (entries are missing or unexpected); {_ADVICE}")
 
 # %% ../nbs/library/experiments.ipynb #9dc35c9e
 class Origin(TypedDict, total=False):
-    "What is said of where an answer comes from."
+    "The provenance of an answer."
 
     started: Required[str]
     seconds: Required[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
@@ -309,7 +307,7 @@ class Origin(TypedDict, total=False):
 
 # %% ../nbs/library/experiments.ipynb #3e8cdb6a
 def check_stored(cell: Cell, store: Store) -> None:
-    "Raise `AnswerError` or `StoreError` where a store does not hold the whole answer of a cell."
+    "Raise `AnswerError` or `StoreError` if a store does not contain the complete answer of a cell."
     check_result(cell, found := store.read(cell))
     check_answer(Origin, store.read(cell, "provenance"), f"the provenance of cells/{cell.kind}/{cell.key}")
     lacking = {*KINDS[cell.kind].files(cell, found)} - {*store.files(cell)}
@@ -334,7 +332,7 @@ class _Shares(TypedDict):
 
 
 class Sizes(TypedDict):
-    "What the splits of a task are."
+    "The sizes of a task's splits."
 
     rows: _Counts
     majority: NotRequired[_Shares]  # accuracy of the most frequent label
@@ -379,17 +377,17 @@ class _Curve(TypedDict):
     step: Annotated[list[Count], Field(min_length=1)]
     loss: list[Number | None]
     accuracy: list[Share]
-    seconds: NotRequired[list[Number]]  # folders of earlier versions do not have them
+    seconds: NotRequired[list[Number]]  # not in folders of earlier versions
 
 
 class Tested(TypedDict):
-    "At least the accuracy on the test split."
+    "The evaluation on the test split."
 
     accuracy: Share
 
 
 class Trained(TypedDict):
-    "What came of a training."
+    "The outcome of training."
 
     accuracy: Share  # the best on dev
     curve: Annotated[_Curve, AfterValidator(_of_one_length)]
@@ -397,15 +395,15 @@ class Trained(TypedDict):
 
 
 class Tuned(Trained):
-    "What came of training a prompt from nothing, or a whole model."
+    "The outcome of training a prompt from scratch, or a whole model."
 
-    step: Count  # of the best
+    step: Count  # of the best accuracy
     rows: _Counts
     majority: dict[str, Share]
 
 # %% ../nbs/library/experiments.ipynb #9ab30ef1
 INITS = {"random": None, "vocabulary": vocabulary_prompt}
-"What a prompt begins with, by name; None: what `tune_prompt` begins with."
+"The initial vectors of a prompt, by name; None: the default of `tune_prompt`."
 _TRAINING = ("length", "steps", "learning_rate", "batch_size", "eval_every", "patience", *_ROWS)
 _READING, _LEARNING = ("unified_label_words", "dtype"), ("relative", "schedule", "warmup", "init")
 
@@ -420,7 +418,7 @@ def _plan_tune(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #b86cef7f
 def _settings(cell: Cell, store: Store) -> dict[str, Any]:
-    "What a cell says of a training, be it of a prompt or of a model."
+    "A cell's settings for training a prompt or a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
     names += tuple(name for name in ("relative", "schedule", "warmup") if name in cell.asked)
     checkpoint = store.beside(cell, "checkpoint")
@@ -428,7 +426,7 @@ def _settings(cell: Cell, store: Store) -> dict[str, Any]:
 
 # %% ../nbs/library/experiments.ipynb #c81de9e5
 def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
-    "What came of a training, ready for JSON."
+    "The outcome of training, ready for JSON."
     return {
         "accuracy": run.best_accuracy,
         "step": run.best_step,
@@ -440,7 +438,7 @@ def _outcome(run: TuningRun | FineTuningRun, data: TaskData) -> dict[str, Any]:
 
 # %% ../nbs/library/experiments.ipynb #fe28eb97
 def _trained(run: TuningRun, data: TaskData, folder: Path) -> dict:
-    "Write the prompt, and return what is to be known of it."
+    "Save the prompt, and return the outcome of its training."
     run.prompt.save(folder / "prompt.safetensors")
     return _outcome(run, data)
 
@@ -460,7 +458,7 @@ def _curve_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
 
 # %% ../nbs/library/experiments.ipynb #1c824512
 def _texts_of_training(cell: Cell, rows: Rows) -> tuple[int, int]:
-    "Every evaluation reads dev, and what a prompt is kept for reads test once; patience may end it earlier."
+    "Every evaluation reads dev, and the final one reads test; patience may end training earlier."
     asked, own = cell.asked, rows[cell.asked["task"]]
     evaluations = 1 + -(-asked["steps"] // asked["eval_every"])
     return asked["steps"] * asked["batch_size"], evaluations * own["dev"] + own.get("test", 0)
@@ -487,7 +485,7 @@ KINDS["tune"] = Kind(
 
 # %% ../nbs/library/experiments.ipynb #21eabfb9
 def stored_prompt(store: Store, cell: Cell, name: str = "prompt.safetensors") -> SoftPrompt:
-    "A prompt that the answer of a cell holds."
+    "A prompt in the answer of a cell."
     return SoftPrompt.from_tensors(*store.tensors(cell, name), f"cells/{cell.kind}/{cell.key}/{name}")
 
 # %% ../nbs/library/experiments.ipynb #c998a910
@@ -502,7 +500,7 @@ def _plan_fine_tune(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #5ed7cd8d
 def _tested(backbone: Backbone, prompt: SoftPrompt | None, data: TaskData) -> dict[str, Any] | None:
-    "What it is worth on the test split, where the task has one."
+    "The evaluation on the test split, if the task has one."
     return evaluate(backbone, prompt, data, "test").as_dict() if "test" in data.splits() else None
 
 
@@ -532,8 +530,8 @@ def _transfer_cell(
     return plan.cell("transfer", asked, (tuned,) if tuned else (), targets, [split])
 
 # %% ../nbs/library/experiments.ipynb #3c3d2019
-def _beside_projectors(study: Any, tuned: Cell) -> bool:
-    "Whether a projector to this model learns from the task."
+def _learned_by_projector(study: Any, tuned: Cell) -> bool:
+    "Whether a projector to this model learns from this task."
     crossing = study.cross_model
     return (
         crossing is not None
@@ -546,7 +544,7 @@ def _plan_transfer(plan: Plan) -> Iterator[Cell]:
     study = plan.study
     for tuned in plan["tune"]:
         task = tuned.asked["task"]
-        everywhere = study.cross_task or _beside_projectors(study, tuned)
+        everywhere = study.cross_task or _learned_by_projector(study, tuned)
         yield _transfer_cell(plan, tuned.asked, study.tasks if everywhere else [task], "dev", tuned)
         yield _transfer_cell(plan, tuned.asked, [task], "test", tuned)
     for backbone in study.backbones:
@@ -557,7 +555,7 @@ def _plan_transfer(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #ac871813
 class Evaluated(TypedDict):
-    "As `Evaluation.as_dict` has it."
+    "The output of `Evaluation.as_dict`."
 
     accuracy: Share
     low: Number
@@ -571,7 +569,7 @@ _NUMBERS = ("accuracy", "low", "high", "n", "f1")
 
 
 class Transferred(TypedDict):
-    "What a prompt is worth on each target; None: it has no such split."
+    "The evaluation of a prompt on each target; None: the target has no such split."
 
     targets: dict[str, Evaluated | None]
 
@@ -584,14 +582,14 @@ def _transfer(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     )
     known, targets = asked.get("fingerprints", {"rows": {}})["rows"], {}
     for name in asked["targets"]:
-        if known.get(name) == {}:  # nor has it been looked for since the study began
+        if known.get(name) == {}:  # the task had no such split when the study began
             targets[name] = None
             continue
         data = task_of(sources, name, None, asked["max_eval"], (asked["split"],))
         if asked["split"] not in data.splits():
             targets[name] = None
             continue
-        result = evaluate(backbone, prompt, _in_words(data, asked), asked["split"])
+        result = evaluate(backbone, prompt, _with_label_words(data, asked), asked["split"])
         between = "" if len(data.task.labels) <= 10 else " "
         targets[name] = result.as_dict() | {"predictions": between.join(map(str, result.predictions))}
     return {"targets": targets, "examples": sum(found["n"] for found in targets.values() if found is not None)}
@@ -618,7 +616,7 @@ KINDS["transfer"] = Kind(
 
 # %% ../nbs/library/experiments.ipynb #6190d75d
 def _others(plan: Plan, tuned: Cell) -> dict[str, Cell]:
-    "The prompts of other tasks, of the same model and seed."
+    "The prompts of other tasks, for the same model and seed."
     alike = [
         cell for cell in plan["tune"] if all(cell.asked[name] == tuned.asked[name] for name in ("backbone", "seed"))
     ]
@@ -628,17 +626,17 @@ def _others(plan: Plan, tuned: Cell) -> dict[str, Cell]:
 def _from_others(
     plan: Plan, kind: str, tuned: Cell, prompts: Sequence[Cell], scores: Sequence[Cell], asked: Mapping[str, Any]
 ) -> Cell:
-    "A question about the task of `tuned` and the prompts of others; `scores` tell which of these is taken."
+    "A cell about the task of `tuned` and the prompts of others; `scores` determine which of these is used."
     sources = {prompt.asked["task"]: prompt.key for prompt in prompts}
     return plan.cell(kind, dict(tuned.asked) | dict(asked) | {"sources": sources}, (*prompts, *scores))
 
 # %% ../nbs/library/experiments.ipynb #d88bc7f4
 PAPERS_METRICS = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
-"What probes are compared by where a study names no metrics: the paper's five, whatever is added to `METRICS`."
+"The metrics for comparing probes if a study names none: the paper's five, regardless of additions to `METRICS`."
 
 
 class Probed(TypedDict):
-    "How similar the prompts of other tasks are to the trial."
+    "The similarities of other tasks' prompts to the probe."
 
     accuracy: Share
     similarities: dict[str, dict[str, Number]]  # by metric and task
@@ -652,7 +650,7 @@ def _plan_probe(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #e19ac518
 def _prompts(cell: Cell, store: Store) -> dict[str, SoftPrompt]:
-    "The prompts that a cell builds on, by task."
+    "The trained prompts that a cell needs, by task."
     return {need.asked["task"]: stored_prompt(store, need) for need in cell.needs if need.kind == "tune"}
 
 
@@ -693,8 +691,8 @@ KINDS["probe"] = Kind(
 )
 
 # %% ../nbs/library/experiments.ipynb #88676422
-def _as_many(target: str, others: Sequence[str], types: Mapping[str, str]) -> list[str]:
-    "As many tasks of other types as there are of the target's, drawn by a hash of the names."
+def _equal_number(target: str, others: Sequence[str], types: Mapping[str, str]) -> list[str]:
+    "Tasks of other types, as many as there are of the target's type, drawn by a hash of the names."
     elsewhere = [name for name in others if types[name] != types[target]]
     drawn = sorted(elsewhere, key=lambda name: hashlib.sha256(f"{target} {name}".encode()).digest())
     few = drawn[: len(others) - len(elsewhere)]
@@ -705,15 +703,15 @@ TPT_SOURCES: dict[str, Callable[[str, Sequence[str], Mapping[str, str]], list[li
     "best": lambda target, others, types: [[*others]],
     "same type": lambda target, others, types: [[name for name in others if types[name] == types[target]]],
     "other types": lambda target, others, types: [[name for name in others if types[name] != types[target]]],
-    "other types, as many": lambda target, others, types: [_as_many(target, others, types)],
+    "other types, as many": lambda target, others, types: [_equal_number(target, others, types)],
     "every": lambda target, others, types: [[name] for name in others],
 }
-"""Which candidates a target's runs have, one list a run: all other tasks, those of its type or not, of the others as
-many as there are of its type, or each one alone."""
+"""The candidate sources of a target's runs, one list per run: all other tasks, those of its type, those of other types,
+as many of these as there are of its type, or each task alone."""
 
 
 MIXED = 3
-"How many sources a study mixes."
+"The number of sources that a study mixes."
 
 # %% ../nbs/library/experiments.ipynb #abae5838
 def _plan_tpt(plan: Plan) -> Iterator[Cell]:
@@ -736,19 +734,19 @@ def _plan_tpt(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #08d83a88
 def _choice(cell: Cell, store: Store) -> str | Callable:
-    "What scores the candidates of a cell: what other cells found, or, of one alone, its name."
+    "A function that scores a cell's candidates by the results of other cells, or the name of the only candidate."
     others = [need for need in cell.needs if need.kind != "tune"]
     found = [*map(store.read, others)]
     if not found:
         return next(iter(cell.asked["sources"]))
     if others[0].kind == "probe":
-        way, values = "neuron_overlap", found[0]["similarities"]["neuron_overlap"]
+        method, values = "neuron_overlap", found[0]["similarities"]["neuron_overlap"]
     else:
-        way, rows = "transfer", zip(others, found, strict=True)
+        method, rows = "transfer", zip(others, found, strict=True)
         values = {need.asked["source"]: row["targets"][cell.asked["task"]]["accuracy"] for need, row in rows}
-    cost = choice_cost(way, len(values), probe_steps=others[0].asked.get("steps"))
-    # The seconds are among those of the other cells, which did more than this.
-    return lambda *_: SourceScores(way, pd.Series(values), *cost)
+    cost = choice_cost(method, len(values), probe_steps=others[0].asked.get("steps"))
+    # The seconds are included in those of the other cells.
+    return lambda *_: SourceScores(method, pd.Series(values), *cost)
 
 # %% ../nbs/library/experiments.ipynb #30120a8b
 class _Source(TypedDict):
@@ -760,7 +758,7 @@ class _Start(TypedDict):
 
 
 class Started(Trained):
-    "What came of training from other tasks' prompts."
+    "The outcome of training from other tasks' prompts."
 
     step: Count
     init: _Start
@@ -795,18 +793,18 @@ KINDS["tpt"] = Kind(
 )
 
 # %% ../nbs/library/experiments.ipynb #96b376c3
-def _beginning(init: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    "The same question with another beginning; what `INITS` names first goes without saying."
+def _with_init(init: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    "Changes the initial vectors in a question; the default, which is first in `INITS`, is left out."
     kept = {} if init == next(iter(INITS)) else {"init": init}
     return lambda asked: {name: value for name, value in asked.items() if name != "init"} | kept
 
 
 CONTROLS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "random start": _beginning("random"),
-    "vocabulary start": _beginning("vocabulary"),
+    "random start": _with_init("random"),
+    "vocabulary start": _with_init("vocabulary"),
     "twice the steps": lambda asked: dict(asked) | {"steps": 2 * asked["steps"]},
 }
-"How the prompts of a study are trained otherwise: what is asked instead."
+"Other methods of training a study's prompts, by name: each changes the question."
 AS_TUNED = "as tuned"
 
 # %% ../nbs/library/experiments.ipynb #42b6c4d7
@@ -844,15 +842,15 @@ METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
     "task tuning": _TUNING,
     "task tuning without LayerNorm": _TUNING,
 }
-"How prompts are carried to another model, and the settings of `CrossModel` that each way depends on."
+"The methods of carrying prompts to another model, and the settings of `CrossModel` that each depends on."
 
 # %% ../nbs/library/experiments.ipynb #f2b3ba65
 FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
-"Those that learn from prompts of some tasks."
+"The methods that learn from prompts of some tasks."
 
 
 def tuned_further(method: str) -> bool:
-    "Whether a study may go on tuning what came in this way."
+    "Whether a study may tune prompts carried by this method further."
     return method.startswith("task tuning")
 
 # %% ../nbs/library/experiments.ipynb #c2a146b7
@@ -867,7 +865,7 @@ def _projected_cell(plan: Plan, direction: tuple[str, str], method: str, group: 
     asked |= {name: getattr(study.cross_model, name) for name in METHODS[method]}
     asked |= plan.settings(*_FRAME, "length", *_ROWS) | plan.unusual(*_READING) | {"tasks": list(study.tasks)}
     asked |= {"batch_size": study.batch_size} if tuned_further(method) else {}
-    if study.random_seeds != study.seeds:  # of the untrained vectors; left out where they are those of the prompts
+    if study.random_seeds != study.seeds:  # of the untrained vectors; left out if they equal those of the prompts
         asked |= {"untrained_seeds": list(study.random_seeds)}
     asked |= {"prompts": [cell.key for cell in prompts], "wanted": [cell.key for cell in wanted]}
     return plan.cell("projected", asked, (*prompts, *wanted), study.tasks)
@@ -883,7 +881,7 @@ def _plan_projected(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #37273a4b
 class Carried(Evaluated):
-    "What a carried prompt is worth."
+    "The evaluation of a carried prompt."
 
     source: str  # "random": untrained vectors
     seed: Count
@@ -892,7 +890,7 @@ class Carried(Evaluated):
 
 
 class Projected(TypedDict):
-    "What all of them are worth, or why there are none."
+    "The evaluations of all carried prompts, or why there are none."
 
     impossible: str | None
     rows: list[Carried]
@@ -901,7 +899,7 @@ class Projected(TypedDict):
 def _projection(
     asked: Mapping[str, Any], prompts: Mapping, wanted: Mapping, sources: Sources, checkpoint: Path
 ) -> Projection:
-    "What carries the prompts; `prompts` and `wanted` are those of the source and of the target, by task and seed."
+    "The fitted projection; `prompts` are the source's and `wanted` the target's, by task and seed."
     source, target = (_model(asked, sources, name) for name in ("source_backbone", "backbone"))
     kind, settings = asked["method"].removesuffix(" without LayerNorm"), {}
     if METHODS[kind]:
@@ -915,7 +913,7 @@ def _projection(
     if kind == "task tuning":
         datas = [task_of(sources, task, asked["max_train"], asked["max_eval"]) for task in asked["fitted_on"]]
         settings |= {"layer_norm": kind == asked["method"], "batch_size": asked["batch_size"]}
-        datas = [_in_words(data, asked) for data in datas]
+        datas = [_with_label_words(data, asked) for data in datas]
         return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
     return WAYS[kind](source, target, **settings)
 
@@ -923,8 +921,8 @@ def _projection(
 def _evaluated(
     carried: Mapping, target: Backbone, task: str, asked: Mapping[str, Any], sources: Sources
 ) -> Iterator[dict[str, Any]]:
-    "What the prompts of a task and the untrained ones are worth there."
-    data = _in_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
+    "The evaluations on a task of its carried prompts, and of the untrained ones."
+    data = _with_label_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
     names = [name for name in carried if name[0] in (task, "random")]
     for split in (split for split in data.splits() if split != "train"):
         found = evaluate_prompts(target, [carried[name] for name in names], data, split)
@@ -933,7 +931,7 @@ def _evaluated(
 
 # %% ../nbs/library/experiments.ipynb #7c702def
 def carried_file(task: str, seed: int) -> str:
-    "Where a cell keeps a prompt that it carried over, in its folder."
+    "The path of a carried prompt in the folder of its cell's answer."
     return f"prompts/{seed}/{task}.safetensors"
 
 # %% ../nbs/library/experiments.ipynb #4237c7ac
@@ -984,8 +982,8 @@ def _carried_files(cell: Cell, result: dict[str, Any]) -> list[str]:
     if result["impossible"] is not None:
         return []
     seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else {need.asked["seed"] for need in cell.needs}
-    kept = [carried_file(task, seed) for task in cell.asked["tasks"] for seed in seeds]
-    return kept  # what is packed need not have the projector, which nothing reads again
+    # The projector is not required, because nothing reads it again; a packed study may lack it.
+    return [carried_file(task, seed) for task in cell.asked["tasks"] for seed in seeds]
 
 # %% ../nbs/library/experiments.ipynb #536adf4c
 def _texts_of_projection(cell: Cell, rows: Rows) -> tuple[int, int]:
@@ -1044,25 +1042,25 @@ KINDS["tpt_model"] = Kind(
 
 # %% ../nbs/library/experiments.ipynb #2ce353c7
 def _check_unchanged(asked: Mapping[str, Any], sources: Sources) -> None:
-    meant = asked.get("fingerprints", {"models": {}, "rows": {}})
+    noted = asked.get("fingerprints", {"models": {}, "rows": {}})
     names = [name for name in ("backbone", "source_backbone") if name in asked]
     models = {asked[name]: _model(asked, sources, name).fingerprint for name in names}
     question = (asked.get("max_train"), asked.get("max_eval"), *([(asked["split"],)] if "split" in asked else []))
-    there = {task: rows_of(sources, task, *question) for task, splits in meant["rows"].items() if splits}
-    rows = {task: {split: found.get(split) for split in meant["rows"][task]} for task, found in there.items()}
-    changed = Fingerprints(meant["models"], meant["rows"]).differences(Fingerprints(models, rows))
+    there = {task: rows_of(sources, task, *question) for task, splits in noted["rows"].items() if splits}
+    rows = {task: {split: found.get(split) for split in noted["rows"][task]} for task, found in there.items()}
+    changed = Fingerprints(noted["models"], noted["rows"]).differences(Fingerprints(models, rows))
     if changed:
-        raise DataError(f"{', '.join(changed)} changed while the study ran; bring back what it began with")
+        raise DataError(f"{', '.join(changed)} changed while the study ran; restore the original and run it again")
 
 # %% ../nbs/library/experiments.ipynb #2a28d6cf
 def answer(
     cell: Cell,
     store: Store,
-    folder: Path,  # for its files
+    folder: Path,  # for the answer's files
     sources: Sources,
     command: str | None = None,  # noted in the provenance
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    "Compute a cell: its result, and where that comes from. Raises `DataError` where rows or weights have changed."
+    "Compute a cell's result and provenance. Raises `DataError` if rows or weights have changed."
     started, origin = time.time(), surroundings()
     _check_unchanged(cell.asked, sources)
     result = KINDS[cell.kind].answer(cell, sources, store, folder)

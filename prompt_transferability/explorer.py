@@ -129,8 +129,8 @@ def published_collections(
             "id": f"published-{backbone}",
             "group": "Published by the paper's authors",
             "name": model,
-            "says": f"{model} on the paper's 13 tasks, as published by the paper's authors: one prompt a task, "
-            "100 vectors. How many examples stand behind an accuracy was not published.",
+            "says": f"{model} on the paper's 13 tasks, as published by the paper's authors: one prompt per task, "
+            "100 vectors. The number of examples per accuracy was not published.",
             "source": "results/release/files.html",
             "tasks": task_entries(list(matrix)),
             "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)},

@@ -33,7 +33,7 @@ def part(module: nn.Module, path: str) -> nn.Module:
 # %% ../nbs/library/families.ipynb #2259e504
 @dataclass(frozen=True)
 class PostNormLayer:
-    "The parts of an encoder layer that normalises after each residual sum, by their paths in the layer."
+    "The parts of an encoder layer that normalizes after each residual sum, by their paths in the layer."
 
     query: str = "attention.self.query"
     key: str = "attention.self.key"

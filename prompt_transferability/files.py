@@ -359,7 +359,7 @@ def save_tensors(
     path: str | Path,
     texts: Mapping[str, str],  # the table of texts in the header
 ) -> None:
-    "Write a safetensors file: the same content gives the same bytes, with the usual permissions of new files."
+    "Write a safetensors file: the same content yields the same bytes, with the usual permissions of new files."
     import torch
 
     types = {getattr(torch, kind): name for name, kind in TENSOR_TYPES.items()}
@@ -407,7 +407,7 @@ def read_tensors(
     for name, (kind, shape) in kinds.items():
         if kind not in types or max(shape, default=0) >= 2**31:
             raise error(
-                f"{path.name!r} holds {name[:60]!r} as {kind} {shape}; expected numbers of type {', '.join(types)}"
+                f"{path.name!r} contains {name[:60]!r} as {kind} {shape}; expected numbers of type {', '.join(types)}"
             )
     with safe_open(path, framework="pt") as file:
         return header, {name: file.get_tensor(name).clone() for name in kinds}

@@ -49,7 +49,7 @@ def _between_tasks(backbone: Backbone, prompts: Mapping[str, SoftPrompt]) -> dic
 # %% ../nbs/library/layernorm_ablation.ipynb #e3628f4d
 def layernorm_ablation(
     target_backbone: Backbone,
-    prompts: Mapping[str, SoftPrompt],  # prompts prompts of the source model, by the name of their task
+    prompts: Mapping[str, SoftPrompt],  # prompts of the source model, by the name of their task
     datas: Sequence[TaskData] | Mapping[str, TaskData],  # those tasks
     runs: Sequence[TuningRun],  # prompt tuning on the target model from random vectors, one run per task
     fitted_on: Sequence[Sequence[str]],  # groups of tasks to fit on: a projector of each kind for each group

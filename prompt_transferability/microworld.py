@@ -535,7 +535,7 @@ def generate_task(
 ) -> dict[str, list[dict]]:  # split -> rows with text_a, text_b (or None) and label (its native name)
     """The data of one task, with equally many rows of each label as far as possible.
 
-    The same seed gives the same rows everywhere, and no two splits share one. Raises `ValueError` for an unknown task
+    The same seed yields the same rows everywhere, and no two splits share one. Raises `ValueError` for an unknown task
     or an impossible size.
     """
     task, sizes = _known(MICRO_TASKS, "task", name), {"train": train, "dev": dev, "test": test}

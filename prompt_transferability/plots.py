@@ -38,7 +38,7 @@ TYPE_COLORS = {"SA": "#0B4A9E", "NLI": "#007341", "EJ": "#45250F", "PI": "#C4530
 _TYPE_NAMES = {
     "SA": "sentiment analysis",
     "NLI": "natural language inference",
-    "EJ": "ethical judgement",
+    "EJ": "ethical judgment",
     "PI": "paraphrase identification",
 }
 _TYPE_MARKS = dict(zip(TASK_TYPES, "os^D", strict=True))
@@ -134,7 +134,7 @@ _FONTS = "'DejaVu Sans', 'Verdana', sans-serif"
 
 
 def _lighter(svg: str) -> str:
-    "Matplotlib's SVG without what nobody sees: coordinates to 1/100 of a pixel, no unused names, no font per text."
+    "Matplotlib's SVG without invisible details: coordinates to 1/100 of a pixel, no unused names, no font per text."
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
@@ -158,7 +158,7 @@ def figure_svg(
 
 # %% ../nbs/library/plots.ipynb #794aad29
 def _even_shades(name: str) -> ListedColormap:
-    "One of matplotlib's colour maps without its ends, from light to dark in equal steps of CIELAB's lightness."
+    "One of matplotlib's color maps without its ends, from light to dark in equal steps of CIELAB's lightness."
     shades = colormaps[name](np.linspace(0.94, 0.06, 200))
     lightness = np.cbrt([_luminance(shade[:3]) for shade in shades])
     even = np.linspace(lightness[-1], lightness[0], 101)
@@ -247,10 +247,10 @@ def _separate_types(
 # %% ../nbs/library/plots.ipynb #b7e6de98
 def _heatmap(
     cells: pd.DataFrame,  # fractions; rows that are not tasks come last
-    shades: pd.DataFrame,  # the values shown by colour, in the units of `norm`
+    shades: pd.DataFrame,  # the values shown by color, in the units of `norm`
     types: Mapping[str, str],
     norm: Normalize,
-    scale: str,  # the meaning of the colour, in words
+    scale: str,  # the meaning of the color, in words
     title: str,
     sides: tuple[str, str] = ("", ""),  # the meaning of rows and columns
     decimals: int = 0,
@@ -306,7 +306,7 @@ def plot_transfer(
     types: Mapping[str, str],  # type of every target, one of `TASK_TYPES`; rows without a type are separated
     title: str = "",
     random_row: str = "random",  # the row of the random prompt
-    scale: str = "accuracy",  # the meaning of the colour: "accuracy", or "recovered", the share of tuning's gain
+    scale: str = "accuracy",  # the meaning of the color: "accuracy", or "recovered", the share of tuning's gain
     min_gain: float = MIN_GAIN,  # with "recovered": targets on which tuning gains less are hatched
 ) -> Figure:
     """Heatmap of zero-shot transfer between tasks (Figure 3).
@@ -441,13 +441,13 @@ def plot_curves(
     curves: pd.DataFrame,  # columns task, seed, step, accuracy on dev in [0, 1]; one panel per task, in order
     types: Mapping[str, str],  # type of every task, one of `TASK_TYPES`
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
-    baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn in dashed grey
+    baseline: pd.DataFrame | None = None,  # other curves of these tasks, drawn in dashed gray
     baseline_name: str = "baseline",  # the baseline's name in the legend
     name: str = "",  # the curves' name in the legend
     title: str = "",  # title, such as the model of the curves
     shows: str = "accuracy",  # or "loss", which must then be a column; missing values are left out
 ) -> Figure:
-    """Accuracy on dev by training step, or the training loss, one panel a task.
+    """Accuracy on dev by training step, or the training loss, one panel per task.
 
     Raises `UnknownNameError` for another `shows`, and `ValueError` for missing columns, no rows, a task
     without a type, percentages, or a run with two accuracies at one step.
@@ -478,7 +478,7 @@ def plot_curves(
         _label_panels(figure, "step", shows)
         named = _curve_legend(several, bool(reference), None if baseline is None else baseline_name, name)
         _legend(figure, named, 4, title)
-        what = f"{_SHOWN[shows].capitalize()} by training step, one panel a task"
+        what = f"{_SHOWN[shows].capitalize()} by training step, one panel per task"
         return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #350df2cf
@@ -492,7 +492,7 @@ def plot_methods(
     reference: Mapping[str, float] | None = None,  # share of the majority class by task, in [0, 1]
     title: str = "",  # title, such as the model of the curves
 ) -> Figure:
-    """Accuracy on dev under several methods of training, by step or by second, one panel a task (Figures 2 and 4).
+    """Accuracy on dev under several methods of training, by step or by second, one panel per task (Figures 2 and 4).
 
     Raises `UnknownNameError` for another `by`, and `ValueError` for missing columns, no rows, more than four methods, a
     task without a type, or percentages.
@@ -523,7 +523,7 @@ def plot_methods(
         ]
         lines += [Line2D([], [], label="majority class", **_REFERENCE)] if reference else []
         _legend(figure, lines, 5, title)
-        what = f"Accuracy on dev by {by}, one panel a task, one line each: {', '.join(methods)}"
+        what = f"Accuracy on dev by {by}, one panel per task, one line each: {', '.join(methods)}"
         return _settled(figure, f"{title}. {what}" if title else what)
 
 # %% ../nbs/library/plots.ipynb #fc761686
@@ -716,7 +716,7 @@ def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, 
 _NEURONS = {
     "states": (_states_figure, "Which neurons each prompt activates, by layer, one panel a prompt"),
     "shared": (_shared_figure, "How many of the prompts activate a neuron, by layer"),
-    "types": (_types_figure, "How many neurons part a task type from the others, by layer, beside chance"),
+    "types": (_types_figure, "How many neurons separate a task type from the others, by layer, compared with chance"),
 }
 
 

@@ -66,7 +66,7 @@ class Projection(nn.Module):
         self,
         values: Tensor,  # float32 [.., l, d_s]
     ) -> Tensor:  # [.., l, d_t]
-        "Carry vectors."
+        "Map vectors."
         raise NotImplementedError
 
 # %% ../nbs/library/projectors.ipynb #bde742cd
@@ -108,10 +108,10 @@ def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None
     if self.length not in (None, prompt.length):
         raise ProjectorError(f"{whose} has {prompt.length} vectors; the projector takes {self.length} at a time")
     if models["target"] not in (None, backbone.name):
-        raise ProjectorError(f"the projector gives prompts for {models['target']!r}, not for {backbone.name!r}")
+        raise ProjectorError(f"the projector produces prompts for {models['target']!r}, not for {backbone.name!r}")
     if backbone.embedding_size != self.target_size:
         raise ProjectorError(
-            f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector gives {self.target_size}"
+            f"{backbone.name!r} takes prompts {backbone.embedding_size} wide; the projector produces {self.target_size}"
         )
     for whose_model, given in {"source": prompt, "target": backbone}.items():
         for mark, found in _marks(given).items():
@@ -236,7 +236,7 @@ def _fitted(
     progress: bool,
     watch: Callable[[Loop, dict], Any] | None = None,  # as in `train`
 ) -> Projector:
-    "Train a projector, and give it the best weights."
+    "Train a projector, and restore its best weights."
     settings = training.asked() | {"seed": seed}
     loop = train(objective, training, projector.settings() | origin | identity | settings, checkpoint, progress, watch)
     loop.restore_best()
@@ -381,8 +381,8 @@ def fit_token_mapping(
     if ours != theirs:
         raise MisfitError(
             f"token mapping needs one vocabulary; {source_backbone.name!r} has {len(ours)} tokens and "
-            f"{target_backbone.name!r} {len(theirs)}, of which {len(ours.items() & theirs.items())} are the same: take "
-            "fit_linear_map, which makes do with the words that both have, or task tuning"
+            f"{target_backbone.name!r} {len(theirs)}, of which {len(ours.items() & theirs.items())} are the same: use "
+            "fit_linear_map, which uses only the words that both have, or task tuning"
         )
     tokens = torch.tensor(sorted(ours.values()))
     x, y = (_embeddings(backbone, tokens) for backbone in (source_backbone, target_backbone))
@@ -572,7 +572,7 @@ def _shared_embeddings(
         what = "words" if whole_words else "tokens"
         raise MisfitError(
             f"{source_backbone.name!r} and {target_backbone.name!r} have {len(x)} {what} in common; for vectors "
-            f"{x.shape[1]} and {y.shape[1]} wide it takes at least {enough}: take task tuning"
+            f"{x.shape[1]} and {y.shape[1]} wide, at least {enough} are required: use task tuning"
         )
     return x, y
 

@@ -63,7 +63,7 @@ MEANINGS |= {
     "max_steps": "number of steps, which replaces epochs if above 0",
     "per_device_train_batch_size": "texts in a batch",
     "gradient_accumulation_steps": "a factor for the size of the batch, which is processed in one pass",
-    "weight_decay": "as defined by the optimiser",
+    "weight_decay": "as defined by the optimizer",
     "lr_scheduler_type": "linear, cosine, constant_with_warmup, or constant, which has no warm-up",
     "warmup_steps": "steps of warm-up; below 1: a fraction of all steps",
     "warmup_ratio": "the older name for such a fraction",
@@ -215,7 +215,7 @@ def _argument(default: Any, name: str) -> Any:
 class PromptTrainingArguments(TrainingArguments):
     """Every argument of `transformers.TrainingArguments`, and the authors' own (see `MEANINGS`).
 
-    Raises `HubError` for an argument that does not apply to a prompt, `UnknownNameError` for an unknown optimiser,
+    Raises `HubError` for an argument that does not apply to a prompt, `UnknownNameError` for an unknown optimizer,
     schedule or metric, and the errors of `TrainingArguments`.
     """
 
@@ -260,7 +260,7 @@ def settings(
     self: PromptTrainingArguments,
     examples: int,  # number of training texts
 ) -> dict[str, Any]:  # settings of `Training`, by name
-    "The settings of the optimisation. Raises `TuningError` for an empty batch."
+    "The settings of the optimization. Raises `TuningError` for an empty batch."
     sizes = [
         whole_number(name, getattr(self, name), 1)
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps")

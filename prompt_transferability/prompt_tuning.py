@@ -216,7 +216,7 @@ def tune_prompts(
 ) -> list[TuningRun]:  # one per job, in order
     """Train several soft prompts on one frozen model (§3.1, A.2).
 
-    The same seeds give the same prompts on the same machine and number of threads, interrupted or not. Raises
+    The same seeds yield the same prompts on the same machine and number of threads, interrupted or not. Raises
     `TuningError` for invalid settings, for a checkpoint of another run, and when a loss is no longer finite;
     `PromptError` for a length below 1 and for an initial prompt of another width or layout than the backbone's;
     `BackboneError` for label words that the backbone does not have; `UnknownNameError` for an unknown setting

@@ -87,7 +87,7 @@ def _source(prompt: str, model: str) -> str:
 
 # %% ../nbs/library/release.ipynb #ff2d2265
 @cache
-def _catalogue() -> pd.DataFrame:
+def _catalog() -> pd.DataFrame:
     "What `published` copies."
     rows, originals = [], {}
     for file in sorted(_sums(), key=lambda file: (file.count("/"), file)):  # the deeper one is the copy
@@ -113,7 +113,7 @@ def published() -> pd.DataFrame:  # one row per file, under its path in the auth
     paper's, A.2); `task` is what a prompt was tuned on or a result was evaluated on, `run` the origin of a prompt,
     `source` the row of the transfer matrix that a result belongs to, `copy_of` the file whose bytes a prompt repeats.
     """
-    return _catalogue().copy()
+    return _catalog().copy()
 
 # %% ../nbs/library/release.ipynb #815ef6d1
 def release_folder(
@@ -252,7 +252,7 @@ def prompt(
     Raises `UnknownNameError` for one that was not published, `FileNotFoundError` if its file is missing, and
     `ReleaseError` if the file differs from the original.
     """
-    run, known = run or "tuned", _catalogue().query("kind == 'prompt' and copy_of.isna()")
+    run, known = run or "tuned", _catalog().query("kind == 'prompt' and copy_of.isna()")
     for column, name, what in (
         ("backbone", backbone, "published prompt of model"),
         ("run", run, f"published prompt of {backbone}, run"),
@@ -272,7 +272,7 @@ def prompts(
     self: Release,
 ) -> dict[str, SoftPrompt]:  # by task, model and run, such as "imdb roberta-base tuned"
     "All published prompts, without copies; errors as in `Release.path`."
-    found = _catalogue().query("kind == 'prompt' and copy_of.isna()")
+    found = _catalog().query("kind == 'prompt' and copy_of.isna()")
     asked = zip(found["task"], found["backbone"], found["run"], strict=True)
     return {" ".join(one): self.prompt(*one) for one in asked}
 
@@ -294,7 +294,7 @@ def transfer(
     Raises `UnknownNameError` for a model without such results, and the errors of `Release.path`.
     """
     kind = "result with positions" if positions else "result"
-    found = _catalogue().query("kind == @kind")
+    found = _catalog().query("kind == @kind")
     if backbone not in found["backbone"].values:
         raise UnknownNameError(f"published {kind} of model", backbone, found["backbone"].unique())
     found = found[(found["backbone"] == backbone) & found["task"].isin(PAPER_TASKS)]
@@ -310,10 +310,10 @@ def transfer(
 @patch
 def inventory(self: Release) -> pd.DataFrame:  # one row per file
     "`published` with each file's `state` and, for a whole file, a prompt's shape or a result's accuracy."
-    catalogue = published().join(self.verify())
-    whole = catalogue[catalogue["state"] == "whole"]
+    catalog = published().join(self.verify())
+    whole = catalog[catalog["state"] == "whole"]
     prompts = whole.index[whole["kind"] == "prompt"]
     shapes = {file: SoftPrompt.from_authors(self.path(file), "", "").values.shape for file in prompts}
     accuracies = {file: self.accuracy(file) for file in whole.index.difference(prompts)}
     shapes = pd.DataFrame.from_dict(shapes, orient="index", columns=["length", "hidden_size"], dtype="Int64")
-    return catalogue.join(shapes).join(pd.Series(accuracies, name="accuracy", dtype=float))
+    return catalog.join(shapes).join(pd.Series(accuracies, name="accuracy", dtype=float))

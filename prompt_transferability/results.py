@@ -51,24 +51,24 @@ __all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'C
 
 # %% ../nbs/library/results.ipynb #cd0b3a16
 TYPES = {name: task.task_type for name, task in ALL_TASKS.items()}
-"The type of every task that is known by name."
+"The type of every task in `ALL_TASKS`."
 LABELS = {name: len(task.labels) for name, task in ALL_TASKS.items()}
-"The number of labels of every task that is known by name."
+"The number of labels of every task in `ALL_TASKS`."
 
 
 class Results:
-    "The answers of a study, or of as much of it as is there."
+    "The answers of a study, complete or in progress."
 
-    def __init__(self, out: str | Path):  # the study's folder; `FileNotFoundError` where it holds no study
+    def __init__(self, out: str | Path):  # the study's folder; `FileNotFoundError` if it contains no study
         self.out, self.store = Path(out), Store(out)
         self.study = Study.from_file(self.out / "study.yaml")
         self.planned = self.study.cells(noted_fingerprints(self.out))  # every cell of the study, answered or not
 
     @cached_property
     def answered(self) -> list[tuple[Cell, dict[str, Any]]]:
-        """The cells that are there, with their results, in the order of the study.
+        """The answered cells with their results, in the order of the study.
 
-        Raises `StoreError` or `AnswerError` for an answer that is not as a run writes it.
+        Raises `StoreError` or `AnswerError` for an invalid answer.
         """
         found = [(cell, self.store.read(cell)) for cell in self.planned if cell in self.store]
         for cell, result in found:
@@ -78,7 +78,7 @@ class Results:
 # %% ../nbs/library/results.ipynb #200e25c1
 @patch
 def check_backbone(self: Results, name: str | None) -> str:
-    "The backbone of that name, or the study's first; raises `UnknownNameError`."
+    "The name of a backbone; None: the study's first. Raises `UnknownNameError` if the study lacks it."
     if name is not None and name not in self.study.backbones:
         raise UnknownNameError("backbone of this study", name, self.study.backbones)
     return name or self.study.backbones[0]
@@ -86,10 +86,10 @@ def check_backbone(self: Results, name: str | None) -> str:
 # %% ../nbs/library/results.ipynb #8dc2de40
 @patch
 def cells(self: Results, kind: str, backbone: str | None = None) -> list[tuple[Cell, dict[str, Any]]]:
-    "The answered cells of a kind and a backbone; raises `StudyError` where there is none yet."
+    "The answered cells of a kind and a backbone. Raises `StudyError` if there is none yet."
     backbone = self.check_backbone(backbone)
     alike = [(c, result) for c, result in self.answered if c.kind == kind]
-    found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # data has none
+    found = [(c, result) for c, result in alike if c.asked.get("backbone", backbone) == backbone]  # not in data cells
     if not found:
         raise StudyError(f"study {self.study.name!r} has no {kind!r} cell of {backbone!r} yet; run it first")
     return found
@@ -98,10 +98,10 @@ def cells(self: Results, kind: str, backbone: str | None = None) -> list[tuple[C
 @patch
 def table(
     self: Results,
-    kind: str,  # of cells, one of `KINDS`
+    kind: str,  # the kind of cells, one of `KINDS`
     backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # a row an evaluation, a step of a curve, or whatever a kind counts, with the key of its cell
-    "All that the answered cells of a kind say. Raises `UnknownNameError`, and `StudyError` where there is none yet."
+) -> pd.DataFrame:  # one row per evaluation, step of a curve, or other unit of the kind, with the key of its cell
+    "The values in all answered cells of a kind. Raises `UnknownNameError`, or `StudyError` if there is none yet."
     if kind not in KINDS:
         raise UnknownNameError("kind of cell", kind, KINDS)
     cells = self.cells(kind, backbone)
@@ -113,7 +113,7 @@ def evaluations(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns source, seed, target, split, accuracy, low, high, n, f1
-    "Every evaluation of a prompt on a task, one row each."
+    "Every evaluation of a prompt on a task, one row per evaluation."
     columns = ["source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"]
     return self.table("transfer", backbone).reindex(columns=columns)
 
@@ -123,7 +123,7 @@ def transfer(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # accuracies in [0, 1], sources in rows, targets in columns
-    "The transfer matrix on dev (§4.1, Figure 3 (a)): means over seeds, the random prompts in the last row."
+    "The transfer matrix on dev (§4.1, Figure 3 (a)): means over seeds, with random prompts in the last row."
     rows = self.evaluations(backbone).query("split == 'dev'")
     matrix = rows.pivot_table("accuracy", "source", "target", aggfunc="mean")
     order = [name for name in (*self.study.tasks, "random") if name in matrix.index]
@@ -135,7 +135,7 @@ def transfers(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> dict[int, pd.DataFrame]:  # by seed; accuracies in [0, 1], sources in rows, targets in columns
-    "The transfer matrix of the trained prompts of each seed."
+    "The transfer matrix on dev of each seed's trained prompts."
     rows = self.evaluations(backbone).query("split == 'dev' and source != 'random'")
     tasks = [*self.study.tasks]
     return {
@@ -151,7 +151,7 @@ def _curves_of(answered: Sequence[tuple[Cell, dict[str, Any]]]) -> pd.DataFrame:
 
 @patch
 def curves(self: Results, backbone: str | None = None) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    "The training curve of every prompt, one row an evaluation."
+    "The training curve of every prompt, one row per evaluation."
     return _curves_of(self.cells("tune", backbone))
 
 # %% ../nbs/library/results.ipynb #285f6875
@@ -169,13 +169,13 @@ def prompts(
 # %% ../nbs/library/results.ipynb #5eed5a1c
 @patch
 def trained_seeds(self: Results) -> list[int]:
-    "The seeds that have prompts; a study in progress may lack some."
+    "The seeds with trained prompts; a study in progress may lack some."
     return sorted({cell.asked["seed"] for cell, _ in self.answered if cell.kind == "tune"})
 
 
 @patch
 def seeds_said(self: Results) -> str:
-    "How many seeds the study has, and if it lacks some, how many of them have prompts."
+    "The number of seeds in words; for a study in progress, also how many of them have trained prompts."
     begun, declared = len(self.trained_seeds()), len(self.study.seeds)
     several = f"{begun} of {declared}" if 0 < begun < declared else f"{declared}"
     return f"{several} seed{'s' * (several != '1')}"
@@ -186,7 +186,7 @@ def named_prompts(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> dict[str, SoftPrompt]:
-    "The trained prompts of all seeds, by task and seed in one word; `metadata` says which seed each has."
+    "The trained prompts of all seeds, by task and seed, as in `sst2 0`; `metadata` contains the seed."
     return {
         f"{task} {seed}": prompt for seed in self.study.seeds for task, prompt in self.prompts(backbone, seed).items()
     }
@@ -195,11 +195,11 @@ def named_prompts(
 @patch
 def task_similarity(
     self: Results,
-    similarity: pd.DataFrame,  # of the prompts of `named_prompts`, from `similarity_matrix` or `overlap_matrix`
-) -> pd.DataFrame:  # [tasks, tasks]; NaN on the diagonal where there is one seed
-    """The mean similarity of the prompts of two tasks: of different seeds, where there are several (Table 3).
+    similarity: pd.DataFrame,  # of `named_prompts`, from `similarity_matrix` or `overlap_matrix`
+) -> pd.DataFrame:  # [tasks, tasks]; NaN on the diagonal if there is one seed
+    """The mean similarity of two tasks' prompts, between different seeds if there are several (Table 3).
 
-    Raises `ValueError` for prompts that the study does not name.
+    Raises `ValueError` for names that are not among the study's prompts.
     """
     runs = {f"{task} {seed}": (task, seed) for seed in self.study.seeds for task in self.study.tasks}
     if len({runs[name][1] for name in similarity.index if name in runs}) > 1:
@@ -209,8 +209,8 @@ def task_similarity(
 
 # %% ../nbs/library/results.ipynb #422adabf
 @patch
-def provenance(self: Results) -> pd.DataFrame:  # one row a cell
-    "Where each cell came from: command, commit, versions, hardware, time."
+def provenance(self: Results) -> pd.DataFrame:  # one row per cell
+    "The provenance of each cell: command, commit, versions, hardware, time."
     found = [(cell, self.store.read(cell, "provenance")) for cell, _ in self.answered]
     for cell, origin in found:
         check_answer(Origin, origin, f"the provenance of cells/{cell.kind}/{cell.key}")
@@ -220,12 +220,12 @@ def provenance(self: Results) -> pd.DataFrame:  # one row a cell
 
 # %% ../nbs/library/results.ipynb #30e0058a
 PROVENANCE = ("command", "package", "commit", "changed_since", "python", "processor", "cores", "threads", "accelerator")
-"What `Results.origin` says of where the numbers came from, beside seeds, times and the versions of the libraries."
+"The entries of `Results.origin`, in addition to seeds, times and the versions of the libraries."
 
 
 @patch
-def origin(self: Results) -> pd.Series:  # text, one entry a fact
-    "The provenance of all cells together: what was different from cell to cell is listed."
+def origin(self: Results) -> pd.Series:  # texts, one entry per fact
+    "The combined provenance of all cells; values that differ between cells are listed."
     came_from = self.provenance().reindex(columns=["seed", "seconds", "started", "libraries", *PROVENANCE])
     libraries = pd.DataFrame(came_from.libraries.tolist())
     facts = {"cells": f"{len(self.answered)} of {len(self.planned)}"}
@@ -237,54 +237,55 @@ def origin(self: Results) -> pd.Series:  # text, one entry a fact
     return pd.Series(facts, name="")
 
 # %% ../nbs/library/results.ipynb #59c42f0d
-def _way(cell: Cell) -> str:
+def _method(cell: Cell) -> str:
+    "The method of a cell, with the tasks that it learned from."
     return named_way(cell.asked["method"], cell.asked["fitted_on"])
 
 
 @patch
 def _projected(self: Results, source: str, target: str) -> list[tuple[Cell, dict[str, Any]]]:
-    from_there = [
+    found = [
         (cell, result)
         for cell, result in self.cells("projected", target)
         if cell.asked["source_backbone"] == self.check_backbone(source)
     ]
-    if not from_there:
+    if not found:
         raise StudyError(f"study {self.study.name!r} has no prompts from {source!r} to {target!r} yet; run it first")
-    return from_there
+    return found
 
 # %% ../nbs/library/results.ipynb #34c2666d
 @patch
-def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # by way
-    "The ways from one model to another that cannot be gone, and why."
+def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # reasons by method
+    "The methods that cannot carry prompts between these models, and why."
     found = self._projected(source, target)
-    return {_way(cell): result["impossible"] for cell, result in found if result["impossible"]}
+    return {_method(cell): result["impossible"] for cell, result in found if result["impossible"]}
 
 # %% ../nbs/library/results.ipynb #31e9bf3d
 CARRIED = (
     *("way", "method", "fitted_on", "fit_seed"),
     *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
 )
-"What is known of an evaluation of a prompt that was carried: the way, whose prompt it was, and what it is worth."
+"The columns of `Results.carried`: the method, the task and seed of the prompt, and its accuracy on a target."
 
 
 @patch
 def carried(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
+    target: str,  # the model that they are carried to
 ) -> pd.DataFrame:  # the columns `CARRIED`
-    """Every evaluation of a prompt that was carried to another model; the source `random` stands for untrained vectors.
+    """Every evaluation of a prompt carried to another model; the source `random` denotes untrained vectors.
 
-    Raises `StudyError` where there is none yet. A way that cannot be gone has no rows: see `impossible`.
+    Methods that are `impossible` have no rows. Raises `StudyError` if there is no evaluation yet.
     """
     cells, rows_of = self._projected(source, target), KINDS["projected"].rows
-    rows = [{"way": _way(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
+    rows = [{"way": _method(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
     return pd.DataFrame(rows, columns=[*CARRIED])
 
 # %% ../nbs/library/results.ipynb #07b538e2
 @patch
 def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
-    "What the target model's own prompts, and random ones, are worth on each task."
+    "The accuracies of the target model's own prompts, and of random ones, on each task."
     own = self.evaluations(target).query("split == @split")
     found = {
         "tuned": own[own.source == own.target].groupby("target")["accuracy"].mean(),
@@ -300,16 +301,16 @@ def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
 def cross_model(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    seeds: str = "same",  # of the prompts: "same" as of those that a way was fitted on, or "others"
-    untrained: bool = False,  # what comes of untrained vectors, in place of prompts
-    split: str = "dev",  # that accuracies are of: ways were chosen on dev of the tasks that they learned from
-) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; ways in rows, tasks that have the split in columns
-    """What carried prompts are worth beside the target's own and random ones (Tables 4 and 5).
+    target: str,  # the model that they are carried to
+    seeds: str = "same",  # of the prompts: the "same" as of those that a method was fitted on, or "others"
+    untrained: bool = False,  # evaluate untrained vectors instead of prompts
+    split: str = "dev",  # of the evaluation; projectors were selected on dev of the tasks that they learned from
+) -> pd.DataFrame:  # accuracies in [0, 1], means over seeds; methods in rows, tasks with this split in columns
+    """The accuracies of carried prompts, compared with the target's own and random ones (Tables 4 and 5).
 
-    The row `own prompt (…)` is what must be beaten: the target model's prompts of the tasks that a way learned from,
-    as they stand, a mean over these tasks; on dev alone. Raises `UnknownNameError` for another choice of seeds or
-    split, and `StudyError` where there is nothing yet.
+    The row `own prompt (…)` is the baseline to beat: the target model's prompts of the tasks that a projector learned
+    from, unchanged, averaged over these tasks; on dev only. Raises `UnknownNameError` for an unknown choice of seeds
+    or split, and `StudyError` if there is no evaluation yet.
     """
     if seeds not in ("same", "others"):
         raise UnknownNameError("choice of seeds", seeds, ("same", "others"))
@@ -319,75 +320,75 @@ def cross_model(
     rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
-    ways = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, ways]).rename_axis("way")
+    methods = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
+    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, methods]).rename_axis("way")
     return table[[task for task in self.study.tasks if task in table]]
 
 # %% ../nbs/library/results.ipynb #b8755fe5
 @patch
-def _of_way(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
-    "The cells that carried prompts in one way, by the seed of the prompts."
+def _cells_of(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+    "The cells that carried prompts by one method, by the seed of the prompts."
     if way in (impossible := self.impossible(source, target)):
-        raise StudyError(f"no prompts came by {way!r}: {impossible[way]}")
-    ways = {}
+        raise StudyError(f"no prompts can be carried by {way!r}: {impossible[way]}")
+    found = {}
     for cell, _ in self._projected(source, target):
         seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
-        ways.setdefault(_way(cell), {}).update(dict.fromkeys(seeds, cell))
-    if way not in ways:
-        raise UnknownNameError("way to carry prompts", way, ways)
-    return ways[way]
+        found.setdefault(_method(cell), {}).update(dict.fromkeys(seeds, cell))
+    if way not in found:
+        raise UnknownNameError("method of carrying prompts", way, found)
+    return found[way]
 
 # %% ../nbs/library/results.ipynb #5ba1ce11
 @patch
 def cross_model_by_seed(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # a learned one, as the rows of `cross_model` are called
-    untrained: bool = False,  # what comes of the vectors that the prompts began with
-) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", means over seeds, and the seeds; columns: tasks
-    """What prompts are worth that were carried in a way that learned from prompts of their own seed, seed by seed.
+    target: str,  # the model that they are carried to
+    way: str,  # the name of a learned method, as in the rows of `cross_model`
+    untrained: bool = False,  # evaluate the untrained vectors that the prompts started from
+) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", which are means, and each seed; columns: tasks
+    """The accuracies of carried prompts by seed, for a method that learned from prompts of the same seed.
 
-    `recovered_share` takes its rows. Raises `UnknownNameError`, and `StudyError` where the way cannot be gone.
+    `recovered_share` accepts this table. Raises `UnknownNameError`, or `StudyError` if the method is impossible.
     """
-    self._of_way(source, target, way)
+    self._cells_of(source, target, way)
     rows = self.carried(source, target).query("way == @way and split == 'dev' and seed == fit_seed")
     by_seed = rows[(rows.source == "random") == untrained].pivot_table("accuracy", "seed", "target")
     ends = self.cross_model(source, target).loc[["tuned", "random"]]
     return pd.concat([ends, by_seed])[[*ends]]
 
 # %% ../nbs/library/results.ipynb #ae011c31
-def _check_seed(seed: int, there: Iterable[int], way: str) -> None:
+def _check_carried_seed(seed: int, there: Iterable[int], way: str) -> None:
     if seed not in (there := list(dict.fromkeys(there))):
-        raise UnknownNameError(f"seed of the prompts that came by {way}", str(seed), [*map(str, there)])
+        raise UnknownNameError(f"seed of the prompts carried by {way}", str(seed), [*map(str, there)])
 
 # %% ../nbs/library/results.ipynb #429f40e8
 @patch
 def carried_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
-    seed: int,  # of the prompts, and of the way where it is learned
+    target: str,  # the model that they are carried to
+    way: str,  # the name of a method, as in the rows of `cross_model`
+    seed: int,  # of the prompts, and of the projector if the method is learned
 ) -> dict[str, SoftPrompt]:
-    """The prompts that were carried over in one way, by task.
+    """The prompts carried over by one method, by task.
 
-    Raises `UnknownNameError`, and `StudyError` where there are none because the way cannot be gone.
+    Raises `UnknownNameError`, or `StudyError` if the method is impossible.
     """
-    cells = self._of_way(source, target, way)
-    _check_seed(seed, cells, way)
+    cells = self._cells_of(source, target, way)
+    _check_carried_seed(seed, cells, way)
     return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
 
 # %% ../nbs/library/results.ipynb #535bd57e
 @patch
 def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
-    "The runs that went on from what was carried over in one way, as many as there are."
-    starts = {cell.key for cell in self._of_way(source, target, way).values()}
+    "The answered runs that tuned the prompts carried over by one method."
+    starts = {cell.key for cell in self._cells_of(source, target, way).values()}
     found = [
         (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
     ]
     if not found:
-        raise StudyError(f"study {self.study.name!r} has tuned no prompt that came by {way!r} yet; run it first")
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt carried by {way!r} yet; run it first")
     return found
 
 # %% ../nbs/library/results.ipynb #7397a6a3
@@ -395,12 +396,12 @@ def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[
 def tpt_model_curves(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
+    target: str,  # the model that they are carried to
+    way: str,  # the name of a method, as in the rows of `cross_model`
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    """How tuning went on from the prompts that were carried over in one way.
+    """The training curves of runs that started from prompts carried over by one method.
 
-    `compare_runs` sets these beside `curves(target)`, which is Table 6. Raises `UnknownNameError`, `StudyError`.
+    `compare_runs` compares them with `curves(target)` (Table 6). Raises `UnknownNameError`, `StudyError`.
     """
     return _curves_of(self._tpt_model(source, target, way))
 
@@ -409,20 +410,20 @@ def tpt_model_curves(
 def tpt_model_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
+    target: str,  # the model that they are carried to
+    way: str,  # the name of a method, as in the rows of `cross_model`
     seed: int,  # of the prompts
 ) -> dict[str, SoftPrompt]:
-    "What tuning made of them, by task. Raises `UnknownNameError`, `StudyError`."
+    "The carried prompts after further tuning, by task. Raises `UnknownNameError`, `StudyError`."
     cells = [cell for cell, _ in self._tpt_model(source, target, way)]
-    _check_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and were tuned further")
+    _check_carried_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and tuned further")
     own = [cell for cell in cells if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
 
 # %% ../nbs/library/results.ipynb #d9740e29
 @patch
 def _test_gains(self: Results, runs: Sequence[tuple[Cell, dict[str, Any]]], target: str) -> pd.Series:  # by task
-    "How much more such runs are worth on the test splits that there are."
+    "The gains on test of runs over prompt tuning, for tasks with a test split."
     tested = self.evaluations(target).query("split == 'test' and source == target").set_index(["target", "seed"])
     on_test = {(cell.asked["task"], cell.asked["seed"]): result["test"] for cell, result in runs if result.get("test")}
     there = [run for run in on_test if run in tested.index]
@@ -434,21 +435,21 @@ def _test_gains(self: Results, runs: Sequence[tuple[Cell, dict[str, Any]]], targ
 def tpt_model_by_kind(
     self: Results,
     source: str,  # the model that the prompts come from
-    target: str,  # the model that they are for
-    way: str,  # as the rows of `cross_model` are called
+    target: str,  # the model that they are carried to
+    way: str,  # the name of a method, as in the rows of `cross_model`
     tolerance: float = 0.005,  # as in `compare_runs`
-) -> pd.DataFrame:  # a row a kind of tasks that there are; accuracies and times as fractions
-    """Tuning from carried prompts beside tuning from random vectors, on tasks near to those that the way learned from.
+) -> pd.DataFrame:  # one row per kind of tasks; accuracies and times as fractions
+    """Tuning from carried prompts compared with tuning from random vectors, by kind of tasks.
 
-    Rows `fitted on`, `same type` and `other types`, as in `recovered_by_kind`; columns those of the row "overall" of
-    `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`, the mean gain on the test splits
-    that there are. Raises `UnknownNameError`, `StudyError`.
+    Rows are `fitted on`, `same type` and `other types`, as in `recovered_by_kind`, if the study has such tasks. Columns
+    are those of the row "overall" of `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`,
+    the mean gain on test. Raises `UnknownNameError`, `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
     gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
-    beside = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # of an interrupted study not every run has one yet
-    curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(beside)]
+    known = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # in an interrupted study, some baselines are missing
+    curves = curves[pd.MultiIndex.from_frame(curves[["task", "seed"]]).isin(known)]
     own = curves["task"].isin(fitted)
     alike = curves["task"].map(types).isin([types[task] for task in fitted])
     for kind, chosen in {"fitted on": own, "same type": alike & ~own, "other types": ~alike}.items():
@@ -461,8 +462,8 @@ def tpt_model_by_kind(
 
 # %% ../nbs/library/results.ipynb #a5eadbb3
 @patch
-def _started(self: Results, cell: Cell, choice: str) -> bool:
-    "Whether a run is one of that choice."
+def _started_from(self: Results, cell: Cell, choice: str) -> bool:
+    "Whether a run started from sources of that choice."
     if choice in MIXES or "mix" in cell.asked:
         return cell.asked.get("mix") == choice
     target = cell.asked["task"]
@@ -475,15 +476,15 @@ def tpt_asked(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    rate: float | None = None,  # their learning rate; None: the study's
+    rate: float | None = None,  # the runs' learning rate; None: the study's
 ) -> list[Cell]:
-    "The runs that start from other tasks' prompts in one way, computed or not. Raises `UnknownNameError`."
+    "The runs, computed or not, that start from other tasks' prompts of one choice. Raises `UnknownNameError`."
     known, backbone = (*self.study.tpt, *self.study.tpt_mixes), self.check_backbone(backbone)
     if choice not in known:
         raise UnknownNameError("start of this study", choice, known)
     rate = self.study.learning_rate if rate is None else rate
     runs = [cell for cell in self.planned if (cell.kind, cell.asked.get("backbone")) == ("tpt", backbone)]
-    return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started(cell, choice)]
+    return [cell for cell in runs if cell.asked["learning_rate"] == rate and self._started_from(cell, choice)]
 
 # %% ../nbs/library/results.ipynb #0d21d06f
 @patch
@@ -491,9 +492,9 @@ def tpt_cells(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    rate: float | None = None,  # their learning rate; None: the study's
+    rate: float | None = None,  # the runs' learning rate; None: the study's
 ) -> list[tuple[Cell, dict[str, Any]]]:
-    "Those of `tpt_asked` that are there, with their results. Raises `StudyError` where there is none yet."
+    "The computed runs among `tpt_asked`, with their results. Raises `StudyError` if there is none yet."
     asked = {cell.key for cell in self.tpt_asked(choice, backbone, rate)}
     found = [(cell, result) for cell, result in self.answered if cell.key in asked]
     if not found:
@@ -506,9 +507,9 @@ def finished_seeds(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    rate: float | None = None,  # their learning rate; None: the study's
+    rate: float | None = None,  # the runs' learning rate; None: the study's
 ) -> list[int]:
-    "The seeds of which every run of `tpt_asked` is there."
+    "The seeds for which every run of `tpt_asked` has been computed."
     missing = {cell.asked["seed"] for cell in self.tpt_asked(choice, backbone, rate) if cell not in self.store}
     return [seed for seed in self.study.seeds if seed not in missing]
 
@@ -518,29 +519,25 @@ def tpt_curves(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    rate: float | None = None,  # their learning rate; None: the study's
+    rate: float | None = None,  # the runs' learning rate; None: the study's
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
-    "The training curves of runs that started from other tasks' prompts; errors as in `tpt_cells`."
+    "The training curves of runs that started from other tasks' prompts; raises the errors of `tpt_cells`."
     return _curves_of(self.tpt_cells(choice, backbone, rate))
 
 # %% ../nbs/library/results.ipynb #6d58f67a
-def _source(result: dict[str, Any]) -> str:
-    return ", ".join(source["name"] for source in result["init"]["sources"])
-
-
 @patch
 def tpt_runs(
     self: Results,
     choice: str,  # one of the study's `tpt` or `tpt_mixes`
     backbone: str | None = None,  # None: the study's first
-    rate: float | None = None,  # their learning rate; None: the study's
-) -> pd.DataFrame:  # one row a run
-    "What came of each run that started from other tasks' prompts: source, zero-shot and tuned accuracy, on test too."
+    rate: float | None = None,  # the runs' learning rate; None: the study's
+) -> pd.DataFrame:  # one row per run
+    "Each run that started from other tasks' prompts: its source, and its accuracy before and after tuning."
     return pd.DataFrame(
         {
             "task": cell.asked["task"],
             "seed": cell.asked["seed"],
-            "source": _source(result),
+            "source": ", ".join(source["name"] for source in result["init"]["sources"]),
             "before": result["curve"]["accuracy"][0],
             "accuracy": result["accuracy"],
             "step": result["step"],
@@ -560,12 +557,13 @@ def _check_seed(self: Results, seed: int) -> None:
 def accuracy_from_each(
     self: Results,
     seed: int,
-    steps: int | None = None,  # of training at most; 0: none; None: all that there were
+    steps: int | None = None,  # the maximum number of training steps; 0: none; None: all
     backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # in [0, 1], sources in rows, targets in columns; NaN: a task and itself, and what is not there yet
-    """The dev accuracy of what a run from each other task's prompt keeps after some steps.
+) -> pd.DataFrame:  # in [0, 1], sources in rows, targets in columns; NaN on the diagonal and for missing runs
+    """The best accuracy on dev of the runs from each other task's prompt, within a number of steps.
 
-    The study's `tpt` has "every". Errors as in `tpt_cells`, and `UnknownNameError` for another seed.
+    The study's `tpt` must include "every". Raises the errors of `tpt_cells`, and `UnknownNameError` for an unknown
+    seed.
     """
     self._check_seed(seed)
     kept = {}
@@ -584,8 +582,8 @@ def probed(
     metric: str,  # one of `METRICS`
     seed: int,
     backbone: str | None = None,  # None: the study's first
-) -> pd.DataFrame:  # sources in rows, targets in columns; NaN: a task and itself
-    "How similar every source's prompt is to the probe of every target. Raises `UnknownNameError`, `StudyError`."
+) -> pd.DataFrame:  # sources in rows, targets in columns; NaN on the diagonal
+    "The similarity of every source's prompt to every target's probe. Raises `UnknownNameError`, `StudyError`."
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     self._check_seed(seed)
@@ -610,10 +608,10 @@ def starts(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns start, learning_rate, task, seed, steps, accuracy, test_accuracy
-    """Every run that trained a prompt, and what it began from: a row a run.
+    """Every run that trained a prompt, and its start: one row per run.
 
-    A start is one of `INITS` or `CONTROLS`, or the choice of sources in `tpt`. Accuracies are the best on dev, and on
-    test, NaN without such a split. Raises `StudyError` where no prompt has been trained yet.
+    A start is one of `INITS` or `CONTROLS`, or a choice of sources in `tpt`. `accuracy` is the best on dev;
+    `test_accuracy` is NaN if there is no test split. Raises `StudyError` if no prompt has been trained yet.
     """
     backbone, rows = self.check_backbone(backbone), []
     on_test = self.evaluations(backbone).query("split == 'test' and source == target")
@@ -639,7 +637,7 @@ def trainings(
     self: Results,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # columns method, task, seed, learning_rate, step, loss, accuracy
-    "The curves of prompts and of fine-tuned models, one row an evaluation (Figure 2)."
+    "The curves of prompts and of fine-tuned models, one row per evaluation (Figure 2)."
     methods = {"tune": "prompt", "fine_tune": "whole model"}
     tables = [self.table(kind, backbone).assign(method=method) for kind, method in methods.items()]
     columns = ["method", "task", "seed", "learning_rate", "step", "loss", "accuracy"]
@@ -647,8 +645,8 @@ def trainings(
 
 # %% ../nbs/library/results.ipynb #da7a0002
 @patch
-def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
-    "The rows of each split, and those that two splits share."
+def rows(self: Results) -> pd.DataFrame:  # one row per task; counts
+    "The number of rows in each split, and the number of rows that two splits share."
     there = any(cell.kind == "data" for cell, _ in self.answered)
     table = self.table("data").drop(columns="cell") if there else pd.DataFrame(columns=["task"])
     return table.set_index("task").astype("Int64")
@@ -656,7 +654,7 @@ def rows(self: Results) -> pd.DataFrame:  # one row a task; counts
 # %% ../nbs/library/results.ipynb #53a61e5b
 @patch
 def _summary_of(self: Results, split: str, backbone: str | None) -> pd.DataFrame:
-    "The columns of a summary, on one split."
+    "The columns of a summary for one split."
     evaluations = self.evaluations(backbone)
     rows = evaluations[evaluations.split == split]
     means = rows[rows.source == rows.target].groupby("target")
@@ -664,7 +662,7 @@ def _summary_of(self: Results, split: str, backbone: str | None) -> pd.DataFrame
     tuned = {cell.asked["task"]: result for cell, result in self.cells("tune", backbone)}
     unknown = [task for task in means.index if split not in tuned.get(task, {}).get("majority", {})]
     if unknown:
-        raise StudyError(f"no result says how frequent the labels of {unknown[0]!r} are on {split}; run it again")
+        raise StudyError(f"the frequency of the labels of {unknown[0]!r} on {split} is not stored; run the study again")
     at_random = rows[rows.source == "random"].groupby("target")["accuracy"].mean()
     means["random"] = at_random.reindex(means.index).astype(float)
     means["majority"] = [tuned[task]["majority"][split] for task in means.index]
@@ -673,12 +671,12 @@ def _summary_of(self: Results, split: str, backbone: str | None) -> pd.DataFrame
 
 # %% ../nbs/library/results.ipynb #8eca75d7
 @patch
-def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row a task; accuracies in [0, 1]
-    """The tuned prompt beside a random prompt and the majority class, on dev and on test.
+def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one row per task; accuracies in [0, 1]
+    """The tuned prompt compared with a random prompt and the majority class, on dev and on test.
 
-    Each seed has Wilson's 95 % interval for a split of `n` examples; `low` and `high` are the lowest and the highest
-    bound of any seed. `gain` is the accuracy less the better of `random` and `majority`. The columns of test begin
-    with `test_`; they are empty for a task without a labelled test split.
+    Each seed has a 95 % Wilson interval for a split of `n` examples; `low` and `high` are the lowest and the highest
+    bound of any seed. `gain` is the accuracy minus the better of `random` and `majority`. Columns for test begin with
+    `test_`; they are empty for a task without a labeled test split.
     """
     table = self._summary_of("dev", backbone).join(self._summary_of("test", backbone).add_prefix("test_"))
     rows = {cell.asked["task"]: result["rows"] for cell, result in self.cells("tune", backbone)}
@@ -688,7 +686,7 @@ def summary(self: Results, backbone: str | None = None) -> pd.DataFrame:  # one 
 
 # %% ../nbs/library/results.ipynb #bcca22e0
 MEASURES = ("accuracy", "low", "high", "random", "majority")
-"The columns of the summary that its figure shows."
+"The columns of the summary that are shown in its figure."
 FIGURES = {
     "transfer": lambda results, backbone: plot_transfer(results.transfer(backbone), results.study.types()),
     "recovered": lambda results, backbone: plot_transfer(
@@ -705,7 +703,7 @@ FIGURES = {
 @patch
 def figure(
     self: Results,
-    name: str,  # "transfer" (Figure 3), "recovered" (the same, colours by recovered transfer), "curves" or "summary"
+    name: str,  # "transfer" (Figure 3), "recovered" (the same, colored by recovered transfer), "curves" or "summary"
     backbone: str | None = None,  # None: the study's first
 ) -> Figure:
     "A figure of the study. Raises `UnknownNameError`."
@@ -716,7 +714,7 @@ def figure(
 # %% ../nbs/library/results.ipynb #d3197b77
 @patch
 def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed, target, split; accuracy and n
-    "Every accuracy that the study has: of what was trained, its best on dev; of what was evaluated, each one."
+    "Every accuracy in the study: the best on dev of each training run, and that of each evaluation."
     rows = []
     for cell, result in self.answered:
         about = {"kind": cell.kind, "cell": cell_label(cell)}
@@ -733,11 +731,11 @@ def accuracies(self: Results) -> pd.DataFrame:  # index kind, cell, source, seed
 def difference(
     self: Results,
     other: Results,
-) -> pd.DataFrame:  # as `accuracies`: one, other, difference, low, high, inside
-    """The accuracies of two runs of a study, of what both have, in the order of this one.
+) -> pd.DataFrame:  # index as in `accuracies`; columns one, other, difference, low, high, inside
+    """The accuracies that two runs of a study have in common, in the order of this run.
 
-    `low` and `high` are Wilson's 95 % interval of this run's accuracy, and `inside` says whether the other's lies
-    there; NaN and <NA> where the number of examples is not known.
+    `low` and `high` are the 95 % Wilson interval of this run's accuracy, and `inside` says whether it contains the
+    other run's; they are NaN and <NA> if the number of examples is not known.
     """
     own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
     table = own.rename(columns={"accuracy": "one"}).join(others, how="inner")[["one", "other", "n"]]
@@ -760,13 +758,13 @@ COLUMN_NAMES = {
     "majority": "most frequent label",
     "train": "training rows",
 }
-TYPE_NAMES = {"SA": "sentiment", "NLI": "inference", "EJ": "ethical judgement", "PI": "paraphrase"}
+TYPE_NAMES = {"SA": "sentiment", "NLI": "inference", "EJ": "ethical judgment", "PI": "paraphrase"}
 
 
 def readable(
-    name: object,  # of a row or a column
+    name: object,  # the name of a row or a column
 ) -> object:
-    "A name as a person reads it: the paper's title of a task, a type in words, and no underscores."
+    "A name for readers: tasks by their titles in the paper, types in words, and no underscores."
     if not isinstance(name, str):
         return name
     if (titled := with_titles(name)) != name:
@@ -782,7 +780,7 @@ def html_table(
     table: pd.DataFrame,  # of texts and whole numbers
     caption: str,
 ) -> str:
-    "A table of the report, with its caption; where it is wider than the window, it scrolls by itself."
+    "A table of the report, with its caption; a table wider than the window has its own scroll bar."
     named = table.rename(index=readable, columns=readable)
     named = named.rename_axis(index=[None] * named.index.nlevels, columns=[None] * named.columns.nlevels)
     caption = html.escape(caption)
@@ -791,29 +789,29 @@ def html_table(
 
 # %% ../nbs/library/results.ipynb #rp-pct
 def _in_percent(column: pd.Series) -> pd.Series:
-    "Accuracies and times in percent. Steps are known to the next evaluation, so times have no more digits than that."
+    "Accuracies and times in percent. Times have no decimals, because steps are known only to the next evaluation."
     digits = 0 if "time" in column.name else 1
     return column.map(lambda value: "never" if np.isinf(value) else number(100 * value, digits))
 
 
 def _runs_in_percent(table: pd.DataFrame) -> pd.DataFrame:
-    "What `compare_runs` gives, for reading."
+    "The output of `compare_runs`, formatted for readers."
     counts = ["baseline_step", "runs", "reached", "sooner"]
     return table.drop(columns=counts).apply(_in_percent).join(table[counts].astype(int))
 
 # %% ../nbs/library/results.ipynb #rp-f1
 def _training_finding(results: Results, backbone: str) -> str:
-    "What tuning gave, beside what costs nothing."
+    "The accuracy of tuned prompts, compared with baselines without training."
     means = results.summary(backbone)[["accuracy", "random", "majority"]].mean()
-    beside = [f"the most frequent label alone {percent(means['majority'], 1)}"]
+    baselines = [f"the most frequent label reaches {percent(means['majority'], 1)}"]
     if np.isfinite(means["random"]):
-        beside.insert(0, f"random prompts {percent(means['random'], 1)}")
-    reached = f"{percent(means['accuracy'], 1)} on dev, a mean over {len(results.summary(backbone))} tasks"
-    return f"Tuned prompts of {backbone} reach {reached}; {' and '.join(beside)}."
+        baselines.insert(0, f"random prompts reach {percent(means['random'], 1)}")
+    reached = f"{percent(means['accuracy'], 1)} on dev, averaged over {len(results.summary(backbone))} tasks"
+    return f"Tuned prompts of {backbone} reach {reached}; {' and '.join(baselines)}."
 
 
 def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, target, accuracy, alike
-    "Every prompt on every other task."
+    "The accuracy of every prompt on every other task."
     matrix, types = results.transfer(backbone), results.study.types()
     pairs = [
         (source, target, accuracy, types[source] == types[target])
@@ -824,7 +822,7 @@ def _off_diagonal(results: Results, backbone: str) -> pd.DataFrame:  # source, t
 
 # %% ../nbs/library/results.ipynb #rp-f2
 def _transfer_findings(results: Results, backbone: str) -> list[str]:
-    "What prompts are worth on other tasks: by type, and the best of them beside the task's own."
+    "The accuracies of prompts on other tasks, by type, and the best of them compared with the task's own prompt."
     pairs, matrix = _off_diagonal(results, backbone), results.transfer(backbone)
     if pairs.empty:
         return []
@@ -832,34 +830,34 @@ def _transfer_findings(results: Results, backbone: str) -> list[str]:
     said = [
         f"{percent(some.accuracy.mean(), 1)} on {kind} ({len(some)} pairs)" for kind, some in kinds.items() if len(some)
     ]
-    found = [f"Without training, a prompt reaches on average {' and '.join(said)}."]
+    found = [f"Without further training, a prompt reaches, on average, {' and '.join(said)}."]
     best = pairs.loc[pairs.accuracy.idxmax()]
     if best.target in matrix.index:
         own = percent(matrix.loc[best.target, best.target], 1)
-        reached = f"{percent(best.accuracy, 1)}, where its own reaches {own}"
-        found.append(f"The best is that of {readable(best.source)} on {readable(best.target)}: {reached}.")
+        reached = f"{percent(best.accuracy, 1)}; the task's own prompt reaches {own}"
+        found.append(f"The best is the prompt of {readable(best.source)} on {readable(best.target)}: {reached}.")
     return found
 
 # %% ../nbs/library/results.ipynb #rp-f3
 def _carried_findings(results: Results, source: str, target: str) -> list[str]:
-    "What prompts of one model are worth on another, and what the same method makes of untrained vectors."
+    "The accuracy of one model's prompts on another, and of the same method applied to untrained vectors."
     means = results.cross_model(source, target).mean(axis=1)
-    methods = [way for way in means.index if way not in ("tuned", "random") and not way.startswith("own prompt")]
+    baselines = ("tuned", "random", "own prompt")
+    methods = [method for method in means.index if not method.startswith(baselines)]
     if not methods:
         return []
     best = means[methods].idxmax()
-    at_best = f"{percent(means[best], 1)} ({readable(best)}, the best of {len(methods)} methods), a mean over tasks"
-    beside = f"{target}'s own reach {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
-    found = [f"Carried from {source} to {target}, prompts reach {at_best}; {beside}."]
+    at_best = f"{percent(means[best], 1)} ({readable(best)}, the best of {len(methods)} methods), averaged over tasks"
+    others = f"{target}'s own prompts reach {percent(means['tuned'], 1)}, random ones {percent(means['random'], 1)}"
+    found = [f"Carried from {source} to {target}, prompts reach {at_best}; {others}."]
     untrained = results.cross_model(source, target, seeds="others", untrained=True).mean(axis=1)
     if best in untrained:
-        there = percent(untrained[best], 1)
-        found.append(f"Of vectors that were never trained, the same method makes prompts that reach {there}.")
+        found.append(f"The same method, applied to untrained vectors, reaches {percent(untrained[best], 1)}.")
     return found
 
 
 def findings(results: Results) -> list[str]:
-    "The three findings that a report begins with: on its first pair of models, or its first model."
+    "The findings at the top of a report, for its first pair of models or its first model."
     study = results.study
     for source, target in study.cross_model.directions if study.cross_model else ():
         return [*_carried_findings(results, source, target), _training_finding(results, target)]
@@ -868,13 +866,13 @@ def findings(results: Results) -> list[str]:
 
 # %% ../nbs/library/results.ipynb #rp-title
 def headline(results: Results) -> str:
-    "What a study found, in one sentence."
+    "The main finding of a study, in one sentence."
     study, backbone = results.study, results.study.backbones[0]
     for source, target in study.cross_model.directions if study.cross_model else ():
         means = results.cross_model(source, target).drop(index="random").mean(axis=1)
-        carried = means[[way for way in means.index if way != "tuned" and not way.startswith("own prompt")]]
+        carried = means[[method for method in means.index if not method.startswith(("tuned", "own prompt"))]]
         best = f"reach at most {percent(carried.max())}" if len(carried) else "cannot be compared yet"
-        return f"Prompts of {source} {best} on {target}, whose own reach {percent(means['tuned'])}"
+        return f"Prompts of {source} {best} on {target}, whose own prompts reach {percent(means['tuned'])}"
     means = _off_diagonal(results, backbone).groupby("alike")["accuracy"].mean()
     kinds = {True: "other tasks of their type", False: "tasks of other types"}
     if len(means):
@@ -884,7 +882,7 @@ def headline(results: Results) -> str:
 
 
 def said_of_models(study: Study) -> str:
-    "Which models a study is about, and what its numbers are not."
+    "The models and settings of a study, and the limits of its numbers."
     short = [name.rpartition("/")[2] for name in study.backbones]
     settings = f"{study.length} vectors, {study.steps} steps, seeds {', '.join(map(str, study.seeds))}"
     belongs = "They belong" if len(short) > 1 else "It belongs"
@@ -892,7 +890,7 @@ def said_of_models(study: Study) -> str:
     if all(name in MICRO_MODELS for name in study.backbones):
         said += f" {belongs} to the micro world, a made-up language: the numbers say nothing about English."
     if not any(name.startswith(("roberta-base", "roberta-large", "t5-")) for name in short):
-        said += " These numbers are not the paper's, which are of RoBERTa and T5."
+        said += " These numbers are not the paper's, which are for RoBERTa and T5."
     return said
 
 # %% ../nbs/library/results.ipynb #rp-section
@@ -907,21 +905,21 @@ def _section(
     shown = tables["summary"].map(lambda value: number(100 * value, 1) if isinstance(value, float) else value)
     shown = shown.dropna(axis="columns", how="all")
     means = tables["type_means"].map(lambda value: number(100 * value, 1))
-    recovered = "The same numbers, coloured by how much of the way from the random to the tuned prompt was kept."
+    recovered = "The same numbers, colored by the share of tuning's gain over the random prompt that is kept."
     parts = [
         f"<h2>{html.escape(backbone)}</h2>",
         "<h3>Zero-shot transfer</h3>",
         _figure(figures["transfer"], "Accuracy on dev of the target (columns) under the source's prompt (rows), in %."),
         _figure(figures["recovered"], recovered)
         if "recovered" in figures
-        else "<p>What was recovered needs random prompts, which the study does not have.</p>",
+        else "<p>The share that is kept cannot be computed, because the study has no random prompts.</p>",
         html_table(means, "Mean accuracy of other tasks' prompts, by type of the target, with 95 % intervals, in %"),
-        "<h3>What training gave</h3>",
+        "<h3>Prompt tuning</h3>",
         _figure(figures["summary"], "Tuned prompts with their intervals, random prompts and the most frequent label."),
         html_table(shown, "Accuracy of each task's own prompt, in %"),
-        "<p>An interval goes from the lowest to the highest bound of the seeds' 95 % intervals, Wilson's over "
-        "the examples.</p>",
-        _figure(figures["curves"], "Accuracy on dev by training step, a line a seed."),
+        "<p>Each interval extends from the lowest to the highest bound of the seeds' 95 % Wilson intervals over "
+        "examples.</p>",
+        _figure(figures["curves"], "Accuracy on dev by training step, one line per seed."),
         *_tpt_section(study, tables),
         "<p>Tables as CSV: " + ", ".join(_link(prefix, name, f"{name}.csv") for name in tables) + "</p>",
     ]
@@ -929,12 +927,12 @@ def _section(
 
 # %% ../nbs/library/results.ipynb #rp-rest
 def _link(prefix: str, name: str, shown: str) -> str:
-    "A link to a table; a backbone's name in it is text."
+    "A link to a table, with backbone names escaped."
     return f'<a href="{html.escape(quote(f"{prefix}{name}.csv"))}">{html.escape(shown)}</a>'
 
 
 def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    "The part about runs that started from other tasks' prompts, where there are any."
+    "The part about runs that started from other tasks' prompts, if there are any."
     compared = {name: table for name, table in tables.items() if name.startswith("tpt_")}
     if not compared:
         return []
@@ -942,11 +940,11 @@ def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     parts = [
         "<h3>Starting from other tasks' prompts</h3>",
         "<p>Means over seeds: accuracies in %, and times in % of the step at which training from random vectors had "
-        "converged (baseline step). The last columns say how many runs there are, how many came within half a point "
-        "of the accuracy of training from random vectors, and how many did so sooner.</p>",
+        "converged (baseline step). The last columns count all runs, those that came within half a point of the "
+        "accuracy of training from random vectors, and those that did so sooner.</p>",
     ]
     if cut:
-        parts.append(f"<p>Runs were {cut}: when they would have converged, and to what, is not known.</p>")
+        parts.append(f"<p>Runs were {cut}; when they would have converged, and at what accuracy, is not known.</p>")
     for name, table in compared.items():
         start = name.removeprefix("tpt_").replace("_", " ")
         heading = ", ".join(part for part in (f"Starts chosen by: {start}", cut) if part)
@@ -956,27 +954,27 @@ def _tpt_section(study: Study, tables: Mapping[str, pd.DataFrame]) -> list[str]:
 # %% ../nbs/library/results.ipynb #rp-cross
 CARRIED_CAPTIONS = {
     "prompts": "Accuracy on dev of each task under its prompt from the other model, by method, in %",
-    "prompts_of_other_seeds": "The same for prompts of other seeds than those that a method learned from, in %",
-    "untrained": "The control: what the same methods make of vectors that were never trained, in %",
-    "tuned_further": "Tuning that goes on from carried prompts, beside tuning from random vectors, in %",
+    "prompts_of_other_seeds": "The same for prompts of seeds other than those that a method learned from, in %",
+    "untrained": "Control: the same methods applied to untrained vectors, in %",
+    "tuned_further": "Tuning from carried prompts, compared with tuning from random vectors, in %",
 }
 
 
 def _cross_section(
     source: str, target: str, tables: Mapping[str, pd.DataFrame], impossible: Mapping[str, str], prefix: str
 ) -> str:
-    "The part of the report about prompts that changed models (§5, Tables 4 to 6)."
+    "The part of the report about prompts carried to another model (§5, Tables 4 to 6)."
     parts = [
         f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
-        "<p>Above the carried prompts stand the target's own, random ones, and what its own prompts of the tasks in "
-        "brackets are worth without a projector. A learned method learned from prompts of its seed on these tasks. "
-        "Where untrained vectors do as well, nothing of the prompt was carried over. Of tuning that goes on, "
-        "times are in % of the baseline step, at which tuning from random vectors had converged.</p>",
+        "<p>The first rows are baselines: the target's own prompts, random prompts, and the target's own prompts of "
+        "the tasks in parentheses, used without a projector. Learned methods learned from prompts of the same seed on "
+        "these tasks. If untrained vectors do as well, nothing of the prompt was carried over. Times of further "
+        "tuning are in % of the baseline step, at which tuning from random vectors had converged.</p>",
     ]
     for name, table in tables.items():
         shown = _runs_in_percent(table) if name == "tuned_further" else table.apply(_in_percent)
         parts.append(html_table(shown, CARRIED_CAPTIONS[name]))
-    parts += [f"<p>No {html.escape(way)}: {html.escape(reason)}.</p>" for way, reason in impossible.items()]
+    parts += [f"<p>No {html.escape(method)}: {html.escape(reason)}.</p>" for method, reason in impossible.items()]
     links = ", ".join(_link(prefix, name, f"{prefix}{name}.csv") for name in tables)
     return "\n".join([*parts, f"<p>Tables as CSV: {links}</p>"])
 
@@ -1021,9 +1019,9 @@ def _page(results: Results, sections: list[str]) -> str:
 {found}
 </ul>
 {"".join(sections)}
-<h2>The rows behind it</h2>
-{html_table(results.rows(), "Rows of each split, and rows whose texts stand in another split too")}
-<h2>Where this came from</h2>
+<h2>Rows of the tasks</h2>
+{html_table(results.rows(), "Rows in each split, and rows whose texts also occur in another split")}
+<h2>Provenance</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Provenance"><table><caption>Provenance of all cells</caption>
 {rows}</table></div>
 <h3>The study</h3>
@@ -1033,19 +1031,19 @@ def _page(results: Results, sections: list[str]) -> str:
 
 # %% ../nbs/library/results.ipynb #rp-cut
 def _cut(study: Study) -> str:
-    "Where runs from other tasks end before prompt tuning does, in words; empty where they do not."
+    "Where runs from other tasks end, in words; empty if they do not end before prompt tuning."
     short = study.tpt_steps is not None and study.tpt_steps < study.steps
     return f"cut at {study.tpt_steps} of {study.steps} steps" if short else ""
 
 # %% ../nbs/library/results.ipynb #rp-ways
-def _tpt_model_ways(results: Results, source: str, target: str) -> list[str]:
-    "The ways by which prompts came that were tuned further."
+def _further_tuned(results: Results, source: str, target: str) -> list[str]:
+    "The methods whose carried prompts were tuned further."
     starts = {cell.needs[0].key for cell, _ in results.answered if cell.kind == "tpt_model"}
-    return [*dict.fromkeys(_way(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
+    return [*dict.fromkeys(_method(cell) for cell, _ in results._projected(source, target) if cell.key in starts)]
 
 # %% ../nbs/library/results.ipynb #rp-file
 def _write(path: Path, text: str) -> Path:
-    "A file of the report, whole; a link in its place, which somebody else may have made, is replaced and not followed."
+    "Write a complete file of the report; a symbolic link at its path is replaced, not followed."
     with written_whole(path, through_links=False) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
@@ -1053,12 +1051,12 @@ def _write(path: Path, text: str) -> Path:
 # %% ../nbs/library/results.ipynb #rp-write
 def write_report(
     results: Results,
-    into: str | Path | None = None,  # the report's folder; None: report/ in the study's
+    into: str | Path | None = None,  # the report's folder; None: `report` in the study's folder
 ) -> Path:  # the page, index.html
-    "Write the study's figures, tables and provenance as one page, with CSV and SVG files beside it."
+    "Write the study's figures, tables and provenance as one page, with CSV and SVG files in the same folder."
     folder, sections = results.out / "report" if into is None else Path(into), []
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StudyError(f"{str(folder)!r} is no folder of this study, so no report is written there; remove it")
+        raise StudyError(f"{str(folder)!r} is not a folder of this study, so no report is written there; remove it")
     for backbone in results.study.backbones:
         tables = {
             "transfer": results.transfer(backbone),
@@ -1069,9 +1067,9 @@ def write_report(
         if results.study.fine_tuning_rates:
             tables["trainings"] = results.trainings(backbone)
         for choice in (*results.study.tpt, *results.study.tpt_mixes):
-            if choice != "every" and results.tpt_asked(choice, backbone):  # which is many runs of one task and seed
+            if choice != "every" and results.tpt_asked(choice, backbone):  # "every" has several runs per task and seed
                 compared = compare_runs(results.tpt_curves(choice, backbone), tables["curves"])
-                if _cut(results.study):  # it says when a run was stopped, not when it had converged
+                if _cut(results.study):  # the runs were stopped before they converged
                     compared = compared.drop(columns=[name for name in compared if "convergence" in name])
                 tables["tpt_" + choice.replace(" ", "_")] = compared
         drawn = [name for name in FIGURES if name != "recovered" or "random" in tables["transfer"].index]
@@ -1087,10 +1085,10 @@ def write_report(
         if len(results.study.seeds) > 1:
             tables["prompts_of_other_seeds"] = results.cross_model(source, target, seeds="others")
         untrained = results.cross_model(source, target, seeds="others", untrained=True)
-        tables["untrained"] = untrained.drop([way for way in untrained.index if way.startswith("own prompt")])
-        ways = _tpt_model_ways(results, source, target)
-        further = {way: results.tpt_model_by_kind(source, target, way) for way in ways}
-        if any(map(len, further.values())):  # runs from random vectors to compare with may not be there yet
+        tables["untrained"] = untrained.drop([name for name in untrained.index if name.startswith("own prompt")])
+        methods = _further_tuned(results, source, target)
+        further = {method: results.tpt_model_by_kind(source, target, method) for method in methods}
+        if any(map(len, further.values())):  # the runs to compare with may not have been computed yet
             tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
         prefix = f"{source}_to_{target}_".replace("/", "_")
         for name, table in tables.items():

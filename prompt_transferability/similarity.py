@@ -62,14 +62,14 @@ def _cosine_average(p: Tensor, q: Tensor) -> Tensor:  # [m, l, d], [k, h, d] -> 
     return mean_directions(p) @ mean_directions(q).T
 
 # %% ../nbs/library/similarity.ipynb #b87254ea
-_CANCELLED = 1e-6
+_CANCELED = 1e-6
 "Squared distances below this fraction of the squared lengths are recomputed; the others are exact to eight digits."
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:  # float64 [m, d], [k, d] -> [m, k]
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)
     squared = torch.addmm(squares, x, y.T, alpha=-2)
-    for near in (squared <= _CANCELLED * squares).nonzero().split(4096):
+    for near in (squared <= _CANCELED * squares).nonzero().split(4096):
         i, j = near.T
         squared[i, j] = (x[i] - y[j]).square().sum(1)
     return squared.sqrt_()
@@ -101,7 +101,7 @@ def _check_shapes(metric: str, values: Mapping[str, Tensor]) -> None:
         if metric.endswith("concat") and len(prompt) != len(reference):
             raise PromptError(
                 f"{first} has {len(reference)} vectors and {name} {len(prompt)}; {metric} compares them position by "
-                f"position: take {metric.replace('concat', 'average')}"
+                f"position: use {metric.replace('concat', 'average')}"
             )
         parts = prompt if metric == "cosine_average" else prompt.reshape(1, -1)
         if metric.startswith("cosine") and not parts.any(dim=1).all():
@@ -207,8 +207,8 @@ def _checked_states(states: Mapping[str, Tensor]) -> dict[str, Tensor]:  # bool 
     for name, state in states.items():
         if state.dtype != torch.bool or state.ndim != 2:
             raise ValueError(
-                f"states are true or false, [layers, ffn]; {name} has {state.dtype} {list(state.shape)}: take what "
-                "`Backbone.neuron_states` gives"
+                f"states are true or false, [layers, ffn]; {name} has {state.dtype} {list(state.shape)}: use the "
+                "output of `Backbone.neuron_states`"
             )
         if state.shape != reference.shape:
             raise ValueError(

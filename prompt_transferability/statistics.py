@@ -51,7 +51,7 @@ def _hall(quantile: float, skewness: float, n: int) -> float:
     return 3 / skewness * (np.cbrt(1 + skewness * shift) - 1)
 
 # %% ../nbs/library/statistics.ipynb #35760bc9
-def _around(centre: float, values: np.ndarray, level: float, share: float = 1.0) -> tuple[float, float]:
+def _around(center: float, values: np.ndarray, level: float, share: float = 1.0) -> tuple[float, float]:
     "Student's and Hall's interval combined, for the mean of independent values; `share` of their variance counts."
     _check_level(level)
     n = len(values)
@@ -61,7 +61,7 @@ def _around(centre: float, values: np.ndarray, level: float, share: float = 1.0)
     spread = values.std(ddof=1) * np.sqrt(share)
     student = quantile / np.sqrt(n)
     below, above = np.clip([_hall(quantile, skewness, n), -_hall(-quantile, skewness, n)], student, 2 * student)
-    return float(centre - spread * below), float(centre + spread * above)
+    return float(center - spread * below), float(center + spread * above)
 
 # %% ../nbs/library/statistics.ipynb #be626272
 def interval(
@@ -178,13 +178,13 @@ def weighted_spearman(
     counted = (weights > 0).any(0)  # a self pair that never counts may have no value
     x, y, weights = x[counted], y[counted], weights[:, counted]
 
-    def centred(values: np.ndarray) -> np.ndarray:
+    def centered(values: np.ndarray) -> np.ndarray:
         below = (values < values[:, None]) + (values == values[:, None]) / 2
         ranks = weights @ below.T
         return ranks - (weights * ranks).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
 
     with np.errstate(invalid="ignore"):
-        a, b = centred(x), centred(y)
+        a, b = centered(x), centered(y)
         rho = (weights * a * b).sum(1) / np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
     known = not (np.isnan(x).any() or np.isnan(y).any())
     return np.where(known & ((weights > 0).sum(1) > 2), rho, np.nan)
@@ -199,9 +199,9 @@ def correlation_interval(
     _check_level(level)
     if n < FEWEST_UNITS or not abs(rho) < 1 - 1e-9:
         return _NO_INTERVAL
-    centre = np.arctanh(rho)
+    center = np.arctanh(rho)
     half = norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+    return float(np.tanh(center - half)), float(np.tanh(center + half))
 
 # %% ../nbs/library/statistics.ipynb #41d14406
 def auc(

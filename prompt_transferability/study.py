@@ -232,14 +232,14 @@ class CrossModel:
             )
         if self.tpt_seeds and not any(map(tuned_further, self.methods)):
             raise StudyError(
-                "cross_model.tpt_seeds of a study asks for prompts that task tuning carried over, and its methods are "
+                "cross_model.tpt_seeds of a study requires prompts that task tuning carried over, and its methods are "
                 f"{', '.join(self.methods)}"
             )
 
 # %% ../nbs/library/study.ipynb #e8a97b0c
 @_declared
 class OwnTask:
-    "A task that is not known by name."
+    "A task that a study declares itself."
 
     task_type: Annotated[_Word, _known("task type", TASK_TYPES)]
     label_words: Annotated[
@@ -266,7 +266,9 @@ def _check_together(self: Study) -> None:
     if self.cross_model is not None:
         self.cross_model.check_names(self)
     if self.probe_steps and (self.relative or self.init != "random"):
-        raise StudyError(f"probes of study {self.name!r} begin at random and at an absolute rate; drop them")
+        raise StudyError(
+            f"probes of study {self.name!r} start from random vectors and use an absolute rate; leave them out"
+        )
     if "weighted" in self.tpt_mixes and self.probe_steps is None:
         raise StudyError(f"tpt_mixes of study {self.name!r} has weights by similarity, which need probe_steps")
     if (self.tpt or self.tpt_mixes) and not self.cross_task:
@@ -395,9 +397,7 @@ def noted_fingerprints(
     known = {"models": str, "rows": dict}
     whole = isinstance(noted, dict) and (not noted or noted.keys() == known.keys())
     if not whole or any(not _maps(noted[name], kind) for name, kind in known.items() if noted):
-        raise StudyError(
-            f"the fingerprints in study.yaml of {Path(out).name!r} are not as a run notes them; get it again"
-        )
+        raise StudyError(f"the fingerprints in study.yaml of {Path(out).name!r} are not valid; get a new copy")
     return Fingerprints(**noted)
 
 # %% ../nbs/library/study.ipynb #bb62e8de
@@ -463,7 +463,7 @@ _PAPER_GROUPS = (("imdb", "laptop"), ("mnli",))
 def _crossing(
     source: str, target: str, tasks: str = "", groups: tuple[tuple[str, ...], ...] = _PAPER_GROUPS, **settings: Any
 ) -> dict[str, Any]:
-    "From one model to another."
+    "The settings of a study from one model to another."
     learned = dict(steps=600, mapping_steps=1500, mapping_learning_rate=1e-3, eval_every=200) | settings
     fitted_on = tuple(tuple(f"{tasks}{task}" for task in group) for group in groups)
     carried = CrossModel(directions=((source, target),), fitted_on=fitted_on, **learned)
@@ -600,13 +600,13 @@ def _mismatch(study: Study, found: Fingerprints, there: Study, noted: Fingerprin
     different = [f.name for f in fields(Study) if getattr(there, f.name) != getattr(study, f.name) and f.name != "name"]
     changed = noted.differences(found)
     if different:
-        return f"holds study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
+        return f"contains study {there.name!r}, which differs in {', '.join(different)}; choose another folder"
     if changed:
         return (
-            f"was computed with others: {', '.join(changed)} changed since then; choose another folder, or bring back "
-            "what was there"
+            f"was computed with different inputs: {', '.join(changed)} changed since then; choose another folder, or "
+            "restore the original"
         )
-    return "was computed by an earlier version, which noted less of what it had computed with; choose another folder"
+    return "was computed by an earlier version, which recorded less about its inputs; choose another folder"
 
 # %% ../nbs/library/study.ipynb #75ba53a5
 def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell]) -> None:
@@ -629,7 +629,9 @@ def check_source(other: Store, found: Fingerprints) -> None:
         raise StudyError(f"{str(other.folder)!r} is not the folder of a study: it has no study.yaml")
     changed = noted_fingerprints(other.folder).differences(found)
     if changed:
-        raise StudyError(f"{other.folder.name!r} was computed with others: {', '.join(changed)}; leave it out")
+        raise StudyError(
+            f"{other.folder.name!r} was computed with different inputs: {', '.join(changed)}; leave it out"
+        )
 
 # %% ../nbs/library/study.ipynb #9dcd0286
 def _finished_before(study: Study, store: Store) -> bool:
@@ -736,7 +738,7 @@ def run(
     models: str | Path | None = None,  # folder with model folders and .gguf files
     device: str = "auto",  # device of the models; "auto": an accelerator if available
     engine: str = "local",  # one of `ENGINES`
-    address: str | None = None,  # address of a Ray cluster; None: the one that this machine belongs to, or a new one
+    address: str | None = None,  # address of a Ray cluster; None: that of this process, or a new one
     workers: int | None = None,  # number of processes; None: one per core up to four, or one with an accelerator
     progress: bool = True,  # show a progress bar with the remaining time
     reuse: Sequence[str | Path] = (),  # folders of other studies, from which answers are copied instead of computed

@@ -92,7 +92,7 @@ class HubSource:
     config: str | None = None  # configuration of the data set
     train: str = "train"  # split to train on
     dev: str | None = None  # split to select on; None: hold out part of train
-    test: str | None = None  # labelled split to report on
+    test: str | None = None  # labeled split to report on
     script: bool = False  # the repository contains a script; it is never run: the Hub's parquet export is read instead
 
 # %% ../nbs/library/tasks.ipynb #87b6bf7e
@@ -104,7 +104,7 @@ def _check_name(name: str) -> None:
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or not is_printable(name) or len(name) > 200:
         raise ValueError(
-            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; take a "
+            f"a task cannot be named {name!r}: its rows are looked for in a folder of that name below tasks/; choose a "
             "name such as reviews or my/reviews"
         )
 
@@ -506,7 +506,7 @@ def _json_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
             continue
         record = parse_json(text, f"{origin}, line {line}: this", DataError)
         if not isinstance(record, dict):
-            raise DataError(f"{origin}, line {line}: expected one JSON object a line.")
+            raise DataError(f"{origin}, line {line}: expected one JSON object per line.")
         yield line, record
 
 # %% ../nbs/library/tasks.ipynb #676fb8d2
@@ -732,7 +732,7 @@ def read_texts(
 
 # %% ../nbs/library/tasks.ipynb #9bee6b9f
 def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict]]:
-    "One text a line; blank lines are allowed at the end."
+    "One text per line; blank lines are allowed at the end."
     blank = None
     for line, text in enumerate(lines, start=1):
         if not text.strip():
@@ -744,7 +744,7 @@ def _line_records(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict
 
 # %% ../nbs/library/tasks.ipynb #86637fe3
 def read_text_lines(
-    stream: BinaryIO,  # one text a line, or JSON lines; for example `sys.stdin.buffer`
+    stream: BinaryIO,  # one text per line, or JSON lines; for example `sys.stdin.buffer`
     origin: str = "standard input",  # what to call the stream in messages
 ) -> Iterator[dict]:
     "The checked rows of a stream, one at a time; raises `DataError`."

@@ -266,9 +266,7 @@ def mixed_prompt(
     else:
         weights = np.array([1.0 if mix == "mean" else score for score in scores.values()])
         if not (weights > 0).all():
-            raise ValueError(
-                f"weights must be above 0; the scores are {weights.round(3).tolist()}: take the plain mean"
-            )
+            raise ValueError(f"weights must be above 0; the scores are {weights.round(3).tolist()}: use the plain mean")
         shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
         values = torch.einsum("k,kld->ld", shares, torch.stack([prompt.values for prompt in prompts]))
     made_of = ", ".join(prompt.task for prompt in prompts)
@@ -401,9 +399,7 @@ def _saved(
 # %% ../nbs/library/tpt_task.ipynb #368b1c92
 def paired_times(
     tuned: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs, or their curves: columns task, seed, step, accuracy
-    baseline: TuningRun
-    | Sequence[TuningRun]
-    | pd.DataFrame,  # runs runs of the same tasks and seeds, from random vectors
+    baseline: TuningRun | Sequence[TuningRun] | pd.DataFrame,  # runs of the same tasks and seeds, from random vectors
     tolerance: float = 0.005,  # how far below a best accuracy counts as converged or comparable
 ) -> pd.DataFrame:  # one row per task and seed; accuracies and times as fractions, inf: never
     """Each run compared with the baseline of its task and seed (Table 1).

@@ -48,7 +48,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adafactor": Adafactor,
     "sgd": SGD,
 }
-"The optimisers, all from PyTorch, by name."
+"The optimizers, all from PyTorch, by name."
 _UNIT_POWERS = {"adamw": 1, "adafactor": 0, "sgd": 2}
 
 # %% ../nbs/library/training.ipynb #8eb9604c
@@ -70,9 +70,9 @@ def _number(name: str, value: Any, above_0: bool) -> float:
 # %% ../nbs/library/training.ipynb #2e5e35e3
 @dataclass(frozen=True)
 class Training:
-    """All settings of an optimisation, whatever is trained.
+    """All settings of an optimization, whatever is trained.
 
-    Raises `TuningError` for invalid values, and `UnknownNameError` for an unknown optimiser or schedule.
+    Raises `TuningError` for invalid values, and `UnknownNameError` for an unknown optimizer or schedule.
     """
 
     steps: int = 3000  # maximum number of steps
@@ -80,7 +80,7 @@ class Training:
     optimizer: str = "adamw"  # one of `OPTIMIZERS`
     schedule: str = "constant"  # of the learning rate after the warm-up, one of `SCHEDULES`
     warmup: int = 0  # steps in which the learning rate rises from 0
-    weight_decay: float = 0.0  # as defined by the optimiser
+    weight_decay: float = 0.0  # as defined by the optimizer
     batch_size: int = 16  # examples per job and step
     eval_every: int = 100  # steps between two evaluations; the start and the end are evaluated too
     patience: int | None = None  # evaluations without a new best after which a job stops; None: never
@@ -224,7 +224,7 @@ def _size(weights: Mapping[str, Tensor]) -> float:
 
 # %% ../nbs/library/training.ipynb #62a44052
 class Loop:
-    "Jobs in training: their weights, the optimiser, their curves, and the best so far."
+    "Jobs in training: their weights, the optimizer, their curves, and the best so far."
 
     def __init__(self, objective: Objective, training: Training):
         self.objective, self.training = objective, training
@@ -385,7 +385,7 @@ def _are_facts(self: Loop, facts: dict) -> bool:
     )
 
 # %% ../nbs/library/training.ipynb #eab7bb52
-_KEPT: dict[str, list[set[str]]] = {  # what each optimiser stores for a weight; nothing before its first step
+_KEPT: dict[str, list[set[str]]] = {  # what each optimizer stores for a weight; nothing before its first step
     "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
     "adafactor": [{"step", "row_var", "col_var"}, {"step", "variance"}],
     "sgd": [],
@@ -394,7 +394,7 @@ _KEPT: dict[str, list[set[str]]] = {  # what each optimiser stores for a weight;
 
 @patch
 def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    "The optimiser's tensors for each weight, from a checkpoint."
+    "The optimizer's tensors for each weight, from a checkpoint."
     weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -408,7 +408,7 @@ def _optimizer_state(self: Loop, tensors: Mapping[str, Tensor]) -> dict[int, dic
         state.setdefault(int(at), {})[kept] = value
     for at, found in state.items():
         if found.keys() not in _KEPT[self.training.optimizer]:
-            raise ValueError(f"for weight {at} the optimiser stores other tensors than {', '.join(found)}")
+            raise ValueError(f"for weight {at} the optimizer stores tensors other than {', '.join(found)}")
     return state
 
 # %% ../nbs/library/training.ipynb #9f0ab8bb
@@ -433,7 +433,8 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
     except (KeyError, ValueError, RuntimeError) as error:
         raise TuningError(
-            f"{str(path)!r} does not hold the state of a run as this version writes it; remove it or name another file"
+            f"{str(path)!r} does not contain the state of a run in the format of this version; remove it or name "
+            "another file"
         ) from error
 
 # %% ../nbs/library/training.ipynb #f5a8616e

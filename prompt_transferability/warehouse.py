@@ -211,7 +211,7 @@ def _read_index(path: Path, advice: str) -> dict[str, Entry]:  # by name
     for name, entry in found.items():
         if entry["file"] != _file_of(name):
             raise WarehouseError(
-                f"{str(path)!r} says that {name[:80]!r} lies in {entry['file'][:80]!r}, where no "
+                f"{str(path)!r} says that {name[:80]!r} is in {entry['file'][:80]!r}, where no "
                 f"warehouse puts it; {advice}"
             )
     return found
@@ -744,7 +744,9 @@ def pull(
         raise WarehouseError(f"the repository {repo_id!r} has no {INDEX}, so it is not a warehouse; name another")
     for entry in entries.values():
         if sizes.get(entry["file"]) != entry["bytes"]:
-            raise WarehouseError(f"{entry['file']!r} in the repository {repo_id!r} is missing or not as {INDEX} says")
+            raise WarehouseError(
+                f"{entry['file']!r} in the repository {repo_id!r} is missing or does not match {INDEX}"
+            )
     files = {entry["file"] for entry in entries.values()}
     with _hub_errors(repo_id, progress):
         strangers = [glob.escape(file) for file in sizes if file not in files]

@@ -202,7 +202,7 @@ def recovered_by_task(
     types: Mapping[str, str],  # the type of each task
 ) -> (
     pd.DataFrame
-):  # rows: kind ("fitted on", "same type", "other types") and way; a column per task, NaN for other kinds
+):  # rows: kind ("fitted on", "same type", "other types") and method; one column per task, NaN for other kinds
     """Recovered transfer of projected prompts, separately for tasks that the method was fitted on and others (§5.2).
 
     The tasks in parentheses are columns of the matrix, without the part before a slash. Also NaN if tuning gains less

@@ -35,7 +35,7 @@ def real_data() -> Path:
     beside = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get(REAL) or beside)
     if not (folder / "tasks").is_dir():
-        pytest.skip(f"needs the real task data: set {REAL} to a folder with tasks/ below it")
+        pytest.skip(f"needs the real task data: set {REAL} to a folder that contains tasks/")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Computations that are done once: whatever happens to a process, every answer is whole and the end is the same."""
+"""Computations that are done once: whatever happens to a process, answers are complete and the result is the same."""
 
 import json
 import os
@@ -41,7 +41,7 @@ CELLS = [*FIRST, *SECOND]
 
 
 def answer(cell, store, folder, seconds=0.0):
-    "A number, or the sum of two; a file of tensors beside it."
+    "A number, or the sum of two, with a file of tensors."
     time.sleep(seconds)
     value = cell.asked["number"] if cell.kind == "first" else sum(store.read(need)["value"] for need in cell.needs)
     save_file({"vectors": torch.full((2, 3), float(value))}, folder / "prompt.safetensors", metadata={"task": "sum"})
@@ -49,7 +49,7 @@ def answer(cell, store, folder, seconds=0.0):
 
 
 def kills_once(cell, store, folder):
-    "A worker that is killed while it answers one cell, the first time."
+    "A worker that is killed the first time it answers a certain cell."
     killed = store.folder / "killed"
     if cell.asked.get("number") == 3 and not killed.exists():
         killed.touch()
@@ -80,13 +80,13 @@ def hidden(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    "What a run gives that nothing disturbed."
+    "The contents after an undisturbed run."
     folder = tmp_path_factory.mktemp("whole")
     assert run_cells(CELLS, Store(folder), answer).whole
     return contents(folder)
 
 
-# ---- what is computed, and when
+# ---- what is computed and when
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -99,7 +99,7 @@ def test_every_cell_is_answered_once(whole, tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_cell_that_fails_holds_up_what_needs_it_and_nothing_else(tmp_path, workers):
+def test_a_failed_cell_holds_up_only_cells_that_need_it(tmp_path, workers):
     store = Store(tmp_path)
     report = run_cells(CELLS, store, fails, workers=workers)
     assert [failure.error for failure in report.failed] == ["ZeroDivisionError: three"]
@@ -112,7 +112,7 @@ def test_a_cell_that_fails_holds_up_what_needs_it_and_nothing_else(tmp_path, wor
     assert mended.whole and mended.answered == 3 and hidden(tmp_path) == []
 
 
-def test_what_a_failed_cell_holds_up_may_be_far_away(tmp_path):
+def test_a_failed_cell_holds_up_indirect_dependents(tmp_path):
     chain = [FIRST[3]]
     for number in range(3):
         chain.append(Cell("second", {"of": [chain[-1].key], "number": -number - 1}, (chain[-1],)))
@@ -126,7 +126,7 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path):
     assert len(report.held_up) == len(CELLS) - 4
 
 
-def test_a_worker_that_is_killed_is_named_and_its_cell_tried_again(whole, tmp_path):
+def test_the_cell_of_a_killed_worker_is_tried_again(whole, tmp_path):
     assert run_cells(CELLS, Store(tmp_path), kills_once, workers=2).whole
     assert contents(tmp_path) == whole and hidden(tmp_path) == []
 
@@ -143,11 +143,11 @@ def test_idle_workers_end_by_themselves_and_release_what_they_hold(tmp_path):
 
 def test_a_cell_that_kills_every_worker_fails(tmp_path):
     report = run_cells(CELLS, Store(tmp_path), always_killed, workers=2)
-    assert "killed (SIGKILL), as happens where memory runs out" in report.failed[0].error
+    assert "killed (SIGKILL), probably because memory ran out" in report.failed[0].error
     assert report.answered == len(CELLS) - 3 and len(report.held_up) == 2
 
 
-def test_shards_share_the_cells_and_together_give_all(whole, tmp_path):
+def test_shards_together_compute_all_cells(whole, tmp_path):
     store = Store(tmp_path)
     answered = [run_cells(FIRST, store, answer, shard=(i, 3)).answered for i in (1, 2, 3)]
     assert answered == [sum(shard_of(cell, 3) == i for cell in FIRST) for i in (1, 2, 3)] and sum(answered) == 12
@@ -167,12 +167,12 @@ def test_ten_thousand_cells_are_scheduled_in_a_moment():
     assert len(order) == 10_000 and time.perf_counter() - started < 10
 
 
-# ---- signals, and others on the same folder
+# ---- signals, and other processes in the same folder
 
 
 @pytest.fixture
 def started(fork):
-    "Starts a run of two workers in a process of its own."
+    "Starts a run of two workers in a separate process."
 
     def run(folder, seconds):
         run_cells(CELLS, Store(folder), partial(answer, seconds=seconds), workers=2)
@@ -195,9 +195,7 @@ def alive(process):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("moment", range(3))
-def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(
-    whole, tmp_path, number, moment, started
-):
+def test_a_run_ended_at_any_moment_leaves_complete_answers_and_no_process(whole, tmp_path, number, moment, started):
     folder = tmp_path / "out"
     run = started(folder)
     random_moment = random.Random(f"{number} {moment}").uniform(0, 1.0)
@@ -218,25 +216,27 @@ def test_a_run_that_is_ended_at_any_moment_leaves_whole_answers_and_no_process(
     assert contents(folder) == whole and hidden(folder) == []
 
 
-def test_of_two_runs_on_one_folder_one_says_who_works_there(whole, tmp_path, started):
+def test_a_second_run_in_a_folder_names_the_first(whole, tmp_path, started):
     folder = tmp_path / "out"
     first = started(folder, seconds=0.3)
     while not list(folder.glob("cells/first/[!.]*")):
         assert first.process.is_alive()
         time.sleep(0.01)
-    with pytest.raises(StoreError, match=f"process {first.pid} on .* has worked on 'out' since .*Z; wait for its end"):
+    with pytest.raises(
+        StoreError, match=f"process {first.pid} on .* has been using 'out' since .*Z; wait until it ends"
+    ):
         run_cells(CELLS, Store(folder), answer)
     assert first.wait(60) == 0 and contents(folder) == whole
     assert run_cells(CELLS, Store(folder), answer).answered == 0
 
 
-def test_a_dead_owner_is_taken_over_here_at_once_and_elsewhere_after_a_silence(tmp_path):
+def test_a_dead_owner_is_replaced_at_once_here_and_after_silence_elsewhere(tmp_path):
     dead = {"host": os.uname().nodename, "process": 2**22 + 1, "started": "1", "since": "long ago", "token": "x"}
     owner = tmp_path / ".owner-1-of-1.json"
     owner.write_text(json.dumps(dead))
     assert run_cells(FIRST[:1], Store(tmp_path), answer).whole and not owner.exists()
     owner.write_text(json.dumps(dead | {"host": "another"}))
-    with pytest.raises(StoreError, match="on another has worked"):
+    with pytest.raises(StoreError, match="on another has been using"):
         run_cells(FIRST, Store(tmp_path), answer)
     os.utime(owner, (time.time() - 3600,) * 2)
     assert run_cells(FIRST, Store(tmp_path), answer).whole
@@ -247,7 +247,7 @@ def test_a_dead_owner_is_taken_over_here_at_once_and_elsewhere_after_a_silence(t
 
 @pytest.fixture
 def packed(tmp_path):
-    "A packed folder, and the store that it was made of."
+    "A packed folder, and the store that it was made from."
     loose, into = tmp_path / "loose", tmp_path / "packed"
     run_cells(CELLS, Store(loose), answer)
     (loose / "study.yaml").write_text("name: sums\n")
@@ -255,7 +255,7 @@ def packed(tmp_path):
     return into, Store(loose)
 
 
-def test_a_packed_store_gives_what_the_loose_one_gives(packed):
+def test_a_packed_store_returns_the_same_as_the_loose_one(packed):
     into, loose = packed
     store = Store(into)
     assert sorted(path.name for path in into.iterdir()) == [MANIFEST, TABLE, "prompts.safetensors", "study.yaml"]
@@ -268,7 +268,7 @@ def test_a_packed_store_gives_what_the_loose_one_gives(packed):
     assert run_cells(CELLS, store, fails).answered == 0
 
 
-def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path):
+def test_packing_again_changes_no_byte_and_adds_new_cells(packed, tmp_path):
     into, _ = packed
     before = {path.name: path.read_bytes() for path in into.iterdir()}
     pack(into, into, CELLS)
@@ -279,7 +279,7 @@ def test_packing_again_changes_no_byte_and_new_cells_are_added(packed, tmp_path)
     assert Store(into).read(more[-1]) == {"value": 99}
 
 
-def test_tensors_that_were_left_out_are_named_and_the_answer_stays_whole(packed, tmp_path):
+def test_tensors_left_out_are_named_and_the_answer_stays_complete(packed, tmp_path):
     into, _ = packed
     cells, lean = [*CELLS], tmp_path / "lean"
     pack(into, lean, cells, keep=lambda cell, name: cell.kind != "first")
@@ -299,7 +299,7 @@ def test_tensors_that_were_left_out_are_named_and_the_answer_stays_whole(packed,
 
 
 def ended_at(call, number):
-    "A function of `os` that ends its process in the place of one of its calls, as a kill would."
+    "A function of `os` that ends its process instead of making one of its calls, as a kill would."
     calls = iter(range(number))
     return lambda *given, **named: os._exit(9) if next(calls, None) is None else call(*given, **named)
 
@@ -307,7 +307,7 @@ def ended_at(call, number):
 @pytest.mark.parametrize(
     ("name", "number"), [*(("replace", n) for n in range(6)), *(("unlink", n) for n in (0, 1, 2, 5))]
 )
-def test_a_packing_that_is_killed_loses_nothing(tmp_path, name, number):
+def test_a_killed_packing_loses_nothing(tmp_path, name, number):
     run_cells(CELLS[:8], Store(tmp_path), answer)
     (tmp_path / "study.yaml").write_text("name: sums\n")
     pack(tmp_path, tmp_path, CELLS)
@@ -319,7 +319,7 @@ def test_a_packing_that_is_killed_loses_nothing(tmp_path, name, number):
         os._exit(0)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert ended == 9 or (name, number) == ("replace", 5)  # the plan, three files and the manifest have been replaced
-    assert run_cells(CELLS, Store(tmp_path), fails).answered == 0  # whoever owns the folder next finds them all
+    assert run_cells(CELLS, Store(tmp_path), fails).answered == 0  # the next owner of the folder finds them all
     assert pack(tmp_path, tmp_path, CELLS) == len(CELLS)
     store = Store(tmp_path)
     for cell in CELLS:
@@ -337,14 +337,14 @@ def test_an_answer_without_its_result_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", [TABLE, "prompts.safetensors"])
-def test_a_packed_file_that_was_cut_is_named(packed, name):
+def test_a_truncated_packed_file_is_named(packed, name):
     into, _ = packed
     (into / name).write_bytes((into / name).read_bytes()[:-5])
-    with pytest.raises(StoreError, match=f"'{name}' in .* is missing or not as MANIFEST says"):
+    with pytest.raises(StoreError, match=f"'{name}' in .* is missing or does not match MANIFEST"):
         Store(into).read(CELLS[0])
 
 
-def test_an_answer_that_was_cut_is_named(tmp_path):
+def test_a_truncated_answer_is_named(tmp_path):
     store = Store(tmp_path)
     run_cells(FIRST[:1], store, answer)
     (store.place(FIRST[0]) / "result.json").write_text('{"val')
@@ -365,7 +365,7 @@ def test_a_hundred_thousand_cells_are_packed_and_read_in_seconds(tmp_path):
     assert time.perf_counter() - started < 30
 
 
-def test_an_idle_worker_that_was_killed_is_replaced(tmp_path):
+def test_a_killed_idle_worker_is_replaced(tmp_path):
     workers = _Workers(Store(tmp_path), answer, None)
     try:
         workers.give(FIRST[0])
@@ -380,7 +380,7 @@ def test_an_idle_worker_that_was_killed_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("noted", ["", "{", "3", "{}", '{"kind": 1, "key": "a", "error": "b", "traceback": "c"}'])
-def test_a_note_of_a_failure_that_is_not_whole_says_nothing(noted, tmp_path):
+def test_an_invalid_note_of_a_failure_is_ignored(noted, tmp_path):
     path = Store(tmp_path).beside(FIRST[0], "failed.json")
     path.parent.mkdir(parents=True)
     path.write_text(noted)
@@ -406,7 +406,7 @@ def test_a_full_disk_hides_no_failure(tmp_path, monkeypatch):
         lambda table: table.set_column(3, "result", pa.array(["{"] * len(table), pa.string())),
     ],
 )
-def test_a_packed_table_that_is_none_is_named(damage, tmp_path):
+def test_an_invalid_packed_table_is_named(damage, tmp_path):
     run_cells(CELLS, Store(tmp_path), answer)
     (tmp_path / "study.yaml").touch()
     pack(tmp_path, tmp_path, CELLS)
@@ -417,7 +417,7 @@ def test_a_packed_table_that_is_none_is_named(damage, tmp_path):
         [Store(tmp_path).read(cell) for cell in CELLS]
 
 
-def test_a_shard_waits_for_what_another_is_computing(tmp_path, fork):
+def test_a_shard_waits_for_answers_of_another(tmp_path, fork):
     def compute(i):
         return not run_cells(CELLS, Store(tmp_path), partial(answer, seconds=0.05), shard=(i, 2)).whole
 
@@ -430,7 +430,7 @@ def test_a_shard_waits_for_what_another_is_computing(tmp_path, fork):
 
 
 def summed(cell, store, folder):
-    "Its number and those of the cells that it needs, after a while."
+    "A cell's number plus those of the cells it needs, after a delay."
     time.sleep(cell.asked.get("seconds", 0))
     if cell.asked["number"] == cell.asked.get("fails"):
         raise RuntimeError("no such number")
@@ -439,7 +439,7 @@ def summed(cell, store, folder):
 
 
 def triangle(count, **asked):
-    "Cells of which each but the first few needs two others."
+    "Cells that each need two others, except for the first few."
     cells = [Cell("number", {"number": i} | asked) for i in range(4)]
     for i in range(4, count):
         cells.append(Cell("number", {"number": i} | asked, (cells[i // 2], cells[i // 3])))
@@ -448,7 +448,7 @@ def triangle(count, **asked):
 
 @pytest.fixture(scope="module")
 def cluster():
-    "A head that computes nothing, and two nodes."
+    "A head node that computes nothing, and two workers."
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": health}
@@ -464,7 +464,7 @@ def results(cells, out):
     return {cell.key: Store(out).read(cell) for cell in cells}
 
 
-def test_a_node_that_is_lost_costs_nothing_but_time(cluster, tmp_path):
+def test_a_lost_node_costs_only_time(cluster, tmp_path):
     cells = triangle(16, seconds=0.4)
     run_cells(cells, Store(tmp_path / "local"), summed)
     lost = threading.Timer(2, lambda: cluster[0].remove_node(cluster[1].pop(), allow_graceful=False))
@@ -478,7 +478,7 @@ def test_a_node_that_is_lost_costs_nothing_but_time(cluster, tmp_path):
         assert there == {"cell.json", "result.json", "provenance.json", "number.txt"}
 
 
-def test_a_failure_is_kept_here_and_holds_up_what_needs_it(cluster, tmp_path):
+def test_a_failure_is_recorded_here_and_holds_up_dependents(cluster, tmp_path):
     cells = triangle(10, fails=2)
     report = run_cells(cells, Store(tmp_path), summed, engine="ray", workers=3)
     assert [failure.error for failure in report.failed] == ["RuntimeError: no such number"]
@@ -495,7 +495,7 @@ def test_packed_answers_are_sent_too(cluster, tmp_path):
     assert Store(tmp_path).read(cells[4])["sum"] == 4 + 2 + 1
 
 
-def test_a_study_gives_the_same_on_a_cluster(cluster, tmp_path, monkeypatch):
+def test_a_study_has_the_same_result_on_a_cluster(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = Study(
         "tiny", ("micro-bert",), ("micro/sst2",), random_seeds=(0,), length=4, steps=4, max_train=40, max_eval=20

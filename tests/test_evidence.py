@@ -1,4 +1,4 @@
-"Pages show every study that is there, also one that nobody has seen yet: studies of tiny models under its name."
+"Pages show every available study, including new ones, which are studies of tiny models here."
 
 import json
 import os
@@ -69,7 +69,7 @@ TINY = Study(
     random_seeds=(0, 1),
     length=3,
     steps=2,
-    learning_rate=0.5,  # so large that prompts differ after two steps
+    learning_rate=0.5,  # large enough for prompts to differ after two steps
     eval_every=1,
     max_train=16,
     max_eval=8,
@@ -98,13 +98,13 @@ STARTS = replace(
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "A whole study of four generated tasks."
+    "A complete study of four generated tasks."
     return TINY.run(tmp_path_factory.mktemp("tiny"), workers=1, progress=False)
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
-    "A folder of results in which two studies of every question are there, packed as they are committed; all are tiny."
+    "A folder of results with two tiny studies for every question, packed like the committed ones."
     results = tmp_path_factory.mktemp("root") / "results"
     starts = STARTS.run(tmp_path_factory.mktemp("starts"), workers=1, progress=False, reuse=[tiny])
     for name in {name for names in FIRST.values() for name in names}:
@@ -113,7 +113,7 @@ def folder(tiny, tmp_path_factory):
     return results
 
 
-def test_a_row_is_named_by_what_the_study_says_of_itself_and_not_by_its_folder(folder):
+def test_a_row_is_labeled_by_the_study_itself_and_not_by_its_folder(folder):
     for question in STUDIES:
         found = studies_there(folder, question)
         assert list(dict.fromkeys(study.name for study in found)) == list(FIRST[question])
@@ -122,7 +122,7 @@ def test_a_row_is_named_by_what_the_study_says_of_itself_and_not_by_its_folder(f
 
 
 @pytest.mark.parametrize(("question", "row"), [(question, row) for question, rows in ROWS.items() for row in rows])
-def test_every_question_is_answered_by_a_study_that_is_new(question, row, folder):
+def test_a_new_study_answers_every_question(question, row, folder):
     table = each_study(folder, question, row)
     assert any(label.startswith(f"{STUDIES[question][0]}: ") for label in table.index)
     assert (table != "–").any(axis=1).all()
@@ -130,7 +130,7 @@ def test_every_question_is_answered_by_a_study_that_is_new(question, row, folder
     assert [*table][: len(verdicts)] == verdicts  # what a phone shows first
 
 
-def test_verdicts_are_of_all_studies(folder):
+def test_verdicts_list_all_studies(folder):
     found = claims(folder)
     assert {*found.index.unique("claim")} == {*CLAIMS} and {*found["verdict"]} <= {HOLDS, FAILS, OPEN}
     for claim, (question, *_) in CLAIMS.items():
@@ -138,7 +138,7 @@ def test_verdicts_are_of_all_studies(folder):
         assert all(f"{name}: " in there for name in FIRST[question])
 
 
-def test_what_is_not_there_is_left_out(folder, tmp_path):
+def test_missing_studies_are_left_out(folder, tmp_path):
     assert each_study(tmp_path, "transfer", by_type).empty and claims(tmp_path).empty
     assert said(each_study(tmp_path, "transfer", by_type)) == "No study in this repository decides this."
     shutil.copytree(folder / "smollm", tmp_path / "smollm")
@@ -147,7 +147,7 @@ def test_what_is_not_there_is_left_out(folder, tmp_path):
     assert progress(tmp_path, ("smollm", "gemma"))["cells"].tolist()[1] == "not run"
 
 
-def test_a_study_that_is_being_run_says_so_and_shows_what_is_whole(tiny, tmp_path):
+def test_an_unfinished_study_is_labeled_and_shows_its_complete_tasks(tiny, tmp_path):
     results = Results(tiny)
     of = [(cell.kind, cell.asked.get("backbone"), cell.asked.get("source")) for cell, _ in results.answered]
     kept = [
@@ -176,7 +176,7 @@ def test_a_study_that_is_being_run_says_so_and_shows_what_is_whole(tiny, tmp_pat
     assert each_study(tmp_path, "starts", by_start).empty
 
 
-def test_seeds_stand_beside_their_mean(folder):
+def test_single_seeds_follow_their_mean(folder):
     table = each_study(folder, "transfer", by_type, each_seed=True)
     assert len(table) == 3 * len(studies_there(folder, "transfer"))
     study = studies_there(folder, "transfer")[0]
@@ -184,7 +184,7 @@ def test_seeds_stand_beside_their_mean(folder):
     pd.testing.assert_frame_equal(sum(matrices) / 2, whole_matrix(study), check_names=False)
 
 
-def test_a_task_is_learned_above_all_three_ends(folder, monkeypatch):
+def test_a_learned_task_is_above_both_baselines_intervals(folder, monkeypatch):
     results = Results(folder / "paper")
     rows = {"accuracy": [0.9, 0.6, 0.9, 0.9], "random": [0.5, 0.5, 0.85, 0.5], "majority": [0.5, 0.5, 0.5, None]}
     of = pd.DataFrame(rows, [*TINY.tasks], dtype=float).assign(n=100)
@@ -196,7 +196,7 @@ def test_a_task_is_learned_above_all_three_ends(folder, monkeypatch):
     assert found["split"].tolist() == ["test", "test", "test", "dev"]
 
 
-def test_task_tuning_carries_only_what_noise_and_own_prompts_do_not_bring(monkeypatch, folder):
+def test_task_tuning_must_beat_noise_and_own_prompts(monkeypatch, folder):
     study = studies_there(folder, "models")[0]
     for carried, noise, own, said_so in ((0.9, 0.5, 0.6, HOLDS), (0.9, 0.95, 0.6, FAILS), (0.6, 0.5, 0.6, FAILS)):
         ways = {"task tuning (imdb)": carried, "own prompt (imdb)": own, "task tuning (mnli)": carried}
@@ -208,13 +208,13 @@ def test_task_tuning_carries_only_what_noise_and_own_prompts_do_not_bring(monkey
         assert {row["verdict"] for row in by_projector(study).values()} == {said_so}
 
 
-def test_one_seed_cannot_decide_what_takes_several(folder):
+def test_one_seed_cannot_decide_a_claim_about_several(folder):
     study = Evidence(Results(folder / "paper"), "micro-bert", seed=0)
     assert by_similarity(study)["predicts best"] == OPEN
     assert compared(study)[1].shape == (4, 4)
 
 
-def test_similarities_are_kept_for_pages_without_the_model(folder, tmp_path):
+def test_similarities_are_stored_for_pages_without_the_model(folder, tmp_path):
     shutil.copytree(folder / "smollm", tmp_path / "smollm")
     out = tmp_path / "similarity" / "smollm.csv"
     out.parent.mkdir()
@@ -235,7 +235,7 @@ def test_similarities_are_kept_for_pages_without_the_model(folder, tmp_path):
 
 
 def evidence_cells(page):
-    "What a page needs for its tables of all studies: its imports, and the cells that make them."
+    "The imports of a page, and the cells that compute its tables of all studies."
     sources = [cell.source for cell in read_nb(page).cells if cell.cell_type == "code"]
     first = next(source for source in sources if "from pathlib import Path" in source)
     return [
@@ -252,7 +252,7 @@ SHOWN = [page for page in PAGES if len(evidence_cells(page)) > 1]
 
 
 def test_each_page_about_the_paper_shows_all_studies():
-    """Figure 10 alone does not: it is about curves of the micro world, which the authors' appendix draws of one run."""
+    """The only exception is Figure 10: it shows curves of the micro world; the paper's appendix shows one run."""
     paper = {page.stem for page in PAGES if page.parent.name == "paper"}
     assert paper - {page.stem for page in SHOWN} == {"figure10"} and "real" in {page.stem for page in SHOWN}
 

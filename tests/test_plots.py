@@ -302,7 +302,7 @@ def test_correlations_stand_in_the_panels(similarity, matrix):
 
 
 def test_words_above_the_panels_do_not_touch():
-    "Not those of one panel, and not those of neighbours, however long a task is called."
+    "Not those of one panel, and not those of neighbors, however long a task is called."
     names = [f"micro/{name}" for name in PAPER_TASKS][:-2] + ["ethics_deontology_2", "a_task_of_mine_with_a_long_name"]
     kinds = dict.fromkeys(names, "SA")
     values = pd.DataFrame(np.random.default_rng(0).random((13, 13)), names, names)
@@ -346,7 +346,7 @@ def lines(axes):
 def test_a_panel_a_task_in_the_given_order(curves):
     figure = plot_curves(curves, TYPES)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["SST-2", "IMDB", "SNLI", "QQP"]
-    assert [axes.title.get_color() for axes in figure.axes] == ["#1d2730"] * 4  # the centred title is empty
+    assert [axes.title.get_color() for axes in figure.axes] == ["#1d2730"] * 4  # the centered title is empty
     assert len({axes.get_xlim() for axes in figure.axes}) == len({axes.get_ylim() for axes in figure.axes}) == 1
 
 
@@ -375,7 +375,7 @@ def test_reference_is_drawn_where_it_is_given(curves):
     assert [text.get_text() for text in figure.legends[0].texts] == ["one seed", "mean of the seeds", "majority class"]
 
 
-def test_other_curves_stand_beside_in_dashed_grey_where_there_are_any(curves):
+def test_other_curves_stand_beside_in_dashed_gray_where_there_are_any(curves):
     beside = curves[curves["task"] == "sst2"].assign(accuracy=0.4)
     figure = plot_curves(curves, TYPES, baseline=beside, baseline_name="from random vectors")
     dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
@@ -622,7 +622,7 @@ def test_settings_are_left_as_they_were_and_do_not_matter(draw):
 
 
 def gray(color):
-    """Lightness L* of a color, as grey print shows it."""
+    """Lightness L* of a color, as gray print shows it."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(color)]
     return 116 * np.dot([0.2126, 0.7152, 0.0722], linear) ** (1 / 3) - 16
 

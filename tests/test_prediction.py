@@ -303,7 +303,7 @@ BAD = {
         ('{"text": "x"}\n{"text"', "line 2: this is not JSON"),
         ('{"text": 3}', "line 1: text_a must be a text, not 3"),
         ('{"text": "\\ud800"}', "line 1: a text contains '\\ud800', half of a character"),
-        ("[1]", "expected one JSON object a line"),
+        ("[1]", "expected one JSON object per line"),
     ],
     "a.xlsx": [("x", "its name must end in .csv, .tsv, .jsonl, .csv.gz, .tsv.gz, .jsonl.gz")],
     "a.csv.gz": [("text\nx\n", "is not a whole gzip file")],

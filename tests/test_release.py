@@ -61,10 +61,10 @@ def publish(monkeypatch):
     def publish(contents):
         sums = {file: sha256(content).hexdigest() for file, content in contents.items()}
         monkeypatch.setattr(release, "_sums", lambda: sums)
-        release._catalogue.cache_clear()
+        release._catalog.cache_clear()
 
     yield publish
-    release._catalogue.cache_clear()
+    release._catalog.cache_clear()
 
 
 @pytest.fixture(autouse=True)

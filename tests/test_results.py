@@ -1,4 +1,4 @@
-"Results: numbers counted by hand from cells that are written here, studies that are not whole, and the report."
+"Results: numbers computed by hand from cells written here, incomplete studies, and the report."
 
 import csv
 import json
@@ -34,12 +34,12 @@ STUDY = Study(
     eval_every=10,
 )
 HUNDRED = 100  # rows of every split
-TESTED = ("sst2", "imdb")  # MNLI has no labelled test split
+TESTED = ("sst2", "imdb")  # MNLI has no labeled test split
 MAJORITY = {"sst2": 0.5, "imdb": 0.75, "mnli": 0.25}
 
 
 def correct(source, seed, target, split):
-    "Correct answers of a hundred: any numbers will do that differ in every cell and are easy to add up."
+    "Correct answers out of a hundred: numbers that differ between cells and are easy to add."
     base = {"sst2": 80, "imdb": 60, "mnli": 40, "random": 30}[source]
     return base + 4 * seed - 5 * (source != target) + {"sst2": 0, "imdb": 1, "mnli": 2}[target] + (split == "test")
 
@@ -50,7 +50,7 @@ def evaluation(hits):
 
 
 def carried_over(study, fitted_seed):
-    "What prompts, and untrained vectors, are worth on another model."
+    "The accuracies of prompts, and of untrained vectors, on another model."
     return [
         {"source": source, "seed": seed, "target": target, "split": split} | evaluation(hits)
         for target in study.tasks
@@ -84,7 +84,7 @@ def write(study, out, tested=TESTED, done=lambda cell: True):
                 "majority": {split: MAJORITY[asked["task"]] for split in splits},
             }
             if cell.kind == "fine_tune":
-                result["curve"]["seconds"] = [0.0, 1.0, 4.0]  # which curves of earlier versions do not have
+                result["curve"]["seconds"] = [0.0, 1.0, 4.0]  # missing in curves of earlier versions
         elif cell.kind == "tpt":
             result = {
                 "accuracy": 0.55,
@@ -155,7 +155,7 @@ class Page(HTMLParser):
         self.text += data + " "
 
 
-def test_the_matrix_holds_means_over_seeds(results):
+def test_the_matrix_contains_means_over_seeds(results):
     matrix = results.transfer()
     assert list(matrix.index) == ["sst2", "imdb", "mnli", "random"] and list(matrix.columns) == ["sst2", "imdb", "mnli"]
     for source in matrix.index:
@@ -165,14 +165,14 @@ def test_the_matrix_holds_means_over_seeds(results):
 
 
 def similar(study):
-    "Prompts of one seed are alike by 9; others by the numbers of their tasks, and a tenth for one task."
+    "Prompts of one seed have similarity 9; others have the numbers of their tasks, plus a tenth for the same task."
     runs = [(task, seed) for seed in study.seeds for task in range(3)]
     cells = [[9 if a[1] == b[1] else a[0] + b[0] + 0.1 * (a[0] == b[0]) for b in runs] for a in runs]
     names = [f"{study.tasks[task]} {seed}" for task, seed in runs]
     return pd.DataFrame(cells, names, names)
 
 
-def test_prompts_of_two_tasks_are_compared_where_they_began_differently(results, tmp_path):
+def test_prompts_of_two_tasks_are_compared_between_different_seeds(results, tmp_path):
     found = results.task_similarity(similar(STUDY))
     assert list(found) == list(found.index) == list(STUDY.tasks)
     np.testing.assert_allclose(found, [[0.1, 1, 2], [1, 2.1, 3], [2, 3, 4.1]])
@@ -183,7 +183,7 @@ def test_prompts_of_two_tasks_are_compared_where_they_began_differently(results,
         results.task_similarity(similar(STUDY).rename(index={"sst2 0": "qqp 0"}, columns={"sst2 0": "qqp 0"}))
 
 
-def test_the_summary_counted_by_hand(results):
+def test_the_summary_matches_a_computation_by_hand(results):
     table = results.summary()
     assert list(table.index) == ["sst2", "imdb", "mnli"]
     row = table.loc["sst2"]  # 80 and 84 of 100 on dev, one more on test; random prompts 25 and 29
@@ -208,7 +208,7 @@ def test_evaluations_and_curves_name_their_cells(results):
     assert curves["loss"].isna().sum() == 6 and curves.groupby(["task", "seed"])["step"].max().eq(20).all()
 
 
-def test_runs_from_other_tasks_are_told_apart_by_how_they_started(tmp_path):
+def test_runs_from_other_tasks_are_distinguished_by_their_starts(tmp_path):
     starts = replace(STUDY, tpt=("best", "same type", "every"), tpt_mixes=("mean",), tpt_steps=10)
     results = write(starts, tmp_path)
     counts = {choice: len(results.tpt_runs(choice)) for choice in (*starts.tpt, *starts.tpt_mixes)}
@@ -225,25 +225,25 @@ def test_runs_from_other_tasks_are_told_apart_by_how_they_started(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [10, 20, None])
-def test_the_report_says_which_runs_were_cut_and_not_when_these_converged(tmp_path, steps):
+def test_the_report_names_cut_runs_without_convergence_times(tmp_path, steps):
     results = write(replace(STUDY, tpt=("best", "same type", "every"), tpt_mixes=("mean",), tpt_steps=steps), tmp_path)
     page, cut = Page(write_report(results).read_text()).text, steps == 10
     compared = pd.read_csv(tmp_path / "report" / "tpt_same_type.csv", index_col="task")
-    # PT is at its 50 % after 10 steps; TPT of seed 1 is so at once, and the mean of both after 10 steps.
+    # PT reaches its 50 % after 10 steps; TPT of seed 1 reaches it at once, and the mean of both after 10 steps.
     assert compared.loc["sst2", ["comparable_time", "reached", "sooner"]].tolist() == [1, 2, 1]
     assert ("same type, cut at 10 of 20 steps" in page) == ("cut" in page) == cut and "same type" in page
     assert any("convergence" in name for name in compared) != cut
     assert ("convergence time" in page) != cut and "comparable time" in page
 
 
-def test_a_start_that_no_task_has_is_no_part_of_the_report(tmp_path):
-    "None of two tasks has another of its type."
+def test_the_report_leaves_out_starts_that_no_task_has(tmp_path):
+    "Neither of the two tasks has another task of its type."
     results = write(replace(STUDY, tasks=("sst2", "mnli"), tpt=("same type", "other types")), tmp_path)
     write_report(results)
     assert {path.name for path in (tmp_path / "report").glob("tpt_*")} == {"tpt_other_types.csv"}
 
 
-def test_runs_that_are_not_there_yet(tmp_path):
+def test_missing_runs(tmp_path):
     starts = replace(STUDY, tpt=("same type", "every"), tpt_mixes=("mean",))
     results = write(
         starts, tmp_path, done=lambda cell: cell.kind != "tpt" or ("mix" not in cell.asked and cell.asked["seed"] == 0)
@@ -258,7 +258,7 @@ def test_runs_that_are_not_there_yet(tmp_path):
         results.accuracy_from_each(7)
 
 
-def test_what_a_run_from_each_source_keeps_after_some_steps(tmp_path):
+def test_the_best_accuracy_of_a_run_from_each_source_within_some_steps(tmp_path):
     results = write(replace(STUDY, tpt=("every",)), tmp_path)
     for steps, accuracy in ((0, 0.5), (9, 0.5), (10, 0.55), (None, 0.55)):
         found = results.accuracy_from_each(1, steps)
@@ -273,7 +273,7 @@ def test_provenance_has_a_row_for_every_cell(results):
     assert set(table["kind"]) == {"data", "tune", "transfer"} and table["seconds"].eq(36).all()
 
 
-def test_the_rows_of_a_task_and_those_that_two_splits_share(results):
+def test_the_rows_of_a_task_and_rows_shared_by_two_splits(results):
     rows = results.rows()
     assert list(rows.index) == ["sst2", "imdb", "mnli"]
     assert list(rows.columns) == ["train", "dev", "test", "dev in train", "test in train", "test in dev"]
@@ -283,8 +283,8 @@ def test_the_rows_of_a_task_and_those_that_two_splits_share(results):
     assert re.search(r"dev in train\s+test in train\s+test in dev\s+SST-2\s+1000\s+100\s+100\s+2\s+3\s+0\s", page)
 
 
-def test_what_is_not_done_is_no_answer(tmp_path):
-    "A folder of a cell in the making stands beside those that are whole."
+def test_an_unfinished_cell_is_not_an_answer(tmp_path):
+    "The folder of an unfinished cell is next to those of complete ones."
     results = write(STUDY, tmp_path, done=lambda cell: cell.kind == "tune")
     cell = STUDY.cells()[-1]
     Store(tmp_path).place(cell).with_name(f".{cell.key}.1234").mkdir(parents=True)
@@ -297,7 +297,7 @@ def test_what_is_not_done_is_no_answer(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_whole_models_stand_beside_prompts(results, tmp_path):
+def test_fine_tuned_models_are_listed_with_prompts(results, tmp_path):
     found = write(replace(STUDY, fine_tuning_rates=(1e-4, 1e-5)), tmp_path).trainings()
     assert list(found.columns) == ["method", "task", "seed", "learning_rate", "step", "loss", "accuracy"]
     steps = found.groupby(["method", "task", "seed", "learning_rate"])["step"].apply(list)
@@ -308,7 +308,7 @@ def test_whole_models_stand_beside_prompts(results, tmp_path):
         results.trainings()
 
 
-def test_a_study_of_which_some_tasks_are_missing(tmp_path):
+def test_a_study_with_missing_tasks(tmp_path):
     some = write(STUDY, tmp_path, done=lambda cell: "mnli" not in (cell.asked.get("task"), cell.asked.get("source")))
     assert list(some.transfer().index) == ["sst2", "imdb", "random"]
     assert list(some.summary().index) == ["sst2", "imdb"]
@@ -317,7 +317,7 @@ def test_a_study_of_which_some_tasks_are_missing(tmp_path):
 
 
 def test_a_study_without_a_test_split(tmp_path):
-    "A study of tasks like MNLI alone."
+    "A study of tasks like MNLI only."
     results = write(STUDY, tmp_path, tested=())
     table = results.summary()
     assert table["accuracy"].notna().all() and table["test_accuracy"].isna().all()
@@ -338,7 +338,7 @@ def test_a_study_without_random_prompts(tmp_path):
     assert write_report(results).is_file()
 
 
-def test_the_tables_of_the_report_are_the_numbers(results):
+def test_the_tables_of_the_report_contain_the_numbers(results):
     folder = write_report(results).parent
     assert {path.name for path in folder.iterdir()} == {
         "index.html",
@@ -353,14 +353,14 @@ def test_the_tables_of_the_report_are_the_numbers(results):
 
 
 def test_a_report_is_the_same_when_it_is_written_again(results):
-    "So that a committed report changes only when its numbers do."
+    "A committed report changes only if its numbers change."
     folder = write_report(results).parent
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     write_report(Results(results.out))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_report_stands_alone(results):
+def test_a_report_is_self_contained(results):
     text = write_report(results).read_text()
     page = Page(text)
     assert "script" not in page.tags and page.tags.count("svg") == len(FIGURES)
@@ -369,8 +369,8 @@ def test_a_report_stands_alone(results):
     assert str(results.out) not in text
 
 
-def test_a_report_says_first_what_came_out_and_of_which_model(results):
-    "The numbers are those of `correct`, by hand: MNLI is alone of its type, and seeds differ by 4."
+def test_a_report_starts_with_its_findings_and_their_model(results):
+    "The numbers follow from `correct` by hand: MNLI is the only task of its type, and seeds differ by 4."
     page = Page(text := write_report(results).read_text())
     assert page.tags.count("main") == page.tags.count("h1") == 1 and page.tags.count("caption") == page.tags.count(
         "table"
@@ -386,7 +386,7 @@ def test_a_report_says_first_what_came_out_and_of_which_model(results):
 
 
 def pairs(alike):
-    "Sources, seeds and targets of the study, where both tasks are of one type, or are not."
+    "Sources, seeds and targets of the study whose tasks have the same type, or different types."
     types = {"sst2": "SA", "imdb": "SA", "mnli": "NLI"}
     return [
         (source, seed, target)
@@ -397,7 +397,7 @@ def pairs(alike):
     ]
 
 
-def test_names_are_not_taken_for_html(tmp_path):
+def test_names_are_not_interpreted_as_html(tmp_path):
     study = Study(name="<script>alert(1)</script> & more", backbones=("<b>bold</b>/micro",), tasks=("sst2", "imdb"))
     page = Page(write_report(write(study, tmp_path)).read_text())
     assert not {"script", "b", "study"} & set(page.tags)
@@ -405,7 +405,7 @@ def test_names_are_not_taken_for_html(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["<b>x", '"><img src=x onerror=alert(1)>', "a&b;", "x' y", "q?a=1#b"])
-def test_names_of_backbones_in_links_are_not_taken_for_html(tmp_path, name):
+def test_names_of_backbones_in_links_are_not_interpreted_as_html(tmp_path, name):
     study = Study(name="two", backbones=("micro-bert", f"{name}/micro"), tasks=("sst2", "imdb"))
     report = write_report(write(study, tmp_path))
     page = Page(report.read_text())
@@ -426,7 +426,7 @@ def test_two_backbones_have_their_own_files_and_numbers(tmp_path):
         results.summary("org/micro-robert")
 
 
-# ---- prompts that change models
+# ---- prompts carried to another model
 
 CROSS = replace(
     STUDY,
@@ -444,7 +444,7 @@ CROSS = replace(
 MODELS = CROSS.cross_model.directions[0]
 
 
-def test_carried_prompts_counted_by_hand(tmp_path):
+def test_carried_prompts_match_a_computation_by_hand(tmp_path):
     results = write(CROSS, tmp_path)
     (tuning,) = [way for way in results.cross_model(*MODELS).index if way.startswith("task tuning")]
     table = results.cross_model(*MODELS)
@@ -459,12 +459,12 @@ def test_carried_prompts_counted_by_hand(tmp_path):
     assert percent() == [(50 + 54) / 2, (50 + 51) / 2]
     assert percent(split="test") == [(51 + 55) / 2, (51 + 52) / 2]
     assert percent(seeds="others") == [(51 + 50) / 2, (50 + 51) / 2]
-    # Untrained vectors of the seeds 0 to 2; of a learned way those of its own seed are not among the others.
+    # Untrained vectors have seeds 0 to 2; for a learned method, "others" excludes those of its own seed.
     assert percent(seeds="others", untrained=True) == [(11 + 12 + 10 + 18) / 4, 11]
 
 
 @pytest.mark.parametrize("untrained", [False, True])
-def test_seed_by_seed_prompts_are_beside_what_their_own_projector_makes_of_them(tmp_path, untrained):
+def test_prompts_by_seed_use_the_projector_of_their_own_seed(tmp_path, untrained):
     results = write(CROSS, tmp_path)
     by_seed = results.cross_model_by_seed(*MODELS, "task tuning (sst2)", untrained)
     means = results.cross_model(*MODELS, untrained=untrained)
@@ -478,7 +478,7 @@ def test_seed_by_seed_prompts_are_beside_what_their_own_projector_makes_of_them(
         results.cross_model_by_seed(*MODELS, "task tuning (sst)")
 
 
-def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
+def test_impossible_methods_have_a_reason_and_no_rows(tmp_path):
     results = write(
         CROSS,
         tmp_path,
@@ -488,13 +488,13 @@ def test_ways_that_cannot_be_gone_are_no_rows_and_have_a_reason(tmp_path):
     assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "own prompt (sst2)"]
     assert results.carried(*MODELS).empty and "way" in results.carried(*MODELS)
     assert "No token mapping: two vocabularies." in write_report(results).read_text()
-    with pytest.raises(StudyError, match="no prompts came by 'token mapping': two vocabularies"):
+    with pytest.raises(StudyError, match="no prompts can be carried by 'token mapping': two vocabularies"):
         results.carried_prompts(*MODELS, "token mapping", 0)
-    with pytest.raises(UnknownNameError, match="unknown way"):
+    with pytest.raises(UnknownNameError, match="unknown method of carrying"):
         results.carried_prompts(*MODELS, "directly reused", 0)
 
 
-def test_prompts_of_every_seed_are_found_where_a_way_has_not_learned(tmp_path):
+def test_methods_without_training_carry_the_prompts_of_every_seed(tmp_path):
     results = write(CROSS, tmp_path)
     for cell, _ in results.cells("projected", MODELS[1]):
         for task in CROSS.tasks:
@@ -513,26 +513,26 @@ def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
     assert list(curves) == ["task", "seed", "step", "loss", "accuracy"] and set(curves.seed) == {0}
     table = compare_runs(curves, results.curves(MODELS[1]))
     assert table.loc["imdb", "gain"] == pytest.approx(0.05) and table.loc["imdb", "comparable_time"] == 1
-    with pytest.raises(StudyError, match="has tuned no prompt that came by 'directly reused'"):
+    with pytest.raises(StudyError, match="has tuned no prompt carried by 'directly reused'"):
         results.tpt_model_curves(*MODELS, "directly reused")
 
 
-def test_what_nobody_was_asked_for_is_unknown(tmp_path):
+def test_choices_outside_the_study_are_unknown(tmp_path):
     results, way = write(CROSS, tmp_path), "task tuning (sst2)"
     with pytest.raises(UnknownNameError, match="unknown split of carried prompts 'tset'.*did you mean 'test'"):
         results.cross_model(*MODELS, split="tset")
-    with pytest.raises(UnknownNameError, match="unknown seed of the prompts that came by task tuning .sst2. '99'"):
+    with pytest.raises(UnknownNameError, match="unknown seed of the prompts carried by task tuning .sst2. '99'"):
         results.carried_prompts(*MODELS, way, 99)
-    # Seed 1 was carried, and not tuned further.
+    # Seed 1 was carried but not tuned further.
     for seed in (1, 99):
-        with pytest.raises(UnknownNameError, match=f"came by task tuning .sst2. and were tuned further '{seed}'"):
+        with pytest.raises(UnknownNameError, match=f"carried by task tuning .sst2. and tuned further '{seed}'"):
             results.tpt_model_prompts(*MODELS, way, seed)
     for ask in (results.tpt_model_curves, results.tpt_model_by_kind):
         with pytest.raises(UnknownNameError, match="did you mean 'task tuning .sst2.'"):
             ask(*MODELS, "task tuning (sst)")
 
 
-def test_the_runs_that_are_there_are_shown_before_all_are(tmp_path):
+def test_finished_runs_are_shown_before_the_others_end(tmp_path):
     study = replace(CROSS, cross_model=replace(CROSS.cross_model, tpt_seeds=(0, 1)))
 
     def done(cell):
@@ -542,11 +542,11 @@ def test_the_runs_that_are_there_are_shown_before_all_are(tmp_path):
     results = write(study, tmp_path, done=done)
     assert set(results.tpt_model_curves(*MODELS, "task tuning (sst2)").seed) == {0}
     nothing = write(study, tmp_path / "nothing", done=lambda cell: cell.kind != "tpt_model")
-    with pytest.raises(StudyError, match="has tuned no prompt that came by 'task tuning .sst2.'"):
+    with pytest.raises(StudyError, match="has tuned no prompt carried by 'task tuning .sst2.'"):
         nothing.tpt_model_curves(*MODELS, "task tuning (sst2)")
 
 
-def test_the_report_shows_the_control_beside_carried_prompts(tmp_path):
+def test_the_report_shows_the_control_with_carried_prompts(tmp_path):
     results = write(CROSS, tmp_path)
     page = write_report(results).read_text()
     for name, choice in {
@@ -566,7 +566,7 @@ def test_the_report_shows_the_control_beside_carried_prompts(tmp_path):
     assert of_imdb[["start", "gain", "runs", "sooner"]].tolist() == pytest.approx([0.45, 0.05, 1, 0])
 
 
-def test_tuning_on_is_compared_as_far_as_a_study_has_come(tmp_path):
+def test_further_tuning_is_compared_in_an_unfinished_study(tmp_path):
     whole = write(CROSS, tmp_path / "whole").tpt_model_by_kind(*MODELS, "task tuning (sst2)")
     test = correct("imdb", 0, "imdb", "test") / HUNDRED
     assert whole.loc["same type", "test_gain"] == pytest.approx(0.52 - test)
@@ -580,7 +580,7 @@ def test_tuning_on_is_compared_as_far_as_a_study_has_come(tmp_path):
     untuned = without("tune", backbone=MODELS[1], task="imdb", seed=0)
     fewer = write(CROSS, tmp_path / "untuned", done=untuned).tpt_model_by_kind(*MODELS, "task tuning (sst2)")
     assert "same type" not in fewer.index and "fitted on" in fewer.index
-    # No run from random vectors of that seed: there is nothing to compare with, and the report does without.
+    # Without a run from random vectors of that seed there is no comparison, and the report leaves it out.
     none = write(CROSS, tmp_path / "none", done=without("tune", backbone=MODELS[1], seed=0))
     assert none.tpt_model_by_kind(*MODELS, "task tuning (sst2)").empty
     assert "tuned_further" not in write_report(none).read_text()
@@ -590,7 +590,7 @@ def test_tuning_on_is_compared_as_far_as_a_study_has_come(tmp_path):
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMPUTED = ("similarity", "maps", "profile")  # by floating-point arithmetic, which differs a little between machines
+COMPUTED = ("similarity", "maps", "profile")  # by floating-point arithmetic, which differs slightly between machines
 
 
 def flat(value) -> list:
@@ -600,7 +600,7 @@ def flat(value) -> list:
     return [leaf for part in value for leaf in flat(part)] if isinstance(value, list) else [value]
 
 
-def test_the_committed_file_is_what_the_results_give():
+def test_the_committed_file_matches_the_results():
     held = read_script((ROOT / "nbs/explorer/data.js").read_text(encoding="utf-8"))
     now = json.loads(json.dumps(gather(ROOT / "results")))
     hint = "results/ has changed: run `make explorer` and commit nbs/explorer/data.js"
@@ -618,8 +618,8 @@ def test_the_committed_file_is_what_the_results_give():
                 assert one == (other if word or other is None else pytest.approx(other, abs=0.005)), hint
 
 
-def test_cells_are_those_of_the_result_files():
-    "Ten cells of a study and ten that were published, read by other code; transposed they would differ."
+def test_cells_match_the_result_files():
+    "Ten cells of a study and ten published ones, read by other code; a transposed matrix would differ."
     held = read_script((ROOT / "nbs/explorer/data.js").read_text(encoding="utf-8"))["collections"]
     held = {collection["id"]: collection for collection in held}
     found = {}
@@ -646,7 +646,7 @@ def test_cells_are_those_of_the_result_files():
         assert collection["transfer"]["accuracy"][place][place + 3] == pytest.approx(float(row[target]), abs=1e-5)
 
 
-def test_the_paper_is_beside_the_rows_that_it_prints():
+def test_rows_that_the_paper_prints_include_its_numbers():
     held = read_script((ROOT / "nbs/explorer/data.js").read_text(encoding="utf-8"))["collections"][0]
     printed = {(cell["source"], cell["target"]): (cell["accuracy"], cell["where"]) for cell in held["paper"]}
     assert printed["imdb", "imdb"] == ("89.9", "Table 1") and printed["random", "imdb"] == ("50.6", "Table 4")
@@ -655,7 +655,7 @@ def test_the_paper_is_beside_the_rows_that_it_prints():
         assert (row, "imdb") in printed or row in held["elsewhere"] or row == "projected from t5-base"
 
 
-def test_a_study_without_a_matrix_is_passed_over_and_a_partial_one_is_shown(tmp_path):
+def test_a_study_without_a_matrix_is_skipped_and_a_partial_one_is_shown(tmp_path):
     shutil.copytree(ROOT / "results/release", tmp_path / "release")
     for name in ("begun", "partial"):
         (tmp_path / name).mkdir()

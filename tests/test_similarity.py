@@ -251,9 +251,9 @@ def test_states_that_are_refused():
     for function in (overlap_matrix, active_share, lambda states: overlap_profile(states, {})):
         with pytest.raises(ValueError, match="no prompts to compare"):
             function({})
-        with pytest.raises(ValueError, match=r"true or false, .*; b has torch.float32 \[4, 10\]: take what"):
+        with pytest.raises(ValueError, match=r"true or false, .*; b has torch.float32 \[4, 10\]: use the output"):
             function({"a": s, "b": t.float()})
-        with pytest.raises(ValueError, match=r"true or false, .*; a has torch.bool \[10\]: take what"):
+        with pytest.raises(ValueError, match=r"true or false, .*; a has torch.bool \[10\]: use the output"):
             function({"a": s[0], "b": t[0]})
     with pytest.raises(ValueError, match="0 layers cannot be grouped"):
         layer_groups(0)

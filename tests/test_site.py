@@ -310,8 +310,12 @@ def replaced(cell: int, *new: str) -> list[tuple]:
         (replaced(2, r"A formula: $\nosuchcommand{x}$."), HOME, "cannot read all of this formula"),
         (replaced(2, "[A page](nowhere.ipynb)"), HOME, "broken link nowhere.ipynb"),
         (replaced(2, "[A place](#nowhere)"), [HOME[0]], "#nowhere leads to no anchor"),
-        (replaced(2, '<img src="https://example.org/a.png">'), [HOME[0]], "asks another host for https://example.org"),
-        (replaced(0, "# Title\n> Summary.\n\nProse."), HOME, "the first cell holds '# Title'"),
+        (
+            replaced(2, '<img src="https://example.org/a.png">'),
+            [HOME[0]],
+            "requests https://example.org/a.png from another host",
+        ),
+        (replaced(0, "# Title\n> Summary.\n\nProse."), HOME, "the first cell must contain only '# Title'"),
         ([*PAGE[:5], BARE, *PAGE[5:]], HOME, "fig-bare has no caption"),
     ],
 )
@@ -335,7 +339,7 @@ def test_a_project_file_that_is_no_yaml_is_named(tmp_path, build):
     (project / "_quarto.yml").write_text("project: {type: website}\nwebsite:\n  title: [unclosed\nformat: html\n")
     done = build(project)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "_quarto.yml, line 4: no YAML" in done.stderr
+    assert "_quarto.yml, line 4: invalid YAML" in done.stderr
 
 
 def test_a_folder_that_is_no_site_is_left_alone(tmp_path, build):
@@ -343,18 +347,18 @@ def test_a_folder_that_is_no_site_is_left_alone(tmp_path, build):
     kept.parent.mkdir()
     kept.write_text("mine")
     done = build(project, "--out", str(kept.parent))
-    assert done.returncode == 1 and "is no built site" in done.stderr
+    assert done.returncode == 1 and "is not a built site" in done.stderr
     assert kept.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("markup", "problem"),
     [
-        ('<script src="https://cdn.example.org/a.js"></script>', "asks another host"),
-        ('<link rel="stylesheet" href="//cdn.example.org/a.css">', "asks another host"),
-        ('<script type="module">import m from "https://cdn.example.org/m.mjs";</script>', "asks another host"),
-        ("<style>@import url(https://fonts.example.org/css);</style>", "asks another host"),
-        ('<div style="background: url(https://example.org/a.png)"></div>', "asks another host"),
+        ('<script src="https://cdn.example.org/a.js"></script>', "from another host"),
+        ('<link rel="stylesheet" href="//cdn.example.org/a.css">', "from another host"),
+        ('<script type="module">import m from "https://cdn.example.org/m.mjs";</script>', "from another host"),
+        ("<style>@import url(https://fonts.example.org/css);</style>", "from another host"),
+        ('<div style="background: url(https://example.org/a.png)"></div>', "from another host"),
         ('<a href="missing.html">x</a>', "leads to no file"),
         ('<a href="folder/">x</a>', "leads to no file"),
         ('<a href="#missing">x</a>', "leads to no anchor"),

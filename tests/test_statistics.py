@@ -180,8 +180,8 @@ def test_all_orders_are_looked_at_where_they_are_few():
             spearmanr(np.delete(moved[:, k], k), np.delete(transfer.to_numpy()[:, k], k)).statistic for k in range(5)
         ]
         chance.append(np.mean(rhos))
-    centre = np.mean(chance)
-    expected = np.mean(np.abs(np.array(chance) - centre) >= abs(chance[0] - centre) - 1e-9)
+    center = np.mean(chance)
+    expected = np.mean(np.abs(np.array(chance) - center) >= abs(chance[0] - center) - 1e-9)
     assert found.value == pytest.approx(chance[0]) and found.p == pytest.approx(expected) and found.draws == 0
 
 

@@ -546,7 +546,7 @@ def test_studies_share_cells():
 def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for change in (dict(steps=41), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
-        with pytest.raises(StudyError, match=f"holds study 'tiny', which differs in {next(iter(change))}"):
+        with pytest.raises(StudyError, match=f"contains study 'tiny', which differs in {next(iter(change))}"):
             replace(TINY, **change).run(whole, workers=1, progress=False)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
@@ -963,7 +963,7 @@ def two_tasks(local_data, tmp_path):
 SHORT = replace(TINY, name="short", tasks=("mrpc", "sst2"), steps=2, eval_every=2, random_seeds=())
 
 
-def test_rows_that_changed_under_a_name_are_recognised_before_anything_is_computed(two_tasks, tmp_path, one_thread):
+def test_rows_that_changed_under_a_name_are_recognized_before_anything_is_computed(two_tasks, tmp_path, one_thread):
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
@@ -996,7 +996,7 @@ def two_models(tmp_path):
     return places
 
 
-def test_weights_that_changed_under_a_name_are_recognised(two_models, tmp_path, one_thread):
+def test_weights_that_changed_under_a_name_are_recognized(two_models, tmp_path, one_thread):
     study = replace(TINY, backbones=("checkpoint-500",), tasks=("micro/sst2",), steps=2, eval_every=2, random_seeds=())
     out = study.run(tmp_path / "out", models=two_models[0], workers=1, progress=False)
     study.run(out, models=two_models[0], workers=1, progress=False)
@@ -1083,7 +1083,7 @@ def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_
 )
 def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
     (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
-    with pytest.raises(StudyError, match="are not as a run notes them"):
+    with pytest.raises(StudyError, match="are not valid"):
         noted_fingerprints(tmp_path)
 
 
@@ -1248,7 +1248,7 @@ def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path, capsys):
     (tmp_path / "a file").touch()
     assert main(["study", "run", "micro", "--out", place if place[0] == "/" else str(tmp_path / place)]) == 2
     said = capsys.readouterr().err
-    assert "is no folder" in said and said.count("\n") == 1
+    assert "is not a folder" in said and said.count("\n") == 1
 
 
 def test_who_reads_an_answer_may_go():
@@ -1337,7 +1337,7 @@ def test_links_in_a_report_are_replaced_and_not_followed(short, tmp_path):
     shutil.rmtree(report)
     (tmp_path / "elsewhere").mkdir()
     report.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StudyError, match="is no folder of this study"):
+    with pytest.raises(StudyError, match="is not a folder of this study"):
         write_report(Results(tmp_path / "out"))
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -1721,7 +1721,7 @@ def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_pat
     place = Store(tmp_path / "part").place(cell)
     for damage, sentence in (
         (lambda: (place / "prompt.safetensors").unlink(), "has no prompt.safetensors"),
-        (lambda: (place / "result.json").write_text('{"accuracy": 255}'), "is not as a run writes it"),
+        (lambda: (place / "result.json").write_text('{"accuracy": 255}'), "is not valid"),
     ):
         damage()
         with pytest.raises(AnswerError, match=sentence):
@@ -1737,13 +1737,13 @@ def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path,
     dev.write_text(dev.read_text().replace("the", "a"))
     other = SHORT.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
     assert main(["study", "merge", str(tmp_path / "all"), str(short), str(other)]) == 2
-    assert "was computed with others: the dev rows of 'sst2'" in capsys.readouterr().err
+    assert "was computed with different inputs: the dev rows of 'sst2'" in capsys.readouterr().err
 
 
 def test_nobody_packs_what_somebody_works_on(short, tmp_path):
     shutil.copytree(short, tmp_path / "out")
     for shard in ((1, 1), (2, 3)):
-        with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has worked on"):
+        with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has been using"):
             pack(tmp_path / "out", tmp_path / "out", cells_in(SHORT, short))
 
 
@@ -1846,5 +1846,5 @@ def test_a_prompt_of_a_cell_that_was_cut_is_named(content, short, tmp_path, caps
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
     file = Store(tmp_path / "out").place(cell) / "prompt.safetensors"
     file.write_bytes(file.read_bytes()[:-9] if content is None else content)
-    with pytest.raises(StoreError, match=f"cells/tune/{cell.key} in 'out' is not whole: .*remove it"):
+    with pytest.raises(StoreError, match=f"cells/tune/{cell.key} in 'out' is damaged: .*remove it"):
         Results(tmp_path / "out").prompts()

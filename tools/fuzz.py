@@ -1,11 +1,11 @@
-"""Mutate the files and commands that the package reads, and count what is not answered with a sentence.
+"""Mutate the files and commands that the package reads, and count the cases not answered with one sentence.
 
     python tools/fuzz.py --cases 100000 --out results/fuzzing/counts.json
 
-Every case is a whole file with a few bytes, values or words changed, read in this process. It is answered well when it
-is read, or refused with one line by an error that the command line shows as a sentence. Everything else is counted: a
-traceback, a message of several lines or with control characters, more than 5 s, 1 GB more memory, or a file that a
-malicious pickle made. The same seed gives the same cases.
+Every case is a valid file with a few bytes, values or words changed, read in this process. It passes if it is read, or
+rejected with a one-line error that the command line shows as a sentence. Everything else is counted as a failure: a
+traceback, a message of several lines or with control characters, more than 5 s, 1 GB more memory, or a file created by
+a malicious pickle. The same seed yields the same cases.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from prompt_transferability.tasks import task_from_files
 from prompt_transferability.training import Loop, Training
 
 SLOW_SECONDS, MOST_MEMORY, LIMIT = 5.0, 2**30, 12 * 2**30
-ANSWERED = (ValueError, OSError, ModuleNotFoundError)  # what the command line answers with a sentence
+ANSWERED = (ValueError, OSError, ModuleNotFoundError)  # errors that the command line shows as a sentence
 
 # ---------------------------------------------------------------- mutations
 
@@ -134,7 +134,7 @@ TEXTS = [
 
 
 def changed_bytes(chance: random.Random, content: bytes) -> bytes:
-    "A few bytes turned, cut, doubled or put in."
+    "A file with a few bytes changed, removed, duplicated or inserted."
     content = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 5, 20))):
         at, width = chance.randrange(len(content) + 1), chance.choice((1, 1, 2, 8, 100))
@@ -157,7 +157,7 @@ def changed_bytes(chance: random.Random, content: bytes) -> bytes:
 
 
 def changed_value(chance: random.Random, value: Any) -> Any:
-    "JSON with one value, or one key, changed somewhere inside."
+    "JSON with one value or one key changed at any depth."
     if isinstance(value, dict) and value and chance.random() < 0.85:
         key, way = chance.choice([*value]), chance.randrange(8)
         if way == 0:
@@ -172,7 +172,7 @@ def changed_value(chance: random.Random, value: Any) -> Any:
 
 
 def changed_text(chance: random.Random, text: str) -> bytes:
-    "JSON changed as a value, or as text."
+    "JSON with a change in its values or in its text."
     if chance.random() < 0.7:
         return json.dumps(changed_value(chance, json.loads(text))).encode("utf-8", "surrogatepass")
     if chance.random() < 0.3:
@@ -181,12 +181,12 @@ def changed_text(chance: random.Random, text: str) -> bytes:
 
 
 def changed_tensors(chance: random.Random, whole: bytes) -> bytes:
-    "A safetensors file with its header changed as JSON, or its bytes."
+    "A safetensors file with a change in its header's JSON or in its bytes."
     if chance.random() < 0.3:
         return changed_bytes(chance, whole)
     size = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + size])
-    if chance.random() < 0.6:  # the table of texts, whose values may hold JSON
+    if chance.random() < 0.6:  # the table of texts, whose values may contain JSON
         texts = dict(header["__metadata__"])
         key = chance.choice([*texts])
         try:
@@ -200,11 +200,11 @@ def changed_tensors(chance: random.Random, whole: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + whole[8 + size :]
 
 
-# ---------------------------------------------------------------- what is read
+# ---------------------------------------------------------------- files and commands
 
 
 class Job:
-    "The smallest thing that can be trained."
+    "The smallest possible training job."
 
     names, scores = ["a job"], (0.0, 1.0)
 
@@ -318,7 +318,7 @@ def pickles(folder: Path) -> Callable[[random.Random], None]:
 
 
 class Touch:
-    "What a malicious pickle holds: a call that makes a file."
+    "A malicious pickle: a call that creates a file."
 
     def __init__(self, path: str):
         self.path = path
@@ -377,7 +377,7 @@ SMALLEST = Study(
 
 
 def read_study(folder: Path) -> None:
-    "All that is asked of a study's folder, figures apart."
+    "Every result that is read from a study's folder, except figures."
     results = Results(folder)
     for backbone in results.study.backbones:
         for ask in (results.transfer, results.transfers, results.curves, results.summary, results.trainings):
@@ -422,7 +422,7 @@ def packed_studies(folder: Path) -> Callable[[random.Random], None]:
 
     def case(chance: random.Random) -> None:
         name = chance.choices([*wholes], (6, 3, 1, 1))[0]
-        if name == TABLE and chance.random() < 0.8:  # a whole table that says something else
+        if name == TABLE and chance.random() < 0.8:  # a complete table with other contents
             at, part = chance.randrange(len(rows)), chance.choice(("key", "result", "provenance"))
             text = changed_text(chance, json.dumps(rows[at][part]) if part == "key" else rows[at][part])
             changed = [*rows[:at], rows[at] | {part: text.decode("utf-8", "replace")}, *rows[at + 1 :]]
@@ -431,7 +431,7 @@ def packed_studies(folder: Path) -> Callable[[random.Random], None]:
             changed = changed_tensors if name == TENSORS else changed_bytes
             (packed / name).write_bytes(changed(chance, wholes[name]))
         try:
-            if name != MANIFEST and chance.random() < 0.9:  # else the change is recognised at once
+            if name != MANIFEST and chance.random() < 0.9:  # otherwise the change is detected at once
                 others = [each for each in wholes if each != MANIFEST]
                 lines = [f"{hash_of(packed / each)}  {each}\n" for each in others]
                 (packed / MANIFEST).write_text("".join(lines))
@@ -450,7 +450,7 @@ def declarations(folder: Path) -> Callable[[random.Random], None]:
     lines = text.splitlines(keepends=True)
 
     def case(chance: random.Random) -> None:
-        if chance.random() < 0.4:  # a value deep in it, that YAML can write
+        if chance.random() < 0.4:  # a nested value that YAML can represent
             changed = json.dumps(changed_value(chance, declared)).encode("utf-8", "surrogatepass")
         elif chance.random() < 0.5:
             at = chance.randrange(len(lines))
@@ -520,13 +520,13 @@ SLOW = {
     "command lines": 0.02,
     "study folders": 0.01,
     "packed studies": 0.01,
-}  # their share of the cases; the others have the rest
+}  # their shares of the cases; the other kinds share the rest
 
 # ---------------------------------------------------------------- counting
 
 
 def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tuple[str, str]:
-    "How one case was answered, and where that was wrong."
+    "How one case ended, and details if it failed."
     started, before = time.perf_counter(), most_memory()
     try:
         case(chance)
@@ -534,7 +534,7 @@ def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tup
     except ANSWERED as error:
         one_line = str(error).strip() and is_printable(str(error))
         how, where = ("refused", "") if one_line else ("not one line", f"{type(error).__name__}: {error}")
-    except BaseException as error:  # whatever it is, it is what is looked for
+    except BaseException as error:  # any other error is a failure
         if isinstance(error, KeyboardInterrupt):
             raise
         how, where = "traceback", "".join(traceback.format_exception(error)[-3:])
@@ -546,7 +546,7 @@ def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tup
 
 
 def shares(cases: int) -> Iterator[tuple[str, int]]:
-    "How many cases of each kind."
+    "The number of cases of each kind."
     rest = cases - sum(int(share * cases) for share in SLOW.values())
     others = [kind for kind in KINDS if kind not in SLOW]
     for kind in KINDS:
@@ -554,7 +554,7 @@ def shares(cases: int) -> Iterator[tuple[str, int]]:
 
 
 def fuzz(cases: int, seed: int, shown: int = 5) -> dict[str, Any]:
-    "Counts by kind, and the first examples of what is wrong."
+    "Counts by kind, and the first examples of failures."
     found: dict[str, Any] = {}
     with TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -580,7 +580,7 @@ def fuzz(cases: int, seed: int, shown: int = 5) -> dict[str, Any]:
 
 
 def most_memory() -> int:
-    "The most bytes that this process has had."
+    "The peak memory of this process, in bytes."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -591,7 +591,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file for the counts (.json)")
     options = parser.parse_args(arguments)
     before = most_memory()
-    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))  # what asks for more than that fails, and not the machine
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))  # a case that requires more memory than this fails
     found = fuzz(options.cases, options.seed)
     total = Counter()
     for counts in found.values():

@@ -1,4 +1,4 @@
-"""Lead every page to its source and to the results that it reads, and check where all links of the site lead."""
+"""Link every page to its source and to the results that it reads, and check all links of the site."""
 
 import ast
 import html
@@ -21,7 +21,7 @@ from prompt_transferability.results import Results, write_report
 from prompt_transferability.study import StudyError
 from prompt_transferability.tasks import ALL_TASKS
 
-# The page that lists a folder of results, in a style of its own: neither renderer knows of it
+# The page that lists a folder of results; it has its own style, because neither renderer processes it
 FILES_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Files of results/{folder}</title>
@@ -36,7 +36,7 @@ th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: 
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
 </style>
 </head><body><main><h1>results/{folder}</h1>
-<p>What the site's pages read. <a href="../../index.html">Home</a>{contents}</p>
+<p>Files that the site's pages read. <a href="../../index.html">Home</a>{contents}</p>
 {tables}
 </main></body></html>
 """
@@ -77,7 +77,7 @@ BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Eve
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
 STUDY_HEAD = "".join(
     f'<th scope="col">{name}</th>'
-    for name in ("cell", "accuracy, %", "settings and answer", "begun", "seconds", "command")
+    for name in ("cell", "accuracy, %", "settings and answer", "started", "seconds", "command")
 )
 # The heading of a table's row that is a task's title
 TASK_ROW = re.compile(
@@ -91,9 +91,9 @@ REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
 
 
 def with_origins(source: str, cells: Sequence, root: Path) -> None:
-    """Write under each table of a page which results its numbers are read from, and offer it as CSV.
+    """Add below each table of a page the results that its numbers are read from, and a button for its CSV.
 
-    A row that is a task leads to the cells of that task, where all numbers of the table are from one study.
+    A row that is a task links to the cells of that task if all numbers of the table are from one study.
     """
     code = [cell for cell in cells if cell.cell_type == "code"]
     for cell, folders in zip(code, folders_read([cell.source for cell in code], result_folders(root)), strict=True):
@@ -114,8 +114,8 @@ def with_origins(source: str, cells: Sequence, root: Path) -> None:
 def folders_read(
     sources: Sequence[str],  # of a page's code cells, in order
     folders: Sequence[str],  # under results/
-) -> list[list[str]]:  # for each cell, those that what it shows was read from
-    """Which results each cell shows: a name stands for what the statements that defined it read."""
+) -> list[list[str]]:  # for each cell, the folders that its output is read from
+    """The results that each cell shows: a name counts as all results read by the statements that defined it."""
     read, found = defaultdict(set), []
     for source in sources:
         shown = set()
@@ -140,14 +140,14 @@ def _read_in(node: ast.AST, read: dict[str, set[str]], folders: Sequence[str]) -
         case ast.Name(id=name, ctx=ast.Load()):
             return set(read[name])
         case ast.Subscript(value=ast.Name(), slice=ast.Constant(value=str(name))) if name in folders:
-            return {name}  # of several studies, the one that is named
+            return {name}  # one of several studies, by name
         case ast.Call(func=ast.Name(id="each_study" | "studies_there"), args=[_, ast.Constant(value=question), *_]):
             return {*STUDIES[question]} & {*folders}
     return set().union(*(_read_in(child, read, folders) for child in ast.iter_child_nodes(node)))
 
 
 def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
-    """Let every page lead to the file that it is made from, and to the results that its numbers are read from."""
+    """Link every page to the file that it is made from, and to the results that its numbers are read from."""
     for name in result_folders(root):
         list_files(root / "results" / name, out / "results" / name)
     for source in pages:
@@ -155,7 +155,7 @@ def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
         shutil.copy(root / source, page.parent)
         up = "../" * source.count("/")
         links = [f'<a href="{Path(source).name}" download>{source}</a>']
-        if repository := os.environ.get("GITHUB_REPOSITORY"):  # set where GitHub builds the site
+        if repository := os.environ.get("GITHUB_REPOSITORY"):  # set if GitHub builds the site
             branch = os.environ.get("GITHUB_REF_NAME", "main")
             links.append(f'<a href="https://github.com/{repository}/blob/{branch}/{source}">on GitHub</a>')
         numbers = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read_by(root, source)]
@@ -173,13 +173,13 @@ def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
 
 
 def inserted(addition: str, text: str, end: str) -> str:
-    """A page with an addition inside what ends with the last such tag."""
+    """A page with an addition before the last occurrence of a closing tag."""
     before, tag, after = text.rpartition(end)
     return before + addition + tag + after
 
 
 def read_by(root: Path, source: str) -> list[str]:
-    """The folders under results/ that a page's code reads: it joins "results" to a path, and names them."""
+    """The folders under results/ that a page's code reads: those it names if it joins "results" to a path."""
     if not source.endswith(".ipynb"):
         return []
     code = "\n".join(cell.source for cell in read_nb(root / source).cells if cell.cell_type == "code")
@@ -191,7 +191,7 @@ def result_folders(root: Path) -> list[str]:
 
 
 def list_files(folder: Path, out: Path) -> None:
-    """Copy the files of a folder of results, and write a page that leads to each, or to each cell of a study."""
+    """Copy the files of a folder of results, and write a page that links to each, or to each cell of a study."""
     shutil.copytree(folder, out, dirs_exist_ok=True)
     if (folder / "study.yaml").is_file():
         contents, tables = study_tables(folder, out)
@@ -203,7 +203,7 @@ def list_files(folder: Path, out: Path) -> None:
 
 
 def file_rows(folder: Path) -> list[str]:
-    """A row a folder, with a link to each file."""
+    """One row per folder, with a link to each file."""
     rows = []
     for place, _, names in sorted(os.walk(folder)):
         links = ", ".join(f'<a href="{(Path(place) / name).relative_to(folder)}">{name}</a>' for name in sorted(names))
@@ -215,7 +215,7 @@ def file_rows(folder: Path) -> list[str]:
 def study_tables(folder: Path, out: Path) -> tuple[str, str]:
     """Links to the report, if any, and to a table for each kind of cell; and the tables.
 
-    A row is a cell, with a link to what was asked, what came out and where that is from.
+    Each row is a cell, with a link to its question, result and provenance.
     """
     results, rows, links, commands = Results(folder), defaultdict(list), [], {}
     (out / "cells").mkdir(exist_ok=True)
@@ -224,17 +224,17 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
         whole = {"kind": cell.kind, "asked": dict(cell.asked), "result": result, "provenance": origin}
         (out / "cells" / f"{cell.key}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         label, link = html.escape(cell_label(cell)), f'<a href="cells/{cell.key}.json">{cell.key}</a>'
-        begun = html.escape(origin["started"][:16].replace("T", "\u00a0"))
+        started = html.escape(origin["started"][:16].replace("T", "\u00a0"))
         number = commands.setdefault(origin.get("command"), len(commands) + 1)
         facts = [
             html.escape(accuracies(result)),
             link,
-            begun,
+            started,
             f"{origin['seconds']:.0f}",
             f'<a href="#commands">{number}</a>',
         ]
         rows[cell.kind].append(f'<tr><th scope="row">{label}</th>{"".join(f"<td>{fact}</td>" for fact in facts)}</tr>')
-    with suppress(StudyError):  # a study that takes others' prompts over has no matrix of its own
+    with suppress(StudyError):  # a study that reuses another study's prompts has no matrix
         report = write_report(results, out / "report")
         text = report.read_text(encoding="utf-8").replace("<main>", f"<main>\n{BACK}", 1)
         report.write_text(text, encoding="utf-8")
@@ -261,7 +261,7 @@ def command_lines(commands: Mapping[str | None, int]) -> str:
 
 
 def lead_methods_to_their_class(out: Path) -> None:
-    """Let nbdev's links to a method without documentation of its own lead to its class, which has some."""
+    """Redirect nbdev's links to a method without its own documentation to the documentation of its class."""
     ids = {path: set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf-8"))) for path in out.rglob("*.html")}
     for path in ids:
 
@@ -274,11 +274,11 @@ def lead_methods_to_their_class(out: Path) -> None:
         path.write_text(re.sub(r'href="([\w./-]*)#(\w+)\.(\w+)"', led, page), encoding="utf-8")
 
 
-# ---------------------------------------------------------------- where links lead
+# ---------------------------------------------------------------- checking links
 
 
 class Page(HTMLParser):
-    """What a page defines and what it points to."""
+    """The anchors of a page, its links, and its requests."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -298,13 +298,13 @@ class Page(HTMLParser):
 
 def site_problems(
     folder: Path,  # a built site
-) -> list[str]:  # one line for each fault; empty when there is none
-    """Every broken link, every link to an anchor that is not there, and every request to another host."""
+) -> list[str]:  # one line per problem
+    """Every broken link, every link to a missing anchor, and every request to another host."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
     problems = []
     for path, page in pages.items():
         name = path.relative_to(folder)
-        problems += [f"{name}: asks another host for {url}" for url in sorted(page.requests)]
+        problems += [f"{name}: requests {url} from another host" for url in sorted(page.requests)]
         for link in sorted(page.links):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
@@ -316,5 +316,5 @@ def site_problems(
                 problems.append(f"{name}: {link} leads to no anchor")
     for path in sorted(folder.rglob("*.css")):
         remote = sorted(set(REMOTE_IN_CSS.findall(path.read_text(encoding="utf-8"))))
-        problems += [f"{path.relative_to(folder)}: asks another host for {url}" for url in remote]
+        problems += [f"{path.relative_to(folder)}: requests {url} from another host" for url in remote]
     return problems

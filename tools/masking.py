@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What prompts lose when neurons are silenced: their own most activated ones, other prompts', and as many at random.
+"""Measure accuracy with neurons silenced: a prompt's own most activated ones, other prompts', and random ones.
 
     python tools/masking.py results/micro --out results/masking/micro.csv
     python tools/masking.py results/small --models ../shared/models --data ../shared/data --max-eval 100 \\
         --out results/masking/small.csv
 
-Reads the prompts of a study, masks neurons of its model, and evaluates each prompt on its own task. A row of the table
-is a mask. Nothing is trained; the same seed gives the same table.
+Reads the prompts of a study, masks neurons of its model, and evaluates each prompt on its own task. The table has one
+row per mask. Nothing is trained; the same seed yields the same table.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from prompt_transferability.results import Results
 from prompt_transferability.similarity import activation_values
 from prompt_transferability.tasks import TaskData, load_task
 
-Mask = tuple[str, str, int, Tensor]  # what is masked, whose prompt's, which draw, bool [layers, ffn]
+Mask = tuple[str, str, int, Tensor]  # what is masked, the other task, the draw, bool [layers, ffn]
 
 
 def rankings(values: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:  # [layers, ffn] each
-    "What the neurons of a task's prompt are ranked by: its own values, the others', and how far it is above them."
+    "The values that rank the neurons of a task's prompt: its own, the others' means, and the difference."
     others = mean_of_others(values)[task]
     return {"own": values[task], "shared": others, "specific": values[task] - others}
 
 
 def own_masks(
-    values: Mapping[str, Tensor],  # [layers, ffn] each, by task, of the prompts of one seed
+    values: Mapping[str, Tensor],  # each [layers, ffn], by task, for the prompts of one seed
     task: str,
     ratio: float,
     draws: int,
@@ -81,7 +81,7 @@ def losses_of(
     data: TaskData,
     masks: Mapping[float, list[Mask]],  # by ratio
 ) -> Iterator[dict]:
-    "A row a mask; the whole model is a row of each ratio."
+    "One row per mask, and for each ratio a row for the whole model."
     own = {ratio: next(masked for name, *_, masked in of if name == "own") for ratio, of in masks.items()}
     listed = [(ratio, *mask) for ratio, of in masks.items() for mask in of]
     nothing = torch.zeros_like(listed[0][-1])
@@ -94,7 +94,7 @@ def losses_of(
 
 
 def shares_by_layer(of_seeds: Iterable[Mapping[str, Tensor]], ratio: float) -> dict[str, list[float]]:
-    "Which share of each layer's neurons is masked, on average over tasks and seeds."
+    "The share of each layer's neurons that is masked, averaged over tasks and seeds."
     shares = {}
     for values in of_seeds:
         for task in values:
@@ -108,19 +108,19 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="folder of a study")
     parser.add_argument("--backbone", help="a model of the study (default: its first)")
     parser.add_argument("--models", help="folder of model folders and .gguf files")
-    parser.add_argument("--data", help="folder with tasks/ below it (default: $PROMPT_TRANSFERABILITY_DATA)")
+    parser.add_argument("--data", help="folder that contains tasks/ (default: $PROMPT_TRANSFERABILITY_DATA)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.05, 0.1, 0.2, 0.4])
     parser.add_argument("--others-at", nargs="+", type=float, help="ratios for other prompts' neurons (default: all)")
-    parser.add_argument("--draws", type=int, default=5, help="of each kind of random neurons")
-    parser.add_argument("--seed", type=int, default=0, help="of these draws")
-    parser.add_argument("--max-eval", type=int, help="dev rows of a task (default: those of the study)")
-    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv), its origin beside it")
+    parser.add_argument("--draws", type=int, default=5, help="number of draws of each kind of random neurons")
+    parser.add_argument("--seed", type=int, default=0, help="seed of these draws")
+    parser.add_argument("--max-eval", type=int, help="maximum dev rows per task (default: that of the study)")
+    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv); its origin goes into .json")
     options, begun = parser.parse_args(), time.perf_counter()
     results = Results(options.results)
     study, name = results.study, results.check_backbone(options.backbone)
     if study.unified_label_words:
-        parser.error("the study's label words are unified, which is not masked here; name another study")
+        parser.error("studies with unified label words are not supported; name another study")
     backbone = Sources(None, options.models, options.device).backbone(name, study.layout, study.max_length, study.dtype)
     with_others = options.ratios if options.others_at is None else options.others_at
     datas = {

@@ -1,8 +1,8 @@
-"""Mend what a renderer leaves: what smalldocs lacks beside Quarto, and what neither does.
+"""Complete rendered pages: add what smalldocs lacks compared with Quarto, and what neither renderer does.
 
-Of smalldocs' pages: numbered cross references, math as MathML, a navigation with names, a search without a server. Of
-all pages: tables with captions that scroll by themselves, figures with theirs, true minus signs, links from the first
-use of each term to the glossary, contents on a phone, light and dark, and what is shown where a page is shared.
+Pages from smalldocs get numbered cross references, math as MathML, a labeled navigation and a search without a server.
+All pages get scrolling tables with captions, figures with captions, true minus signs, links from the first use of each
+term to the glossary, a table of contents on phones, light and dark themes, and a preview for shared links.
 """
 
 import html
@@ -21,10 +21,10 @@ from prompt_transferability.tasks import PAPER_TASKS
 LABELS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
 REFERENCE = re.compile(r"(?<![\w@`/])\[?@((?:fig|tbl|eq|sec)-[\w-]*\w)\]?")
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
-# What is no prose: tags, and whole elements whose text is shown as it stands; and what no link may stand in
+# Markup that is not prose: tags, and whole elements whose text is shown verbatim; and markup without links inside
 NOT_PROSE = re.compile(r"(<(pre|code|script|style|math)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
 NOT_RUNNING = re.compile(r"(<(a|pre|code|script|style|math|svg|summary|button)\b.*?</\2>|<!--.*?-->|<[^>]+>)", re.S)
-NAVIGATION = {  # how smalldocs begins each part that has no name, and what it is
+NAVIGATION = {  # how each unnamed part starts in smalldocs' pages, and its name
     '<nav class="navbar': "Site",
     '<nav class="quarto-secondary-nav"': "Place in the site",
     '<nav id="quarto-sidebar"': "Pages",
@@ -38,21 +38,21 @@ class SiteError(Exception):
     """A site that cannot be built, with a sentence that says why."""
 
 
-# ---------------------------------------------------------------- what smalldocs lacks
+# ---------------------------------------------------------------- additions for smalldocs
 
 
 def search_without_server(rendered: Path) -> None:
-    """Let the pages' own search read its index from a script, since a page opened from a folder may fetch no file."""
+    """Let the site's search read its index from a script, since a page opened from a folder cannot fetch files."""
     script = rendered / "site_libs" / "smalldocs.js"
     text = script.read_text(encoding="utf-8")
     fetching = 'const r = await fetch(offset + "search.json");\n      index = await r.json();'
     ranking = re.compile(r"if \(window\.Fuse\) \{.*?\n    \}\n", re.S)
     if fetching not in text or not ranking.search(text):
-        raise SiteError("smalldocs searches in another way than its version 0.5.4 did; mend search_without_server.")
+        raise SiteError("the search of smalldocs differs from that of version 0.5.4; adapt search_without_server.")
     text = ranking.sub("fuse = window.siteSearch(index);\n", text.replace(fetching, "index = await siteIndex(offset);"))
     script.write_text(text, encoding="utf-8")
     index = json.loads((rendered / "search.json").read_text(encoding="utf-8"))
-    for entry in index:  # of the API's code, the beginning is enough
+    for entry in index:  # for the API's code, the beginning is enough
         entry["text"] = entry["text"][: LONGEST_ENTRY if "/library/" in entry["href"] else None]
     lines = ",\n".join(json.dumps(entry) for entry in index)
     (rendered / "site_libs" / "search-index.js").write_text(f"window.searchIndex = [{lines}];\n", encoding="utf-8")
@@ -61,7 +61,7 @@ def search_without_server(rendered: Path) -> None:
 
 
 def mend(page: str, name: Path) -> str:
-    """Turn math into MathML, number what is labelled, link the references, and drop what other hosts would serve."""
+    """Convert math to MathML, number labeled elements, link references, and remove requests to other hosts."""
     page = re.sub(r'<link [^>]*href="https://cdn[^>]*>|<script [^>]*src="https://cdn[^>]*></script>', "", page)
     page = re.sub(r'<script [^>]*src="[^"]*fuse\.min\.js"></script>', "", page)
     page = mend_navigation(page)
@@ -72,7 +72,7 @@ def mend(page: str, name: Path) -> str:
 
     def link(m: re.Match) -> str:
         if m[1] not in targets:
-            raise SiteError(f"{name}: @{m[1]} refers to nothing on its page; label something so, or write a link.")
+            raise SiteError(f"{name}: @{m[1]} refers to nothing on its page; add that label, or write a link.")
         return f'<a href="#{m[1]}" class="quarto-xref">{targets[m[1]]}</a>'
 
     pieces = NOT_PROSE.split(page)[::3]  # the pattern has two groups, so every third piece is prose
@@ -87,11 +87,11 @@ def mend_navigation(page: str) -> str:
     page = re.sub(r"(<body[^>]*>)", rf"\1{skip}", page, count=1)
     section = r'<a (class="sidebar-item-text[^>]*) role="navigation"([^>]*)>(.*?)</a>'
     page = re.sub(section, r'<button type="button" \1\2>\3</button>', page, flags=re.S)
-    # The arrow beside it does the same, for the mouse
+    # The arrow next to it does the same, for the mouse
     page = re.sub(r'(<a class="sidebar-item-toggle[^>]*) role="navigation"', r'\1 aria-hidden="true"', page)
     for start, label in NAVIGATION.items():
         page = page.replace(start, start.replace("<nav", f'<nav aria-label="{label}"'))
-    # Before the title, and so no heading of what it stands beside
+    # It precedes the title, so it is not a heading of the text next to it
     return re.sub(r'<h2 id="toc-title">(.*?)</h2>', r'<p id="toc-title">\1</p>', page)
 
 
@@ -101,16 +101,16 @@ def caption_math(m: re.Match) -> str:
 
 
 def mathml(latex: str, display: str, name: Path) -> str:
-    """Turn a formula into MathML, which browsers draw without any script."""
-    known = latex.strip().replace("{aligned}", "{split}")  # the same layout, by the name that latex2mathml knows
+    """Convert a formula to MathML, which browsers draw without a script."""
+    known = latex.strip().replace("{aligned}", "{split}")  # the same layout, under the name that latex2mathml supports
     markup = latex_to_mathml(known, display="block" if display == "display" else "inline")
     if re.search(r"\\[a-zA-Z]+|<mi>&</mi>", markup):
-        raise SiteError(f"{name}: latex2mathml cannot read all of this formula; write it more plainly: {latex.strip()}")
+        raise SiteError(f"{name}: latex2mathml cannot read all of this formula; simplify it: {latex.strip()}")
     return markup
 
 
 def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
-    """Number figures, tables and equations in page order; also returns the words that a reference to each id shows."""
+    """Number figures, tables and equations in page order; also returns the text of a reference to each id."""
     targets, counts = {}, dict.fromkeys(LABELS, 0)
     for m in re.finditer(r'<\w+ id="((fig|tbl|eq)-[\w-]+)"', page):
         label, kind = m[1], m[2]
@@ -124,17 +124,17 @@ def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
             end = page.index("</math>", start) + len("</math>")
             page = f'{page[:end]}<span class="equation-number">({words.split(";")[1]})</span>{page[end:]}'
             continue
-        own = page.find("<div id=", start)  # the next cell or labeled element begins here
+        own = page.find("<div id=", start)  # the next cell or labeled element starts here
         caption = re.compile(r"<(fig)?caption[^>]*>\s*").search(page, start, own if own > 0 else len(page))
         if caption is None:
-            raise SiteError(f"{name}: {label} has no caption; give the cell fig-cap or tbl-cap.")
+            raise SiteError(f"{name}: {label} has no caption; add fig-cap or tbl-cap to the cell.")
         page = f"{page[: caption.end()]}{words}: {page[caption.end() :]}"
     for m in re.finditer(r'<h\d class="anchored" data-anchor-id="(sec-[\w-]+)">(.*?)</h\d>', page, re.S):
         targets[m[1]] = m[2]
     return page, targets
 
 
-# ---------------------------------------------------------------- what neither renderer does
+# ---------------------------------------------------------------- additions for both renderers
 
 TABLE = re.compile(r'(<div class="sd-table">\s*)?(<table\b[^>]*>)(.*?)(</table>)(\s*</div>)?', re.S)
 CELL = re.compile(r"(<t[dh]\b[^>]*>)(.*?)(?=</t[dh]>)", re.S)
@@ -152,11 +152,11 @@ OUR_FIGURE = re.compile(
 )
 OUR_TABLE = re.compile(
     r"<p>(Our Table [A-Z]\.(?:(?!</p>).)*)</p>((?:(?!<p\b|<h\d|<table\b).)*<table\b[^>]*>)(?!\s*<caption)", re.S
-)  # its caption, which stands above the cell that computes it
+)  # its caption is above the cell that computes it
 TITLES = {name: task.title for name, task in PAPER_TASKS.items()}
 TITLED = ("nbs/paper/", "nbs/results/", "nbs/index")  # pages that name tasks as the paper does
-UNLINKED = ("nbs/glossary", "nbs/house/", "CONTRIBUTING")  # where no term leads to the glossary
-EVERYDAY = {"layout", "backbone", "published-files", "small-study"}  # entries whose words mean other things too
+UNLINKED = ("nbs/glossary", "nbs/house/", "CONTRIBUTING")  # pages whose terms are not linked to the glossary
+EVERYDAY = {"layout", "backbone", "published-files", "small-study"}  # entries whose words have other meanings too
 CONTENTS = re.compile(r'<nav [^>]*id="TOC"[^>]*>.*?(<ul>.*?</ul>)\s*</nav>', re.S)
 TOGGLE = (
     '<button type="button" class="theme-toggle btn" aria-pressed="false" aria-label="Dark mode" hidden>'
@@ -166,11 +166,11 @@ TOGGLE = (
 
 def finish(
     page: str,  # a rendered page
-    name: Path,  # its place in the site
+    name: Path,  # its path in the site
     terms: dict[str, re.Pattern],  # of `glossary_terms`
     site: str,  # the site's title
 ) -> str:
-    """A page as readers get it: tables with captions that scroll, figures with theirs, terms explained, both themes."""
+    """A page for readers: scrolling tables and figures with captions, terms linked to the glossary, both themes."""
     page = with_head(page, name, site)
     before, start, rest = page.partition("<main")
     main, end, after = rest.rpartition("</main>")
@@ -187,14 +187,14 @@ def finish(
 
 
 def outside(text: str, marks: re.Pattern, change: Callable[[str], str]) -> str:
-    """A text with everything changed but what a pattern of two groups finds."""
+    """A text with changes everywhere except in matches of a pattern that has two groups."""
     pieces = marks.split(text)[::3]
     found = [m[0] for m in marks.finditer(text)]
     return "".join(change(piece) + mark for piece, mark in zip(pieces, [*found, ""], strict=True))
 
 
 def with_head(page: str, name: Path, site: str) -> str:
-    """Name a page for those who share it, and let the reader choose light or dark."""
+    """Add a title for shared links, and a choice of light or dark."""
     title = re.search(r"<title>(.*?)</title>", page, re.S)[1]
     description = re.search(r'<meta name="description" content="([^"]*)"', page)
     tags = {"og:type": "article", "og:site_name": html.escape(site), "og:title": title.split(" – ")[0]}
@@ -214,7 +214,7 @@ def with_head(page: str, name: Path, site: str) -> str:
 
 
 def with_tables(main: str, name: Path) -> str:
-    """Let tables scroll by themselves, give each a caption, and write numbers and tasks as a reader expects them."""
+    """Make tables scroll, add captions, and format numbers and task names for readers."""
     titled, seen = name.as_posix().startswith(TITLED), Counter()
 
     def finished(m: re.Match) -> str:
@@ -240,24 +240,24 @@ def with_tables(main: str, name: Path) -> str:
 
 
 def true_numbers(text: str) -> str:
-    """Numbers with a true minus, zero without any, and signs that stand apart from their number and stay with it."""
+    """Numbers with a true minus, zero without a minus, and a nonbreaking space before a percent sign."""
     text = NEGATIVE_ZERO.sub("", HYPHEN.sub("−", text))
     return re.sub(r"(?<=\d) ?%", "&nbsp;%", text).replace("&lt; ", "&lt;&nbsp;")
 
 
 def glossary_terms(page: str) -> dict[str, re.Pattern]:
-    """The terms that a rendered glossary explains: how each stands in prose, by its anchor there."""
+    """The terms of a rendered glossary: a pattern for each term in prose, by its anchor."""
     found = {}
     for anchor, heading in re.findall(r'<h3 class="anchored" data-anchor-id="([\w-]+)">(.*?)</h3>', page, re.S):
         term = html.unescape(heading)
-        spelt = term if term.isupper() else f"[{term[0].upper()}{term[0].lower()}]{re.escape(term[1:])}s?"
+        spelled = term if term.isupper() else f"[{term[0].upper()}{term[0].lower()}]{re.escape(term[1:])}s?"
         if anchor not in EVERYDAY:
-            found[anchor] = re.compile(rf"(?<![\w-]){spelt}(?!\w)")
+            found[anchor] = re.compile(rf"(?<![\w-]){spelled}(?!\w)")
     return found
 
 
 def with_terms(main: str, terms: dict[str, re.Pattern], glossary: str) -> str:
-    """Lead from the first use of each term in the running text to where it is explained."""
+    """Link the first use of each term in the running text to its explanation."""
     pieces, left = re.split(r"(<(?:p|li)\b[^>]*>)(.*?)(?=</(?:p|li)>|<ul|<ol)", main, flags=re.S), dict(terms)
     for place in range(2, len(pieces), 3):
         for anchor in [anchor for anchor, term in left.items() if term.search(pieces[place])]:

@@ -1,6 +1,6 @@
 """Run pages of results and write the numbers that they compute into their text.
 
-`python tools/refresh_pages.py` takes all pages that mark numbers; with paths, those alone.
+`python tools/refresh_pages.py` runs all pages that mark numbers, or only the pages named as arguments.
 """
 
 import argparse
@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def is_left_out(cell) -> bool:
-    "Whether a cell compares the page with what was computed, which it is not yet like, or reads the published files."
+    "Whether a cell reads the published files, or compares the page with computed numbers that it does not have yet."
     return "check_page(" in cell.source or cell.source.startswith("#| data")
 
 
 def refresh(page: Path) -> bool:
-    "Run a page, and write its outputs and numbers into it; whether a number changed."
+    "Run a page, and write its outputs and numbers into it; returns whether a number changed."
     notebook, shell = read_nb(page), CaptureShell(path=page.parent)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     shell.run_all(notebook, exc_stop=True, preproc=is_left_out)
@@ -43,7 +43,7 @@ def main() -> None:
         if "check_page(" in page.read_text(encoding="utf-8") and page.parent.name != "library"
     )
     for page in pages:
-        print(page, "changed" if refresh(page.resolve()) else "as it was")
+        print(page, "changed" if refresh(page.resolve()) else "unchanged")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How alike the prompts of a study are, by all metrics and groups of layers, kept for pages without its models.
+"""Store the similarities of a study's prompts, by all metrics and groups of layers, for pages without its models.
 
     python tools/similarities.py results/smollm --models models --out results/similarity/smollm.csv
 
-One forward pass a prompt; nothing is trained. The table holds numbers only, no vectors.
+This takes one forward pass per prompt; nothing is trained. The table contains only numbers, no vectors.
 """
 
 from __future__ import annotations

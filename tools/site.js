@@ -1,4 +1,4 @@
-// What every page does beside what its renderer brings: light or dark, scrolling with the keyboard, and search.
+// Additions to every rendered page: light or dark, scrolling with the keyboard, and search.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -19,7 +19,7 @@
   show(); // before anything is drawn, so that a dark page does not flash
   prefersDark.addEventListener("change", show);
 
-  // ---------------------------------------------------------------- what scrolls can be reached with the keyboard
+  // ---------------------------------------------------------------- scrolling with the keyboard
 
   const SCROLLS = ".scroll, .cell-output, .equation, math[display=block], pre, div.sourceCode, .explorer-wide, .sidebar-navigation, .margin-sidebar";
 
@@ -44,7 +44,7 @@
     const quoted = (cell) => `"${cell.textContent.trim().replace(/\s+/g, " ").replaceAll('"', '""')}"`;
     const grid = [...table.rows].map(() => []);
     [...table.rows].forEach((row, top) => {
-      for (const cell of row.cells) { // one that spans several rows or columns is repeated in each
+      for (const cell of row.cells) { // a cell that spans several rows or columns is repeated in each
         const left = [...grid[top], undefined].findIndex((text) => text === undefined);
         for (let down = 0; down < cell.rowSpan; down += 1) {
           for (let along = 0; along < cell.colSpan; along += 1) grid[top + down][left + along] = quoted(cell);
@@ -74,7 +74,7 @@
     }
     document.querySelectorAll(".to-csv").forEach(offerTable);
     reach();
-    document.addEventListener("toggle", reach, true); // what was folded may scroll once it is open
+    document.addEventListener("toggle", reach, true); // a folded element may scroll once it is open
     window.addEventListener("resize", reach);
     window.matchMedia("print").addEventListener("change", reach); // nothing scrolls on paper
   });
@@ -82,15 +82,15 @@
 
   // ---------------------------------------------------------------- search
 
-  const KIND = { library: 0.35, house: 0.6 }; // pages and prose stand before the API and how the site is made
+  const KIND = { library: 0.35, house: 0.6 }; // pages and prose rank above the API and pages about the site
   const NOISE = new Set("a an and are as at be by can could do does for from how i in is it my of on or that the this to was what when where which who why with would you your".split(" "));
-  const ALIKE = { // what readers type, and what the pages say
+  const ALIKE = { // words that readers type, and those used on the pages
     reproduce: ["holds", "verdict"], reproduces: ["reproduce", "holds", "verdict"], replicate: ["reproduce", "holds"], hold: ["holds", "verdict"],
     gpu: ["cuda", "h100"], csv: ["files"], finetune: ["fine-tuning"], finetuning: ["fine-tuning"],
   };
   const wordsOf = (text) => text.toLowerCase().split(/[^\p{L}\p{N}_.-]+/u).map((word) => word.replace(/^[.-]+|[.-]+$/g, "")).filter(Boolean);
 
-  // How often a word stands in a text: whole, as the beginning of another, or inside one
+  // How often a word occurs in a text: as a whole word, at the start of another, or inside one
   function count(words, asked) {
     let found = 0;
     for (const word of words) {
@@ -134,7 +134,7 @@
     };
   };
 
-  // The index is a script of its own, which is loaded when somebody searches: a page opened from a folder may fetch no file
+  // The index is a separate script, loaded at the first search, because a page opened from a folder cannot fetch files
   window.siteIndex = (offset) => new Promise((done) => {
     if (window.searchIndex) return done(window.searchIndex);
     const script = document.createElement("script");

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How often the conclusions about similarity metrics flip, over more than 100,000 variations of the same computation.
+"""Count how often conclusions about similarity metrics hold, over more than 100,000 variations of one computation.
 
     python tools/stability.py --out results/stability/atlas.csv
 
-Table 3 of the paper ranks similarity metrics by how well they follow zero-shot transfer. Here that is computed for each
-choice one could have made: without up to two sources and up to one target, for each seed and for all, with and without
-self pairs and the dead first vector, by three correlations within targets and, over all cells at once, by two
-correlations of three measures of transfer. A row of the table counts, over the subsets of tasks, in how many each
-conclusion holds. Nothing is trained and no number is random.
+Table 3 of the paper ranks similarity metrics by how well they correlate with zero-shot transfer. This script repeats
+the computation for each choice that could have been made: without up to two sources and up to one target, for each seed
+and for all, with and without self pairs and the dead first vector, by three correlations within targets and, over all
+cells at once, by two correlations of three measures of transfer. Each row of the table counts the subsets of tasks for
+which each conclusion holds. Nothing is trained, and no number is random.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WITHIN, POOLED = ("Spearman", "Kendall", "Pearson"), ("Spearman", "Pearson")
 
 @dataclass
 class Case:
-    "One similarity of each metric and one transfer matrix, of the same tasks."
+    "One similarity matrix per metric and one transfer matrix, for the same tasks."
 
     study: str
     prompts: str  # "seed 0" and so on, or "all seeds"
@@ -59,9 +59,9 @@ class Case:
 
 
 def published() -> Iterator[Case]:
-    kept, tasks = ROOT / "results" / "release", list(PAPER_TASKS)
-    transfer = read_table(kept, "transfer_roberta-base")
-    table = read_table(kept, "similarity_to_tuned_tuned").set_index(["vectors", "tuned"], append=True)
+    folder, tasks = ROOT / "results" / "release", list(PAPER_TASKS)
+    transfer = read_table(folder, "transfer_roberta-base")
+    table = read_table(folder, "similarity_to_tuned_tuned").set_index(["vectors", "tuned"], append=True)
     for vectors, name in ((100, "all"), (99, "without the first")):
         found = {metric: table[metric].xs(vectors, level="vectors").unstack() for metric in EMBEDDING_METRICS}
         found = {metric: matrix.loc[tasks, tasks].to_numpy() for metric, matrix in found.items()}
@@ -71,7 +71,7 @@ def published() -> Iterator[Case]:
 
 
 def of_study(folder: str, title: str) -> Iterator[Case]:
-    "Prompts of one seed, which began as the same vectors, and pairs of all seeds that did not."
+    "Prompts of each seed, which started from the same vectors, and pairs of different seeds, which did not."
     results = Results(ROOT / "results" / folder)
     tasks, prompts = list(results.study.tasks), results.named_prompts()
     task_of = {name: prompt.task for name, prompt in prompts.items()}
@@ -103,13 +103,13 @@ def of_study(folder: str, title: str) -> Iterator[Case]:
 
 
 def subsets(n: int, most: int) -> list[np.ndarray]:
-    "Which of n are kept when up to some are left out."
+    "The indices that remain of n when at most `most` are left out."
     every = np.arange(n)
     return [np.delete(every, out) for size in range(most + 1) for out in combinations(range(n), size)]
 
 
 def within(kind: str, x: np.ndarray, y: np.ndarray) -> float:
-    "A correlation; NaN where one side does not vary."
+    "A correlation; NaN if one side does not vary."
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
     if kind == "Kendall":
@@ -120,7 +120,7 @@ def within(kind: str, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def measured(case: Case, measure: str) -> np.ndarray:  # [sources, targets]
-    "Transfer by a measure. A share has the target's own gain below it, which is the same for all its sources."
+    "Transfer by a measure. The share of the gain divides by the target's own gain, the same for all its sources."
     if measure == "accuracy":
         return case.accuracy
     if measure == "rank on the target":
@@ -130,7 +130,7 @@ def measured(case: Case, measure: str) -> np.ndarray:  # [sources, targets]
 
 
 def correlations(case: Case, self_pairs: bool) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    "By way to correlate and measure: the correlation of each metric, over all subsets of sources and targets."
+    "By kind of correlation and measure: the correlation of each metric, over all subsets of sources and targets."
     n = len(case.accuracy)
     sources, targets = subsets(n, 2), subsets(n, 1)
     for kind in WITHIN:  # within a target the measures have the same order, or differ by a factor
@@ -157,23 +157,23 @@ def correlations(case: Case, self_pairs: bool) -> Iterator[tuple[str, str, dict[
 
 
 def conclusions(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    "Which of the paper's conclusions hold, by variation; those about neurons where there are any."
+    "Which of the paper's conclusions hold, by variation; those about neurons only if there is neuron overlap."
     metrics = [metric for metric in found if metric != "task type"]
     best = np.max([found[metric] for metric in metrics], axis=0)
-    told = {
+    holding = {
         "cosine above Euclidean, concatenated": found["cosine_concat"] > found["euclidean_concat"],
         "cosine above Euclidean, averaged": found["cosine_average"] > found["euclidean_average"],
         "Euclidean follows transfer poorly": np.maximum(found["euclidean_concat"], found["euclidean_average"]) < 0.2,
         "a metric is above the task types": best > found["task type"],
     }
     if "neuron_overlap" in found:
-        told["neurons are the best metric"] = found["neuron_overlap"] >= best
-        told["neurons above the task types"] = found["neuron_overlap"] > found["task type"]
-    return told
+        holding["neurons are the best metric"] = found["neuron_overlap"] >= best
+        holding["neurons above the task types"] = found["neuron_overlap"] > found["task type"]
+    return holding
 
 
 def atlas() -> pd.DataFrame:
-    "One row a choice of study, prompts, vectors, self pairs, correlation and measure, over all subsets of tasks."
+    "One row per choice of study, prompts, vectors, self pairs, correlation and measure, over all subsets of tasks."
     rows = []
     cases = [*published(), *of_study("micro", "micro world"), *of_study("small", "all-MiniLM-L6-v2, real tasks")]
     for case in cases:
@@ -201,7 +201,7 @@ def atlas() -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv), its origin beside it")
+    parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv); its origin goes into .json")
     options = parser.parse_args()
     found = atlas()
     with written_whole(options.out) as part:

@@ -1,4 +1,4 @@
-// The Explorer: what data.js holds, drawn in the page. Plain JavaScript; nothing is fetched.
+// The Explorer draws the contents of data.js in the page. Plain JavaScript; nothing is fetched.
 (() => {
   "use strict";
   const { colors, collections } = window.promptTransferExplorer;
@@ -10,13 +10,13 @@
     EJ: "M0,-4.6l4.6,8h-9.2z",
     PI: "M0,-5l4.6,5l-4.6,5l-4.6,-5z",
   };
-  const LINES = { // how the kinds of pairs and the seeds are told apart without color
+  const LINES = { // lines that distinguish the kinds of pairs and the seeds without color
     "same task": { stroke: "#2c1a5e", dash: "", mark: MARKS.SA },
     "same type": { stroke: "#5a4694", dash: "7 4", mark: MARKS.NLI },
     "different type": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
     "different task": { stroke: "#79718f", dash: "2 3", mark: MARKS.EJ },
   };
-  const START_COLORS = ["#8a2be2", "#6b7680", "#b3382c", "#00707a"]; // of runs that began at other tasks' prompts, by how these were chosen
+  const START_COLORS = ["#8a2be2", "#6b7680", "#b3382c", "#00707a"]; // for runs that start from other tasks' prompts, by how these were chosen
   const SEED_DASHES = ["", "6 3", "2 3", "9 3 2 3", "1 2"];
   const LEARNED = 0.02; // a target on which tuning gains less over the random prompt has nothing to recover
   const FEWEST = 5; // sources of a target, for a correlation over them
@@ -28,7 +28,7 @@
   const isPublished = (collection) => collection.group.startsWith("Published");
   const whose = () => `${shown.collection.name}${isPublished(shown.collection) ? ", published" : ": not RoBERTa"}`;
 
-  // A figure and what belongs to it, under a line that says whose numbers they are
+  // A figure and its controls, under a line that names the source of the numbers
   const showOf = (owner, id, ...parts) => get(id).replaceChildren(make("p", { class: "explorer-whose" }, owner), ...parts);
   const show = (id, ...parts) => showOf(whose(), id, ...parts);
 
@@ -47,14 +47,14 @@
   // A name that may be broken after each of its parts
   const parts = (name) => name.split(/(?<=[/_])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
 
-  // The same numbers as a table, for who reads no figure
+  // The same numbers as a table, for readers who cannot use the figure
   function numbers(columns, rows) {
     const body = rows.map((row) => make("tr", {}, ...cells("td", row)));
     const table = make("table", {}, make("thead", {}, make("tr", {}, ...cells("th", columns))), make("tbody", {}, ...body));
     return make("details", {}, make("summary", {}, "The numbers"), make("div", { class: "explorer-wide" }, table));
   }
 
-  // One of many things is reached with Tab; arrow keys, Home and End lead to the others.
+  // Tab reaches one of several elements; arrow keys, Home and End lead to the others.
   function rove(items, step) {
     items.forEach((item, place) => {
       item.setAttribute("tabindex", place ? "-1" : "0");
@@ -83,7 +83,7 @@
     End: place - (place % width) + width - 1,
   })[key];
 
-  // ---------------------------------------------------------------- what is chosen
+  // ---------------------------------------------------------------- the selection
 
   const shown = { collection: collections[0] };
   const chosen = (name) => new Set([...document.querySelectorAll(`input[name=${name}]:checked`)].map((box) => box.value));
@@ -102,7 +102,7 @@
     return { value, interval: of("interval"), n: of("n"), seeds: of("by_seed") };
   }
 
-  // The share of tuning's gain over the random prompt that a prompt keeps on a target; null where there is no gain
+  // The share of tuning's gain over the random prompt that a prompt keeps on a target; null if there is no gain
   function recovered(source, target) {
     const tuned = shown.collection.transfer.rows.includes("tuned") ? "tuned" : target; // the first, across models
     const [here, own, random] = [source, tuned, "random"].map((name) => accuracy(shown.collection, name, target));
@@ -121,7 +121,7 @@
     const [a, b] = [ranks(x), ranks(y)];
     const middle = (x.length - 1) / 2;
     const product = (one, other) => one.reduce((sum, value, i) => sum + (value - middle) * (other[i] - middle), 0);
-    return product(a, b) / Math.sqrt(product(a, a) * product(b, b)); // NaN where all are alike
+    return product(a, b) / Math.sqrt(product(a, a) * product(b, b)); // NaN if all values are equal
   }
 
   // The mean over targets of the correlation over their sources, and the number of targets that have one
@@ -266,7 +266,7 @@
   const asNumber = (value, digits) => value.toFixed(digits).replace("-", "−");
   const mark = (type, x, y, more = {}) => make("path", { d: MARKS[type], transform: `translate(${x},${y})`, fill: colors[type], ...more });
 
-  // A short line for a key, with what else stands on it
+  // A short line for a key, with its other marks
   const sample = (stroke, dash, ...more) => make("svg", { width: 40, height: 12, viewBox: "-20 -6 40 12", "aria-hidden": "true" },
     make("line", { x1: -20, x2: 20, y1: 0, y2: 0, stroke, "stroke-width": 2, "stroke-dasharray": dash }), ...more);
 
@@ -346,7 +346,7 @@
     const { figure, atX, atY } = axes("explorer-layers", `${owner}: overlap of activated neurons by layer`, x, scale(spread, "overlap of neurons (ON), %", asPercent), 280);
     profile.kinds.forEach((kind, i) => {
       const look = LINES[kind.name];
-      const at = (layer) => atX(layer + 0.05 * (i - 1)); // beside each other, or the intervals would hide one another
+      const at = (layer) => atX(layer + 0.05 * (i - 1)); // next to each other, so that the intervals do not overlap
       kind.mean.forEach((mean, layer) => {
         if (kind.low) figure.append(make("line", { x1: at(layer), x2: at(layer), y1: atY(kind.low[layer]), y2: atY(kind.high[layer]), stroke: look.stroke, "stroke-width": 1.5 }));
         figure.append(make("path", { d: look.mark, transform: `translate(${at(layer)},${atY(mean)})`, fill: look.stroke }));
@@ -397,7 +397,7 @@
       numbers(["task", "seed", "component 1", "component 2"], rows));
   }
 
-  // Each label beside its mark, or above or below where it is clear of marks and other labels; without room it is left out
+  // Each label is next to its mark, or above or below it, clear of marks and other labels; without room it is left out
   function apart(labels, frame) {
     const taken = labels.map(({ x, y }) => ({ from: x - 4, to: x + 4, y }));
     const clear = (box) => taken.every((other) => Math.abs(other.y - box.y) > 11 || box.from > other.to || other.from > box.to);
@@ -477,7 +477,7 @@
     const { says, source, similarity, maps, transfer } = shown.collection;
     get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".", finding(shown.collection));
     options("explorer-metric", (similarity || []).map((metric, i) => [i, metric.name]));
-    if (similarity) get("explorer-metric").value = shown.collection.opens_on; // the metric that tells most
+    if (similarity) get("explorer-metric").value = shown.collection.opens_on; // the metric with the highest correlation
     options("explorer-of", (maps || []).map((map, i) => [i, map.of]));
     const random = transfer.rows.includes("random");
     const recovery = get("explorer-scale").querySelector("[value=recovered]");
@@ -494,7 +494,7 @@
     for (const part of [drawMatrix, drawScatter, drawLayers, drawMap, drawCurves]) part();
   }
 
-  // ---------------------------------------------------------------- the address holds what is chosen
+  // ---------------------------------------------------------------- the address contains the selection
 
   const CHOSEN = ["whose", "scale", "metric", "target", "of"]; // select elements, in the order in which they depend on each other
 
@@ -505,7 +505,7 @@
     for (const name of ["sources", "targets"]) {
       if (document.querySelector(`input[name=${name}]:not(:checked)`)) state.set(name, [...chosen(name)].join("."));
     }
-    try { history.replaceState(null, "", `?${state}${location.hash}`); } catch (error) { /* some browsers allow none in a folder */ }
+    try { history.replaceState(null, "", `?${state}${location.hash}`); } catch (error) { /* some browsers do not allow this in a folder */ }
   }
 
   function recall() {
@@ -519,7 +519,7 @@
     }
     get("explorer-self").checked = state.get("self") === "yes";
     take("whose");
-    choose(); // which offers what the others choose among
+    choose(); // determines the options of the other elements
     for (const name of CHOSEN.slice(1)) take(name);
     draw();
   }
