@@ -44,8 +44,10 @@ from prompt_transferability.files import (
     written_whole,
 )
 
-if TYPE_CHECKING:  # as in `files`
+if TYPE_CHECKING:
     from torch import Tensor
+else:  # as in `files`
+    Tensor = "torch.Tensor"
 
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',

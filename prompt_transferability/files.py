@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import yaml
 from safetensors import SafetensorError, safe_open
 
-if TYPE_CHECKING:  # importing torch takes a second, which a study's workers do not have
+if TYPE_CHECKING:
     from torch import Tensor
+else:  # a name is enough; importing torch takes a second, which a study's workers do not have
+    Tensor = "torch.Tensor"
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',

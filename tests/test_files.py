@@ -212,7 +212,7 @@ def test_equal_content_is_equal_bytes(tmp_path):
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint64])
 def test_types_that_no_room_uses_are_refused(tmp_path, kind):
     save_file({"x": torch.zeros(2, 2).to(kind)}, tmp_path / "x")
-    refused(read_tensors, tmp_path / "x", WrongError, match="'x' holds 'x' as .*; expected numbers of type F64")
+    refused(read_tensors, tmp_path / "x", WrongError, match="'x' contains 'x' as .*; expected numbers of type F64")
 
 
 # ---- writing

@@ -561,7 +561,7 @@ def test_headers_that_no_projector_has_are_refused(tmp_path, entries):
 def test_weights_of_other_types_are_refused(tmp_path, kind):
     name = next(iter(Projector(4, 5, 2, 3).state_dict()))
     weight = Projector(4, 5, 2, 3).state_dict()[name].to(kind)
-    with pytest.raises(ProjectorError, match="'p' holds .*; expected numbers of type F64, F32"):
+    with pytest.raises(ProjectorError, match="'p' contains .*; expected numbers of type F64, F32"):
         Projector.load(changed(tmp_path / "p", tensors={name: weight}))
 
 

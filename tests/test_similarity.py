@@ -189,7 +189,7 @@ def test_nothing_is_compared_that_cannot_be():
         with pytest.raises(ValueError, match="layers belong to neuron_overlap"):
             similarity_matrix(prompts_of([one, other]), metric, layers=(1, 2))
     for metric in ("euclidean_concat", "cosine_concat"):
-        with pytest.raises(PromptError, match="'p0' has 5 vectors and 'p1' 4; .*: take .*_average"):
+        with pytest.raises(PromptError, match="'p0' has 5 vectors and 'p1' 4; .*: use .*_average"):
             similarity_matrix(prompts_of([one, other[:4]]), metric)
     for metric, values in (("cosine_concat", 0 * one), ("cosine_average", torch.cat([one[1:], torch.zeros(1, 8)]))):
         with pytest.raises(PromptError, match="'p1' has a vector of zeros"):

@@ -942,7 +942,7 @@ def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(on
         ({"schedule": "linaer"}, "did you mean 'linear'"),
         ({"warmup": -1}, "warmup of study 'tiny' must be a whole number of at least 0"),
         ({"relative": "yes"}, "relative of study 'tiny' must be true or false"),
-        ({"relative": True, "probe_steps": 5}, "probes of study 'tiny' begin at random"),
+        ({"relative": True, "probe_steps": 5}, "probes of study 'tiny' start from random vectors"),
     ],
 )
 def test_a_beginning_that_there_is_not_is_rejected(settings, sentence):
