@@ -72,8 +72,8 @@ COMMANDS = """<p>Computed by these commands, of the study that <a href="study.ya
 <ol id="commands">{lines}</ol>
 <p>To compute one cell again and compare, in this folder:
 <code>prompt-transfer study run study.yaml --reuse . --only KEY --out again</code>, then
-<code>prompt-transfer study diff . again</code>. KEY is the name of the cell's link below; data and models are named as in
-the commands above. Without <code>--reuse . --only KEY</code>, the whole study is computed.</p>
+<code>prompt-transfer study diff . again</code>. KEY is the name of the cell's link below; data and models are named as
+in the commands above. Without <code>--reuse . --only KEY</code>, the whole study is computed.</p>
 """
 BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
