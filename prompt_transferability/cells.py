@@ -758,7 +758,7 @@ def run_cells(
     *,
     engine: str = "local",  # "local": processes of this machine; "ray": a Ray cluster
     workers: int = 1,  # number of processes; 1: this process only; on a cluster: cells in progress at a time
-    address: str | None = None,  # the cluster's address; None: the cluster of this process, or a new one
+    address: str | None = None,  # the cluster's address; None: the one that this machine belongs to, or a new one
     gpu: bool = False,  # on a cluster with GPUs: reserve one for each cell
     start: Callable[[], object] | None = None,  # called by each worker before it computes
     first: Callable[[], object] = lambda: None,  # called once this process owns the folder, before anything is computed

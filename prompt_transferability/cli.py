@@ -296,7 +296,7 @@ def _training_data(options: argparse.Namespace) -> TaskData:
     given = [name for name, value in of_file.items() if value is not None]
     if not _is_file(options.task):
         if given:
-            raise DataError(f"{given[0]} is for a file of rows ({', '.join(ENDINGS)}); {options.task!r} is none")
+            raise DataError(f"{given[0]} is for a file of rows ({', '.join(ENDINGS)}); {options.task!r} is not one")
         return load_task(options.task, options.data, max_train=options.max_train)
     if options.max_train is not None:
         raise DataError(f"--max-train is for tasks with a name; {options.task!r} is a file: shorten it instead")
@@ -305,7 +305,10 @@ def _training_data(options: argparse.Namespace) -> TaskData:
         raise DataError(
             f"{options.task!r} needs a word for each of its labels, as in --words bad=negative good=positive"
         )
-    return task_from_files(Path(options.out).stem, options.type or TASK_TYPES[0], words, options.task, options.dev)
+    name = Path(options.out).stem
+    if name in (*ALL_TASKS, *UNTRAINED):
+        raise DataError(f"the task is named after --out, and {name!r} already has a meaning; name another file")
+    return task_from_files(name, options.type or TASK_TYPES[0], words, options.task, options.dev)
 
 # %% ../nbs/library/cli.ipynb #51d9c7d4
 _TUNING = {  # settings of `tune_prompt`: their type and description
@@ -347,12 +350,12 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
     *(_MAX_LENGTH, *_COMPUTING, _DATA, _MODELS),
 )
 def _tune(options: argparse.Namespace) -> dict:
-    backbone = _model(options, options.backbone, options.layout)
     data = _training_data(options)
     init = SoftPrompt.load(options.init) if options.init else None
     read = [options.init, options.dev, options.task if _is_file(options.task) else None]
     out = _writable(options.out, *read)
     checkpoint = _writable(options.checkpoint, *read, options.out)
+    backbone = _model(options, options.backbone, options.layout)
     settings = {name: getattr(options, name) for name in _TUNING}
     run = tune_prompt(backbone, data, init, checkpoint=checkpoint, progress=not options.json, **settings)
     return {
@@ -433,6 +436,8 @@ def _file_data(file: str, prompt: SoftPrompt) -> TaskData:
 )
 def _evaluate(options: argparse.Namespace) -> dict:
     prompt, of_file = SoftPrompt.load(options.prompt), _is_file(options.task)
+    if of_file and options.split == "train":
+        raise DataError(f"--split is for tasks with a name; {options.task!r} is a file")
     data = _file_data(options.task, prompt) if of_file else _target(options.task, options)
     split, backbone = "test" if of_file else options.split, _backbone(options, [prompt])
     result = evaluate(backbone, prompt, data, split)
@@ -844,7 +849,7 @@ _RUNNING = (
         nargs="+",
         default=(),
         metavar="KEY",
-        help="cells to compute, with what they need and nothing else; they are computed even if --reuse has them",
+        help="cells to compute, with what they need and nothing else, even if --reuse has them",
     ),
     _option("--engine", choices=ENGINES, default="local", help="local: processes on this machine; ray: a cluster"),
     _option(
@@ -905,10 +910,10 @@ def _study_diff(options: argparse.Namespace) -> dict:
     one, other = map(Results, (options.out, options.other))
     out = _writable(options.csv)
     table = one.difference(other)
-    _write_table(table, out)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
     if table.empty:
         raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; name two runs of one study")
+    _write_table(table, out)
     moved = table[table["difference"] != 0]
     largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
     return {

@@ -663,7 +663,7 @@ def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
 
     Values are gains over the random prompt, as a share of the gain of the target model's own prompts. The claim holds
     if carried prompts gain more than untrained vectors and than the target's own prompts of the learned tasks; it
-    fails otherwise.
+    fails otherwise, and is undecided if one of the three is missing.
     """
     results, types, rows = study.results, study.results.study.types(), {}
     carried = results.cross_model(study.source, study.backbone)

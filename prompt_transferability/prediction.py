@@ -49,8 +49,9 @@ def predicted_rows(
     unknown task, `BackboneError` for label words that the backbone does not have, and `DataError` for rows that already
     have a column of such a name. A prompt of another model of the same width is used, with a warning.
     """
-    task = checked_prompt(prompt).declared_task() if task is None else find_task(task)
-    values, rows = checked_prompt(prompt).values_for(backbone), iter(rows)
+    prompt = checked_prompt(prompt)
+    task = prompt.declared_task() if task is None else find_task(task)
+    values, rows = prompt.values_for(backbone), iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         logits = backbone.text_logits(values, backbone.encode(chunk), task)
         best, shares = logits.argmax(-1).tolist(), logits.double().softmax(-1).tolist()

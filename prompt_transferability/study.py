@@ -702,7 +702,7 @@ class CellsFailedError(StudyError):
         self.report = report
         said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} wait"
         if report.failed:
-            said += f"; the first failed with {report.failed[0].error!r}; when that is mended, use retry_failed"
+            said += f"; the first failed with {report.failed[0].error!r}; fix that, then use retry_failed"
         super().__init__(said)
 
 # %% ../nbs/library/study.ipynb #4dea2b92
@@ -738,7 +738,7 @@ def run(
     models: str | Path | None = None,  # folder with model folders and .gguf files
     device: str = "auto",  # device of the models; "auto": an accelerator if available
     engine: str = "local",  # one of `ENGINES`
-    address: str | None = None,  # address of a Ray cluster; None: that of this process, or a new one
+    address: str | None = None,  # address of a Ray cluster; None: the one that this machine belongs to, or a new one
     workers: int | None = None,  # number of processes; None: one per core up to four, or one with an accelerator
     progress: bool = True,  # show a progress bar with the remaining time
     reuse: Sequence[str | Path] = (),  # folders of other studies, from which answers are copied instead of computed
@@ -751,14 +751,14 @@ def run(
     """Compute every cell that is missing.
 
     A script must call this with several workers under `if __name__ == "__main__":`. Raises `StudyError` if
-    `out` has answers that this study does not need or it has no cell that `only` names, `StoreError` if another
-    process works on `out`, `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or `BackboneError`
-    for data, a model or a device that cannot be used, all before anything is computed; and `CellsFailedError` at the
-    end if cells have no answer.
+    `out` has answers that this study does not need, or if `only` has a key that no cell of the study has; `StoreError`
+    if another process works on `out`; `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or
+    `BackboneError` for data, a model or a device that cannot be used, all before anything is computed; and
+    `CellsFailedError` at the end if cells have no answer.
     """
     workers = _checked_workers(engine, workers, shard, device)
     store, others = Store(out), [*map(Store, reuse)]
-    if _finished_before(self, store):
+    if not only and _finished_before(self, store):
         return store.folder
     forget()
     sources = self._sources(data, models, device)
@@ -770,7 +770,8 @@ def run(
         raise StudyError(f"study {self.name!r} has no cell {', '.join(sorted(unknown))} with these models and data")
     cells = with_needs(every, only) if only else every
     copied = [cell for cell in cells if cell.key not in only and any(cell in other for other in others)]
-    missing = [cell for cell in cells if cell not in store and cell not in copied]
+    known = {cell.key for cell in copied}
+    missing = [cell for cell in cells if cell not in store and cell.key not in known]
     alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell on a cluster has one core
     how = dict(start=partial(torch.set_num_threads, alone), workers=workers, shard=shard, fail_fast=fail_fast)
     how |= dict(engine=engine, address=address, gpu=device != "cpu", retry_failed=retry_failed)

@@ -347,7 +347,9 @@ def _check_split(task: Task, name: str, rows: object) -> None:
     if missing:
         raise DataError(f"{origin} lacks the column {min(missing)}; it has {', '.join(rows.column_names)}: {advice}")
     names = getattr(rows.features["label"], "names", None)
-    if names is None and len(rows):
+    if names is not None and tuple(names) != task.labels:
+        raise DataError(f"{origin} has the labels {', '.join(names)}; the task has {', '.join(task.labels)}: {advice}")
+    if len(rows):
         labels = np.array(rows["label"])
         if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(task.labels):
             known = range(len(task.labels))
@@ -356,8 +358,6 @@ def _check_split(task: Task, name: str, rows: object) -> None:
                 f"{origin} has the label {wrong!r}; in a Dataset, labels are numbers from 0 to {len(task.labels) - 1}, "
                 f"for {', '.join(task.labels)}: {advice}"
             )
-    if names is not None and tuple(names) != task.labels:
-        raise DataError(f"{origin} has the labels {', '.join(names)}; the task has {', '.join(task.labels)}: {advice}")
 
 # %% ../nbs/library/tasks.ipynb #06033b73
 @dataclass(frozen=True, eq=False, repr=False)
@@ -547,7 +547,7 @@ def _table_records(lines: Iterable[str], origin: str, delimiter: str = ",") -> I
 _PLAIN = {".csv": _table_records, ".tsv": partial(_table_records, delimiter="\t"), ".jsonl": _json_records}
 _READERS = _PLAIN | {f"{ending}.gz": read for ending, read in _PLAIN.items()}
 ENDINGS = tuple(_READERS)
-"How the names of files with rows end."
+"The file name endings of the supported formats."
 
 # %% ../nbs/library/tasks.ipynb #ddb8ed5d
 def _records(
@@ -574,7 +574,7 @@ def _with_text_a(row: Mapping) -> Mapping:
 
 
 def _text_problem(row: Mapping, *columns: str) -> str | None:
-    "What is wrong with the texts of a row, which must have these columns too; None if nothing is."
+    "What is wrong with the texts of a row, which must also have these columns; None if nothing is."
     if "text_a" not in row:
         return _no_column(row, "'text_a' or 'text'")
     for column in columns:
@@ -696,6 +696,8 @@ def task_from_files(
     task = Task(name, task_type, tuple(map(str, label_words)), tuple(label_words.values()))
     sources = {"train": train, "dev": dev, "test": test}
     rows = {split: _read_split(source, task, split) for split, source in sources.items() if source is not None}
+    if not rows:
+        raise DataError(f"task {name!r} has no rows; give train, dev or test")
     if dev is None and train is not None:
         rows["train"], rows["dev"] = _hold_out(rows["train"])
     return TaskData(task, **rows)
@@ -877,7 +879,11 @@ def read_task(
 def find_task(
     name_or_task: str | os.PathLike | Task,  # as in `load_task`
 ) -> Task:
-    "A task without its rows. Raises `UnknownNameError`, or `DataError` for a folder that declares none."
+    """A task without its rows.
+
+    Raises `UnknownNameError`; `DataError` for a folder whose task.yaml is invalid, and for the bare name of a folder,
+    which needs `./`.
+    """
     folder = _own_folder(name_or_task)
     if folder is not None:
         return read_task(folder)

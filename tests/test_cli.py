@@ -278,6 +278,14 @@ def test_the_dev_rows_and_the_type_of_a_file_are_those_that_are_named(command, g
     assert answer["majority"] == 1 and SoftPrompt.load("a").declared_task().task_type == "EJ"
 
 
+@pytest.mark.parametrize("name", ["imdb", "random"])
+def test_a_task_of_ones_own_cannot_be_named_like_another(name, refused, guests):
+    out = f"{name}.safetensors"
+    assert f"{name!r} already has a meaning" in refused(
+        "tune", "train.csv", *WORDS, "--backbone", "micro-bert", "--out", out
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

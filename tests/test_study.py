@@ -1419,8 +1419,10 @@ def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks
 def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, capsys):
     other = replace(SHORT, tasks=("mrpc",), backbones=("micro-roberta",), random_seeds=(), cross_task=False, steps=1)
     other.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
-    assert main(["study", "diff", str(short), str(tmp_path / "other")]) == 2
+    (tmp_path / "kept.csv").write_text("mine")
+    assert main(["study", "diff", str(short), str(tmp_path / "other"), "--csv", str(tmp_path / "kept.csv")]) == 2
     assert "have no number in common; name two runs of one study" in capsys.readouterr().err
+    assert (tmp_path / "kept.csv").read_text() == "mine"
     assert main(["study", "diff", str(short), str(short)]) == 0
     assert "largest: none\n" in capsys.readouterr().out
 

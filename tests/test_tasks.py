@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from huggingface_hub import HfApi
 
 from prompt_transferability import tasks
@@ -380,6 +380,13 @@ def test_label_words_are_a_table(words):
             "the label 2; .* from 0 to 1",
         ),
         (Dataset.from_dict({"text_a": ["x"] * 2, "text_b": [None] * 2, "label": [0, -1]}), "the label -1"),
+        (
+            Dataset.from_dict(
+                {"text_a": ["x"], "text_b": [None], "label": [-1]},
+                Features(text_a=Value("string"), text_b=Value("string"), label=ClassLabel(names=["bad", "good"])),
+            ),
+            "the label -1",  # as in GLUE's test splits
+        ),
         (Dataset.from_dict({"text_a": ["x"], "text_b": [None], "label": [0.0]}), "has the label 0.0"),
     ],
 )
@@ -397,6 +404,11 @@ def test_the_name_of_a_folder_here_is_no_task_but_its_path_is(tmp_path, monkeypa
     with pytest.raises(DataError, match="no task is named 'pots'; for the folder of that name, write './pots'"):
         load_task("pots")
     assert load_task("./pots").task.name == "pots"
+
+
+def test_a_task_without_any_rows_is_rejected():
+    with pytest.raises(DataError, match="task 'pots' has no rows; give train, dev or test"):
+        task_from_files("pots", "SA", {"bad": "terrible", "good": "great"})
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10.5, "10", True])
