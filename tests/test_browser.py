@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import numpy as np
 import pytest
@@ -243,7 +243,7 @@ def test_links_of_the_running_pages_lead_somewhere(browser, home):
     for page, found in links.items():
         for link in (link for link in found if link.startswith("file:")):
             address, anchor = urldefrag(link)
-            if not Path(unquote(address.removeprefix("file://"))).is_file():
+            if not Path(unquote(urlsplit(address).path)).is_file():
                 broken.append(f"{page}: {link} leads to no file")
             elif anchor and address in anchors and unquote(anchor) not in anchors[address]:
                 broken.append(f"{page}: {link} leads to no anchor")
