@@ -702,7 +702,7 @@ def _types_figure(names: Sequence[str], states: np.ndarray, types: Mapping[str, 
     axes.plot([], [], color=_MUTED, linestyle="--", linewidth=1, label="by chance")
     axes.set(
         xlabel="layer, from the bottom",
-        ylabel="neurons that part the type",
+        ylabel="neurons that separate the type",
         xlim=(0.5, len(layers) + 0.5),
         ylim=(0, None),
     )

@@ -130,7 +130,7 @@ def named_prompts(
 ) -> dict[str, SoftPrompt]:
     """Prompts by name: their own, or that of their task, numbered if the task occurs several times.
 
-    Raises `PromptError` for anything but prompts.
+    Raises `PromptError` for anything but prompts, and if two would get one name.
     """
     if isinstance(prompts, SoftPrompt | str | Path | Tensor):
         raise PromptError(f"expected several prompts; got {shown(prompts)}: put a single prompt into a list")
@@ -139,6 +139,8 @@ def named_prompts(
     prompts = [checked_prompt(prompt) for prompt in prompts]
     tasks = [prompt.task for prompt in prompts]
     names = [task if tasks.count(task) == 1 else f"{task} {tasks[:i].count(task) + 1}" for i, task in enumerate(tasks)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PromptError(f"two prompts would be called {twice[0]!r}; give a table from names to prompts")
     return dict(zip(names, prompts, strict=True))
 
 # %% ../nbs/library/prompts.ipynb #aa747a77

@@ -29,6 +29,7 @@ from prompt_transferability.prompts import (
     PromptError,
     SoftPrompt,
     label_word_prompt,
+    named_prompts,
     random_prompt,
     task_entries,
     vocabulary_prompt,
@@ -879,3 +880,11 @@ def test_a_prompt_for_another_width_is_no_adapter_of_this_model(tiny, tmp_path):
     with pytest.raises(PromptError, match="carry it over with a projector"):
         SoftPrompt(torch.ones(2, 3), "m", "t").to_peft(tmp_path, load(tiny("gpt2")))
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_whose_names_would_collide_are_rejected():
+    backbone = Backbone.from_pretrained("micro-bert")
+    prompts = [replace(random_prompt(backbone, 3, seed), task=task) for seed, task in enumerate(("a", "a", "a 1"))]
+    with pytest.raises(PromptError, match="two prompts would be called 'a 1'"):
+        named_prompts(prompts)
+    assert [*named_prompts(prompts[:2])] == ["a 1", "a 2"]
