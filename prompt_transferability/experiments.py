@@ -156,7 +156,7 @@ def _with_label_words(data: TaskData, asked: Mapping[str, Any]) -> TaskData:
 
 
 def _model(asked: Mapping[str, Any], sources: Sources, name: str = "backbone") -> Backbone:
-    "The model that a question names, in the number type that it specifies."
+    "The model that a question names, in the data type that it specifies."
     return backbone_of(sources, asked[name], asked["layout"], asked["max_length"], asked.get("dtype", "float32"))
 
 
@@ -842,7 +842,7 @@ METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
     "task tuning": _TUNING,
     "task tuning without LayerNorm": _TUNING,
 }
-"The methods of carrying prompts to another model, and the settings of `CrossModel` that each depends on."
+"The methods of mapping prompts to another model, and the settings of `CrossModel` that each depends on."
 
 # %% ../nbs/library/experiments.ipynb #f2b3ba65
 FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
@@ -850,7 +850,7 @@ FROM_TASKS = ("prompt mapping", "task tuning", "task tuning without LayerNorm")
 
 
 def tuned_further(method: str) -> bool:
-    "Whether a study may tune prompts carried by this method further."
+    "Whether a study may tune prompts mapped by this method further."
     return method.startswith("task tuning")
 
 # %% ../nbs/library/experiments.ipynb #c2a146b7
@@ -881,7 +881,7 @@ def _plan_projected(plan: Plan) -> Iterator[Cell]:
 
 # %% ../nbs/library/experiments.ipynb #37273a4b
 class Carried(Evaluated):
-    "The evaluation of a carried prompt."
+    "The evaluation of a mapped prompt."
 
     source: str  # "random": untrained vectors
     seed: Count
@@ -890,7 +890,7 @@ class Carried(Evaluated):
 
 
 class Projected(TypedDict):
-    "The evaluations of all carried prompts, or why there are none."
+    "The evaluations of all mapped prompts, or why there are none."
 
     impossible: str | None
     rows: list[Carried]
@@ -921,7 +921,7 @@ def _projection(
 def _evaluated(
     carried: Mapping, target: Backbone, task: str, asked: Mapping[str, Any], sources: Sources
 ) -> Iterator[dict[str, Any]]:
-    "The evaluations on a task of its carried prompts, and of the untrained ones."
+    "The evaluations on a task of its mapped prompts, and of the untrained ones."
     data = _with_label_words(task_of(sources, task, asked["max_train"], asked["max_eval"]), asked)
     names = [name for name in carried if name[0] in (task, "random")]
     for split in (split for split in data.splits() if split != "train"):
@@ -931,7 +931,7 @@ def _evaluated(
 
 # %% ../nbs/library/experiments.ipynb #7c702def
 def carried_file(task: str, seed: int) -> str:
-    "The path of a carried prompt in the folder of its cell's answer."
+    "The path of a mapped prompt in the folder of its cell's answer."
     return f"prompts/{seed}/{task}.safetensors"
 
 # %% ../nbs/library/experiments.ipynb #4237c7ac

@@ -122,7 +122,7 @@ def printed_cells(row: str, number: int) -> list[dict[str, str]]:
 def published_collections(
     kept: Path,  # results/release
 ) -> Iterator[dict[str, Any]]:
-    "A collection for each model whose transfer matrix was published."
+    "One collection for each model whose transfer matrix was published."
     for backbone, (model, tables) in PUBLISHED.items():
         matrix = read_table(kept, f"transfer_{backbone}")
         yield {
@@ -324,7 +324,7 @@ def study_collection(
 
 # %% ../nbs/library/explorer.ipynb #60fa7dde
 def carried_collection(results: Results, source: str, target: str) -> dict[str, Any]:
-    "The accuracy of one model's prompts on another. Raises `StudyError` if no prompt was mapped yet."
+    "The accuracy of one model's prompts on another. Raises `StudyError` if no prompt has been mapped yet."
     matrix = results.cross_model(source, target)
     return {
         "id": f"{results.study.name}-{source}-to-{target}",
@@ -346,7 +346,7 @@ def gather(
     for file in sorted(results.glob("*/study.yaml")):
         found = Results(file.parent)
         for direction in found.study.cross_model.directions if found.study.cross_model else ():
-            with suppress(StudyError):  # no prompt was mapped yet
+            with suppress(StudyError):  # no prompt has been mapped yet
                 collections.append(carried_collection(found, *direction))
         for backbone in () if found.study.cross_model else found.study.backbones:
             try:

@@ -86,7 +86,7 @@ def test_pointers_of_git_lfs_are_named(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     for read in (read_text, read_json, tensor_header):
-        refused(read, file, WrongError, match="is a pointer of Git LFS, not the file itself; .*git lfs pull")
+        refused(read, file, WrongError, match="is a Git LFS pointer, not the file itself; .*git lfs pull")
 
 
 # ---- JSON and YAML
@@ -288,7 +288,7 @@ def test_what_commands_a_terminal_is_shown_as_what_it_is(text):
 def test_a_link_that_leads_back_to_itself_is_never_replaced(tmp_path):
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(OSError, match="leads back to itself; name another file"), written_whole(loop) as part:
+    with pytest.raises(OSError, match="leads back to itself; choose another file"), written_whole(loop) as part:
         part.write_text("x")
     assert loop.is_symlink()
 

@@ -1421,7 +1421,7 @@ def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, cap
     other.run(tmp_path / "other", data=two_tasks, workers=1, progress=False)
     (tmp_path / "kept.csv").write_text("mine")
     assert main(["study", "diff", str(short), str(tmp_path / "other"), "--csv", str(tmp_path / "kept.csv")]) == 2
-    assert "have no number in common; name two runs of one study" in capsys.readouterr().err
+    assert "have no number in common; give two runs of one study" in capsys.readouterr().err
     assert (tmp_path / "kept.csv").read_text() == "mine"
     assert main(["study", "diff", str(short), str(short)]) == 0
     assert "largest: none\n" in capsys.readouterr().out
