@@ -869,7 +869,9 @@ def _study_run(options: argparse.Namespace) -> dict:
     given += ("retry_failed", "fail_fast")
     settings = {name: getattr(options, name) for name in given}
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
-    return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
+    answer = {"study": study.name, "dtype": study.dtype, "out": str(out)}
+    # A report needs more than some cells.
+    return answer if options.only else answer | {"report": str(write_report(Results(out)))}
 
 # %% ../nbs/library/cli.ipynb #17ed412f
 @_command("study status", "report the progress of a study", _option("out", help="folder of the results"))

@@ -1414,6 +1414,8 @@ def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["both"], told["second"], told["different"]) == (len(again.keys()), 0, 0)
     assert main([*words, "0123456789abcdef"]) == 2 and "has no cell 0123456789abcdef" in capsys.readouterr().err
+    words[words.index("--out") + 1] = str(tmp_path / "one")
+    assert main([*words, needed.key]) == 0 and not (tmp_path / "one" / "report").exists()  # too little for a report
 
 
 def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, capsys):
