@@ -21,7 +21,7 @@ def number(
     digits: int = 2,
     sign: bool = False,  # show the sign of positive numbers too
 ) -> str:
-    "A number with a true minus and separated thousands; – if there is none."
+    "A number with a true minus sign and separated thousands; – for a missing value."
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
@@ -41,7 +41,7 @@ def points(
     difference: float,  # difference of two accuracies or shares, as a fraction
     digits: int = 1,
 ) -> str:
-    "A difference of accuracies, in percentage points."
+    "A difference of accuracies or shares, in percentage points."
     return f"{number(100 * difference, digits, sign=True)} points"
 
 # %% ../nbs/library/articles.ipynb #0f85affb
@@ -64,7 +64,7 @@ def p_value(p: float) -> str:
 
 
 def listing(names: Sequence[str], nothing: str = "none") -> str:
-    "A list of names for a sentence."
+    "Names as a list in a sentence."
     return nothing if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 # %% ../nbs/library/articles.ipynb #56a4014e
@@ -86,7 +86,7 @@ def refreshed(
 
     def value(found: re.Match) -> str:
         if found[1] not in numbers:
-            raise PageError(f"no value was computed for the mark {found[1]!r}")
+            raise PageError(f"no value was computed for the mark {found[1]!r}; add it to the numbers, or remove it")
         return f"<!--={found[1]}-->{numbers[found[1]]}<!--/-->"
 
     return _MARKED.sub(value, text)
@@ -120,10 +120,14 @@ def check_page(
     marked = [mark for text in texts for mark in _MARKED.findall(text)]
     for name, said in marked:
         if numbers.get(name) != said:
-            raise PageError(f"{name} is {said!r} on the page, {numbers.get(name)!r} computed; run `make pages`")
+            raise PageError(
+                f"the page shows {said!r} for {name}, but the computed value is {numbers.get(name)!r}; run `make pages`"
+            )
     if first := [name for text in texts for name in _AT_A_LINES_START.findall(text)]:
-        raise PageError(f"a line begins with the mark of {first[0]}, and is not read as Markdown; put a word before it")
+        raise PageError(
+            f"a line begins with the mark {first[0]!r}, so it is raw HTML to Markdown; put a word before it"
+        )
     if bare := [found for text in texts for found in unmarked(text)]:
-        raise PageError(f"numbers without a mark: {', '.join(bare)}; compute them, or put them in words")
+        raise PageError(f"numbers without a mark: {', '.join(bare)}; compute and mark them, or write them as words")
     if idle := numbers.keys() - {name for name, _ in marked}:
-        raise PageError(f"computed and not used on the page: {', '.join(sorted(idle))}")
+        raise PageError(f"computed but not used on the page: {', '.join(sorted(idle))}; mark them, or leave them out")

@@ -334,19 +334,19 @@ def _device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # torch raises the second for a build without CUDA
         raise BackboneError(
-            f"there is no device {str(device)!r} here; give auto or one of {', '.join(there)}"
+            f"device {str(device)!r} is not available; use auto, or one of {', '.join(there)}"
         ) from error
     return found
 
 # %% ../nbs/library/backbones.ipynb #653257d4
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-"The number types of a backbone."
+"The data types of a backbone."
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     found = DTYPES.get("float32" if dtype == "auto" else dtype, dtype) if isinstance(dtype, str | torch.dtype) else None
     if found not in DTYPES.values():
-        raise BackboneError(f"{str(dtype)!r} is not a number type to compute in; give auto, {', '.join(DTYPES)}")
+        raise BackboneError(f"data type {str(dtype)!r} is not supported; use auto, {', '.join(DTYPES)}")
     return found
 
 # %% ../nbs/library/backbones.ipynb #e7c193be
@@ -416,7 +416,9 @@ def _checked_length(self: Backbone, max_length: int) -> int:
     else:
         room = self._positions.num_embeddings - self._first_position
     if not isinstance(max_length, Integral) or not 2 < max_length <= room:
-        raise BackboneError(f"max_length is {max_length!r}; {self.name!r} takes texts of 3 to {room} tokens")
+        raise BackboneError(
+            f"max_length is {max_length!r}; for {self.name!r}, give a number of tokens from 3 to {room}"
+        )
     return max_length
 
 # %% ../nbs/library/backbones.ipynb #5b1e448d
@@ -427,7 +429,7 @@ def answer_id(self: Backbone) -> int:
     pieces = [piece for piece in pieces if self.tokenizer.convert_ids_to_tokens(piece) != "▁"]
     if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
         raise BackboneError(
-            f"the answer {self.answer!r} is not one token of {self.name!r}; give another, such as answer=':'"
+            f"the answer {self.answer!r} is not a single token of {self.name!r}; choose another, such as answer=':'"
         )
     return pieces[0]
 
@@ -465,7 +467,7 @@ def from_pretrained(
     """Read a checkpoint of a type in `FAMILIES`, of any width and depth, as a frozen backbone.
 
     Raises `FileNotFoundError` if neither a folder nor the Hub has it, `UnknownNameError` for an unknown layout,
-    `BackboneError` if it is not a complete checkpoint of a known family, or does not support the device, number type,
+    `BackboneError` if it is not a complete checkpoint of a known family, or does not support the device, data type,
     `max_length` or `answer`, and `ModuleNotFoundError` for a GGUF file without the package `gguf`.
     """
     path, device, dtype = Path(name_or_path), _device(device), _dtype(dtype)
@@ -490,7 +492,7 @@ def __repr__(self: Backbone) -> str:
 
 @patch(as_prop=True)
 def dtype(self: Backbone) -> torch.dtype:
-    "The number type that the model computes in."
+    "The data type that the model computes in."
     return self._words.weight.dtype
 
 # %% ../nbs/library/backbones.ipynb #3c9a4b21
@@ -571,7 +573,9 @@ def encode(
         encoded = self.tokenizer(first, second, return_token_type_ids=True, **cut)
         ids, types = encoded["input_ids"], encoded["token_type_ids"]
     if max(map(max, ids)) >= self._words.num_embeddings:
-        raise BackboneError(f"a text has a token without an embedding in {self.name!r}; its tokenizer is another's")
+        raise BackboneError(
+            f"a text has a token without an embedding in {self.name!r}; use the tokenizer that belongs to the model"
+        )
     return EncodedTexts(ids, types, self.tokenizer.pad_token_id or 0)
 
 # %% ../nbs/library/backbones.ipynb #71392c10
@@ -675,7 +679,7 @@ def _check_prompt(self: Backbone, prompts: Tensor) -> None:
     if prompts.shape[-1] != self.embedding_size:
         raise BackboneError(
             f"the prompt's vectors are {prompts.shape[-1]} wide; {self.name!r} takes {self.embedding_size}: "
-            "carry the prompt over with a projector"
+            "map the prompt to this model with a projector"
         )
 
 # %% ../nbs/library/backbones.ipynb #74e478c4
@@ -753,7 +757,7 @@ def _counts(self: Backbone, prompts: Tensor, text: TextBatch, counts: Sequence[i
     if len(counts) != (1 if prompts.ndim == 2 else len(prompts)) or sum(counts) != len(text):
         raise BackboneError(
             f"there are {len(counts)} prompts for {len(text)} rows; give one prompt, one per row, or counts that add "
-            "up to the rows"
+            "up to the number of rows"
         )
     return list(counts)
 
@@ -768,7 +772,8 @@ def _check_positions(self: Backbone, needed: int) -> None:
     counts_slots = self.kind == "causal" or self._positions is None
     if counts_slots and room is not None and needed > room:
         raise BackboneError(
-            f"prompt and text take {needed} positions; {self.name!r} has {room}: use a shorter prompt or max_length"
+            f"prompt and text take {needed} positions; {self.name!r} has {room}: use a shorter prompt, or a smaller "
+            "max_length"
         )
 
 # %% ../nbs/library/backbones.ipynb #15b6246b
@@ -1021,7 +1026,8 @@ def text_logits(
         if not logits.isfinite().all():
             raise BackboneError(
                 f"{self.name!r} answers task {task.name!r} with logits that are not finite: the prompt's numbers are "
-                f"too large for {str(self.dtype).removeprefix('torch.')}, or a weight is not a number"
+                f"too large for {str(self.dtype).removeprefix('torch.')}, or a weight is not a number; try float32, or "
+                "another prompt"
             )
         found[torch.from_numpy(rows)] = logits.to("cpu", found.dtype)
     return found

@@ -37,14 +37,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch
 from .families import FAMILIES
 from .prompts import random_prompt
-from .provenance import surroundings
+from .provenance import environment
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
 __all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'random_model',
            'label_word_tokenizer', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage',
            'EveryPosition', 'Peft', 'WholeModel', 'Dimensions', 'matrices', 'dimensions', 'layer_operations',
-           'masked_operations', 'causal_operations', 'seconds_of', 'product_rate', 'Settings', 'labelled_texts',
+           'masked_operations', 'causal_operations', 'seconds_of', 'product_rate', 'Settings', 'labeled_texts',
            'batch_rows', 'Race', 'Turn', 'OperationTimes', 'memory_is_known', 'process_memory', 'added_memory',
            'step_memory', 'fresh_step_memory', 'entrants', 'measure_model', 'origin', 'bench', 'summary']
 
@@ -110,7 +110,7 @@ class BenchError(ValueError):
 
 def bench_model(
     name: str,  # one of `SHAPES`, or any model for `Backbone.from_pretrained`
-    dtype: str = "float32",  # the number type to compute in
+    dtype: str = "float32",  # the data type to compute in
     device: str = "cpu",
     seed: int = 0,  # seed of random weights
 ) -> Backbone:
@@ -126,7 +126,7 @@ def bench_model(
             model = random_model(name).to(DTYPES[dtype])
         backbone = Backbone(model, label_word_tokenizer(), name, device=device)
     if backbone.kind not in ("masked", "causal"):
-        raise BenchError(f"{name!r} is a {backbone.kind} model; bench measures masked and causal ones")
+        raise BenchError(f"{name!r} is a {backbone.kind} model; bench supports only masked and causal models")
     return backbone
 
 # %% ../nbs/library/bench.ipynb #f4be2d77
@@ -148,7 +148,7 @@ def draw_texts(
 ) -> EncodedTexts:
     "Random texts. Raises `UnknownNameError` for a kind that is not in `LENGTHS`."
     if kind not in LENGTHS:
-        raise UnknownNameError("kind of texts", kind, LENGTHS)
+        raise UnknownNameError("kind of text", kind, LENGTHS)
     random, (mean, spread, least, most) = np.random.default_rng(seed), LENGTHS[kind]
     lengths = random.gamma((mean / spread) ** 2, spread**2 / mean, count).round().clip(least, most).astype(int)
     # Special tokens come first in a vocabulary, and do not occur inside a text.
@@ -343,7 +343,7 @@ def masked_operations(
         total += layer_operations(shape, queries, keys, outputs, 2 * pairs)
         if training and not first:
             total += layer_operations(shape, queries, keys, outputs, 4 * pairs)
-        elif training and last:  # the mask asks, the prompt answers
+        elif training and last:  # only the mask's query is needed, with the prompt's keys and values
             total += layer_operations(shape, 0, texts / 2, outputs, 3 * length * texts * shape.heads)
         elif training:
             apart = (positions**2 - (positions - length) ** 2).sum()  # pairs with a vector of the prompt
@@ -418,7 +418,7 @@ class Settings:
     length: int = 100  # vectors of the prompt
     batch_size: int = 16  # texts in a step
     repeats: int = 3  # minimum number of turns of each contestant
-    seconds: float = 10.0  # minimum time for all turns on one model and one kind of texts
+    seconds: float = 10.0  # minimum time for all turns on one model and one kind of text
     device: str = "cpu"  # or "cuda"
     threads: int | None = None  # processor threads; None: as many as `torch` uses
     seed: int = 0  # seed of weights, texts and prompts
@@ -429,14 +429,14 @@ class Settings:
             if (value := getattr(self, name)) is not None and not value >= bound:
                 raise BenchError(f"{name} must be at least {bound}; got {value}")
         if not self.device.startswith(("cpu", "cuda")):
-            raise BenchError(f"the device is {self.device!r}; times are measured on cpu or cuda")
+            raise BenchError(f"the device is {self.device!r}; times can be measured only on cpu or cuda")
 
 # %% ../nbs/library/bench.ipynb #77f4467e
 POOL, SPLIT = 2048, 128
 "The number of texts for drawing batches, and of texts in a dev split."
 
 
-def labelled_texts(kind: str, backbone: Backbone, seed: int) -> tuple[EncodedTexts, Tensor]:
+def labeled_texts(kind: str, backbone: Backbone, seed: int) -> tuple[EncodedTexts, Tensor]:
     "The texts of a benchmark, and a label for each."
     texts = draw_texts(kind, POOL, backbone.model.config.vocab_size, seed)
     labels = np.random.default_rng(seed).integers(len(TASK.labels), size=POOL)
@@ -460,19 +460,19 @@ def _threads(number: int | None) -> Iterator[None]:
 
 # %% ../nbs/library/bench.ipynb #cb1b9a1c
 class Race:
-    "Contestants on one model and one kind of texts."
+    "A race of contestants on one model and one kind of text."
 
     def __init__(
         self,
-        models: Mapping[str, Backbone],  # the same model in each number type
+        models: Mapping[str, Backbone],  # the same model in each data type
         kind: str,  # one of `LENGTHS`
-        entrants: Sequence[tuple[str, str]],  # entries of `CONTESTANTS`, each with a number type
+        entrants: Sequence[tuple[str, str]],  # entries of `CONTESTANTS`, each with a data type
         settings: Settings,
     ):
         self.models, self.kind, self.settings = models, kind, settings
         self.model = next(iter(models.values()))
         self.shape = dimensions(self.model)
-        self.texts, self.labels = labelled_texts(kind, self.model, settings.seed)
+        self.texts, self.labels = labeled_texts(kind, self.model, settings.seed)
         self.entrants = {
             (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in entrants
         }
@@ -482,7 +482,7 @@ class Race:
 
 # %% ../nbs/library/bench.ipynb #b303c34a
 @patch
-def rates(self: Race) -> dict[str, float]:  # by number type, operations per second
+def rates(self: Race) -> dict[str, float]:  # by data type, operations per second
     "The rate of products of the model's own matrices with a batch."
     base = self.model.model.base_model
     layer = FAMILIES[self.model.model.config.model_type].layers(base)[0]
@@ -534,7 +534,7 @@ def take_turns(
 # %% ../nbs/library/bench.ipynb #25201d32
 @patch
 def run(self: Race) -> list[Turn]:
-    "Rounds until there are enough, and the minimum time has passed."
+    "Rounds until their minimum number and the minimum time are reached."
     turns, number, started = [], 0, time.perf_counter()
     while number < self.settings.repeats or time.perf_counter() - started < self.settings.seconds:
         turns += self.take_turns(number)
@@ -611,31 +611,31 @@ def step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Ma
     asked = Settings(**settings)
     with _threads(asked.threads):
         backbone = bench_model(model, dtype, asked.device, asked.seed)
-        texts, labels = labelled_texts(kind, backbone, asked.seed)
+        texts, labels = labeled_texts(kind, backbone, asked.seed)
         entrant, rows = CONTESTANTS[contestant](backbone, asked.length, asked.seed), batch_rows(0, asked.batch_size)
         return added_memory(lambda: entrant.step(texts.batch(rows), labels[rows]), backbone.device)
 
 # %% ../nbs/library/bench.ipynb #f6fe17e7
 def fresh_step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Settings) -> float:  # MiB
-    "The same in a new process. Raises `BenchError` if it ends early, for example for lack of memory."
+    "The memory that a training step adds to a new process. Raises `BenchError` if it dies, as when memory runs out."
     asked = json.dumps([model, kind, contestant, dtype, asdict(settings)])
     program = "import json, sys; from prompt_transferability import bench"
     program += "; print(bench.step_memory(*json.loads(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", program, asked], capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it was ended from outside"])[-1]
+        said = (done.stderr.strip().splitlines() or ["its process was killed"])[-1]
         raise BenchError(
-            f"a training step of {contestant} on {model!r} in {dtype} did not end ({said}); a smaller batch may help"
+            f"a training step of {contestant} on {model!r} in {dtype} did not finish ({said}); try a smaller batch"
         )
     return float(done.stdout.split()[-1])
 
 # %% ../nbs/library/bench.ipynb #2298738f
 def entrants(
-    dtypes: Sequence[str],  # number types of this package
+    dtypes: Sequence[str],  # data types of this package
     against: Sequence[str],  # the other contestants
     first: bool,  # whether these are the first texts
 ) -> list[tuple[str, str]]:
-    "The contestants, each with its number type."
+    "The contestants, each with its data type."
     others = [(name, "float32") for name in against if first or name != "every position"]
     if first and "PEFT" in against:
         others += [("PEFT", dtype) for dtype in dtypes if dtype != "float32"]
@@ -649,7 +649,7 @@ def measure_model(
     against: Sequence[str],  # entries of `CONTESTANTS`
     settings: Settings,
     report: Callable[[str], object] = str,  # called with a description of the next step
-) -> dict[str, list[dict]]:  # turns, memory and profiles, each with what it is of
+) -> dict[str, list[dict]]:  # turns, memory and profiles, each with its model and texts
     "All measurements of one model. Raises the errors of `bench`."
     types = dict.fromkeys(["float32", *dtypes])
     models = {dtype: bench_model(name, dtype, settings.device, settings.seed) for dtype in types}
@@ -671,8 +671,8 @@ def measure_model(
 
 # %% ../nbs/library/bench.ipynb #21cd2eca
 def origin() -> dict[str, object]:
-    "The origin of measurements: time, number of threads, and the result of `surroundings`."
-    about, peft = surroundings(), {"peft": version("peft")} if find_spec("peft") else {}
+    "The origin of measurements: time, number of threads, and the result of `environment`."
+    about, peft = environment(), {"peft": version("peft")} if find_spec("peft") else {}
     libraries = about["libraries"] | peft
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return about | {"libraries": libraries, "threads": torch.get_num_threads(), "date": when}
@@ -680,20 +680,20 @@ def origin() -> dict[str, object]:
 # %% ../nbs/library/bench.ipynb #c80cc18b
 def bench(
     models: Sequence[str] = tuple(SHAPES),  # entries of `SHAPES`, or any models for `Backbone.from_pretrained`
-    kinds: Sequence[str] = ("sst2", "mnli", "imdb"),  # kinds of texts, from `LENGTHS`
-    dtypes: Sequence[str] = ("float32", "bfloat16"),  # number types of this package, from `DTYPES`
+    kinds: Sequence[str] = ("sst2", "mnli", "imdb"),  # kinds of text, from `LENGTHS`
+    dtypes: Sequence[str] = ("float32", "bfloat16"),  # data types of this package, from `DTYPES`
     against: Sequence[str] = ("PEFT", "every position"),  # other contestants, from `CONTESTANTS`
     progress: bool = True,  # show a progress bar
     **settings,  # as in `Settings`
 ) -> dict[str, dict | list[dict]]:  # settings, provenance, turns, memory and profiles, ready for JSON
     """Measure training steps and evaluations.
 
-    Raises `UnknownNameError` for an unknown kind of texts, number type or contestant, `BenchError` for
+    Raises `UnknownNameError` for an unknown kind of text, data type or contestant, `BenchError` for
     invalid settings, for PEFT if it is not installed, and for a step that exceeds the memory, and the errors of
     reading a model.
     """
     asked, others = Settings(**settings), [*CONTESTANTS][1:]
-    known = {"kind of texts": LENGTHS, "number type": DTYPES, "contestant": others}
+    known = {"kind of text": LENGTHS, "data type": DTYPES, "contestant": others}
     for (what, names), given in zip(known.items(), (kinds, dtypes, against), strict=True):
         for name in given:
             if name not in names:

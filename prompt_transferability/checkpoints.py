@@ -58,18 +58,19 @@ def _check_config(name: str, config: dict) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise BackboneError(
-            f"{name!r} is a {model_type!r} model; a backbone must be one of the families {', '.join(FAMILIES)}"
+            f"{name!r} is a {model_type!r} model; a backbone must be of one of these types: {', '.join(FAMILIES)}"
         )
     if config.get("quantization_config") is not None:
         raise BackboneError(
             f"the weights of {name!r} are quantized (its configuration has a quantization_config); use the model in "
-            "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is read"
+            "float32, float16 or bfloat16, or a GGUF file, which is unpacked when it is loaded"
         )
     for setting, wanted in FAMILIES[model_type].must_be:
         found = config.get(setting)
         if found not in (None, wanted):
             raise BackboneError(
-                f"{name!r} has {setting}={found!r} in its configuration; a {model_type!r} backbone needs {wanted!r}"
+                f"{name!r} has {setting}={found!r} in its configuration; a {model_type!r} backbone needs {wanted!r}: "
+                "use another model"
             )
     for setting in ("hidden_act", "hidden_activation", "activation_function", "activation"):
         named = config.get(setting)
@@ -101,8 +102,8 @@ def _check_headers(name: str, config: dict, files: Iterable[str | Path]) -> None
         layers = config.get(setting)
         if isinstance(layers, int) and not 0 < layers <= max(len(kinds), 64):  # some types reuse one layer's weights
             raise BackboneError(
-                f"config.json of {name!r} says {setting}={layers}, and its weights are {len(kinds)} tensors; it is "
-                "not whole"
+                f"config.json of {name!r} has {setting}={layers}, but the weights consist of only {len(kinds)} "
+                "tensors; download the model again"
             )
 
 # %% ../nbs/library/checkpoints.ipynb #94a30d3d
@@ -121,8 +122,8 @@ def _check_unknown(name: str, model: nn.Module, keys: Iterable[str]) -> None:
     unknown = sorted(key for key in keys if known.match(key))
     if unknown:
         raise BackboneError(
-            f"the checkpoint {name!r} has weights of the model that are unknown to its config.json: "
-            f"{', '.join(unknown[:3])} …; it is another architecture"
+            f"the checkpoint {name!r} has weights that its config.json does not describe: {', '.join(unknown[:3])} …; "
+            "use the config.json of this architecture"
         )
 
 # %% ../nbs/library/checkpoints.ipynb #62c85a3b
@@ -141,7 +142,8 @@ def _check_weights(name: str, model: nn.Module, report: dict) -> bool:
     for which, weights in lacking.items():
         if weights:
             raise BackboneError(
-                f"the checkpoint {name!r} lacks weights of {which}: {', '.join(weights[:3])} …; it is incomplete"
+                f"the checkpoint {name!r} lacks weights of {which}: {', '.join(weights[:3])} …; it is incomplete: "
+                "download it again"
             )
     _check_unknown(name, model, report["unexpected_keys"])
     return has_head
@@ -153,7 +155,7 @@ def _check_numbers(name: str, model: nn.Module) -> None:
         if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
             raise BackboneError(
                 f"the weights of {name!r} are not all finite as {str(weight.dtype).removeprefix('torch.')} ({key}); "
-                "the file is damaged, or needs a wider number type, float32 or bfloat16"
+                "the file is damaged, or the model needs a data type of wider range: float32 or bfloat16"
             )
 
 # %% ../nbs/library/checkpoints.ipynb #e4f31925
@@ -177,21 +179,21 @@ def _check_tokenizer(name: str, config: PreTrainedConfig, tokenizer) -> None:
     if not len(tokenizer.all_special_ids) < len(tokenizer) or tokenizer.vocab_size > config.vocab_size:
         raise BackboneError(
             f"{name!r} has a tokenizer of {len(tokenizer)} tokens for a model of {config.vocab_size}; "
-            "it needs its own tokenizer"
+            "use the model's own tokenizer"
         )
     if FAMILIES[config.model_type].kind == "masked":
         missing = [which for which in ("mask", "cls", "sep") if getattr(tokenizer, f"{which}_token_id") is None]
         if missing:
             raise BackboneError(
                 f"the tokenizer of {name!r} has no {' and no '.join(missing)} token, which a masked language model "
-                "reads; name it in tokenizer_config.json"
+                "needs; define it in tokenizer_config.json"
             )
     known = [f"{which}_token_id" for which in ("mask", "cls", "sep", "eos", "pad")]
     beyond = [which for which in known if (getattr(tokenizer, which, None) or 0) >= config.vocab_size]
     if beyond:
         raise BackboneError(
             f"the tokenizer of {name!r} has {beyond[0]}={getattr(tokenizer, beyond[0])}, but the model knows only ids "
-            f"below {config.vocab_size}; it needs its own tokenizer"
+            f"below {config.vocab_size}; use the model's own tokenizer"
         )
 
 # %% ../nbs/library/checkpoints.ipynb #3299a81c
@@ -267,7 +269,7 @@ def read_tokenizer(self: _Place) -> transformers.PreTrainedTokenizerBase:
     if alone is not None and alone != tokenizer([*_PROBES])["input_ids"]:
         raise BackboneError(
             f"the tokenizer of {self.name!r} produces ids other than those of its tokenizer.json; "
-            "tokenizer_config.json, which defines it, is missing or does not name a tokenizer_class"
+            "tokenizer_config.json is missing or does not name a tokenizer_class: download it again"
         )
     return tokenizer
 
@@ -408,8 +410,8 @@ def check_adapter(self: _Place) -> None:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if not Path(file).with_name(CONFIG_NAME).is_file():
         raise BackboneError(
-            f"{self.name!r} is an adapter ({kind}), not a model; name the model that it is for, and read a prompt with "
-            "SoftPrompt.from_peft"
+            f"{self.name!r} is an adapter ({kind}), not a model; give the model that it belongs to, and read a "
+            "prompt with SoftPrompt.from_peft"
         )
     if kind not in _HARMLESS_ADAPTERS:
         raise BackboneError(
@@ -424,7 +426,7 @@ def _read_gguf(path: Path, dtype: torch.dtype):
         import gguf  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"to read {path.name!r}, install this package with its extra [gguf], or gguf itself"
+            f"to read {path.name!r}, install the package gguf: pip install 'prompt_transferability[gguf]'"
         ) from error
     source = {"gguf_file": path.name, "local_files_only": True}
     check_fetched(path, BackboneError)
@@ -489,7 +491,7 @@ def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:
     "One sentence for a checkpoint that could not be read."
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if Path(name).is_file():
-        return BackboneError(f"the file {name!r} cannot be read as a GGUF model: {reason}")
+        return BackboneError(f"the file {name!r} cannot be read as a GGUF model ({reason}); download it again")
     if Path(name).is_dir():
         return BackboneError(
             f"the folder {name!r} is not a complete model (config.json, model.safetensors and a tokenizer are needed): "
@@ -499,19 +501,19 @@ def _unreadable(name: str, revision: str | None, error: Exception) -> Exception:
         or_other = f" or has no revision {revision!r} of it" if revision else ""
         return FileNotFoundError(
             f"there is no local copy of the model {name!r}, and the Hugging Face Hub cannot be "
-            f"reached{or_other}; go online, or name a folder"
+            f"reached{or_other}; connect to the internet, or give a folder"
         )
     near = UnknownNameError("model", name, KNOWN_MODELS).nearest
     hint = f"did you mean {near!r}? " if near else ""
     return FileNotFoundError(
         f"there is no model {name!r} in a local folder or cache, and the Hugging Face Hub did not provide it; {hint}"
-        f"check the name, go online, or name a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
+        f"check the name and the connection, or give a folder or a .gguf file. Known: {', '.join(KNOWN_MODELS)}"
     )
 
 # %% ../nbs/library/checkpoints.ipynb #fb4fe3d4
 def read_checkpoint(
     name_or_path: str | Path,  # a folder, a `.gguf` file, a name on the Hugging Face Hub, or one of `MICRO_MODELS`
-    dtype: torch.dtype = torch.float32,  # the model's number type, whatever type it was stored in
+    dtype: torch.dtype = torch.float32,  # the model's data type, whatever type it was stored in
     revision: str | None = None,  # a branch, tag or commit on the Hub
 ) -> Checkpoint:
     """Read a language model of a type in `FAMILIES`.
@@ -531,7 +533,9 @@ def read_checkpoint(
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(name, revision, error) from error
     except RuntimeError as error:  # raised by `transformers` for tensors of another shape
-        raise BackboneError(f"the weights in {name!r} do not have the shapes given in its config.json") from error
+        raise BackboneError(
+            f"the weights in {name!r} do not have the shapes given in its config.json; download it again"
+        ) from error
     _check_tokenizer(name, model.config, tokenizer)
     has_head = _check_weights(name, model, report)
     _check_numbers(name, model)

@@ -29,11 +29,11 @@ from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .cells import Cell, Store, pack
 from .experiments import KINDS, METHODS, Kind, Sources, cell_label, check_stored
-from .files import printable, written_whole
+from .files import atomic_write, printable
 from .microworld import MICRO_MODELS, build_model
 from .neurons import CHOICES, mask_neurons
 from .prediction import predicted_rows, save_predictions
-from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
+from .projectors import ACTIVATIONS, PROJECTION_METHODS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
 from .prompts import UNTRAINED, PromptError, SoftPrompt
 from .provenance import recorded_command
@@ -64,7 +64,7 @@ from prompt_transferability.study import (
     Study,
     StudyError,
     check_source,
-    noted_fingerprints,
+    recorded_fingerprints,
     slurm_script,
 )
 from prompt_transferability.tasks import (
@@ -124,10 +124,10 @@ def _failures(error: CellsFailedError) -> str:
     "The message about cells without an answer, one line each."
     report = error.report
     lines = [printable(f"failed: {failure.kind} {failure.key}: {failure.error}") for failure in report.failed]
-    lines += [f"waits: {cell_label(cell)}" for cell in report.held_up]
-    rest = "the others are answered; tracebacks are next to the cells; --retry-failed retries failed cells"
+    lines += [f"blocked: {cell_label(cell)}" for cell in report.held_up]
+    rest = "all others are complete; tracebacks are stored next to the cells; use --retry-failed to retry failed cells"
     return "\n".join(
-        [*lines, f"prompt-transfer: {len(report.failed)} cells failed, {len(report.held_up)} wait; {rest}"]
+        [*lines, f"prompt-transfer: cells failed: {len(report.failed)}, blocked: {len(report.held_up)}; {rest}"]
     )
 
 # %% ../nbs/library/cli.ipynb #d7234f7d
@@ -155,7 +155,7 @@ def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
         return json.dumps(error.answer) if told else None, 2
     except KeyboardInterrupt:
         resumable = options.answer is _study_run or getattr(options, "checkpoint", None)
-        rest = "; the same command resumes from there" if resumable else ""
+        rest = "; run the same command again to resume" if resumable else ""
         _say(f"prompt-transfer: interrupted{rest}", sys.stderr)
         return None, 130
     if options.json:
@@ -164,11 +164,11 @@ def _answered(options: argparse.Namespace) -> tuple[str | None, int]:
 
 # %% ../nbs/library/cli.ipynb #5711ee74
 _GROUPS = {
-    "project": "carry prompts from one model to another",
+    "project": "map prompts from one model to another",
     "study": "run a declared set of experiments",
-    "microworld": "the embedded models",
-    "release": "the prompts and results that the authors published",
-    "warehouse": "a folder of prompts that can be searched",
+    "microworld": "train the small models that are included in the package",
+    "release": "use the prompts and results that the authors published",
+    "warehouse": "store prompts in a folder, and search it",
 }
 _COMMANDS: dict[str, dict[str, Any]] = {}  # by name, with the group in front of it
 
@@ -179,7 +179,7 @@ def _option(*names: str, **settings: Any) -> Callable[[argparse.ArgumentParser],
 
 
 def _fixed(**values: Any) -> Callable[[argparse.ArgumentParser], None]:
-    "Options that a command does not have, and the values that stand for them."
+    "Fixed values, in place of options that a command does not have."
     return lambda command: command.set_defaults(**values)
 
 # %% ../nbs/library/cli.ipynb #e285c04f
@@ -230,11 +230,11 @@ _DATA = _option("--data", help="folder that contains tasks/ (default: $PROMPT_TR
 
 # %% ../nbs/library/cli.ipynb #8fc1c3b2
 _DEVICE = _option(
-    "--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto, an accelerator if available)"
+    "--device", default="auto", help="cpu, cuda, cuda:1 or mps (default: auto, an accelerator if available)"
 )
-_TYPES = f"number type of the models: {', '.join(DTYPES)}"
+_TYPES = f"data type of the models: {', '.join(DTYPES)}"
 _COMPUTING = _DEVICE, _option("--dtype", help=f"{_TYPES} (default: auto, which is float32)")
-_COMPUTING_STUDY = _DEVICE, _option("--dtype", help=f"{_TYPES} (default: the study's, which is float32 by default)")
+_COMPUTING_STUDY = _DEVICE, _option("--dtype", help=f"{_TYPES} (default: as declared in the study)")
 
 # %% ../nbs/library/cli.ipynb #2453363a
 def _default(function: Callable, name: str):
@@ -251,7 +251,7 @@ _MAX_LENGTH = _option(
 
 # %% ../nbs/library/cli.ipynb #42f2e77d
 def _model(options: argparse.Namespace, name: str, layout: str) -> Backbone:
-    "The model of this name, on the requested device and in the requested number type."
+    "The model of this name, on the requested device and in the requested data type."
     sources = Sources(options.data, options.models, options.device)
     return sources.backbone(name, layout, options.max_length, options.dtype or "auto")
 
@@ -270,19 +270,23 @@ def _writable(path: str | None, *others: str | None) -> Path | None:
         return None
     file, real = Path(path), Path(os.path.realpath(path))  # for a link, its target
     if str(real) in [os.path.realpath(other) for other in others if other is not None]:
-        raise FileExistsError(f"{path!r} is another file of this command, and would be lost; name a separate file")
+        raise FileExistsError(
+            f"{path!r} is also another file of this command, and would be lost; choose a different file"
+        )
     if real.is_dir():
-        raise IsADirectoryError(f"{path!r} is a folder; name a file in it")
+        raise IsADirectoryError(f"{path!r} is a folder; give the path of a file in it")
     if real.exists() and not real.is_file() and os.access(real, os.W_OK):  # a pipe, or a device
         return file
     folder = next(folder for folder in real.parents if folder.exists())
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path!r} cannot be written ({str(folder)!r} is not a folder); name another file")
+        raise NotADirectoryError(f"{path!r} cannot be written ({str(folder)!r} is not a folder); choose another file")
     try:
         with TemporaryFile(dir=folder):
             return file
     except OSError as error:
-        raise OSError(f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); name another file") from error
+        raise OSError(
+            f"{path!r} cannot be written ({error.strerror} in {str(folder)!r}); choose another file"
+        ) from error
 
 # %% ../nbs/library/cli.ipynb #0f11e5a1
 def _is_file(task: str) -> bool:
@@ -296,10 +300,12 @@ def _training_data(options: argparse.Namespace) -> TaskData:
     given = [name for name, value in of_file.items() if value is not None]
     if not _is_file(options.task):
         if given:
-            raise DataError(f"{given[0]} is for a file of rows ({', '.join(ENDINGS)}); {options.task!r} is not one")
+            raise DataError(
+                f"{given[0]} is only for a file of rows ({', '.join(ENDINGS)}); leave it out for {options.task!r}"
+            )
         return load_task(options.task, options.data, max_train=options.max_train)
     if options.max_train is not None:
-        raise DataError(f"--max-train is for tasks with a name; {options.task!r} is a file: shorten it instead")
+        raise DataError(f"--max-train is only for named tasks; shorten the file {options.task!r} instead")
     words = dict(pair.rpartition("=")[::2] for pair in options.words or ())
     if len(words) != len(options.words or ()) or not words or not all(map(all, words.items())):
         raise DataError(
@@ -307,14 +313,14 @@ def _training_data(options: argparse.Namespace) -> TaskData:
         )
     name = Path(options.out).stem
     if name in (*ALL_TASKS, *UNTRAINED):
-        raise DataError(f"the task is named after --out, and {name!r} already has a meaning; name another file")
+        raise DataError(f"the task is named after --out, but the name {name!r} is reserved; choose another file name")
     return task_from_files(name, options.type or TASK_TYPES[0], words, options.task, options.dev)
 
 # %% ../nbs/library/cli.ipynb #51d9c7d4
 _TUNING = {  # settings of `tune_prompt`: their type and description
-    "length": (int, "number of vectors, if --init is not given (default: %(default)s)"),
+    "length": (int, "number of vectors, unless --init is given (default: %(default)s)"),
     "steps": (int, "training steps (default: %(default)s)"),
-    "learning_rate": (float, "of AdamW, constant (default: %(default)s)"),
+    "learning_rate": (float, "constant learning rate of AdamW (default: %(default)s)"),
     "batch_size": (int, "texts in a step (default: %(default)s)"),
     "seed": (int, "seed of the initial vectors and the order of texts (default: %(default)s)"),
     "eval_every": (int, "steps between two evaluations on dev (default: %(default)s)"),
@@ -328,19 +334,21 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
     _option(
         "task",
         help=f"name of a task, such as sst2, or a file ({', '.join(ENDINGS)}) with columns text_a (or text), label and "
-        "maybe text_b",
+        "optionally text_b",
     ),
-    _option("--words", nargs="+", metavar="LABEL=WORD", help="for a file: the word that stands for each label"),
-    _option("--dev", help="for a file: rows to choose the best step on (default: some rows of the file)"),
-    _option("--type", help=f"for a file: {', '.join(TASK_TYPES)} (default: {TASK_TYPES[0]})"),
+    _option("--words", nargs="+", metavar="LABEL=WORD", help="for a file: the label word of each label"),
+    _option(
+        "--dev", help="for a file: another file of rows, to select the best step (default: some rows of the first)"
+    ),
+    _option("--type", help=f"for a file: type of the task: {', '.join(TASK_TYPES)} (default: {TASK_TYPES[0]})"),
     _option("--backbone", required=True, help="a model on the Hub or in --models, a folder or a .gguf file"),
     _option("--out", required=True, help="prompt file to write (.safetensors)"),
-    _option("--init", help="prompt file to start from, instead of random vectors"),
+    _option("--init", help="prompt file to start from (default: random vectors)"),
     _option("--checkpoint", help="file from which an interrupted run resumes"),
     _option(
         "--layout",
         default=_default(Backbone.from_pretrained, "layout"),
-        help="paper or authors (default: %(default)s)",
+        help="position of the prompt: paper or authors (default: %(default)s)",
     ),
     *(
         _option(f"--{name}", type=kind, default=_default(tune_prompt, name), help=text)
@@ -373,11 +381,11 @@ def _tune(options: argparse.Namespace) -> dict:
 def _check_model_name(name: str, whose: str, models: str | None) -> None:
     "Raise `PromptError` if a file contains more than a name: it must not determine which folder is opened."
     if not re.fullmatch(r"(?!.*\.\.)[^./~\\][^/\\]*(/[^./\\][^/\\]*)?", name):
-        raise PromptError(f"{whose} says that its model is {name!r}, which is no model's name; name it with --backbone")
+        raise PromptError(f"{whose} names {name!r} as its model, which is not a model's name; give it with --backbone")
     if Path(name).exists() and name not in MICRO_MODELS and not (models and Path(models, name).exists()):
         raise PromptError(
-            f"{whose} says that its model is {name!r}, and there is a folder or file of that name here, which it may "
-            f"not mean; write --backbone {shlex.quote(name)} to use it"
+            f"{whose} names {name!r} as its model, but a folder or file of that name here may be another model; add "
+            f"--backbone {shlex.quote(name)} to use it"
         )
 
 # %% ../nbs/library/cli.ipynb #7cdc9e60
@@ -386,11 +394,11 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
     layouts, names = ([*dict.fromkeys(getattr(prompt, name) for prompt in prompts)] for name in ("layout", "backbone"))
     if len(layouts) > 1:
         raise PromptError(
-            f"the prompts have different layouts ({', '.join(layouts)}); use those of one layout at a time"
+            f"the prompts have different layouts ({', '.join(layouts)}); use prompts of one layout at a time"
         )
     if options.backbone is None and len(names) > 1:
         raise PromptError(
-            f"the prompts were trained for different models ({', '.join(names)}); name the one to use with --backbone"
+            f"the prompts were trained for different models ({', '.join(names)}); choose one with --backbone"
         )
     if options.backbone is None:
         _check_model_name(names[0], "the prompt", options.models)
@@ -400,7 +408,7 @@ def _backbone(options: argparse.Namespace, prompts: Sequence[SoftPrompt]) -> Bac
         if options.backbone is not None:
             raise
         raise FileNotFoundError(
-            f"the model {names[0]!r} that the prompt was trained for was not found; name its folder with --backbone, "
+            f"the model {names[0]!r} that the prompt was trained for was not found; give its folder with --backbone, "
             f"or its parent folder with --models: {error}"
         ) from error
 
@@ -409,13 +417,13 @@ def _target(name: str, options: argparse.Namespace) -> TaskData:
     "The requested split of a target task."
     data = load_task(name, options.data, [options.split])
     if options.split not in data.splits():
-        raise FileNotFoundError(f"task {name!r} has no {options.split} split; name another with --split")
+        raise FileNotFoundError(f"task {name!r} has no {options.split} split; choose another with --split")
     return data
 
 # %% ../nbs/library/cli.ipynb #4727c0e7
 _EVALUATING = (
     _option("--backbone", help="model to evaluate on (default: the one that the prompt was trained for)"),
-    _option("--split", default="dev", help="train, dev or test, of a task with a name (default: %(default)s)"),
+    _option("--split", default="dev", help="split of a named task: train, dev or test (default: %(default)s)"),
     *(_MAX_LENGTH, *_COMPUTING, _DATA, _MODELS),
 )
 
@@ -437,7 +445,7 @@ def _file_data(file: str, prompt: SoftPrompt) -> TaskData:
 def _evaluate(options: argparse.Namespace) -> dict:
     prompt, of_file = SoftPrompt.load(options.prompt), _is_file(options.task)
     if of_file and options.split == "train":
-        raise DataError(f"--split is for tasks with a name; {options.task!r} is a file")
+        raise DataError(f"--split is only for named tasks; leave it out for the file {options.task!r}")
     data = _file_data(options.task, prompt) if of_file else _target(options.task, options)
     split, backbone = "test" if of_file else options.split, _backbone(options, [prompt])
     result = evaluate(backbone, prompt, data, split)
@@ -472,7 +480,7 @@ def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
 def _write_table(table: pd.DataFrame, out: Path | None) -> None:
     "Write a table as CSV if requested, whole or not at all."
     if out is not None:
-        with written_whole(out) as unfinished:
+        with atomic_write(out) as unfinished:
             table.to_csv(unfinished)
 
 # %% ../nbs/library/cli.ipynb #c2534bc0
@@ -488,7 +496,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
     if "random" in prompts:
-        raise PromptError("a prompt cannot be called 'random' because of the table's random prompts; rename its file")
+        raise PromptError("a prompt cannot be called 'random', which is the row of random prompts; rename its file")
     datas = [_target(task, options) for task in options.tasks]
     out = _writable(options.out, *options.prompts)
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
@@ -535,8 +543,8 @@ _PREDICTING = (
     _option("prompt", help="prompt file"),
     _text_or_file,
     _option("--text-b", help="the second text, if the task has two"),
-    _option("--out", help="CSV file to write: the columns of the file, the label, and probabilities"),
-    _option("--task", help="a task, or a folder of your own (default: the one in the prompt's file)"),
+    _option("--out", help="CSV file to write: the columns of --file, the predicted label, and probabilities"),
+    _option("--task", help="a task, or your own task folder (default: the task in the prompt's file)"),
     _option("--backbone", help="model to use (default: the one that the prompt was trained for)"),
     *(_MODELS, _MAX_LENGTH, *_COMPUTING, _fixed(data=None)),
 )
@@ -645,7 +653,7 @@ def _neurons(options: argparse.Namespace) -> dict:
     }
     if options.json:
         return shape | {"active": _table(active, options), "overlap": overlap}
-    shown = {"share of neurons that are active, by layers": _table(active, options)}
+    shown = {"share of active neurons, by layer": _table(active, options)}
     for first, last in parts[: -backbone.num_layers]:
         label = layer_label((first, last))
         shown[f"overlap in {'layer' if first == last else 'layers'} {label}"] = overlap[label]
@@ -667,7 +675,7 @@ _MASKING = (
 )
 
 # %% ../nbs/library/cli.ipynb #7df54b21
-@_command("mask", "silence the neurons that a prompt activates most, or others, and evaluate it", *_MASKING)
+@_command("mask", "evaluate a prompt while the neurons that it activates most, or others, are silenced", *_MASKING)
 def _mask(options: argparse.Namespace) -> dict:
     layers, prompts = _layers(options.layers), _named_prompts([options.prompt, *options.others])
     (_, prompt), *others = prompts.items()
@@ -701,7 +709,7 @@ _FITTING = ("hidden_size", "activation", "steps", "learning_rate", "batch_size",
 
 
 def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
-    "The parameters of a method; raises `ProjectorError` for options that it does not read, and for a missing source."
+    "The parameters of a method; raises `ProjectorError` for options that it does not use, and for a missing source."
     takes = set(signature(fit).parameters)
     words, trained = "source_backbone" in takes, "steps" in takes
     read = {"source": words, "prompts": not words, "wanted": "pairs" in takes}
@@ -709,9 +717,9 @@ def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
     given = [name for name in read if getattr(options, name) not in (None, [])]
     unread = [f"--{name.replace('_', '-')}" for name in given if not read[name]]
     if unread:
-        raise ProjectorError(f"{options.method} does not read {', '.join(unread)}; leave that out")
+        raise ProjectorError(f"{options.method} does not use {', '.join(unread)}; leave it out")
     if words and options.source is None:
-        raise ProjectorError(f"{options.method} needs both models; name the source with --source")
+        raise ProjectorError(f"{options.method} needs both models; give the source model with --source")
     return takes
 
 # %% ../nbs/library/cli.ipynb #7fcc1192
@@ -720,14 +728,14 @@ def _pairs(
 ) -> list[tuple[SoftPrompt, SoftPrompt]]:
     if len(wanted) != len(prompts):
         raise ProjectorError(
-            f"prompt mapping needs the target model's prompts of the same tasks, in the same order; got "
-            f"{len(prompts)} prompts and {len(wanted)} with --wanted"
+            f"prompt mapping needs the target model's prompts for the same tasks, in the same order, after --wanted; "
+            f"got {len(prompts)} prompts and {len(wanted)} after --wanted"
         )
     for prompt in wanted:
         if prompt.backbone != target.name:
             raise ProjectorError(
-                f"the prompts after --wanted must be those of --target; that of task {prompt.task!r} is of "
-                f"{prompt.backbone!r}, but the target is {target.name!r}"
+                f"the prompts after --wanted must belong to the target model, {target.name!r}; the prompt for task "
+                f"{prompt.task!r} belongs to {prompt.backbone!r}"
             )
     return list(zip(prompts, wanted, strict=True))
 
@@ -735,23 +743,24 @@ def _pairs(
 _OF_FIT = (
     _option(
         "method",
-        choices=[name.replace(" ", "-") for name in WAYS],
-        help="method: see the page on projectors; relative-representations uses all shared words as anchors, "
-        "unfiltered",
+        choices=[name.replace(" ", "-") for name in PROJECTION_METHODS],
+        help="see the page on projectors; relative-representations uses all shared words as anchors, without a filter",
     ),
     _option(
         "--prompts",
         nargs="*",
         default=[],
-        help="prompt files of the source model to train on; for task-tuning: for tasks known by name",
+        help="prompt files of the source model to train on; with task-tuning, their tasks must have known names",
     ),
-    _option("--wanted", nargs="*", default=[], help="for prompt-mapping: the target model's, in the same order"),
+    _option(
+        "--wanted", nargs="*", default=[], help="for prompt-mapping: the target model's prompt files, in the same order"
+    ),
     _option("--source", help="source model, for methods that are not trained on prompts"),
     _option("--target", required=True, help="target model"),
     _option("--out", required=True, help="projector file to write (.safetensors)"),
     _option("--checkpoint", help="file from which an interrupted run resumes"),
-    _option("--no-layer-norm", action="store_const", const=True, help="leave the LayerNorm out (Appendix D)"),
-    _option("--activation", choices=[*ACTIVATIONS], help="between the two layers (default: tanh)"),
+    _option("--no-layer-norm", action="store_const", const=True, help="omit the LayerNorm (Appendix D)"),
+    _option("--activation", choices=[*ACTIVATIONS], help="activation function between the two layers (default: tanh)"),
     *(
         _option(
             f"--{name}",
@@ -767,7 +776,7 @@ _OF_FIT = (
 # %% ../nbs/library/cli.ipynb #fd0e8cd2
 @_command("project fit", "train a projector from one model's prompts to another's", *_OF_FIT)
 def _project_fit(options: argparse.Namespace) -> dict:
-    fit = WAYS[options.method.replace("-", " ")]
+    fit = PROJECTION_METHODS[options.method.replace("-", " ")]
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
     prompts, wanted = _prompts(options.prompts), _prompts(options.wanted)
     layout = prompts[0].layout if prompts else "paper"
@@ -799,7 +808,9 @@ def _project_fit(options: argparse.Namespace) -> dict:
     "map a prompt of one model to another model",
     _option("prompt", help="prompt file"),
     _option("--projector", required=True, help="projector file, from `project fit`"),
-    _option("--backbone", help="folder or name of the target model (default: the one that it was fitted for)"),
+    _option(
+        "--backbone", help="folder or name of the target model (default: the one that the projector was fitted for)"
+    ),
     _option("--out", required=True, help="prompt file to write (.safetensors)"),
     *(_MODELS, _MAX_LENGTH, *_COMPUTING, _fixed(data=None)),
 )
@@ -807,7 +818,7 @@ def _project_carry(options: argparse.Namespace) -> dict:
     prompt, projection = SoftPrompt.load(options.prompt), Projection.load(options.projector)
     name = options.backbone or projection.metadata.get("target_backbone")
     if name is None:
-        raise ProjectorError(f"{options.projector!r} does not name its target model; name it with --backbone")
+        raise ProjectorError(f"{options.projector!r} does not name its target model; give it with --backbone")
     if options.backbone is None:
         _check_model_name(name, "the projector", options.models)
     backbone = _model(options, name, prompt.layout)
@@ -827,8 +838,10 @@ def _study(name: str) -> Study:
 
 # %% ../nbs/library/cli.ipynb #bc6d136d
 def _shard(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    return int(number), int(count)
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part; give its number and the number of parts, as in 2/4")
+    return int(found[1]), int(found[2])
 
 # %% ../nbs/library/cli.ipynb #1da6f605
 _RUNNING = (
@@ -837,19 +850,24 @@ _RUNNING = (
     _option(
         "--workers", type=int, help="number of processes (default: one per core up to four, or one with an accelerator)"
     ),
-    _option("--shard", type=_shard, default=(1, 1), help="compute one part of the cells: 2/4, the second of four"),
+    _option(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        help="compute only one part of the cells, such as 2/4, the second of four",
+    ),
     _option(
         "--reuse",
         nargs="+",
         default=(),
-        help="folders of other studies, from which answers are copied instead of computed",
+        help="folders of other studies: copy their answers instead of computing them",
     ),
     _option(
         "--only",
         nargs="+",
         default=(),
         metavar="KEY",
-        help="cells to compute, with what they need and nothing else, even if --reuse has them",
+        help="compute only these cells, even if --reuse has their answers, and the missing cells that they need",
     ),
     _option("--engine", choices=ENGINES, default="local", help="local: processes on this machine; ray: a cluster"),
     _option(
@@ -887,7 +905,7 @@ def _study_report(options: argparse.Namespace) -> dict:
 # %% ../nbs/library/cli.ipynb #c31015bf
 @_command(
     "study plan",
-    "report what a study has to compute, and how long this takes here",
+    "report what a study has to compute, and how long this takes on this machine",
     _option("study", help="a preset or a study file (.yaml)"),
     _option("--out", help="folder of existing results, which count as done"),
     *(*_COMPUTING_STUDY, _DATA, _MODELS),
@@ -914,7 +932,7 @@ def _study_diff(options: argparse.Namespace) -> dict:
     table = one.difference(other)
     here, there = ({cell_label(cell) for cell, _ in results.answered} for results in (one, other))
     if table.empty:
-        raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; name two runs of one study")
+        raise StudyError(f"{options.out!r} and {options.other!r} have no number in common; give two runs of one study")
     _write_table(table, out)
     moved = table[table["difference"] != 0]
     largest = moved.loc[moved["difference"].abs().sort_values(ascending=False).index[:10]].reset_index()
@@ -934,10 +952,10 @@ def _study_diff(options: argparse.Namespace) -> dict:
     "print a script for sbatch that computes a study in parts",
     _option("study", help="a preset or a study file (.yaml)"),
     _option("--out", required=True, help="folder of the results, accessible to all jobs"),
-    _option("--parts", type=int, default=10, help="jobs (default: %(default)s)"),
+    _option("--parts", type=int, default=10, help="number of jobs (default: %(default)s)"),
     _option("--hours", type=int, default=24, help="time limit of each job (default: %(default)s)"),
     _option("--cpus", type=int, default=2, help="cores of each job (default: %(default)s)"),
-    _option("--gpu", action="store_true", help="one GPU for each job"),
+    _option("--gpu", action="store_true", help="reserve a GPU for each job"),
     *(*_COMPUTING_STUDY, _DATA, _MODELS),
 )
 def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
@@ -952,14 +970,14 @@ def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
 # %% ../nbs/library/cli.ipynb #b32ac659
 @_command(
     "study merge",
-    "combine the answers of parts of a study in one folder",
-    _option("out", help="folder for the answers: that of a study, or a new one for the study of the first part"),
+    "combine the parts of a study in one folder",
+    _option("out", help="folder for the combined study; created if it does not exist"),
     _option("folders", nargs="+", help="folders of the parts"),
 )
 def _study_merge(options: argparse.Namespace) -> dict:
     store, parts = Store(options.out), [*map(Store, options.folders)]
     first = store.folder if (store.folder / "study.yaml").is_file() else parts[0].folder
-    study, noted = Study.from_file(first / "study.yaml"), noted_fingerprints(first)
+    study, noted = Study.from_file(first / "study.yaml"), recorded_fingerprints(first)
     for part in parts:
         check_source(part, noted)
     planned, taken = study.cells(noted), {}
@@ -987,7 +1005,9 @@ _PROMPTS = [name for name, kind in KINDS.items() if kind.files is not Kind.files
         help="tensors to leave out: projectors, the prompts of a kind of cell "
         f"({', '.join(_PROMPTS)}), or those mapped by one method ({', '.join(METHODS)})",
     ),
-    _option("--into", help="folder of the packed files (default: the same folder, where they replace the others)"),
+    _option(
+        "--into", help="folder of the packed files (default: the same folder, where they replace the unpacked answers)"
+    ),
 )
 def _study_pack(options: argparse.Namespace) -> dict:
     into, left_out = options.into or options.out, {*options.without}
@@ -1003,7 +1023,7 @@ def _study_pack(options: argparse.Namespace) -> dict:
 @_command(
     "microworld build",
     "train micro models, and report what they know",
-    _option("names", nargs="*", metavar="name", help=f"of {', '.join(MICRO_MODELS)} (default: all)"),
+    _option("names", nargs="*", metavar="name", help=f"models to train, from {', '.join(MICRO_MODELS)} (default: all)"),
     _option("--out", required=True, help="parent folder of the models"),
     _option("--seed", type=int, default=0, help="seed of the weights and of the text (default: %(default)s)"),
     _option("--steps", type=int, help="number of training steps (default: the model's)"),
@@ -1065,8 +1085,8 @@ def _release_verify(options: argparse.Namespace) -> dict:
         some = ", ".join(f"{file} ({state})" for file, state in wrong.head(3).items())
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise _AnsweredError(
-            f"{len(wrong)} of {len(states)} published files in {str(folder)!r} are not whole: {some}{more}; "
-            f"`prompt-transfer release download --data {shlex.quote(str(folder.parent))}` gets them",
+            f"{len(wrong)} of {len(states)} published files in {str(folder)!r} are missing or altered: {some}{more}; "
+            f"download them with `prompt-transfer release download --data {shlex.quote(str(folder.parent))}`",
             found,
         )
     return found if options.json else answer | {"state": "whole"}
@@ -1074,7 +1094,7 @@ def _release_verify(options: argparse.Namespace) -> dict:
 # %% ../nbs/library/cli.ipynb #bd186e0f
 @_command(
     "release tables",
-    "recompute the tables of results/release",
+    "recompute the tables in results/release",
     _option("--out", required=True, help="folder of the tables"),
     _option("--backbone", help="roberta-base, or its folder: also compute the tables of its neurons"),
     _option("--models", help="folder of model folders, searched before the Hub"),
@@ -1112,8 +1132,8 @@ def _medians(table: pd.DataFrame) -> dict[str, str]:
         {
             "ms": (1000 * table["seconds"]).round(1),
             "tokens/s": table["tokens_per_s"].round(),
-            "of the limit": table["limit"].round(2),
-            "times PEFT": table["times_peft"].round(2),
+            "share of limit": table["limit"].round(2),
+            "speed vs. PEFT": table["times_peft"].round(2),
             "MiB": table["mib"].round(),
         }
     )
@@ -1125,7 +1145,7 @@ _MEASURED = {  # settings of `bench`, with descriptions
     "length": "number of vectors in the prompt",
     "batch_size": "texts in a step",
     "repeats": "minimum number of turns of each contestant",
-    "seconds": "minimum time for all turns on a model and a kind of texts",
+    "seconds": "minimum time for all turns on a model and a kind of text, in seconds",
     "device": "cpu or cuda",
     "seed": "seed of weights, texts and prompts",
 }
@@ -1144,7 +1164,7 @@ _OF_BENCH = (
         help=f"lengths of the texts: {', '.join(LENGTHS)} (default: {' '.join(_KINDS)})",
     ),
     _option(
-        "--dtype", nargs="+", default=_DTYPES, help=f"number types: {', '.join(DTYPES)} (default: {' '.join(_DTYPES)})"
+        "--dtype", nargs="+", default=_DTYPES, help=f"data types: {', '.join(DTYPES)} (default: {' '.join(_DTYPES)})"
     ),
     _option(
         "--against",
@@ -1171,7 +1191,7 @@ def _bench(options: argparse.Namespace) -> dict:
     found = bench(*asked, progress=not options.json, **settings)
     found["provenance"]["command"] = options.command_line
     if out is not None:
-        with written_whole(out) as unfinished:
+        with atomic_write(out) as unfinished:
             unfinished.write_text(json.dumps(found, indent=1) + "\n")
     return found if options.json else _medians(summary(found))
 
@@ -1182,15 +1202,15 @@ def _bench(options: argparse.Namespace) -> dict:
     _option("folder", help="folder of the warehouse; created if it does not exist"),
     _option("prompts", nargs="*", default=[], help="prompt files"),
     _option("--name", help="name of the prompt, if one file is given"),
-    _option("--study", help="folder of a study: its trained prompts"),
-    _option("--published", action="store_true", help="the prompts that the authors published"),
+    _option("--study", help="folder of a study whose trained prompts are added"),
+    _option("--published", action="store_true", help="add the prompts that the authors published"),
     _option("--data", help="for --published: folder that contains authors-release/, as in `release`"),
 )
 def _warehouse_add(options: argparse.Namespace) -> dict:
     if not (options.prompts or options.study or options.published):
-        raise WarehouseError("there is nothing to add; name prompt files, a study with --study, or --published")
+        raise WarehouseError("there is nothing to add; give prompt files, a study with --study, or --published")
     if options.name is not None and (len(options.prompts) != 1 or options.study or options.published):
-        raise WarehouseError("--name is for one prompt; give one prompt file with it")
+        raise WarehouseError("--name is for a single prompt; give exactly one prompt file with it")
     prompts = _prompts(options.prompts)
     groups = [prompts if options.name is None else {options.name: prompts[0]}]
     if options.study:
@@ -1221,7 +1241,7 @@ _FILTERS = ("task", "task_type", "backbone", "fingerprint")
     "warehouse list",
     "list the prompts in a warehouse",
     _option("folder", help="folder of the warehouse"),
-    *(_option(f"--{name}", help="only prompts of this one") for name in _FILTERS),
+    *(_option(f"--{name}", help=f"only prompts with this {name.replace('_', ' ')}") for name in _FILTERS),
 )
 def _warehouse_list(options: argparse.Namespace) -> dict:
     filters = {name: getattr(options, name) for name in _FILTERS}
@@ -1231,7 +1251,7 @@ def _warehouse_list(options: argparse.Namespace) -> dict:
 _NEAREST = (
     _option("folder", help="folder of the warehouse"),
     _option("prompt", help="prompt file (.safetensors), or the name of a prompt in the warehouse"),
-    _option("--k", type=int, default=_default(Warehouse.nearest, "k"), help="prompts (default: %(default)s)"),
+    _option("--k", type=int, default=_default(Warehouse.nearest, "k"), help="number of prompts (default: %(default)s)"),
     _option(
         "--metric",
         default=_default(Warehouse.nearest, "metric"),
@@ -1243,7 +1263,7 @@ _NEAREST = (
 )
 
 # %% ../nbs/library/cli.ipynb #c07221d2
-@_command("warehouse nearest", "find the prompts that are most similar to one", *_NEAREST)
+@_command("warehouse nearest", "find the prompts that are most similar to a given one", *_NEAREST)
 def _warehouse_nearest(options: argparse.Namespace) -> dict:
     warehouse, prompt = Warehouse(options.folder), options.prompt
     from_file = Path(prompt).suffix == ".safetensors"
@@ -1273,7 +1293,7 @@ def _warehouse_push(options: argparse.Namespace) -> dict:
     "warehouse pull",
     "download the prompts of a repository on the Hub into a folder",
     _option("repo", help="user/name"),
-    _option("folder", help="the folder for the prompts, which keeps those already there"),
+    _option("folder", help="folder for the prompts; prompts already in it are kept"),
     _option("--revision", help="branch, tag or commit (default: main)"),
 )
 def _warehouse_pull(options: argparse.Namespace) -> dict:

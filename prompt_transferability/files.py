@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     from torch import Tensor
-else:  # a name is enough; importing torch takes a second, which a study's workers do not have
+else:  # the name is enough; importing torch takes a second, too long for the workers of a study
     Tensor = "torch.Tensor"
 
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
            'printable', 'shown', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json',
-           'one_line', 'parse_yaml', 'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
+           'one_line', 'parse_yaml', 'atomic_write', 'save_tensors', 'tensor_header', 'read_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -99,7 +99,7 @@ class _Counted(io.RawIOBase):
 # %% ../nbs/library/files.ipynb #56748783
 def _check_fetched(file: io.BufferedReader, path: Path, error: type[ValueError]) -> None:
     if file.peek(40).startswith(b"version https://git-lfs"):
-        raise error(f"{str(path)!r} is a pointer of Git LFS, not the file itself; get that with `git lfs pull`")
+        raise error(f"{str(path)!r} is a Git LFS pointer, not the file itself; download the file with `git lfs pull`")
 
 # %% ../nbs/library/files.ipynb #ee28fb58
 def check_fetched(path: Path, error: type[ValueError]) -> None:
@@ -124,7 +124,7 @@ def as_text(
     except UnicodeDecodeError:
         raise error(f"{name} is not UTF-8 text; save it as UTF-8.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise error(f"{name} is not a whole gzip file.") from None
+        raise error(f"{name} is not a complete gzip file; download it, or compress it, again.") from None
 
 # %% ../nbs/library/files.ipynb #88b53f12
 @contextmanager
@@ -160,7 +160,7 @@ def _checked_depth(value: dict | list, what: str, error: type[ValueError]) -> No
         level = [part for part in below if isinstance(part, dict | list)]
         if not level:
             return
-    raise error(f"{what} is nested too deeply, more than {DEEPEST} levels")
+    raise error(f"{what} is nested too deeply; use at most {DEEPEST} levels")
 
 # %% ../nbs/library/files.ipynb #7207dcc8
 class _TwiceError(ValueError):
@@ -188,11 +188,11 @@ def parse_json(
     except json.JSONDecodeError as problem:
         raise error(f"{what} is not JSON ({problem.msg})") from None
     except RecursionError:
-        raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
+        raise error(f"{what} is nested too deeply; use at most {DEEPEST} levels") from None
     except _TwiceError as problem:
         raise error(f"{what} {problem}") from None
     except ValueError:  # Python does not read longer ones
-        raise error(f"{what} has a number of more than 4,300 digits") from None
+        raise error(f"{what} has a number of more than 4,300 digits; shorten it") from None
     if isinstance(value, dict | list) and text.count("[") + text.count("{") > DEEPEST:
         _checked_depth(value, what, error)
     return value
@@ -269,14 +269,14 @@ def parse_yaml(
 ) -> Any:
     "A value in YAML, of plain types. Raises `error` for text that is not YAML, or that `parse_json` would reject."
     if len(text) > LONGEST_YAML:
-        raise error(f"{what} has {len(text):,} characters; a declaration has at most {LONGEST_YAML:,}")
+        raise error(f"{what} has {len(text):,} characters; a declaration may have at most {LONGEST_YAML:,}")
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.YAMLError as problem:
         raise error(f"{what} is not YAML: {one_line(problem, 150)}") from None
     except RecursionError:
-        raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
+        raise error(f"{what} is nested too deeply; use at most {DEEPEST} levels") from None
     if root is None:
         return None
     _checked_nodes(root, what, error)
@@ -285,7 +285,7 @@ def parse_yaml(
     except yaml.YAMLError as problem:
         raise error(f"{what} is not YAML: {one_line(problem, 150)}") from None
     except RecursionError:
-        raise error(f"{what} is nested too deeply, more than {DEEPEST} levels") from None
+        raise error(f"{what} is nested too deeply; use at most {DEEPEST} levels") from None
     except _MISFIT as problem:
         raise error(
             f"{what} {_misfit(root) or f'is not YAML: {one_line(problem, 150)}'}; put texts into quotes"
@@ -314,7 +314,7 @@ def _written(path: Path, through_links: bool) -> Iterator[Path]:
 
 # %% ../nbs/library/files.ipynb #5c03d23e
 @contextmanager
-def written_whole(
+def atomic_write(
     path: str | Path,
     through_links: bool = True,  # for a link, write its target; False: replace the link by the file
 ) -> Iterator[Path]:
@@ -324,7 +324,7 @@ def written_whole(
     """
     path = Path(os.path.realpath(path) if through_links else path)
     if through_links and path.is_symlink():
-        raise OSError(f"{str(path)!r} is a link that leads back to itself; name another file")
+        raise OSError(f"{str(path)!r} is a link that leads back to itself; choose another file")
     try:
         with _written(path, through_links) as unfinished:
             yield unfinished
@@ -333,7 +333,7 @@ def written_whole(
         if error.strerror is None or not (path.is_relative_to(at) or str(at).startswith(str(path))):
             raise  # about another file, which the caller reads
         raise OSError(
-            error.errno, f"{error.strerror}; what was there before is still there, so name another place", str(path)
+            error.errno, f"{error.strerror}; any earlier file is unchanged: choose another location", str(path)
         ) from error
 
 # %% ../nbs/library/files.ipynb #3a6705fa
@@ -349,11 +349,11 @@ TENSOR_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"The names of number types in torch, by their names in files."
+"The names of data types in torch, by their names in files."
 
 # %% ../nbs/library/files.ipynb #13c81c8a
 FLOATS = ("F64", "F32", "F16", "BF16")
-"The number types of vectors and weights."
+"The data types of vectors and weights."
 
 # %% ../nbs/library/files.ipynb #d771f720
 def save_tensors(

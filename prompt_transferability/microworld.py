@@ -184,7 +184,7 @@ class _Writer:
 
 @patch
 def clause(self: _Writer, aspect: str, sign: int, degree: str | None = None) -> str:
-    "A clause that praises (1), blames (-1) or is neutral about (0) an aspect, with a degree; None: a random degree."
+    "A clause that praises (1), criticizes (-1) or is neutral about (0) an aspect, with a degree; None: a random one."
     dice = self.dice
     start = f"the {aspect} {dice.pick(_LINKS)}"
     if sign == 0:
@@ -1209,7 +1209,9 @@ def build_model(
         raise ValueError(f"seed is {seed!r}; give 0 or a positive whole number below 2**64")
     seed, steps = int(seed), int(steps)  # NumPy's cannot be written to the report
     if out.exists() and not (out / "training.json").exists():
-        raise ValueError(f"{str(out)!r} already exists and is not a micro model; name a folder that does not exist")
+        raise ValueError(
+            f"{str(out)!r} already exists and is not a micro model; choose a folder that does not exist yet"
+        )
     started = time.perf_counter()
     tokenizer = _TOKENIZERS[shape.family]()
     model = _new_model(shape, tokenizer, seed)

@@ -102,7 +102,7 @@ def test_max_length_can_be_all_that_the_model_has_positions_for(checkpoint):
     backbone = Backbone.from_pretrained(checkpoint, max_length=room)
     row = {"text_a": "the film was moving " * 80, "text_b": None}
     assert backbone.label_logits(prompt_of(backbone), [row], SENTIMENT).isfinite().all()
-    with pytest.raises(BackboneError, match=f"takes texts of 3 to {room} tokens"):
+    with pytest.raises(BackboneError, match=f"give a number of tokens from 3 to {room}"):
         Backbone.from_pretrained(checkpoint, max_length=room + 1)
 
 
@@ -320,10 +320,10 @@ def test_a_known_name_without_network_and_copy_says_so(offline):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"device": "gpu"}, "there is no device 'gpu' here; give auto or one of .*cpu"),
-        ({"device": "cuda:99"}, "there is no device 'cuda:99' here"),
-        ({"dtype": "float13"}, "'float13' is not a number type to compute in"),
-        ({"dtype": torch.int8}, "'torch.int8' is not a number type to compute in"),
+        ({"device": "gpu"}, "device 'gpu' is not available; use auto, or one of .*cpu"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
+        ({"dtype": "float13"}, "data type 'float13' is not supported"),
+        ({"dtype": torch.int8}, "data type 'torch.int8' is not supported"),
     ],
 )
 def test_devices_and_number_types_that_cannot_be_had_are_refused(given, message):
@@ -370,7 +370,9 @@ def test_the_token_after_which_a_causal_model_answers_is_looked_for_at_loading()
     colon = backbone.tokenizer.convert_tokens_to_ids("Ġ:")
     (ids,) = backbone.encode(PAIRS[:1]).batch([0]).ids.tolist()
     assert backbone.answer_id == colon and ids.count(colon) == 2 and ids[-1] == colon
-    with pytest.raises(BackboneError, match="the answer 'in short' is not one token of 'micro-llama'; give another"):
+    with pytest.raises(
+        BackboneError, match="the answer 'in short' is not a single token of 'micro-llama'; choose another"
+    ):
         Backbone.from_pretrained("micro-llama", answer="in short")
 
 
@@ -489,5 +491,7 @@ def test_threads_that_share_a_model_do_not_change_each_others_results(name):
 
 @pytest.mark.parametrize("length", ["64", 64.0, None, 2, 1_000])
 def test_the_length_of_a_text_is_a_number_of_tokens(length):
-    with pytest.raises(BackboneError, match="max_length is .*; 'micro-bert' takes texts of 3 to 128 tokens"):
+    with pytest.raises(
+        BackboneError, match="max_length is .*; for 'micro-bert', give a number of tokens from 3 to 128"
+    ):
         Backbone.from_pretrained("micro-bert", device="cpu", max_length=length)

@@ -388,8 +388,8 @@ def test_memory_of_a_step_is_that_of_a_new_process():
         (dict(threads=0), BenchError, "threads must be at least 1; got 0"),
         (dict(seed=-1), BenchError, "seed must be at least 0; got -1"),
         (dict(seconds=float("nan")), BenchError, "seconds must be at least 0; got nan"),
-        (dict(device="mps"), BenchError, "the device is 'mps'; times are measured on cpu or cuda"),
-        (dict(device="cuda:99"), BackboneError, "there is no device 'cuda:99' here"),
+        (dict(device="mps"), BenchError, "the device is 'mps'; times can be measured only on cpu or cuda"),
+        (dict(device="cuda:99"), BackboneError, "device 'cuda:99' is not available"),
         (dict(models=["4x265"]), FileNotFoundError, "4x256"),
     ],
 )
@@ -407,7 +407,7 @@ def test_without_peft_the_extra_is_named(monkeypatch):
 def test_a_step_that_is_killed_is_said(monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *asked, **more: killed)
-    with pytest.raises(BenchError, match=r"PEFT on '4x256' in float32 did not end \(it was ended from outside\)"):
+    with pytest.raises(BenchError, match=r"PEFT on '4x256' in float32 did not finish \(its process was killed\)"):
         fresh_step_memory("4x256", "sst2", "PEFT", "float32", Settings())
 
 

@@ -185,7 +185,7 @@ def test_weights_that_a_narrow_type_cannot_hold_are_refused(model):
     weights["bert.embeddings.word_embeddings.weight"][5, 0] = 1e6
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     assert Backbone.from_pretrained(model, device="cpu").dtype == torch.float32
-    with pytest.raises(BackboneError, match="are not all finite as float16 .*; .*wider number type"):
+    with pytest.raises(BackboneError, match="are not all finite as float16 .*; .*data type of wider range"):
         Backbone.from_pretrained(model, device="cpu", dtype="float16")
 
 
@@ -215,7 +215,7 @@ def test_pointers_of_git_lfs_are_named(model, name):
     if name.endswith("index.json"):
         (model / "model.safetensors").unlink()
     (model / name).write_text(POINTER)
-    refused(model, f"{name}.* is a pointer of Git LFS")
+    refused(model, f"{name}.* is a Git LFS pointer")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_tokenizer_without_a_padding_token_gives_the_same(model):
 @pytest.mark.parametrize("which", ["mask_token", "cls_token", "sep_token"])
 def test_a_tokenizer_without_what_the_model_reads_is_refused(model, which):
     change(model / "tokenizer_config.json", **{which: None})
-    refused(model, f"has no {which.removesuffix('_token')} token, which a masked language model reads")
+    refused(model, f"has no {which.removesuffix('_token')} token, which a masked language model needs")
 
 
 @pytest.mark.parametrize("which", ["mask_token", "cls_token", "sep_token"])
@@ -400,7 +400,7 @@ def test_a_folder_without_tokenizer_config_reads_the_same_ids_or_is_refused(mode
     "dtype", ["float8_e4m3fn", torch.float8_e4m3fn, "int8", torch.int64, "half", [], None, 32, "torch.float32"]
 )
 def test_number_types_that_nothing_computes_in_are_refused(dtype):
-    with pytest.raises(BackboneError, match="is not a number type to compute in; give auto, float32"):
+    with pytest.raises(BackboneError, match="is not supported; use auto, float32"):
         Backbone.from_pretrained("micro-bert", dtype=dtype)
 
 

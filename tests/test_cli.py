@@ -281,7 +281,7 @@ def test_the_dev_rows_and_the_type_of_a_file_are_those_that_are_named(command, g
 @pytest.mark.parametrize("name", ["imdb", "random"])
 def test_a_task_of_ones_own_cannot_be_named_like_another(name, refused, guests):
     out = f"{name}.safetensors"
-    assert f"{name!r} already has a meaning" in refused(
+    assert f"the name {name!r} is reserved" in refused(
         "tune", "train.csv", *WORDS, "--backbone", "micro-bert", "--out", out
     )
 
@@ -295,10 +295,10 @@ def test_a_task_of_ones_own_cannot_be_named_like_another(name, refused, guests):
         ("train.csv --words leave=bad returns=good", "train.csv, line 7: unknown label 'leaves'"),
         ("train.csv --words leaves=unlovable returns=good", "unlovable"),
         ("train.csv --words leaves=bad returns=good --type XY", "unknown task type 'XY'"),
-        ("train.csv --words leaves=bad returns=good --max-train 5", "--max-train is for tasks with a name"),
+        ("train.csv --words leaves=bad returns=good --max-train 5", "--max-train is only for named tasks"),
         ("trian.csv --words leaves=bad returns=good", "there is no file trian.csv"),
-        ("micro/sst2 --words leaves=bad returns=good", "--words is for a file of rows (.csv, "),
-        ("micro/sst2 --dev train.csv", "--dev is for a file of rows"),
+        ("micro/sst2 --words leaves=bad returns=good", "--words is only for a file of rows (.csv, "),
+        ("micro/sst2 --dev train.csv", "--dev is only for a file of rows"),
     ],
 )
 def test_files_that_cannot_be_trained_on(line, sentence, refused, guests, entries):
@@ -401,7 +401,7 @@ def test_neurons_of_files(command, drawn, capsys, tmp_path):
         assert found == pytest.approx(neuron_overlap(states["a"], states["b"], group), abs=2e-3)
     assert main(["neurons", *map(str, paths)]) == 0
     shown = capsys.readouterr().out
-    assert "share of neurons that are active" in shown and f"overlap in layers {whole}:" in shown
+    assert "share of active neurons" in shown and f"overlap in layers {whole}:" in shown
     assert "overlap in layer 1:" in shown
 
 
@@ -687,7 +687,7 @@ def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch,
     monkeypatch.setattr("prompt_transferability.prompt_tuning.tune_prompts", interrupt)
     more = ["--checkpoint", str(tmp_path / "checkpoint")] if checkpoint else []
     assert main([*tune("micro/sst2", tmp_path / "out"), *more]) == 130
-    said = "interrupted; the same command resumes from there" if checkpoint else "interrupted"
+    said = "interrupted; run the same command again to resume" if checkpoint else "interrupted"
     assert capsys.readouterr().err == f"prompt-transfer: {said}\n"
 
 
@@ -702,7 +702,7 @@ def test_interrupted_commands_without_a_checkpoint(prompt, tmp_path, monkeypatch
         assert main(arguments) == 130
         assert capsys.readouterr().err == "prompt-transfer: interrupted\n"
     assert main(["study", "run", "micro", "--out", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == "prompt-transfer: interrupted; the same command resumes from there\n"
+    assert capsys.readouterr().err == "prompt-transfer: interrupted; run the same command again to resume\n"
 
 
 def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
@@ -787,7 +787,7 @@ def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector,
     assert "not a projector" in refused("project", "carry", tuned, "--projector", tuned, *out)
     assert not list(tmp_path.iterdir())
     nameless = Projector(128, 128, 6, 8).save(tmp_path / "nameless.safetensors")
-    assert "name it with --backbone" in refused("project", "carry", tuned, "--projector", nameless, *out)
+    assert "give it with --backbone" in refused("project", "carry", tuned, "--projector", nameless, *out)
 
 
 @pytest.mark.parametrize(
@@ -823,30 +823,30 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
     *words, last = line.split()
     words = [read.get(word, tmp_path / "out" if word == "OUT" else word) for word in words]
     # The same file by another name.
-    assert "is another file of this command" in refused(*words, f"../{read[last].name if last in read else 'out'}")
+    assert "is also another file of this command" in refused(*words, f"../{read[last].name if last in read else 'out'}")
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("linear-map", "--target", "micro-roberta"), "name the source with --source"),
+        (("linear-map", "--target", "micro-roberta"), "give the source model with --source"),
         (
             ("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--steps", "3"),
-            "does not read --steps",
+            "does not use --steps",
         ),
-        (("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--seed", "0"), "does not read --seed"),
+        (("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--seed", "0"), "does not use --seed"),
         (
             ("linear-map", "--source", "micro-bert", "--target", "micro-roberta", "--prompts", "PROMPT"),
-            "does not read --prompts",
+            "does not use --prompts",
         ),
         (
             ("task-tuning", "--source", "micro-bert", "--target", "micro-roberta", "--prompts", "PROMPT"),
-            "does not read --source",
+            "does not use --source",
         ),
         (
             ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
-            "does not read --wanted",
+            "does not use --wanted",
         ),
         (("directly-reused", "--source", "micro-roberta", "--target", "micro-roberta-large"), "takes 144"),
         (("token-mapping", "--source", "micro-bert", "--target", "micro-roberta"), "one vocabulary"),
@@ -876,7 +876,7 @@ def test_a_fit_that_cannot_be_is_one_sentence(arguments, sentence, tuned, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-# ---- number types and devices
+# ---- data types and devices
 
 
 def test_prompts_are_trained_in_the_number_type_that_is_asked_for(command, tuned, tmp_path):
@@ -941,7 +941,9 @@ def test_a_gguf_file_without_the_package_that_reads_it(place, refused, tmp_path,
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
     name = (tmp_path / "tiny.gguf",) if place == "file" else ("tiny", "--models", tmp_path)
-    assert "with its extra [gguf]" in refused("tune", "micro/sst2", "--out", tmp_path / "out", "--backbone", *name)
+    assert "prompt_transferability[gguf]" in refused(
+        "tune", "micro/sst2", "--out", tmp_path / "out", "--backbone", *name
+    )
 
 
 # ---- names out of files, and paths
@@ -960,7 +962,7 @@ def prompt_file(path, **header):
 def test_a_prompt_does_not_choose_the_folder_that_is_opened(tmp_path, capsys, name):
     assert main(["evaluate", prompt_file(tmp_path / "p", backbone=name), "micro/sst2"]) == 2
     said = capsys.readouterr().err
-    assert "the prompt says that its model is" in said and "name it with --backbone" in said and said.count("\n") == 1
+    assert "the prompt names" in said and "give it with --backbone" in said and said.count("\n") == 1
 
 
 def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, capsys, monkeypatch):

@@ -296,7 +296,7 @@ BAD = {
         ('text,id\n"x,1\n', "check for a quote that is never closed"),
         ("text,text\nx,y\n", "line 1: the header names the column 'text' twice"),
         ("text,prediction\nx,y\n", "already have a column 'prediction'"),
-        ("version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        ("version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
     "a.jsonl": [
         ("", "a.jsonl has no texts"),
@@ -306,7 +306,7 @@ BAD = {
         ("[1]", "expected one JSON object per line"),
     ],
     "a.xlsx": [("x", "its name must end in .csv, .tsv, .jsonl, .csv.gz, .tsv.gz, .jsonl.gz")],
-    "a.csv.gz": [("text\nx\n", "is not a whole gzip file")],
+    "a.csv.gz": [("text\nx\n", "is not a complete gzip file")],
 }
 
 

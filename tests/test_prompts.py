@@ -409,8 +409,8 @@ def test_names_that_are_no_text_are_refused(name):
 
 def test_pointers_of_git_lfs_and_links_that_lead_nowhere(tmp_path):
     (tmp_path / "p").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
-    refused(lambda: SoftPrompt.load(tmp_path / "p"), "'.*p' is a pointer of Git LFS")
-    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is not a pickled matrix|pointer of Git LFS")
+    refused(lambda: SoftPrompt.load(tmp_path / "p"), "'.*p' is a Git LFS pointer")
+    refused(lambda: SoftPrompt.from_authors(tmp_path / "p", "m", "t"), "'p' is not a pickled matrix|Git LFS pointer")
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     for read in (SoftPrompt.load, SoftPrompt.from_peft, lambda path: SoftPrompt.from_authors(path, "m", "t")):

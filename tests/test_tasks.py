@@ -261,7 +261,7 @@ def test_the_column_of_texts_may_be_called_text(tmp_path):
         ("a.jsonl", '{"text_a": ' + "[" * 100_000, r"a\.jsonl, line 1: this is nested too deeply"),
         ("a.csv", "text_a,label,label\nx,good,bad\n", r"a\.csv, line 1: the header names the column 'label' twice"),
         ("a.xlsx", "x", r"cannot read .*a\.xlsx: its name must end in \.csv, \.tsv, \.jsonl, \.csv\.gz, "),
-        ("a.jsonl.gz", "not compressed", "not a whole gzip file"),
+        ("a.jsonl.gz", "not compressed", "not a complete gzip file"),
     ],
 )
 def test_malformed_files_are_named_with_their_place(tmp_path, name, content, message):
@@ -274,7 +274,7 @@ def test_malformed_files_are_named_with_their_place(tmp_path, name, content, mes
 def test_broken_bytes(tmp_path):
     whole = write(tmp_path / "rows.jsonl.gz", ROWS).read_bytes()
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="not a complete gzip file"):
         load(tmp_path / "cut.jsonl.gz")
     (tmp_path / "latin.csv").write_bytes("text_a,label\ncafé,good\n".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8"):
@@ -707,7 +707,7 @@ def test_the_case_of_an_ending_means_nothing(tmp_path, name):
         ),
         ("a.csv", "text_a,text_b,label\nx,y,bad\nx,  ,bad\n", "line 3: text_b is blank, but line 2 has one"),
         ("a.tsv", "text_a\ttext_b\tlabel\nx\t\tbad\nx\ty\tbad\n", "line 2: text_b is blank, but line 3 has one"),
-        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (
             "a.jsonl",
             '{"text_a": "x", "label": -1}\n{"text_a": "x", "label": "bad"}',
