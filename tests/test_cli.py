@@ -850,10 +850,10 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
         ),
         (("directly-reused", "--source", "micro-roberta", "--target", "micro-roberta-large"), "takes 144"),
         (("token-mapping", "--source", "micro-bert", "--target", "micro-roberta"), "one vocabulary"),
-        (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
+        (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 after --wanted"),
         (
             ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
-            "is of 'micro-bert', but the target is 'micro-roberta'",
+            "must belong to the target model, 'micro-roberta'; the prompt for task 'micro/sst2' belongs to 'micro-bert'",
         ),
         (
             ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
