@@ -308,7 +308,7 @@ def by_type(study: Evidence) -> dict[str, str]:
         row |= {"random prompt": number(100 * chance, 0), "most frequent label": number(100 * majority, 0)}
         row |= {"gap, points": _in_points(of["gap"], sign=True)}
         side = None if side == "above" and is_significant(tested) is not True else side
-        row |= {"p of types": p_value(tested.p).removeprefix("= "), "verdict": verdict(study, side)}
+        row |= {"p, types permuted": p_value(tested.p).removeprefix("= "), "verdict": verdict(study, side)}
     return row
 
 # %% ../nbs/library/evidence.ipynb #8dbd63a9
@@ -467,7 +467,7 @@ def by_similarity(study: Evidence) -> dict[str, str]:
     vectors = table["rho"].reindex(EMBEDDING_METRICS).dropna()  # empty if all sources perform equally
     if len(vectors):
         best = vectors.idxmax()
-        row["best of vectors"] = f"{best}: {_rho(table.loc[best])}"
+        row["best vector-based metric"] = f"{best}: {_rho(table.loc[best])}"
     if len(vectors) and "neuron_overlap" in table.index:
         neurons = table.loc["neuron_overlap"]
         row["neuron overlap"] = _rho(neurons)

@@ -143,7 +143,8 @@ def base_similarities(
     kept: Path,  # results/release
 ) -> dict[str, Any]:
     "The similarity of the published prompts of RoBERTa-base, from the release and from the paper."
-    similarities = read_table(kept, "similarity_to_tuned_tuned").set_index(["vectors", "tuned"], append=True)
+    similarities = read_table(kept, "similarity_to_tuned").query("run == 'tuned'")
+    similarities = similarities.set_index(["vectors", "tuned"], append=True)
     found = read_table(kept, "correlation_roberta-base").reset_index().set_index(["metric", "vectors", "self_pairs"])
     metrics, cosines, names = [], {}, list(PAPER_TASKS)
     for metric in EMBEDDING_METRICS:

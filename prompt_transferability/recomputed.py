@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -57,27 +56,32 @@ def _with_and_without_first(prompts: dict[str, SoftPrompt]) -> dict[int, dict[st
     return {length: prompts, length - 1: acting}
 
 # %% ../nbs/library/recomputed.ipynb #0a76a10e
-def _similarity_to_tuned(
-    release: Release,
-    run: str,  # a run of RoBERTa-base, by its name in `published`
-) -> pd.DataFrame:  # one row per pair, by task; columns tuned, vectors, and the embedding metrics
-    "The similarity of a run's prompts to the tuned prompts of all tasks, with all vectors and without the first."
-    tuned = _tuned(release, "roberta-base")
-    compared = {f"{run} {task}": prompt for task, prompt in _tuned(release, "roberta-base", run).items()}
+_CARRIED_RUNS = ("proj", "trained", "base_emotion", "base_nli")
+
+
+def _every_run(release: Release) -> dict[tuple[str, str], SoftPrompt]:
+    "RoBERTa-base's published prompts, tuned on it or from another model, by run and task."
+    runs = ("tuned", *_CARRIED_RUNS)
+    return {(run, task): prompt for run in runs for task, prompt in _tuned(release, "roberta-base", run).items()}
+
+
+def _by_run(matrix: pd.DataFrame) -> pd.DataFrame:
+    "A matrix of such prompts with run and task as the levels of its rows and columns."
+    rows = pd.MultiIndex.from_tuples(matrix.index, names=["run", "task"])
+    return matrix.set_axis(rows).set_axis(rows.set_names(["other_run", "tuned"]), axis=1)
+
+
+def _similarity_to_tuned(release: Release) -> pd.DataFrame:  # by task; columns run, tuned, vectors, embedding metrics
+    "The similarity of RoBERTa-base's prompts to the tuned ones of all tasks, with all vectors and without the first."
     tables = []
-    for vectors, prompts in _with_and_without_first(tuned | compared).items():
-        matrices = {
-            metric: similarity_matrix(prompts, metric).loc[[*compared], [*tuned]] for metric in EMBEDDING_METRICS
-        }
-        table = pd.DataFrame({metric: matrix.stack() for metric, matrix in matrices.items()})
-        tables.append(table.rename_axis(["task", "tuned"]).reset_index("tuned").assign(vectors=vectors))
-    table = pd.concat(tables)
-    return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[
-        ["tuned", "vectors", *EMBEDDING_METRICS]
-    ]
+    for vectors, prompts in _with_and_without_first(_every_run(release)).items():
+        matrices = {metric: _by_run(similarity_matrix(prompts, metric))["tuned"] for metric in EMBEDDING_METRICS}
+        tables.append(
+            pd.DataFrame({metric: matrix.stack() for metric, matrix in matrices.items()}).assign(vectors=vectors)
+        )
+    return pd.concat(tables).reset_index(["run", "tuned"])[["run", "tuned", "vectors", *EMBEDDING_METRICS]]
 
 # %% ../nbs/library/recomputed.ipynb #64c441e3
-_CARRIED_RUNS = ("proj", "trained", "base_emotion", "base_nli")
 _COMPARED_RUNS = [*((run, run) for run in _CARRIED_RUNS), ("proj", "trained")]
 
 
@@ -85,14 +89,10 @@ def _similarity_of_projected(
     release: Release,
 ) -> pd.DataFrame:  # one row per pair, by task; columns run, other_run, other, vectors and cosine_concat
     "The similarity of RoBERTa-base's prompts from another model to each other, including a prompt and itself."
-    carried = {
-        (run, task): found for run in _CARRIED_RUNS for task, found in _tuned(release, "roberta-base", run).items()
-    }
+    carried = {named: prompt for named, prompt in _every_run(release).items() if named[0] in _CARRIED_RUNS}
     tables = []
     for vectors, prompts in _with_and_without_first(carried).items():
-        matrix = similarity_matrix(prompts, "cosine_concat")
-        matrix.index = pd.MultiIndex.from_tuples(prompts, names=["run", "task"])
-        matrix.columns = pd.MultiIndex.from_tuples(prompts, names=["other_run", "other"])
+        matrix = _by_run(similarity_matrix(prompts, "cosine_concat")).rename_axis(columns=["other_run", "other"])
         pairs = matrix.stack(["other_run", "other"]).rename("cosine_concat").reset_index().assign(vectors=vectors)
         tables += [pairs[(pairs["run"] == one) & (pairs["other_run"] == other)] for one, other in _COMPARED_RUNS]
     return pd.concat(tables).set_index("task")[["run", "other_run", "other", "vectors", "cosine_concat"]]
@@ -196,7 +196,7 @@ TABLES: dict[str, Callable[[Release], pd.DataFrame]] = {
     "transfer_roberta-large_with_positions": lambda release: release.transfer("roberta-large", positions=True),
     "transfer_t5-base": lambda release: release.transfer("t5-base"),
     "transfer_t5-small": lambda release: release.transfer("t5-small"),
-    **{f"similarity_to_tuned_{run}": partial(_similarity_to_tuned, run=run) for run in ("tuned", *_CARRIED_RUNS)},
+    "similarity_to_tuned": _similarity_to_tuned,
     "similarity_of_projected": _similarity_of_projected,
     "similarity_by_kind": _similarity_by_kind,
     "same_task_auc_roberta-large": _same_task_aucs,
@@ -215,18 +215,13 @@ def _layer_parts(backbone: Backbone) -> list[tuple[int, int]]:
 def _neurons_to_tuned(
     release: Release,
     backbone: Backbone,  # roberta-base, in the layout of the authors
-    run: str,  # a run, by its name in `published`
-) -> pd.DataFrame:  # one row per pair and group of layers, by task; columns tuned, layers, neuron_overlap
-    "The overlap of the neurons activated by a run's prompts with those of the tuned prompts of all tasks."
-    compared = {f"{run} {task}": prompt for task, prompt in _tuned(release, "roberta-base", run).items()}
-    states = activation_states(_tuned(release, "roberta-base") | compared, backbone)
-    tables = []
+) -> pd.DataFrame:  # one row per pair and group of layers, by task; columns run, tuned, layers, neuron_overlap
+    "The overlap of the neurons activated by RoBERTa-base's prompts with those of the tuned prompts of all tasks."
+    states, tables = activation_states(_every_run(release), backbone), []
     for layers in _layer_parts(backbone):
-        overlaps = overlap_matrix(states, layers).loc[[*compared], [*_tuned(release, "roberta-base")]]
-        pairs = overlaps.stack().rename("neuron_overlap").rename_axis(["task", "tuned"]).reset_index("tuned")
-        tables.append(pairs.assign(layers=layer_label(layers)))
-    table = pd.concat(tables)
-    return table.set_axis(table.index.str.removeprefix(f"{run} ").rename("task"))[["tuned", "layers", "neuron_overlap"]]
+        overlaps = _by_run(overlap_matrix(states, layers))["tuned"].stack().rename("neuron_overlap")
+        tables.append(overlaps.to_frame().assign(layers=layer_label(layers)))
+    return pd.concat(tables).reset_index(["run", "tuned"])[["run", "tuned", "layers", "neuron_overlap"]]
 
 # %% ../nbs/library/recomputed.ipynb #1cf6cb32
 def _neuron_correlations(release: Release, backbone: Backbone) -> pd.DataFrame:  # index layers; columns as in Table 3
@@ -245,8 +240,9 @@ def _neuron_correlations(release: Release, backbone: Backbone) -> pd.DataFrame: 
 
 # %% ../nbs/library/recomputed.ipynb #fecfee64
 NEURON_TABLES: dict[str, Callable[[Release, Backbone], pd.DataFrame]] = {
-    f"neurons_to_tuned_{run}": partial(_neurons_to_tuned, run=run) for run in ("tuned", *_CARRIED_RUNS)
-} | {"neuron_correlation_roberta-base": _neuron_correlations}
+    "neurons_to_tuned": _neurons_to_tuned,
+    "neuron_correlation_roberta-base": _neuron_correlations,
+}
 "The tables that also need the model, by the name of their file."
 
 # %% ../nbs/library/recomputed.ipynb #99798a7f

@@ -514,10 +514,12 @@ def test_whoever_has_the_model_gets_the_tables_of_its_neurons(real_data, tmp_pat
     assert [*dict.fromkeys(found.index)] == ["1-5", "1-2", "3", "4", "5"]
     assert found.query("target == 'overall' and not self_pairs")["n"].tolist() == [13] * 5
     release, backbone = load_release(real_data), Backbone.from_pretrained(tmp_path / "roberta-base", "authors")
-    pairs = read_table(tmp_path / "out", "neurons_to_tuned_proj").query("layers == '3'").set_index("tuned", append=True)
+    pairs = read_table(tmp_path / "out", "neurons_to_tuned").query("run == 'proj' and layers == '3'")
     one, other = release.prompt("sst2", "roberta-base", "proj"), release.prompt("imdb", "roberta-base")
     matrix = similarity_matrix({"one": one, "other": other}, "neuron_overlap", backbone, (3, 3))
-    assert pairs.loc[("sst2", "imdb"), "neuron_overlap"] == pytest.approx(matrix.loc["one", "other"])
+    assert pairs.set_index("tuned", append=True).loc[("sst2", "imdb"), "neuron_overlap"] == pytest.approx(
+        matrix.loc["one", "other"]
+    )
     assert backbone.fingerprint in json.loads((tmp_path / "out" / "provenance.json").read_text())["model"]
 
 

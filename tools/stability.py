@@ -61,7 +61,9 @@ class Case:
 def published() -> Iterator[Case]:
     folder, tasks = ROOT / "results" / "release", list(PAPER_TASKS)
     transfer = read_table(folder, "transfer_roberta-base")
-    table = read_table(folder, "similarity_to_tuned_tuned").set_index(["vectors", "tuned"], append=True)
+    table = (
+        read_table(folder, "similarity_to_tuned").query("run == 'tuned'").set_index(["vectors", "tuned"], append=True)
+    )
     for vectors, name in ((100, "all"), (99, "without the first")):
         found = {metric: table[metric].xs(vectors, level="vectors").unstack() for metric in EMBEDDING_METRICS}
         found = {metric: matrix.loc[tasks, tasks].to_numpy() for metric, matrix in found.items()}
