@@ -196,7 +196,7 @@ def _command(name: str, help: str, *options: Callable, json: str = "one JSON obj
 def _parser() -> argparse.ArgumentParser:
     "All commands and their options."
     parser = argparse.ArgumentParser(
-        "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
+        "prompt-transfer", description="Train soft prompts, and measure how well they work on other tasks and models."
     )
     parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
     places = {"": parser.add_subparsers(required=True, metavar="command")}
