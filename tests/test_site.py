@@ -251,7 +251,7 @@ def test_a_row_that_is_a_task_leads_to_the_cells_of_its_study(tmp_path, study):
     cell = NbCell(0, dict(cell_type="code", source='show("demo")', outputs=[{"data": data}]))
     with_origins("nbs/results/demo.ipynb", [cell], tmp_path)
     link = '<a href="../../results/demo/files.html?find=SST-2">SST-2</a>'
-    assert (link in data["text/html"], "A task leads to its cells" in data["text/html"]) == (study, study)
+    assert (link in data["text/html"], "Each task links to its cells" in data["text/html"]) == (study, study)
     assert '">mean</th>' in data["text/html"] and '<a href="../../results/demo/files.html">' in data["text/html"]
 
 

@@ -25,7 +25,7 @@ from prompt_transferability.tasks import ALL_TASKS
 FILES_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Files of results/{folder}</title>
-<meta name="description" content="The files of results/{folder}, which pages of the site read.">
+<meta name="description" content="The files of results/{folder}, from which pages of the site are computed.">
 <link rel="icon" href="../../nbs/favicon.svg">
 <style>:root {{ color-scheme: light dark; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 1rem; background: Canvas; color: CanvasText; }}
@@ -36,7 +36,7 @@ th, td {{ border-bottom: 1px solid #8a949c; padding: 0.2rem 0.7rem; text-align: 
 @media print {{ div {{ overflow-x: visible; }} table {{ font-size: 7pt; }} td, th {{ overflow-wrap: anywhere; }} }}
 </style>
 </head><body><main><h1>results/{folder}</h1>
-<p>Files that the site's pages read. <a href="../../index.html">Home</a>{contents}</p>
+<p>Pages of the site are computed from these files. <a href="../../index.html">Home</a>{contents}</p>
 {tables}
 </main></body></html>
 """
@@ -68,18 +68,18 @@ FILES_TABLE = """<div id="{name}" tabindex="0" role="region" aria-label="{captio
 <tbody>
 {rows}
 </tbody></table></div>"""
-COMMANDS = """<p>Computed by these commands, of the study that <a href="study.yaml">study.yaml</a> declares:</p>
+COMMANDS = """<p>These commands computed the cells of the study, which <a href="study.yaml">study.yaml</a> declares:</p>
 <ol id="commands">{lines}</ol>
-<p>To compute one cell again and compare, in this folder:
+<p>To compute one cell again and compare, run this in the study's folder:
 <code>prompt-transfer study run study.yaml --reuse . --only KEY --out again</code>, then
-<code>prompt-transfer study diff . again</code>. KEY is the name of the cell's link below; data and models are named as
-in the commands above. Without <code>--reuse . --only KEY</code>, the whole study is computed.</p>
+<code>prompt-transfer study diff . again</code>. KEY is the cell's key in the tables below. If the commands above name
+data or models, name them here too. Without <code>--reuse . --only KEY</code>, the whole study is computed.</p>
 """
 BACK = '<p><a href="../../../index.html">Home</a> · <a href="../files.html">Every cell of this study</a></p>'
 FOLDER_HEAD = '<th scope="col">folder</th><th scope="col">files</th>'
 STUDY_HEAD = "".join(
     f'<th scope="col">{name}</th>'
-    for name in ("cell", "accuracy, %", "settings and answer", "started", "seconds", "command")
+    for name in ("cell", "accuracy, %", "key, with settings and result", "started", "seconds", "command")
 )
 # The heading of a table's row that is a task's title
 TASK_ROW = re.compile(
@@ -109,7 +109,7 @@ def with_origins(source: str, cells: Sequence, root: Path) -> None:
         for output in cell.get("outputs", []):
             if "<table" in (shown := "".join(output.get("data", {}).get("text/html", ""))):
                 shown, tasks = TASK_ROW.subn(link, shown) if study else (shown, 0)
-                said = f"{origin}A task leads to its cells. " if tasks else origin
+                said = f"{origin}Each task links to its cells. " if tasks else origin
                 output["data"]["text/html"] = f'{shown}<p class="table-origin">{said}{button}</p>'
 
 
@@ -252,7 +252,7 @@ def study_tables(folder: Path, out: Path) -> tuple[str, str]:
 
 
 def accuracies(result: Mapping) -> str:
-    """The accuracies that a cell answers, in %: its own, or one for each target."""
+    """The accuracies of a cell, in %: its own, or one for each target."""
     of = {"": result} if "accuracy" in result else result.get("targets", {})
     return ", ".join(f"{name} {100 * one['accuracy']:.1f}".strip() for name, one in of.items() if one) or "–"
 

@@ -91,7 +91,7 @@ def mend_navigation(page: str) -> str:
     page = re.sub(r'(<a class="sidebar-item-toggle[^>]*) role="navigation"', r'\1 aria-hidden="true"', page)
     for start, label in NAVIGATION.items():
         page = page.replace(start, start.replace("<nav", f'<nav aria-label="{label}"'))
-    # It precedes the title, so it is not a heading of the text next to it
+    # It precedes the page's title, so it must not be a heading
     return re.sub(r'<h2 id="toc-title">(.*?)</h2>', r'<p id="toc-title">\1</p>', page)
 
 
