@@ -17,7 +17,7 @@ from .tasks import PAPER_TASKS
 
 # %% auto #0
 __all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'column_by_column', 'side_by_side',
-           'own_beside_others']
+           'own_and_other_similarities']
 
 # %% ../nbs/library/paper.ipynb #e9f0fcf8
 _COLUMNS = {
@@ -273,7 +273,7 @@ def side_by_side(
     return side.apply(lambda _: bold, axis=None).format_index(heading, axis=1)
 
 # %% ../nbs/library/paper.ipynb #0b2dc828
-def own_beside_others(
+def own_and_other_similarities(
     similarity: pd.DataFrame,  # prompts in rows, tuned prompts in columns, both by task
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from .backbones import Backbone
-from .files import written_whole
+from .files import atomic_write
 from .prompts import SoftPrompt, checked_prompt
 from .tasks import DataError, Task, checked_texts, find_task, plain_rows
 
@@ -99,7 +99,7 @@ def save_predictions(
     table = None
     # Columns other than the texts may contain half a character, which must not stop the work.
     half = {"encoding": "utf-8", "errors": "backslashreplace"}
-    with written_whole(path) as unfinished, open(unfinished, "w", newline="", **half) as file:
+    with atomic_write(path) as unfinished, open(unfinished, "w", newline="", **half) as file:
         for number, row in enumerate(map(table_row, rows), start=1):
             if table is None:
                 table = csv.DictWriter(file, [*row])

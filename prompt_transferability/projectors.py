@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from .backbones import Backbone
 from prompt_transferability.files import (
     FLOATS,
+    atomic_write,
     is_printable,
     one_line,
     parse_json,
     read_tensors,
     save_tensors,
-    written_whole,
 )
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import TASK_ENTRIES, SoftPrompt
@@ -36,9 +36,9 @@ from .tasks import TaskData, UnknownNameError
 from .training import Batches, Loop, Objective, Training, read_settings, train, whole_number
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
+__all__ = ['ACTIVATIONS', 'PROJECTION_METHODS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
            'fit_prompt_mapping', 'fit_token_mapping', 'fit_task_tuning', 'DirectReuse', 'reuse_directly',
-           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'named_way']
+           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'method_name']
 
 # %% ../nbs/library/projectors.ipynb #8376d6b5
 class ProjectorError(ValueError):
@@ -646,7 +646,7 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     return relative
 
 # %% ../nbs/library/projectors.ipynb #01751c87
-WAYS: dict[str, Callable[..., Projection]] = {
+PROJECTION_METHODS: dict[str, Callable[..., Projection]] = {
     "directly reused": reuse_directly,
     "linear map": fit_linear_map,
     "relative representations": fit_relative_map,
@@ -657,12 +657,12 @@ WAYS: dict[str, Callable[..., Projection]] = {
 "The function that fits each method; the name is the `objective` in the metadata of the result."
 
 # %% ../nbs/library/projectors.ipynb #f2742666
-def named_way(
-    way: str,  # one of `WAYS`, or a variant of one
+def method_name(
+    method: str,  # one of `PROJECTION_METHODS`, or a variant of one
     tasks: Sequence[str],  # the tasks that it was fitted on
 ) -> str:
     "A method's name in tables, such as `task tuning (imdb, laptop)`; the prefix `micro/` of tasks is left out."
-    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+    return method + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
 
 # %% ../nbs/library/projectors.ipynb #db7302c4
 FORMAT = "prompt_transferability/projection/1"
@@ -694,7 +694,7 @@ def save(self: Projection, path: str | Path) -> Path:
         raise ProjectorError(
             f"the metadata cannot be written as JSON ({error}); give plain numbers and texts"
         ) from error
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_tensors(self.state_dict(), unfinished, header)
     return path
 

@@ -24,7 +24,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from .backbones import Backbone
-from .files import read_json, written_whole
+from .files import atomic_write, read_json
 from .neurons import evaluate_masked, most_activated
 from .plots import plot_neurons
 from .projectors import Projector, fit_task_tuning
@@ -381,7 +381,7 @@ def _save(self: Watch, loop: Loop, asked: dict) -> None:
         loop.save(place / STATE, asked)
     if self.best is not None:
         self.state.best_model_checkpoint = str(self.best)
-    with written_whole(place / JOURNAL) as unfinished:
+    with atomic_write(place / JOURNAL) as unfinished:
         self.state.save_to_json(str(unfinished))
     self.tell("on_save")
     kept = {place} | ({self.best} if self.args.load_best_model_at_end else set())
@@ -617,7 +617,7 @@ def _given(
 
 # %% ../nbs/library/prompt_hub.ipynb #e206ebb2
 def _kept(metrics: dict[str, float], path: Path) -> dict[str, float]:
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(metrics, indent=4) + "\n", encoding="utf-8")
     return metrics
 

@@ -27,6 +27,7 @@ from .backbones import LAYOUTS, Backbone, checked_backbone
 from .families import FAMILIES
 from prompt_transferability.files import (
     FLOATS,
+    atomic_write,
     is_printable,
     parse_json,
     printable,
@@ -36,7 +37,6 @@ from prompt_transferability.files import (
     shown,
     size_limit,
     tensor_header,
-    written_whole,
 )
 from .tasks import ALL_TASKS, Task, UnknownNameError
 
@@ -257,7 +257,7 @@ def save(self: SoftPrompt, path: str | Path) -> Path:
     Raises `PromptError` for a metadata entry whose name is reserved in the header, or that JSON cannot represent.
     """
     path, header = Path(path), self._header({"format": FORMAT})
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_tensors({"soft_prompt": self.values}, unfinished, header)
     return path
 
@@ -439,8 +439,8 @@ def to_peft(
     config = json.dumps(self._peft_config(backbone, len(values)), indent=2, sort_keys=True)
     folder, header = Path(folder), self._header(own)
     with (
-        written_whole(folder / "adapter_config.json") as config_file,
-        written_whole(folder / "adapter_model.safetensors") as weights_file,
+        atomic_write(folder / "adapter_config.json") as config_file,
+        atomic_write(folder / "adapter_model.safetensors") as weights_file,
     ):
         config_file.write_text(config, encoding="utf-8")
         save_tensors({"prompt_embeddings": values}, weights_file, header)

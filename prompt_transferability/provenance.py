@@ -20,7 +20,7 @@ import torch
 import prompt_transferability
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'surroundings', 'recorded_command']
+__all__ = ['LIBRARIES', 'environment', 'recorded_command']
 
 # %% ../nbs/library/provenance.ipynb #6786619e
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
@@ -47,7 +47,7 @@ def _processor() -> str:
 
 # %% ../nbs/library/provenance.ipynb #a88c8ea7
 @lru_cache(maxsize=1)
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     "The origin of this process's results: package, commit, versions and hardware."
     tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
     return {

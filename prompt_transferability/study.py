@@ -68,8 +68,8 @@ from .training import SCHEDULES
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'noted_fingerprints',
-           'take_fingerprints', 'check_source', 'CellsFailedError', 'slurm_script']
+__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'recorded_fingerprints',
+           'compute_fingerprints', 'check_source', 'CellsFailedError', 'slurm_script']
 
 # %% ../nbs/library/study.ipynb #ea1aeda4
 def _once_each(values: tuple) -> tuple:
@@ -366,7 +366,7 @@ def _read_yaml(path: str | Path) -> Any:
 def from_file(cls: Study, path: str | Path) -> Study:
     """A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for an invalid study.
 
-    `noted_fingerprints` reads what a run recorded along with the declaration.
+    `recorded_fingerprints` reads what a run recorded along with the declaration.
     """
     declared, path, known = _read_yaml(path), Path(path), [f.name for f in fields(cls)]
     if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
@@ -388,7 +388,7 @@ def _maps(table: Any, kind: type) -> bool:
     )
 
 # %% ../nbs/library/study.ipynb #1bf8ce1e
-def noted_fingerprints(
+def recorded_fingerprints(
     out: str | Path,  # the study's folder
 ) -> Fingerprints:
     "The fingerprints that a run recorded; none for a folder written by an earlier version."
@@ -578,7 +578,7 @@ def _sources(self: Study, data: str | Path | None, models: str | Path | None, de
     return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
 
 # %% ../nbs/library/study.ipynb #0cf586c1
-def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
+def compute_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     """The fingerprints of a study's models and rows.
 
     Every task and model is loaded, and every label word must be one token, which is checked before hours of work.
@@ -613,7 +613,7 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
     "Write the declaration to the folder, unless it has answers that this study does not need."
     declaration = store.folder / "study.yaml"
     if declaration.is_file():
-        there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
+        there, noted = Study.from_file(declaration), recorded_fingerprints(store.folder)
         if store.keys() - {cell.key for cell in cells}:
             raise StudyError(f"the folder {store.folder.name!r} {_mismatch(study, found, there, noted)}")
     if not declaration.is_file() or (there, noted) != (study, found):
@@ -627,7 +627,7 @@ def check_source(other: Store, found: Fingerprints) -> None:
     "Raise `StudyError` if a folder is not a study's, or was computed with other models or rows."
     if not (other.folder / "study.yaml").is_file():
         raise StudyError(f"{str(other.folder)!r} is not the folder of a study: it has no study.yaml")
-    changed = noted_fingerprints(other.folder).differences(found)
+    changed = recorded_fingerprints(other.folder).differences(found)
     if changed:
         raise StudyError(
             f"{other.folder.name!r} was computed with different inputs: {', '.join(changed)}; leave it out"
@@ -636,7 +636,7 @@ def check_source(other: Store, found: Fingerprints) -> None:
 # %% ../nbs/library/study.ipynb #9dcd0286
 def _finished_before(study: Study, store: Store) -> bool:
     "Whether a folder of an earlier version, which recorded no fingerprints, has everything that the study needs."
-    if not (store.folder / "study.yaml").is_file() or noted_fingerprints(store.folder) != UNKNOWN:
+    if not (store.folder / "study.yaml").is_file() or recorded_fingerprints(store.folder) != UNKNOWN:
         return False
     finished = all(cell in store for cell in study.cells())
     if finished:
@@ -723,7 +723,7 @@ def _checked_workers(engine: str, workers: int | None, shard: tuple[int, int], d
 def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row per kind of cell: done, missing
     "How much of the study a folder contains."
     store = Store(out)
-    noted = noted_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
+    noted = recorded_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
     rows = [(cell.kind, cell in store) for cell in self.cells(noted)]
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})
@@ -762,7 +762,7 @@ def run(
         return store.folder
     forget()
     sources = self._sources(data, models, device)
-    found = take_fingerprints(self, sources)
+    found = compute_fingerprints(self, sources)
     for other in others:
         check_source(other, found)
     every = self.cells(found)
@@ -823,7 +823,7 @@ def plan(
     sources, rows = self._sources(data, models, device), {}
     store = Store(out) if out is not None else None
     before = store is not None and _finished_before(self, store)
-    cells = self.cells(UNKNOWN if before else take_fingerprints(self, sources))
+    cells = self.cells(UNKNOWN if before else compute_fingerprints(self, sources))
     datas = [task_of(sources, name, self.max_train, self.max_eval) for name in self.tasks]
     sizes = {each.task.name: {split: len(found) for split, found in each.splits().items()} for each in datas}
     for backbone in self.backbones:

@@ -41,7 +41,7 @@ from prompt_transferability.experiments import (
     operations,
 )
 from prompt_transferability.microworld import model_folder
-from prompt_transferability.projectors import WAYS, Projector, ProjectorError
+from prompt_transferability.projectors import PROJECTION_METHODS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
@@ -52,7 +52,7 @@ from prompt_transferability.study import (
     CrossModel,
     Study,
     StudyError,
-    noted_fingerprints,
+    recorded_fingerprints,
 )
 from prompt_transferability.tasks import ALL_TASKS, DataError, UnknownNameError, load_task, unify_label_words
 from prompt_transferability.tpt_task import compare_starts
@@ -76,7 +76,7 @@ TINY = Study(
 
 def cells_in(study, out):
     "The cells of a study as they were asked in its folder."
-    return study.cells(noted_fingerprints(out))
+    return study.cells(recorded_fingerprints(out))
 
 
 def answers(study, out):
@@ -711,7 +711,7 @@ def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
         for method in METHODS
         for direction in (0, 1)
     }
-    said = {way: sentence for way, sentence in impossible.items() if sentence is not None}
+    said = {method: sentence for method, sentence in impossible.items() if sentence is not None}
     assert set(said) == {("token mapping", 0), ("directly reused", 1)}
     assert "one vocabulary" in said["token mapping", 0]
     assert "prompts of 'micro-roberta' are 128 wide; 'micro-roberta-large' takes 144" in said["directly reused", 1]
@@ -723,7 +723,7 @@ def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch
     def breaks(*models):
         raise ProjectorError("a mistake")
 
-    monkeypatch.setitem(WAYS, "linear map", breaks)
+    monkeypatch.setitem(PROJECTION_METHODS, "linear map", breaks)
     with pytest.raises(ProjectorError, match="a mistake"):
         KINDS["projected"].answer(cell, Sources(), Store(crossed), crossed / "nowhere")
 
@@ -744,7 +744,7 @@ def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(c
     backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/imdb", max_eval=CROSS.max_eval)
     for split in splits:
         assert rows["micro/imdb", 0, "micro/imdb", split] == evaluate(backbone, prompt, data, split).accuracy
-    # A way that learned from the prompts of one seed keeps those; one that learned from none keeps all.
+    # A method that learned from the prompts of one seed keeps those; one that learned from none keeps all.
     kept = {path.name for path in (Store(crossed).place(cell) / "prompts").iterdir()}
     assert kept == ({"0"} if METHODS[method] else {"0", "1"})
 
@@ -1084,17 +1084,17 @@ def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_
 def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
     (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
     with pytest.raises(StudyError, match="are not valid"):
-        noted_fingerprints(tmp_path)
+        recorded_fingerprints(tmp_path)
 
 
-def test_a_new_metric_or_way_enters_no_study_by_itself(monkeypatch):
+def test_a_new_metric_or_method_enters_no_study_by_itself(monkeypatch):
     before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
-    monkeypatch.setitem(METHODS, "a new way", ())
+    monkeypatch.setitem(METHODS, "a new method", ())
     named = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
-    ways = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
+    untuned = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
     assert named == PAPERS_METRICS == Study.from_preset("micro-sources").metrics
     tuned = ("task tuning", "task tuning without LayerNorm")
-    assert (*ways, *tuned) == study_module.PAPERS_METHODS == Study.from_preset("paper").cross_model.methods
+    assert (*untuned, *tuned) == study_module.PAPERS_METHODS == Study.from_preset("paper").cross_model.methods
     source = (
         Path(study_module.__file__).with_name("experiments.py").read_text() + Path(study_module.__file__).read_text()
     )
@@ -1398,7 +1398,7 @@ def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys)
 
 def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "kept")
-    cells = SHORT.cells(noted_fingerprints(short))
+    cells = SHORT.cells(recorded_fingerprints(short))
     chosen = next(cell for cell in cells if cell.kind == "transfer" and cell.needs)
     (needed,) = (cell for cell in chosen.needs if cell.kind == "tune")
     (Store(tmp_path / "kept").place(chosen) / "result.json").write_text('{"wrong": 1}')  # it is not read
@@ -1751,7 +1751,7 @@ def test_nobody_packs_what_somebody_works_on(short, tmp_path):
 
 def test_a_packed_study_outlives_a_death_while_its_declaration_is_written(short, tmp_path):
     pack(short, tmp_path / "out", cells_in(SHORT, short))
-    (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(noted_fingerprints(short)))
+    (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(recorded_fingerprints(short)))
     assert replace(SHORT, name="grown").status(tmp_path / "out")["missing"].sum() == 0
 
 
@@ -1819,7 +1819,7 @@ def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tm
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "transfer")
     shutil.rmtree(Store(tmp_path / "out").place(cell))
     forged = {"kind": "x", "key": "y", "error": "\x1b[31mred\nprompt-transfer: all is well", "traceback": ""}
-    Store(tmp_path / "out").beside(cell, "failed.json").write_text(json.dumps(forged))
+    Store(tmp_path / "out").sibling(cell, "failed.json").write_text(json.dumps(forged))
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
     assert main([*map(str, words)]) == 1

@@ -45,7 +45,7 @@ from prompt_transferability.files import is_printable, save_tensors
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import environment
 from prompt_transferability.results import Results
 from prompt_transferability.study import CrossModel, Study
 from prompt_transferability.tasks import task_from_files
@@ -603,7 +603,7 @@ def main(arguments: list[str] | None = None) -> int:
         "more_memory_mib": (most_memory() - before) // 2**20,
         "memory_mib": most_memory() // 2**20,
         "kinds": found,
-        "provenance": surroundings(),
+        "provenance": environment(),
     }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ def _read_in(node: ast.AST, read: dict[str, set[str]], folders: Sequence[str]) -
             return set(read[name])
         case ast.Subscript(value=ast.Name(), slice=ast.Constant(value=str(name))) if name in folders:
             return {name}  # one of several studies, by name
-        case ast.Call(func=ast.Name(id="each_study" | "studies_there"), args=[_, ast.Constant(value=question), *_]):
+        case ast.Call(func=ast.Name(id="each_study" | "available_studies"), args=[_, ast.Constant(value=question), *_]):
             return {*STUDIES[question]} & {*folders}
     return set().union(*(_read_in(child, read, folders) for child in ast.iter_child_nodes(node)))
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.experiments import Sources
-from prompt_transferability.files import written_whole
+from prompt_transferability.files import atomic_write
 from prompt_transferability.neurons import (
     evaluate_masked,
     mean_of_others,
@@ -34,7 +34,7 @@ from prompt_transferability.neurons import (
     share_of,
 )
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import recorded_command, surroundings
+from prompt_transferability.provenance import environment, recorded_command
 from prompt_transferability.results import Results
 from prompt_transferability.similarity import activation_values
 from prompt_transferability.tasks import TaskData, load_task
@@ -153,10 +153,10 @@ def main() -> None:
         "seconds": round(time.perf_counter() - begun),
         "threads": torch.get_num_threads(),
     }
-    with written_whole(options.out) as part:
+    with atomic_write(options.out) as part:
         pd.DataFrame(rows).to_csv(part, index=False, float_format="%.5g")
-    with written_whole(options.out.with_suffix(".json")) as part:
-        part.write_text(json.dumps(origin | surroundings(), indent=1) + "\n")
+    with atomic_write(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps(origin | environment(), indent=1) + "\n")
 
 
 if __name__ == "__main__":
