@@ -32,7 +32,7 @@ def _git(*arguments: str) -> str | None:
     here = Path(prompt_transferability.__file__).parent
     try:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(here), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
