@@ -216,7 +216,7 @@ def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
         origin = f"This page: {', '.join(links)}." + (f" Its numbers: {', '.join(numbers)}." if numbers else "")
         text = page.read_text(encoding="utf-8")
         if 'class="number"' in text:
-            origin += " Each number in the text links to the table of numbers below it, next to the code that computes it."
+            origin += " Each number in the text links to a table below, next to the code that computes it."
         text = inserted(f'<p class="page-source">{origin}</p>\n', text, "</main>")
         if "tutorials" in Path(source).parts:
             taken = f'<a href="{Path(source).name}" download>Download this notebook</a>'
