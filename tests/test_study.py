@@ -1679,6 +1679,8 @@ def test_starts_are_compared_at_their_own_rates(two_tasks, tmp_path):
         "best": 2,
     }
     assert set(results.tpt_runs("best", rate=3e-3)["task"]) == {"mrpc", "sst2"}
+    ends = results.table("control").groupby(["control", "learning_rate"])["step"].max().unstack()
+    assert ends.loc["twice the steps"].eq(4).all() and ends.loc["vocabulary start"].eq(2).all()
     compared = compare_starts(runs, "random start")
     assert compared.loc["random start", "gain"] == 0 and compared["tasks"].max() <= 2
     assert compared[["low", "high"]].isna().all(axis=None)
