@@ -196,7 +196,7 @@ def _command(name: str, help: str, *options: Callable, json: str = "one JSON obj
 def _parser() -> argparse.ArgumentParser:
     "All commands and their options."
     parser = argparse.ArgumentParser(
-        "prompt-transfer", description="What happens to a soft prompt that leaves its task or its model."
+        "prompt-transfer", description="Train soft prompts, and measure how well they work on other tasks and models."
     )
     parser.add_argument("--version", action="version", version=f"prompt-transfer {__version__}")
     places = {"": parser.add_subparsers(required=True, metavar="command")}
@@ -336,7 +336,12 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
         help=f"name of a task, such as sst2, or a file ({', '.join(ENDINGS)}) with columns text_a (or text), label and "
         "optionally text_b",
     ),
-    _option("--words", nargs="+", metavar="LABEL=WORD", help="for a file: the label word of each label"),
+    _option(
+        "--words",
+        nargs="+",
+        metavar="LABEL=WORD",
+        help="for a file: the word with which the model answers for each label",
+    ),
     _option(
         "--dev", help="for a file: another file of rows, to select the best step (default: some rows of the first)"
     ),
@@ -496,7 +501,7 @@ def _transfer(options: argparse.Namespace) -> dict:
     prompts = _named_prompts(options.prompts)
     backbone = _backbone(options, [*prompts.values()])
     if "random" in prompts:
-        raise PromptError("a prompt cannot be called 'random', which is the row of random prompts; rename its file")
+        raise PromptError("a prompt cannot be called 'random', the name of the row of random prompts; rename its file")
     datas = [_target(task, options) for task in options.tasks]
     out = _writable(options.out, *options.prompts)
     matrix = transfer_matrix(backbone, prompts, datas, options.split)
@@ -717,7 +722,9 @@ def _taken(fit: Callable, options: argparse.Namespace) -> set[str]:
     given = [name for name in read if getattr(options, name) not in (None, [])]
     unread = [f"--{name.replace('_', '-')}" for name in given if not read[name]]
     if unread:
-        raise ProjectorError(f"{options.method} does not use {', '.join(unread)}; leave it out")
+        raise ProjectorError(
+            f"{options.method} does not use {', '.join(unread)}; omit {'them' if unread[1:] else 'it'}"
+        )
     if words and options.source is None:
         raise ProjectorError(f"{options.method} needs both models; give the source model with --source")
     return takes
@@ -887,7 +894,9 @@ def _study_run(options: argparse.Namespace) -> dict:
     given += ("retry_failed", "fail_fast")
     settings = {name: getattr(options, name) for name in given}
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
-    return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
+    answer = {"study": study.name, "dtype": study.dtype, "out": str(out)}
+    # A report needs more than some cells.
+    return answer if options.only else answer | {"report": str(write_report(Results(out)))}
 
 # %% ../nbs/library/cli.ipynb #17ed412f
 @_command("study status", "report the progress of a study", _option("out", help="folder of the results"))

@@ -1,4 +1,4 @@
-"""Computations that are done once: whatever happens to a process, answers are complete and the result is the same."""
+"Computations that are done once: whatever happens to a process, answers are complete and the result is the same."
 
 import json
 import os
@@ -86,7 +86,7 @@ def whole(tmp_path_factory):
     return contents(folder)
 
 
-# ---- what is computed and when
+# ---- running cells
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -99,7 +99,7 @@ def test_every_cell_is_answered_once(whole, tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failed_cell_holds_up_only_cells_that_need_it(tmp_path, workers):
+def test_a_failed_cell_blocks_only_cells_that_need_it(tmp_path, workers):
     store = Store(tmp_path)
     report = run_cells(CELLS, store, fails, workers=workers)
     assert [failure.error for failure in report.failed] == ["ZeroDivisionError: three"]
@@ -112,7 +112,7 @@ def test_a_failed_cell_holds_up_only_cells_that_need_it(tmp_path, workers):
     assert mended.whole and mended.answered == 3 and hidden(tmp_path) == []
 
 
-def test_a_failed_cell_holds_up_indirect_dependents(tmp_path):
+def test_a_failed_cell_blocks_indirect_dependents(tmp_path):
     chain = [FIRST[3]]
     for number in range(3):
         chain.append(Cell("second", {"of": [chain[-1].key], "number": -number - 1}, (chain[-1],)))
@@ -131,8 +131,8 @@ def test_the_cell_of_a_killed_worker_is_tried_again(whole, tmp_path):
     assert contents(tmp_path) == whole and hidden(tmp_path) == []
 
 
-def test_idle_workers_end_by_themselves_and_release_what_they_hold(tmp_path):
-    "A worker that is ended by a signal leaves the lock of its progress bar behind, about which Python warns."
+def test_idle_workers_exit_and_release_their_resources(tmp_path):
+    "A worker that is ended by a signal leaves the lock of its progress bar behind, and Python warns about it."
     workers = _Workers(Store(tmp_path), answer, None)
     workers.give(FIRST[0])
     [_] = workers.next()
@@ -156,7 +156,7 @@ def test_shards_together_compute_all_cells(whole, tmp_path):
     assert contents(tmp_path) == whole
 
 
-def test_ten_thousand_cells_are_scheduled_in_a_moment():
+def test_ten_thousand_cells_are_scheduled_quickly():
     firsts = [Cell("first", {"number": number}) for number in range(5_000)]
     cells = [*firsts, *(Cell("second", {"of": cell.key}, (cell,)) for cell in firsts)]
     started = time.perf_counter()
@@ -172,7 +172,7 @@ def test_ten_thousand_cells_are_scheduled_in_a_moment():
 
 @pytest.fixture
 def started(fork):
-    "Starts a run of two workers in a separate process."
+    "Start a run with two workers in a separate process."
 
     def run(folder, seconds):
         run_cells(CELLS, Store(folder), partial(answer, seconds=seconds), workers=2)
@@ -242,7 +242,7 @@ def test_a_dead_owner_is_replaced_at_once_here_and_after_silence_elsewhere(tmp_p
     assert run_cells(FIRST, Store(tmp_path), answer).whole
 
 
-# ---- packed
+# ---- packed stores
 
 
 @pytest.fixture
@@ -478,7 +478,7 @@ def test_a_lost_node_costs_only_time(cluster, tmp_path):
         assert there == {"cell.json", "result.json", "provenance.json", "number.txt"}
 
 
-def test_a_failure_is_recorded_here_and_holds_up_dependents(cluster, tmp_path):
+def test_a_failure_is_recorded_by_the_driver_and_blocks_dependents(cluster, tmp_path):
     cells = triangle(10, fails=2)
     report = run_cells(cells, Store(tmp_path), summed, engine="ray", workers=3)
     assert [failure.error for failure in report.failed] == ["RuntimeError: no such number"]
@@ -514,7 +514,7 @@ def test_a_study_has_the_same_result_on_a_cluster(cluster, tmp_path, monkeypatch
         assert ours == theirs
 
 
-def test_a_worker_watches_over_its_run_before_anything_heavy_is_imported():
+def test_a_worker_watches_its_run_before_slow_imports():
     code = "import sys, prompt_transferability.__main__, prompt_transferability.cells; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

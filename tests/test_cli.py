@@ -46,13 +46,13 @@ def tune(task, out, *more):
 
 @pytest.fixture(autouse=True)
 def no_data_folder(monkeypatch):
-    "The data of whoever runs the tests plays no part."
+    "The tests do not use the data folder of the person who runs them."
     monkeypatch.delenv("PROMPT_TRANSFERABILITY_DATA", raising=False)
 
 
 @pytest.fixture
 def command(capsys):
-    "Run a command that succeeds; its JSON answer."
+    "Run a command that succeeds, and return its JSON answer."
 
     def run(*arguments):
         code = main([*map(str, arguments), "--json"])
@@ -66,7 +66,7 @@ def command(capsys):
 
 @pytest.fixture
 def refused(capsys):
-    "Run a command that is a mistake; the sentence it ends with."
+    "Run a command that is a mistake, and return its error message."
 
     def run(*arguments):
         code = main([*map(str, arguments), "--json"])
@@ -80,7 +80,7 @@ def refused(capsys):
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    "A prompt that the command trained."
+    "A prompt trained by the command."
     path = tmp_path_factory.mktemp("prompts") / "sst2.safetensors"
     assert main([*tune("micro/sst2", path), "--json"]) == 0
     return path
@@ -94,7 +94,7 @@ def entries(tmp_path):
 
 @pytest.fixture
 def prompt(tmp_path):
-    "Write a prompt that nobody trained to a file of that name."
+    "Write an untrained prompt to a file with this name."
 
     def write(name, backbone="micro-bert", layout="paper", width=128):
         return SoftPrompt(torch.zeros(5, width), backbone, "imdb", layout).save(tmp_path / f"{name}.safetensors")
@@ -103,7 +103,7 @@ def prompt(tmp_path):
 
 
 def write_rows(data, split, n):
-    "A split of SST-2 in a data folder."
+    "Write a split of SST-2 to a data folder."
     folder = data / "tasks" / "sst2"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{split}.jsonl").write_text(
@@ -149,8 +149,8 @@ def test_an_answer_for_people(tuned, capsys):
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
-def test_only_the_split_that_is_asked_for_is_needed(command, refused, prompt, tmp_path, split):
-    "A dev split may be held out from train, where there is none of its own."
+def test_only_the_requested_split_is_needed(command, refused, prompt, tmp_path, split):
+    "If there is no dev split, it may be held out from train."
     data = tmp_path / "data"
     write_rows(data, {"test": "test", "dev": "train"}[split], 40)
     where = ["--data", data, "--split", split]
@@ -160,7 +160,7 @@ def test_only_the_split_that_is_asked_for_is_needed(command, refused, prompt, tm
     assert f"has no {other} split" in refused("evaluate", prompt("one"), "sst2", "--data", data, "--split", other)
 
 
-def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
+def test_a_matrix_of_many_tasks_is_shown_completely(prompt, monkeypatch, capsys):
     names = [f"micro/task{i:02}" for i in range(13)]
     monkeypatch.setattr(
         "prompt_transferability.cli.transfer_matrix", lambda *_: pd.DataFrame(0.123456, ["one", "random"], names)
@@ -174,7 +174,7 @@ def test_a_matrix_of_many_tasks_is_shown_whole(prompt, monkeypatch, capsys):
     "name",
     ["tune", "evaluate", "predict", "transfer", "similarity", "neurons", "mask", "study run", "microworld build"],
 )
-def test_help_says_the_defaults(capsys, name):
+def test_help_shows_the_defaults(capsys, name):
     with pytest.raises(SystemExit) as ended:
         main([*name.split(), "--help"])
     shown = capsys.readouterr().out
@@ -189,7 +189,7 @@ def test_help_says_the_defaults(capsys, name):
             assert text in shown
 
 
-def test_training_goes_on_from_a_prompt_and_from_a_checkpoint(command, tuned, tmp_path):
+def test_training_continues_from_a_prompt_and_from_a_checkpoint(command, tuned, tmp_path):
     out, checkpoint = tmp_path / "prompt.safetensors", tmp_path / "checkpoint"
     settings = ["--init", tuned, "--checkpoint", checkpoint, "--length", "99"]
     first = command(*tune("micro/sst2", out), *settings)
@@ -223,20 +223,20 @@ def test_a_study(command, refused, tmp_path):
     assert "differs in length" in refused("study", "run", tmp_path / "other.yaml", "--out", out)
 
 
-def test_a_study_shows_how_far_it_is(tmp_path, capfd):
+def test_a_study_shows_its_progress(tmp_path, capfd):
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     assert main(["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "\r6/6 cells" in capfd.readouterr().err  # a data cell, a prompt, its two rows, and two of a random prompt
 
 
-# ---- rows of one's own
+# ---- own files
 
 WORDS = ["--words", "leaves=negative", "returns=positive"]
 
 
 @pytest.fixture
 def guests(tmp_path, monkeypatch):
-    "A guest book in two files of the working folder."
+    "A guest book in two files in the working folder."
     monkeypatch.chdir(tmp_path)
     praise, blame = ("great", "lovely", "excellent", "superb", "nice"), ("awful", "bad", "terrible", "nasty", "poor")
     things = ("soup", "bread", "waiter", "coffee")
@@ -247,7 +247,7 @@ def guests(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_prompt_for_a_file_of_ones_own_is_trained_tested_and_predicts(command, guests):
+def test_a_prompt_is_trained_and_tested_on_own_files_and_predicts(command, guests):
     answer = command(*tune("train.csv", "guests.safetensors")[:-4], "--learning-rate", "0.01", *WORDS)
     prompt = SoftPrompt.load("guests.safetensors")
     task = prompt.declared_task()
@@ -270,7 +270,7 @@ def test_a_prompt_for_a_file_of_ones_own_is_trained_tested_and_predicts(command,
     assert (predicted["prediction"] == predicted["label"]).mean() == expected.accuracy
 
 
-def test_the_dev_rows_and_the_type_of_a_file_are_those_that_are_named(command, guests):
+def test_dev_rows_and_type_of_a_file_are_those_given(command, guests):
     settings = ["--backbone", "micro-bert", "--length", 3, "--steps", 1, "--eval-every", 1]
     few = pd.read_csv("test.csv").query("label == 'leaves'")
     few.to_csv("dev.csv", index=False)
@@ -279,7 +279,7 @@ def test_the_dev_rows_and_the_type_of_a_file_are_those_that_are_named(command, g
 
 
 @pytest.mark.parametrize("name", ["imdb", "random"])
-def test_a_task_of_ones_own_cannot_be_named_like_another(name, refused, guests):
+def test_an_own_task_cannot_have_a_reserved_name(name, refused, guests):
     out = f"{name}.safetensors"
     assert f"the name {name!r} is reserved" in refused(
         "tune", "train.csv", *WORDS, "--backbone", "micro-bert", "--out", out
@@ -312,12 +312,12 @@ def test_a_file_is_evaluated_with_the_labels_of_the_prompt(refused, tuned, guest
     assert "there is no file tets.csv" in refused("evaluate", tuned, "tets.csv")
 
 
-# ---- prompts beside prompts
+# ---- comparing prompts
 
 
 @pytest.fixture
 def drawn(tmp_path):
-    "Write a prompt of random vectors to a file of that name."
+    "Write a prompt of random vectors to a file with this name."
 
     def write(name, task="micro/sst2", backbone="micro-bert", length=5, layout="paper", seed=0):
         values = torch.randn(length, 128, generator=torch.Generator().manual_seed(seed))
@@ -362,7 +362,7 @@ def test_similarity_by_neurons_and_layers(command, drawn):
         assert list(answer["pairs"]) == ["different task"]  # of a task that nobody knows there is no type
 
 
-def test_one_prompt_is_only_like_itself(command, drawn, capsys):
+def test_one_prompt_is_compared_only_with_itself(command, drawn, capsys):
     one = ["similarity", str(drawn("a")), "--metric", "cosine_concat"]
     answer = command(*one)
     assert answer["matrix"] == {"a": {"a": pytest.approx(1)}} and answer["pairs"] == {}
@@ -371,7 +371,7 @@ def test_one_prompt_is_only_like_itself(command, drawn, capsys):
     assert "matrix:" in shown and "pairs" not in shown and "Empty" not in shown
 
 
-def test_prompts_that_nobody_trained_are_of_no_task(command, drawn):
+def test_untrained_prompts_have_no_task(command, drawn):
     paths = [drawn(name, name, seed=i) for i, name in enumerate(UNTRAINED)] + [drawn("again", "random", seed=8)]
     answer = command("similarity", *paths, "--metric", "cosine_average")
     assert len(answer["matrix"]) == 4 and answer["pairs"] == {}
@@ -423,7 +423,7 @@ def test_masked_neurons(command, drawn, capsys, tmp_path):
     assert "random by layer" in capsys.readouterr().out
 
 
-def test_masks_that_make_no_sense(refused, drawn, tmp_path):
+def test_invalid_masks_are_rejected(refused, drawn, tmp_path):
     one, out = drawn("one"), tmp_path / "masks.csv"
     for words, sentence in (
         (["--ratio", "20"], "ratio is 20; give the share of the 2048 neurons to take, above 0 and at most 1"),
@@ -437,14 +437,14 @@ def test_masks_that_make_no_sense(refused, drawn, tmp_path):
     assert not out.exists()
 
 
-def test_prompts_of_one_name_are_told_apart_by_their_folders(command, drawn, tmp_path):
+def test_prompts_with_the_same_name_are_distinguished_by_their_folders(command, drawn, tmp_path):
     first = drawn("seed0/sst2")
     second = drawn("seed1/sst2", seed=1)
     answer = command("similarity", first, second, "--metric", "cosine_average")
     assert list(answer["matrix"]) == [str(first), str(second)]
 
 
-def test_a_prompt_that_is_given_twice(refused, drawn, tmp_path):
+def test_a_prompt_given_twice_is_rejected(refused, drawn, tmp_path):
     one, other = drawn("one"), drawn("other", seed=1)
     roundabout = tmp_path / "." / ".." / tmp_path.name / "one.safetensors"
     for name in (
@@ -457,7 +457,7 @@ def test_a_prompt_that_is_given_twice(refused, drawn, tmp_path):
             assert f"the prompt file '{again}' is given twice" in refused(command, one, other, again, *options)
 
 
-def test_prompts_that_cannot_be_compared(refused, drawn, prompt, tmp_path):
+def test_prompts_that_cannot_be_compared_are_rejected(refused, drawn, prompt, tmp_path):
     one, out = drawn("one"), tmp_path / "matrix.csv"
     by_vectors = ["--metric", "cosine_concat", "--out", out]
     assert "'one' has 5 vectors and 'long' 9" in refused("similarity", one, drawn("long", length=9), *by_vectors)
@@ -475,7 +475,7 @@ def test_prompts_that_cannot_be_compared(refused, drawn, prompt, tmp_path):
     assert not out.exists()
 
 
-def test_options_of_a_comparison_that_make_no_sense(refused, drawn, tmp_path):
+def test_invalid_options_of_a_comparison_are_rejected(refused, drawn, tmp_path):
     one = drawn("one")
     assert "unknown metric 'cosin'" in refused("similarity", one, "--metric", "cosin")
     neurons = ["similarity", one, "--metric", "neuron_overlap", "--layers"]
@@ -488,7 +488,7 @@ def test_options_of_a_comparison_that_make_no_sense(refused, drawn, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["top", "1-2-3", "-1", "", "1,2", "3-1", "0-1", "0"])
-def test_layers_that_make_no_sense_are_known_before_the_model_is_looked_for(refused, drawn, given):
+def test_invalid_layers_are_reported_before_the_model_is_searched_for(refused, drawn, given):
     path = drawn("one", backbone="a-model-that-is-nowhere")
     sentence = refused("similarity", path, "--metric", "neuron_overlap", f"--layers={given}")
     assert f"--layers is '{given}'; give the first and the last layer, as in 10-12" in sentence
@@ -508,7 +508,7 @@ def test_micro_models_are_built(command, refused, tmp_path, capsys):
     assert "from 1 to 100,000" in refused("microworld", "build", "micro-bert", "--steps", "0", "--out", tmp_path / "x")
 
 
-def test_names_that_nothing_has(refused, tuned, tmp_path, entries):
+def test_unknown_names_are_reported(refused, tuned, tmp_path, entries):
     out = tmp_path / "prompt.safetensors"
     assert "unknown task 'micro/sst'; did you mean 'micro/sst2'?" in refused(*tune("micro/sst", out))
     assert "unknown task 'mrcp'; did you mean 'mrpc'?" in refused("evaluate", tuned, "mrcp")
@@ -520,7 +520,7 @@ def test_names_that_nothing_has(refused, tuned, tmp_path, entries):
     assert entries() == []
 
 
-def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, tmp_path_factory, entries):
+def test_an_unknown_model_is_reported_in_seconds(tmp_path, tmp_path_factory, entries):
     "Without a network, and from the installed command, as a user sees it."
     arguments = ["tune", "micro/sst2", "--backbone", "roberta-bas", "--out", str(tmp_path / "prompt.safetensors")]
     started = time.monotonic()
@@ -537,7 +537,7 @@ def test_a_model_that_nobody_has_is_known_in_seconds(tmp_path, tmp_path_factory,
     assert entries() == []
 
 
-def test_a_model_that_a_prompt_names_and_nobody_finds(refused, prompt, monkeypatch):
+def test_a_missing_model_of_a_prompt_is_reported(refused, prompt, monkeypatch):
     def absent(*_):
         raise FileNotFoundError("there is no model")
 
@@ -550,14 +550,14 @@ def test_a_model_that_a_prompt_names_and_nobody_finds(refused, prompt, monkeypat
         assert refused(*arguments, "--backbone", "another") == "prompt-transfer: there is no model\n"
 
 
-def test_prompts_of_different_models_are_evaluated_on_the_model_that_is_named(command, refused, prompt):
+def test_prompts_of_different_models_are_evaluated_on_the_given_model(command, refused, prompt):
     arguments = ["transfer", prompt("one"), prompt("two", backbone="another"), "--tasks", "micro/mrpc"]
     sentence = refused(*arguments)
     assert "different models (micro-bert, another)" in sentence and "--backbone" in sentence
     assert list(command(*arguments, "--backbone", "micro-bert")["matrix"]) == ["one", "two", "random"]
 
 
-def test_prompts_that_do_not_fit(refused, tuned, prompt, tmp_path):
+def test_prompts_that_do_not_fit_are_rejected(refused, tuned, prompt, tmp_path):
     narrow, authors = prompt("narrow", width=64), prompt("authors", layout="authors")
     sentence = "is 64 wide; 'micro-bert' takes 128: carry it over with a projector"
     out = tmp_path / "out"
@@ -570,7 +570,7 @@ def test_prompts_that_do_not_fit(refused, tuned, prompt, tmp_path):
     assert not out.exists()
 
 
-def test_files_that_are_no_prompt(refused, tuned, tmp_path):
+def test_files_without_a_prompt_are_rejected(refused, tuned, tmp_path):
     text, weights, pickled = (tmp_path / name for name in ("notes.txt", "model.safetensors", "task_prompt"))
     text.write_text("hello")
     save_file({"weight": torch.zeros(2)}, weights)
@@ -585,7 +585,7 @@ def test_files_that_are_no_prompt(refused, tuned, tmp_path):
     assert not out.exists()
 
 
-def test_data_that_is_not_there(refused, tmp_path, entries):
+def test_missing_data_is_reported(refused, tmp_path, entries):
     out = tmp_path / "prompt.safetensors"
     assert "no rows of task 'sst2'" in refused(*tune("sst2", out), "--data", tmp_path / "absent")
     assert entries() == []
@@ -605,7 +605,7 @@ def test_data_that_is_not_there(refused, tmp_path, entries):
     ],
     ids=["unknown label", "no label", "no JSON", "no text"],
 )
-def test_rows_that_do_not_fit_their_task(refused, tmp_path, entries, row, sentence):
+def test_rows_that_do_not_fit_their_task_are_rejected(refused, tmp_path, entries, row, sentence):
     good = [
         f'{{"text_a": "text {i}", "text_b": null, "label": "{label}"}}'
         for i, label in enumerate(["positive", "negative"] * 4)
@@ -619,7 +619,7 @@ def test_rows_that_do_not_fit_their_task(refused, tmp_path, entries, row, senten
     assert entries() == ["tasks", "tasks/sst2", "tasks/sst2/dev.jsonl", "tasks/sst2/train.jsonl"]
 
 
-def test_training_that_cannot_be(refused, tmp_path, entries):
+def test_invalid_training_settings_are_rejected(refused, tmp_path, entries):
     out, checkpoint = (tmp_path / "new" / name for name in ("prompt.safetensors", "checkpoint"))
     error = refused(*tune("micro/sst2", out), "--learning-rate", "1e30", "--checkpoint", checkpoint)
     assert "the loss of task 'micro/sst2' is nan at step" in error and "smaller learning rate" in error
@@ -632,7 +632,7 @@ def test_training_that_cannot_be(refused, tmp_path, entries):
     assert entries() == []
 
 
-def test_a_loss_that_is_no_number_with_the_progress_shown(tmp_path, capfd):
+def test_a_loss_that_is_not_finite_is_reported_below_the_progress_bar(tmp_path, capfd):
     assert main([*tune("micro/sst2", tmp_path / "prompt.safetensors"), "--learning-rate", "1e30"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and "Traceback" not in err
@@ -640,19 +640,19 @@ def test_a_loss_that_is_no_number_with_the_progress_shown(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("workers", ["0", "-1"])
-def test_no_processes(refused, tmp_path, workers):
+def test_an_invalid_number_of_workers_is_rejected(refused, tmp_path, workers):
     (tmp_path / "study.yaml").write_text(STUDY)
     arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out"]
     assert "workers" in refused(*arguments, "--workers", workers)
 
 
-def test_settings_of_a_study_that_are_no_numbers(refused, tmp_path):
+def test_settings_of_a_study_must_be_numbers(refused, tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY.replace("steps: 10", "steps: many"))
     arguments = ["study", "run", tmp_path / "study.yaml", "--out", tmp_path / "out", "--workers", 1]
     assert "steps" in refused(*arguments) and not (tmp_path / "out" / "cells").exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused, tuned, tmp_path, monkeypatch):
+def test_an_unwritable_output_is_rejected_before_the_work(refused, tuned, tmp_path, monkeypatch):
     def work(*_, **__):
         pytest.fail("the work was done before the output was looked at")
 
@@ -674,13 +674,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(refused, tu
 
 
 def test_a_matrix_is_written_to_a_new_folder(command, tuned, tmp_path):
-    "As `tune` does with a prompt."
+    "`tune` does the same with a prompt."
     command("transfer", tuned, "--tasks", "micro/sst2", "--out", tmp_path / "new" / "matrix.csv")
     assert (tmp_path / "new" / "matrix.csv").is_file()
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_an_interrupted_command_says_whether_it_can_go_on(tmp_path, monkeypatch, capsys, checkpoint):
+def test_an_interrupted_command_says_whether_it_can_resume(tmp_path, monkeypatch, capsys, checkpoint):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -705,15 +705,15 @@ def test_interrupted_commands_without_a_checkpoint(prompt, tmp_path, monkeypatch
     assert capsys.readouterr().err == "prompt-transfer: interrupted; run the same command again to resume\n"
 
 
-def test_prompts_of_one_file_name_are_not_mixed_up(command, tuned, tmp_path):
-    "A row of the matrix is called by its file; of two files of one name in two folders, by their paths."
+def test_prompts_with_the_same_file_name_are_not_confused(command, tuned, tmp_path):
+    "A row of the matrix has the name of its file, or the path if two files have the same name."
     for name in ("first", "second"):
         SoftPrompt.load(tuned).save(tmp_path / name / "prompt.safetensors")
     paths = [str(tmp_path / name / "prompt.safetensors") for name in ("first", "second")]
     assert list(command("transfer", *paths, "--tasks", "micro/sst2")["matrix"]) == [*paths, "random"]
 
 
-def test_a_random_prompt_file_beside_the_random_prompts(refused, tuned, tmp_path):
+def test_a_prompt_file_named_random_is_rejected(refused, tuned, tmp_path):
     path = SoftPrompt.load(tuned).save(tmp_path / "random.safetensors")
     assert "cannot be called 'random'" in refused("transfer", path, "--tasks", "micro/sst2")
 
@@ -725,7 +725,7 @@ FIT = ["--steps", "4", "--eval-every", "2", "--hidden-size", "8"]
 
 @pytest.fixture(scope="module")
 def projector(tuned, tmp_path_factory):
-    "A projector that the command trained by task tuning."
+    "A projector trained by the command with task tuning."
     path = tmp_path_factory.mktemp("projectors") / "projector.safetensors"
     arguments = [
         "project",
@@ -742,7 +742,7 @@ def projector(tuned, tmp_path_factory):
     return path
 
 
-def test_a_projector_is_fitted_and_carries_a_prompt(projector, tuned, tmp_path, command):
+def test_a_projector_is_fitted_and_maps_a_prompt(projector, tuned, tmp_path, command):
     answer = command("project", "carry", tuned, "--projector", projector, "--out", tmp_path / "carried.safetensors")
     assert (answer["task"], answer["from"], answer["backbone"]) == ("micro/sst2", "micro-bert", "micro-roberta")
     carried, fitted = SoftPrompt.load(answer["prompt"]), Projector.load(projector)
@@ -779,7 +779,7 @@ def test_the_ablation_is_on_the_command_line(tuned, tmp_path, command):
     assert (fitted.layer_norm, fitted.activation) == (False, "leaky_relu")
 
 
-def test_prompts_and_models_that_a_projector_does_not_fit_are_refused(projector, tuned, tmp_path, refused):
+def test_prompts_and_models_that_do_not_fit_a_projector_are_rejected(projector, tuned, tmp_path, refused):
     out = ("--out", tmp_path / "carried.safetensors")
     large = ("--backbone", "micro-roberta-large")
     assert "'micro-roberta', not for" in refused("project", "carry", tuned, "--projector", projector, *large, *out)
@@ -850,10 +850,10 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
         ),
         (("directly-reused", "--source", "micro-roberta", "--target", "micro-roberta-large"), "takes 144"),
         (("token-mapping", "--source", "micro-bert", "--target", "micro-roberta"), "one vocabulary"),
-        (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 with --wanted"),
+        (("prompt-mapping", "--target", "micro-roberta", "--wanted", "PROMPT"), "0 prompts and 1 after --wanted"),
         (
             ("prompt-mapping", "--target", "micro-roberta", "--prompts", "PROMPT", "--wanted", "PROMPT"),
-            "is of 'micro-bert', but the target is 'micro-roberta'",
+            "the prompt for task 'micro/sst2' belongs to 'micro-bert'",
         ),
         (
             ("task-tuning", "--target", "micro-roberta", "--prompts", "PROMPT", "PROMPT"),
@@ -870,7 +870,7 @@ def test_no_file_that_a_command_reads_is_overwritten(line, tuned, projector, tmp
         (("task-tuning", "--target", "micro-roberta"), "there is no prompt of the source model"),
     ],
 )
-def test_a_fit_that_cannot_be_is_one_sentence(arguments, sentence, tuned, tmp_path, refused):
+def test_an_impossible_fit_is_one_sentence(arguments, sentence, tuned, tmp_path, refused):
     arguments = [tuned if word == "PROMPT" else word for word in arguments]
     assert sentence in refused("project", "fit", *arguments, "--out", tmp_path / "fitted.safetensors")
     assert not list(tmp_path.iterdir())
@@ -879,8 +879,8 @@ def test_a_fit_that_cannot_be_is_one_sentence(arguments, sentence, tuned, tmp_pa
 # ---- data types and devices
 
 
-def test_prompts_are_trained_in_the_number_type_that_is_asked_for(command, tuned, tmp_path):
-    "bfloat16 keeps three digits: the prompt goes the way of the one of float32, and is another."
+def test_prompts_are_trained_in_the_requested_data_type(command, tuned, tmp_path):
+    "bfloat16 keeps about three digits, so the prompt is close to the one trained in float32, but different."
     answer = command(*tune("micro/sst2", tmp_path / "half.safetensors"), "--dtype", "bfloat16", "--device", "cpu")
     assert (answer["device"], answer["dtype"]) == ("cpu", "bfloat16")
     half, whole = (SoftPrompt.load(path).values for path in (answer["prompt"], tuned))
@@ -906,7 +906,7 @@ COMPUTING = {
 
 @pytest.fixture
 def computing(tuned, projector, prompt, tmp_path):
-    "The words of a computing command, with files of this test in it."
+    "The words of a command that computes, with files of this test."
     (tmp_path / "study.yaml").write_text(STUDY.replace(", micro/mrpc", "").replace("steps: 10", "steps: 2"))
     files = {"PROMPT": tuned, "A": prompt("a", "micro-roberta"), "B": prompt("b"), "PROJECTOR": projector}
     (tmp_path / "texts.csv").write_text("text\nthe film was dull\n")
@@ -915,7 +915,7 @@ def computing(tuned, projector, prompt, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMPUTING)
-def test_every_command_computes_as_it_is_told_and_says_so(name, computing, command, tmp_path):
+def test_every_command_uses_and_reports_the_requested_device_and_data_type(name, computing, command, tmp_path):
     told = command(*computing(name), "--dtype", "float64", "--device", "cpu")
     assert told["dtype"] == "float64"
     if name == "study":
@@ -931,13 +931,13 @@ def test_every_command_computes_as_it_is_told_and_says_so(name, computing, comma
     ("mistake", "sentence"),
     [(("--dtype", "int8"), r"'int8'.*float32, bfloat16, float16, float64"), (("--device", "gpu"), "no device 'gpu'")],
 )
-def test_number_types_and_devices_that_are_not_there(name, mistake, sentence, computing, refused, tmp_path):
+def test_unavailable_data_types_and_devices_are_rejected(name, mistake, sentence, computing, refused, tmp_path):
     assert re.search(sentence, refused(*computing(name), *mistake))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])
-def test_a_gguf_file_without_the_package_that_reads_it(place, refused, tmp_path, monkeypatch):
+def test_a_gguf_file_needs_the_package_gguf(place, refused, tmp_path, monkeypatch):
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
     name = (tmp_path / "tiny.gguf",) if place == "file" else ("tiny", "--models", tmp_path)
@@ -946,7 +946,7 @@ def test_a_gguf_file_without_the_package_that_reads_it(place, refused, tmp_path,
     )
 
 
-# ---- names out of files, and paths
+# ---- names from files, and paths
 
 
 def prompt_file(path, **header):
@@ -959,13 +959,13 @@ def prompt_file(path, **header):
 @pytest.mark.parametrize(
     "name", ["/etc", "../elsewhere", "./here", "~/models/x", "a/../b", "a/b/c", "..", ".hidden", "a\\b", ""]
 )
-def test_a_prompt_does_not_choose_the_folder_that_is_opened(tmp_path, capsys, name):
+def test_a_prompt_cannot_choose_the_folder_that_is_opened(tmp_path, capsys, name):
     assert main(["evaluate", prompt_file(tmp_path / "p", backbone=name), "micro/sst2"]) == 2
     said = capsys.readouterr().err
     assert "the prompt names" in said and "give it with --backbone" in said and said.count("\n") == 1
 
 
-def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, capsys, monkeypatch):
+def test_a_prompt_does_not_use_a_folder_that_happens_to_have_its_models_name(tmp_path, capsys, monkeypatch):
     shutil.copytree(model_folder("micro-bert"), tmp_path / "models" / "mine")
     monkeypatch.chdir(tmp_path / "models")
     line = ["evaluate", prompt_file(tmp_path / "p", backbone="mine"), "micro/sst2", "--json"]
@@ -977,14 +977,14 @@ def test_a_prompt_does_not_take_a_folder_that_happens_to_lie_here(tmp_path, caps
 
 
 @pytest.mark.parametrize("task", ["x\naccuracy: 1.0000", "\x1b[2J\x1b[H", "x\r", "\u202eabc", "\x9b2J"])
-def test_no_line_is_forged_in_the_terminal(tmp_path, capsys, task):
+def test_names_in_files_cannot_forge_a_line_in_the_terminal(tmp_path, capsys, task):
     assert main(["evaluate", prompt_file(tmp_path / "p", task=task), "micro/sst2"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.strip().isprintable()
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\rb"])
-def test_file_names_are_shown_and_not_obeyed(tmp_path, capsys, name):
+def test_control_characters_in_file_names_are_escaped(tmp_path, capsys, name):
     files = [prompt_file(tmp_path / f"{name}{i}.safetensors") for i in range(2)]
     assert main(["evaluate", files[0], "micro/sst2", "--device", "cpu"]) == 0
     assert "\x1b" not in (out := capsys.readouterr().out) and "\r" not in out and out.count("\n") < 14
@@ -1006,11 +1006,11 @@ def test_file_names_are_shown_and_not_obeyed(tmp_path, capsys, name):
         ("a=/secret", "a=/secret"),
     ],
 )
-def test_folders_of_this_machine_stay_out_of_what_others_read(given, kept):
+def test_absolute_paths_are_not_recorded(given, kept):
     assert recorded_command(["prompt-transfer", given]) == f"prompt-transfer {kept}"
 
 
-def test_out_may_be_a_link_or_a_pipe_and_never_a_circle(tmp_path, capsys):
+def test_out_may_be_a_link_or_a_pipe_but_not_a_circular_link(tmp_path, capsys):
     prompts = [prompt_file(tmp_path / f"{i}.safetensors") for i in range(2)]
     command = ["similarity", *prompts, "--metric", "cosine_average", "--out"]
     (tmp_path / "link").symlink_to(tmp_path / "table.csv")
@@ -1053,12 +1053,12 @@ def test_the_module_is_the_command(command):
         ["--device", "gpu"],
     ],
 )
-def test_settings_that_cannot_be_are_one_sentence(tmp_path, capsys, words):
+def test_invalid_settings_are_one_sentence(tmp_path, capsys, words):
     assert main(["tune", "micro/sst2", "--backbone", "micro-bert", "--out", str(tmp_path / "p"), *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_command_starts_without_the_code_of_models():
-    "Which takes `transformers` three seconds to import, and neither `--help` nor a mistake in a word needs it."
+    "Importing it takes three seconds, and neither `--help` nor a misspelled word needs it."
     script = "import sys, prompt_transferability.cli; sys.exit('transformers.modeling_utils' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,4 +1,4 @@
-"Studies: runs that fail, are killed or are spread over processes; the keys of cells; what is written about them."
+"Studies: runs that fail, are killed or use several processes; the keys of cells; what is recorded about them."
 
 import json
 import os
@@ -75,12 +75,12 @@ TINY = Study(
 
 
 def cells_in(study, out):
-    "The cells of a study as they were asked in its folder."
+    "The cells of a study, with the fingerprints recorded in its folder."
     return study.cells(recorded_fingerprints(out))
 
 
 def answers(study, out):
-    "What every cell found, without the time it took."
+    "The result of every cell, without times."
     found = {}
     for cell in cells_in(study, out):
         result = json.loads((Store(out).place(cell) / "result.json").read_text())
@@ -97,13 +97,13 @@ def prompts(study, out):
 
 
 def halves(out):
-    "Files and folders of cells that are not done."
+    "Files and folders of unfinished cells."
     return [path.name for path in out.glob("cells/*/.*")]
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    "As in a process that was started with OMP_NUM_THREADS=1, so that sums are formed in the same order."
+    "As in a process started with OMP_NUM_THREADS=1, so sums are computed in the same order."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -112,14 +112,14 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(one_thread, tmp_path_factory):
-    "The tiny study, from one run that nothing disturbed."
+    "The tiny study, from one undisturbed run."
     return TINY.run(tmp_path_factory.mktemp("whole"), workers=1, progress=False)
 
 
-# ---- runs that do not come to their end
+# ---- interrupted runs
 
 
-def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp_path, monkeypatch):
+def test_a_failed_cell_leaves_no_files_and_the_next_run_completes(whole, tmp_path, monkeypatch):
     transfer = KINDS["transfer"]
     bad = next(
         cell for cell in cells_in(TINY, whole) if cell.kind == "transfer" and cell.asked["source"] == "micro/mrpc"
@@ -150,11 +150,11 @@ def test_a_cell_that_raises_leaves_nothing_and_the_next_run_completes(whole, tmp
     assert answers(TINY, tmp_path) == answers(TINY, whole)
 
 
-def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path, fork):
+def test_a_killed_study_gives_the_same_results(whole, tmp_path, fork):
     out = tmp_path / "out"
     process = fork(lambda: TINY.run(out, workers=1, progress=False) and None).process
     try:
-        # In the middle: one prompt is trained, and the second one is on its way.
+        # In the middle: one prompt has been trained, and training of the second one has begun.
         while not (list(out.glob("cells/tune/[!.]*")) and list(out.glob("cells/tune/.*.checkpoint"))):
             assert process.is_alive(), "the run ended before it could be killed"
             time.sleep(0.005)
@@ -169,11 +169,11 @@ def test_a_killed_study_ends_as_if_it_had_not_been_killed(whole, tmp_path, fork)
     assert answers(TINY, out) == answers(TINY, whole)
     for ours, theirs in zip(prompts(TINY, out), prompts(TINY, whole), strict=True):
         assert torch.equal(ours.values, theirs.values) and ours.metadata == theirs.metadata
-    assert halves(out) == [], "what the killed process had begun was not cleared away"
+    assert halves(out) == [], "unfinished work of the killed process was not removed"
 
 
-def test_a_declaration_that_breaks_off_does_not_lock_the_folder(tmp_path, monkeypatch):
-    "A run that dies while it writes study.yaml can be started again."
+def test_an_interrupted_declaration_does_not_lock_the_folder(tmp_path, monkeypatch):
+    "A run that is killed while it writes study.yaml can be started again."
     write = Path.write_text
 
     def break_off(path, text, *args, **kwargs):
@@ -194,7 +194,7 @@ def test_a_declaration_that_breaks_off_does_not_lock_the_folder(tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def local_data(tmp_path_factory):
-    "A data folder with two tasks: one without a test split, one with a bad label in it."
+    "A data folder with two tasks: one without a test split, one with an invalid label."
     folder = tmp_path_factory.mktemp("data")
     for name, source, splits in (
         ("mrpc", "micro/mrpc", ("train", "dev")),
@@ -211,12 +211,12 @@ def local_data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(local_data, one_thread, tmp_path_factory):
-    "A study of that folder, in one process."
+    "A study on that folder, in one process."
     study = replace(TINY, name="local", tasks=("mrpc", "sst2"), steps=10)
     return study, study.run(tmp_path_factory.mktemp("local"), data=local_data, workers=1, progress=False)
 
 
-def test_bad_data_is_known_before_anything_is_computed(local, local_data, tmp_path):
+def test_bad_data_is_reported_before_anything_is_computed(local, local_data, tmp_path):
     study, _ = local
     dev = local_data / "tasks" / "sst2" / "dev.jsonl"
     good = dev.read_text()
@@ -229,7 +229,7 @@ def test_bad_data_is_known_before_anything_is_computed(local, local_data, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_find_the_same(local, local_data, tmp_path):
+def test_two_processes_give_the_same_results(local, local_data, tmp_path):
     study, alone = local
     study.run(tmp_path, data=local_data, workers=2, progress=False)
     assert halves(tmp_path) == [] and study.status(tmp_path)["missing"].sum() == 0
@@ -249,10 +249,10 @@ def test_two_processes_find_the_same(local, local_data, tmp_path):
         assert torch.allclose(ours.values, theirs.values, atol=1e-2)
 
 
-# ---- whole models beside prompts
+# ---- fine-tuning
 
 
-def test_a_fine_tuned_model_is_evaluated_and_not_kept(one_thread, tmp_path):
+def test_a_fine_tuned_model_is_evaluated_and_not_stored(one_thread, tmp_path):
     study = replace(TINY, tasks=("micro/sst2",), steps=20, fine_tuning_rates=(3e-4, 1e-12), random_seeds=())
     study.run(tmp_path, workers=1, progress=False)
     cells = [cell for cell in cells_in(study, tmp_path) if cell.kind == "fine_tune"]
@@ -271,8 +271,8 @@ def test_a_fine_tuned_model_is_evaluated_and_not_kept(one_thread, tmp_path):
     assert halves(tmp_path) == []
 
 
-def test_a_whole_model_is_asked_nothing_about_prompts():
-    "So that studies with prompts of another length or rate find the same answer."
+def test_fine_tuning_does_not_depend_on_settings_of_prompts():
+    "Studies with prompts of another length or learning rate share the same answer."
     asked = [
         {cell.key for cell in study.cells() if cell.kind == "fine_tune"}
         for study in (
@@ -283,10 +283,10 @@ def test_a_whole_model_is_asked_nothing_about_prompts():
     assert asked[0] == asked[1] and len(asked[0]) == 2
 
 
-# ---- what is evaluated on what
+# ---- evaluations
 
 
-def test_a_target_without_the_split_is_said_to_have_none(local):
+def test_a_target_without_the_split_is_recorded_as_having_none(local):
     study, out = local
     tested = {
         cell.asked["source"]: json.loads((Store(out).place(cell) / "result.json").read_text())["targets"]
@@ -297,7 +297,7 @@ def test_a_target_without_the_split_is_said_to_have_none(local):
     assert tested["sst2"]["sst2"]["n"] == 40
 
 
-def test_splits_are_capped_and_always_by_the_same_rows(whole):
+def test_splits_are_always_limited_to_the_same_rows(whole):
     tuned = {}
     for cell in cells_in(TINY, whole):
         result = json.loads((Store(whole).place(cell) / "result.json").read_text())
@@ -349,18 +349,18 @@ def test_a_key_changes_with_every_setting(change):
         assert tuned[0] and not tuned[0] & tuned[1], kind
 
 
-def test_defaults_that_came_later_are_in_no_key():
-    "So that what was computed before there was another choice is still found."
+def test_keys_leave_out_later_settings_at_their_defaults():
+    "Results computed before these settings existed are still found."
     assert not any({"unified_label_words", "dtype"} & cell.asked.keys() for cell in CROSS.cells())
     assert Study.from_preset("micro").status(ROOT / "results" / "micro")["missing"].sum() == 0
 
 
-def test_a_whole_model_is_trained_in_float32_whatever_prompts_are_trained_in():
+def test_fine_tuning_is_always_in_float32():
     tuned = replace(TINY, fine_tuning_rates=(1e-3,))
     assert keys(replace(tuned, dtype="bfloat16"), "fine_tune") == keys(tuned, "fine_tune")
 
 
-def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
+def test_another_data_type_changes_results_and_is_recorded(whole, tmp_path):
     other = replace(TINY, dtype="bfloat16")
     other.run(tmp_path, device="cpu", workers=1, progress=False)
     assert answers(other, tmp_path) != answers(TINY, whole)
@@ -374,7 +374,7 @@ def test_another_number_type_gives_other_numbers_and_says_so(whole, tmp_path):
     assert Study.from_file(tmp_path / "study.yaml") == other
 
 
-def test_the_device_is_no_part_of_the_question(whole, tmp_path, monkeypatch):
+def test_the_device_is_not_part_of_the_question(whole, tmp_path, monkeypatch):
     (tmp_path / "cells").symlink_to(whole / "cells")
     monkeypatch.setattr(study_module, "answer", lambda cell, *_: pytest.fail(f"{cell_label(cell)} was computed again"))
     TINY.run(tmp_path, device="cpu", workers=1, progress=False)
@@ -415,7 +415,7 @@ def started(one_thread, tmp_path_factory):
 
 
 def tpt_runs(out):
-    "Target, candidates, mix, and what the result says, of each run from other tasks."
+    "Target, candidates, mix and result of each run from other tasks."
     found = {}
     for cell in cells_in(STARTS, out):
         if cell.kind == "tpt":
@@ -424,8 +424,8 @@ def tpt_runs(out):
     return found
 
 
-def test_runs_from_other_tasks_leave_the_other_keys_alone():
-    "So that a study to which they are added computes nothing else anew."
+def test_adding_runs_from_other_tasks_changes_no_other_key():
+    "A study to which they are added recomputes nothing else."
     plain = replace(STARTS, tpt=(), tpt_mixes=(), tpt_steps=None, probe_steps=None)
     assert [cell.key for cell in plain.cells()] == [
         cell.key for cell in STARTS.cells() if cell.kind not in ("tpt", "probe")
@@ -434,8 +434,8 @@ def test_runs_from_other_tasks_leave_the_other_keys_alone():
 
 
 @pytest.mark.parametrize("change", [dict(tpt_steps=11), dict(length=7), dict(steps=21), dict(seeds=(1,))], ids=str)
-def test_the_key_of_such_a_run_changes_with_it_and_with_its_sources(change):
-    "Steps of the sources too: another prompt is another start."
+def test_the_key_of_such_a_run_depends_on_its_settings_and_sources(change):
+    "This includes the steps of the sources, because another prompt is another start."
     ours, others = (set(keys(study, "tpt").values()) for study in (STARTS, replace(STARTS, **change)))
     assert ours and not ours & others
 
@@ -468,8 +468,8 @@ def test_the_weights_of_a_mix_are_similarities_to_the_probe(started):
     assert SoftPrompt.load(Store(started).place(probe) / "prompt.safetensors").metadata["steps"] == 10
 
 
-def test_a_run_says_what_its_choice_cost_elsewhere(started):
-    "Evaluations and steps were those of other cells; how long they took is not known."
+def test_a_run_records_the_cost_of_its_choice_in_other_cells(started):
+    "The evaluations and steps belong to other cells; their duration is unknown."
     for (_, candidates, mix), (_, result) in tpt_runs(started).items():
         steps, evaluations = (0, 0) if len(candidates) == 1 else (10, 2) if mix == "weighted" else (0, len(candidates))
         choice = result["init"]["choice"]
@@ -480,12 +480,12 @@ def test_a_run_says_what_its_choice_cost_elsewhere(started):
         )
 
 
-def test_a_mix_has_two_sources_or_more():
+def test_a_mix_has_at_least_two_sources():
     pair = replace(STARTS, tasks=("micro/sst2", "micro/imdb"))
     assert {cell.asked.get("mix") for cell in pair.cells() if cell.kind == "tpt"} == {None}
 
 
-def test_a_prompt_says_what_it_started_from_and_its_test_accuracy_is_kept(started):
+def test_a_prompt_records_its_start_and_its_test_accuracy_is_stored(started):
     for (target, _, _), (cell, result) in tpt_runs(started).items():
         prompt = SoftPrompt.load(Store(started).place(cell) / "prompt.safetensors")
         assert prompt.task == target and prompt.metadata["init"] == result["init"]
@@ -503,7 +503,7 @@ def test_a_prompt_says_what_it_started_from_and_its_test_accuracy_is_kept(starte
     ],
     ids=str,
 )
-def test_starts_that_cannot_be_are_refused(change, sentence):
+def test_invalid_starts_are_rejected(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(STARTS, **change)
 
@@ -513,14 +513,14 @@ def test_keys_change_with_the_code_version(monkeypatch):
     monkeypatch.setitem(KINDS, "transfer", replace(KINDS["transfer"], version=2))
     assert keys(TINY, "tune") == tune and not set(keys(TINY, "transfer").values()) & set(transfer.values())
     monkeypatch.undo()
-    # A prompt that would be trained otherwise is another prompt, wherever it is evaluated.
+    # A prompt that would be trained differently is another prompt, wherever it is evaluated.
     monkeypatch.setitem(KINDS, "tune", replace(KINDS["tune"], version=2))
     assert not set(keys(TINY, "tune").values()) & set(tune.values())
     changed = {label for label, key in keys(TINY, "transfer").items() if key != transfer[label]}
     assert changed == {label for label in transfer if "random" not in label}
 
 
-def test_cells_of_a_study_have_different_keys_and_follow_what_they_need():
+def test_cells_have_unique_keys_and_follow_the_cells_that_they_need():
     cells = replace(TINY, backbones=("micro-bert", "micro-roberta"), seeds=(0, 1), random_seeds=(0, 1)).cells()
     assert len({cell.key for cell in cells}) == len(cells) == 2 + 2 * (2 * 2 * 3 + 2 * 2)
     seen = set()
@@ -529,8 +529,8 @@ def test_cells_of_a_study_have_different_keys_and_follow_what_they_need():
         seen.add(cell.key)
 
 
-def test_keys_do_not_depend_on_names_and_places(whole, tmp_path, monkeypatch):
-    "A study of another name finds the same cells in a folder that was moved."
+def test_keys_do_not_depend_on_the_names_of_study_and_folder(whole, tmp_path, monkeypatch):
+    "A study with another name finds the same cells in a folder that was moved."
     renamed = replace(TINY, name="other", random_seeds=(0,))
     assert [cell.key for cell in renamed.cells()] == [cell.key for cell in TINY.cells()]
     (tmp_path / "cells").symlink_to(whole / "cells")
@@ -543,7 +543,7 @@ def test_studies_share_cells():
     assert set(keys(TINY, "transfer").values()) < set(keys(more, "transfer").values())
 
 
-def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
+def test_another_study_in_the_folder_is_rejected_and_changes_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for change in (dict(steps=41), dict(tasks=("micro/sst2",)), dict(random_seeds=())):
         with pytest.raises(StudyError, match=f"contains study 'tiny', which differs in {next(iter(change))}"):
@@ -551,10 +551,10 @@ def test_another_study_in_the_folder_is_refused_and_changes_nothing(whole):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-# ---- what is written
+# ---- records
 
 
-def test_provenance_says_where_a_cell_came_from(whole):
+def test_provenance_records_the_origin_of_a_cell(whole):
     for cell in cells_in(TINY, whole):
         written = json.loads((Store(whole).place(cell) / "provenance.json").read_text())
         assert written["libraries"].keys() == set(LIBRARIES) and written["libraries"]["torch"] == torch.__version__
@@ -577,20 +577,20 @@ def mentions(folder, word):
     ]
 
 
-def test_no_path_of_this_machine_is_written(local, local_data):
+def test_no_absolute_path_is_written(local, local_data):
     study, out = local
     for place in (out, local_data, Path(study_module.__file__).parents[1], Path.home()):
         assert mentions(out, str(place)) == []
 
 
-def test_no_path_of_this_machine_is_written_by_the_command(whole, local_data, tmp_path, capsys):
-    "The command is noted in the provenance, and shown in the report; its absolute paths are not."
+def test_no_absolute_path_is_written_by_the_command(whole, local_data, tmp_path, capsys):
+    "The command is recorded in the provenance and shown in the report, without absolute paths."
     out = tmp_path / "out"
     study = replace(TINY, tasks=("mrpc", "sst2"), steps=2, eval_every=2)
     (tmp_path / "study.yaml").write_text(study.to_yaml())
     arguments = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(out), "--data", str(local_data), "--json"]
     assert main([*arguments, "--workers", "1"]) == 0
-    assert mentions(out, "prompt-transfer study run"), "the command is not noted"
+    assert mentions(out, "prompt-transfer study run"), "the command is not recorded"
     for place in (tmp_path, local_data):
         assert mentions(out, str(place)) == []
 
@@ -598,7 +598,7 @@ def test_no_path_of_this_machine_is_written_by_the_command(whole, local_data, tm
 # ---- declarations
 
 
-def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
+def test_a_declaration_survives_writing_and_reading(tmp_path):
     odd = (replace(TINY, learning_rate=1e-7), replace(TINY, dtype="float16"))
     for study in (TINY, STARTS, *map(Study.from_preset, PRESETS), *odd):
         (tmp_path / "study.yaml").write_text(study.to_yaml())
@@ -612,8 +612,8 @@ def test_a_declaration_is_read_back_as_it_was_written(tmp_path):
         *("learning_rate: fast", "batch_size: null", "patience: 0", "dtype: int8", "dtype: [float32]", "dtype: 16"),
     ],
 )
-def test_a_setting_of_another_kind_is_refused_when_it_is_read(line, tmp_path):
-    "Not hours later, when the first cell needs it."
+def test_a_setting_of_the_wrong_type_is_rejected_when_it_is_read(line, tmp_path):
+    "And not hours later, when the first cell needs it."
     name = line.partition(":")[0]
     lines = {"name": "name: x", "backbones": "backbones: [micro-bert]", name: line}
     (tmp_path / "study.yaml").write_text("\n".join(lines.values()))
@@ -622,13 +622,13 @@ def test_a_setting_of_another_kind_is_refused_when_it_is_read(line, tmp_path):
     assert name.removesuffix("s") in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_learning_rate_may_be_written_in_powers_of_ten(tmp_path):
-    "YAML takes 1e-2 for a word, since it has no dot; everyone who writes it means the number."
+def test_a_learning_rate_may_be_written_in_scientific_notation(tmp_path):
+    "YAML reads 1e-2 as a word, because it has no dot; everyone who writes it means the number."
     (tmp_path / "study.yaml").write_text("name: x\nbackbones: [micro-bert]\nlearning_rate: 1e-2\n")
     assert Study.from_file(tmp_path / "study.yaml").learning_rate == 0.01
 
 
-# ---- what is known before hours of work
+# ---- mistakes that are reported before hours of work
 
 
 @pytest.mark.parametrize(
@@ -638,13 +638,13 @@ def test_a_learning_rate_may_be_written_in_powers_of_ten(tmp_path):
         (dict(tasks=("micro/sst2", "micro/sst3")), ValueError, "did you mean 'micro/sst2'"),
     ],
 )
-def test_names_that_nothing_has_are_known_before_anything_is_computed(tmp_path, change, error, sentence):
+def test_unknown_names_are_reported_before_anything_is_computed(tmp_path, change, error, sentence):
     with pytest.raises(error, match=sentence):
         replace(TINY, **change).run(tmp_path / "out", workers=1, progress=False)
     assert not (tmp_path / "out").exists()
 
 
-def test_words_that_a_model_has_not_are_known_before_anything_is_computed(tmp_path, monkeypatch):
+def test_unsuitable_label_words_are_reported_before_anything_is_computed(tmp_path, monkeypatch):
     task = replace(ALL_TASKS["micro/mrpc"], label_words=("true", "antidisestablishment"))
     monkeypatch.setitem(ALL_TASKS, "micro/mrpc", task)
     with pytest.raises(ValueError, match="antidisestablishment"):
@@ -653,17 +653,19 @@ def test_words_that_a_model_has_not_are_known_before_anything_is_computed(tmp_pa
 
 
 @pytest.mark.parametrize("name", [2024, "", None])
-def test_a_study_has_a_name(name):
+def test_a_study_needs_a_valid_name(name):
     with pytest.raises(StudyError, match="name of a study must be a word"):
         replace(TINY, name=name)
 
 
-def test_seeds_are_not_negative():
-    with pytest.raises(StudyError, match="seeds of study 'tiny' must be a list of one whole number of at least 0"):
+def test_negative_seeds_are_rejected():
+    with pytest.raises(
+        StudyError, match="seeds of study 'tiny' must be a list of one or more whole numbers of at least 0"
+    ):
         replace(TINY, seeds=(-1,))
 
 
-# ---- prompts that change models
+# ---- prompts mapped to other models
 
 CROSS = replace(
     TINY,
@@ -688,7 +690,7 @@ CROSS = replace(
 
 @pytest.fixture(scope="module")
 def crossed(one_thread, tmp_path_factory):
-    "The study whose prompts change models."
+    "The study whose prompts are mapped to other models."
     return CROSS.run(tmp_path_factory.mktemp("cross"), workers=1, progress=False)
 
 
@@ -705,7 +707,7 @@ def carried(out, method, direction=0, seed=0):
     return cell, json.loads((Store(out).place(cell) / "result.json").read_text())
 
 
-def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
+def test_every_method_is_computed_or_recorded_as_impossible(crossed):
     impossible = {
         (method, direction): carried(crossed, method, direction)[1]["impossible"]
         for method in METHODS
@@ -717,7 +719,7 @@ def test_every_way_to_another_model_is_gone_or_said_to_be_impossible(crossed):
     assert "prompts of 'micro-roberta' are 128 wide; 'micro-roberta-large' takes 144" in said["directly reused", 1]
 
 
-def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch):
+def test_an_error_in_a_method_is_not_stored_as_its_answer(crossed, monkeypatch):
     cell, _ = carried(crossed, "linear map")
 
     def breaks(*models):
@@ -729,7 +731,7 @@ def test_what_goes_wrong_in_a_way_is_not_kept_as_its_answer(crossed, monkeypatch
 
 
 @pytest.mark.parametrize("method", ["directly reused", "linear map", "prompt mapping", "task tuning"])
-def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(crossed, method):
+def test_a_mapped_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(crossed, method):
     cell, result = carried(crossed, method)
     rows = {
         tuple(row[name] for name in ("source", "seed", "target", "split")): row["accuracy"] for row in result["rows"]
@@ -744,12 +746,12 @@ def test_a_carried_prompt_is_evaluated_on_its_task_and_an_untrained_one_on_all(c
     backbone, data = Backbone.from_pretrained("micro-roberta"), load_task("micro/imdb", max_eval=CROSS.max_eval)
     for split in splits:
         assert rows["micro/imdb", 0, "micro/imdb", split] == evaluate(backbone, prompt, data, split).accuracy
-    # A method that learned from the prompts of one seed keeps those; one that learned from none keeps all.
+    # A method fitted on the prompts of one seed keeps those; one that was fitted on none keeps all.
     kept = {path.name for path in (Store(crossed).place(cell) / "prompts").iterdir()}
     assert kept == ({"0"} if METHODS[method] else {"0", "1"})
 
 
-def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed):
+def test_the_stored_projector_gives_the_stored_prompts(crossed):
     cell, result = carried(crossed, "task tuning", seed=1)
     projector = Projector.load(Store(crossed).place(cell) / "projector.safetensors")
     assert projector.metadata == result["fit"] and projector.metadata["seed"] == 1
@@ -759,7 +761,7 @@ def test_a_projector_that_is_kept_carries_the_prompts_that_were_carried(crossed)
     assert torch.equal(projector.project(prompt, Backbone.from_pretrained("micro-roberta")).values, kept.values)
 
 
-def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
+def test_further_tuning_starts_at_the_mapped_prompt(crossed):
     cells = [cell for cell in cells_in(CROSS, crossed) if cell.kind == "tpt_model"]
     assert len(cells) == 2 * 2 * 2  # directions, with and without LayerNorm, tasks; of seed 0 alone
     for cell in cells:
@@ -775,8 +777,8 @@ def test_tuning_goes_on_where_a_carried_prompt_stands(crossed):
         assert result["init"]["projected_from"]["backbone"] == cell.needs[0].asked["source_backbone"]
 
 
-def test_only_the_prompts_that_projectors_must_beat_are_evaluated_on_other_tasks(crossed):
-    "Those of the tasks that a projector learns from, on the models that it leads to."
+def test_only_baselines_of_projectors_are_evaluated_on_other_tasks(crossed):
+    "Prompts of the target models for the tasks that a projector is fitted on."
     rows = [cell.asked for cell in CROSS.cells() if cell.kind == "transfer" and cell.asked["prompt"]]
     wide = {(row["backbone"], row["source"], row["split"]) for row in rows if row["targets"] == [*CROSS.tasks]}
     assert wide == {(model, "micro/sst2", "dev") for model in ("micro-roberta", "micro-roberta-large")}
@@ -784,7 +786,7 @@ def test_only_the_prompts_that_projectors_must_beat_are_evaluated_on_other_tasks
     assert alone and all(row["targets"] == [row["source"]] for row in alone)
 
 
-def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
+def test_a_study_across_models_survives_writing_and_reading(tmp_path):
     (tmp_path / "study.yaml").write_text(CROSS.to_yaml())
     assert Study.from_file(tmp_path / "study.yaml") == CROSS
 
@@ -805,7 +807,7 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
         (dict(fitted_on=[[]]), "none of them empty"),
         (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "or repeated"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
-        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
+        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one or more names"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
@@ -818,7 +820,7 @@ def test_a_study_of_models_is_read_back_as_it_was_written(tmp_path):
         (dict(hidden=8), "did you mean 'hidden_size'"),
     ],
 )
-def test_a_mistake_about_models_is_one_sentence(change, sentence):
+def test_a_mistake_in_cross_model_is_one_sentence(change, sentence):
     good = dict(directions=[["micro-bert", "micro-roberta"]], fitted_on=[["micro/sst2"]])
     with pytest.raises(ValueError, match=sentence):
         replace(CROSS, cross_model=good | change)
@@ -827,27 +829,27 @@ def test_a_mistake_about_models_is_one_sentence(change, sentence):
 
 
 @pytest.mark.parametrize("name", ["directions", "fitted_on"])
-def test_what_a_table_of_models_lacks_is_named(name, tmp_path):
+def test_missing_settings_of_cross_model_are_named(name, tmp_path):
     text = CROSS.to_yaml()
     there = text.index(f"  {name}:")
     following = next(place for place in (text.find(f"\n  {f.name}:", there) for f in fields(CrossModel)) if place > 0)
     (tmp_path / "study.yaml").write_text(text[:there] + text[following + 1 :])
-    with pytest.raises(StudyError, match=f"CrossModel has no {name}; it needs that"):
+    with pytest.raises(StudyError, match=f"CrossModel has no {name}, which is required"):
         Study.from_file(tmp_path / "study.yaml")
 
 
-def test_ways_that_learn_from_no_tasks_need_none():
+def test_methods_that_are_not_fitted_on_tasks_need_none():
     words = replace(CROSS.cross_model, fitted_on=(), methods=("linear map", "token mapping"), tpt_seeds=())
     assert {c.asked["method"] for c in replace(CROSS, cross_model=words).cells() if c.kind == "projected"} == {
         "linear map",
         "token mapping",
     }
-    # The way back is another direction.
+    # The reverse direction is a different one.
     back = replace(words, directions=(("micro-bert", "micro-roberta"), ("micro-roberta", "micro-bert")))
     assert len([c for c in replace(CROSS, cross_model=back).cells() if c.kind == "projected"]) == 2 * (1 + 2)
 
 
-def test_a_study_leaves_the_table_that_it_is_given_alone():
+def test_a_study_does_not_change_the_dictionary_it_is_given():
     given = replace(CROSS.cross_model, learning_rate="1e-3", methods=["task tuning"], fitted_on=[["micro/sst2"]])
     before = dict(vars(given))
     study = replace(CROSS, cross_model=given)
@@ -855,13 +857,13 @@ def test_a_study_leaves_the_table_that_it_is_given_alone():
     assert (study.cross_model.learning_rate, study.cross_model.fitted_on) == (0.001, (("micro/sst2",),))
 
 
-def test_two_kinds_of_projectors_are_trained(crossed):
+def test_projectors_are_trained_with_and_without_layer_norm(crossed):
     for method, layer_norm in (("task tuning", True), ("task tuning without LayerNorm", False)):
         cell, _ = carried(crossed, method)
         assert Projector.load(Store(crossed).place(cell) / "projector.safetensors").layer_norm is layer_norm
 
 
-def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_the_study(one_thread, tmp_path):
+def test_projectors_use_the_label_words_and_random_seeds_of_the_study(one_thread, tmp_path):
     crossing = replace(CROSS.cross_model, directions=CROSS.cross_model.directions[:1], methods=("task tuning",))
     study = replace(
         CROSS,
@@ -889,7 +891,7 @@ def test_projectors_learn_in_the_words_of_the_study_and_noise_has_the_seeds_of_t
         assert accuracies["random", seed] == evaluate(backbone, projector.project(noise, backbone), in_words).accuracy
 
 
-def test_the_seeds_of_untrained_vectors_are_in_the_keys_of_what_was_carried():
+def test_keys_of_mapped_prompts_include_the_seeds_of_untrained_vectors():
     ours, theirs = (
         {cell.key for cell in study.cells() if cell.kind == "projected"}
         for study in (CROSS, replace(CROSS, random_seeds=(2, 3)))
@@ -898,29 +900,29 @@ def test_the_seeds_of_untrained_vectors_are_in_the_keys_of_what_was_carried():
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "cross"])
-def test_no_two_cells_have_one_label(name):
+def test_labels_of_cells_are_unique(name):
     labels = [cell_label(cell) for cell in (CROSS if name == "cross" else Study.from_preset(name)).cells()]
     assert len(set(labels)) == len(labels)
 
 
-def test_the_papers_models_change_as_in_the_paper():
+def test_the_paper_preset_has_the_papers_directions():
     crossing = Study.from_preset("paper").cross_model
     assert crossing.directions == (("bert-base-uncased", "roberta-base"), ("roberta-base", "roberta-large"))
     assert crossing.fitted_on == (("imdb", "laptop"), ("mnli",)) and crossing.methods == (*METHODS,)
     assert (crossing.hidden_size, crossing.learning_rate, crossing.mapping_learning_rate) == (768, 5e-3, 1e-4)
 
 
-def test_keys_depend_on_what_a_way_depends_on():
+def test_keys_depend_on_the_settings_of_a_method():
     slower = replace(CROSS, cross_model=replace(CROSS.cross_model, mapping_steps=5))
     ours, theirs = ([cell for cell in s.cells() if cell.kind == "projected"] for s in (CROSS, slower))
     changed = {one.asked["method"] for one, other in zip(ours, theirs, strict=True) if one.key != other.key}
     assert changed == {"token mapping", "prompt mapping"}
 
 
-# ---- how a prompt begins, and how its rate is set
+# ---- initial vectors and learning rates
 
 
-def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(one_thread, tmp_path):
+def test_a_prompt_may_start_from_the_vocabulary_with_a_falling_relative_rate(one_thread, tmp_path):
     settings = dict(init="vocabulary", relative=True, schedule="linear", warmup=5, learning_rate=0.1)
     study = replace(TINY, name="begun", tasks=("micro/sst2",), **settings)
     study.run(tmp_path, workers=1, progress=False)
@@ -932,7 +934,7 @@ def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(on
     assert torch.equal(kept.values, run.prompt.values)
     assert {name: cell.asked[name] for name in settings} == settings
     plain = {name for other in TINY.cells() for name in other.asked}
-    assert not plain & {"init", "relative", "schedule", "warmup"}  # the keys of other studies stay
+    assert not plain & {"init", "relative", "schedule", "warmup"}  # the keys of other studies do not change
 
 
 @pytest.mark.parametrize(
@@ -945,17 +947,17 @@ def test_a_prompt_may_begin_with_the_vocabulary_at_a_relative_rate_that_falls(on
         ({"relative": True, "probe_steps": 5}, "probes of study 'tiny' start from random vectors"),
     ],
 )
-def test_a_beginning_that_there_is_not_is_rejected(settings, sentence):
+def test_an_unknown_initialization_is_rejected(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(TINY, **settings)
 
 
-# ---- what stands behind a name
+# ---- models and data that change under the same name
 
 
 @pytest.fixture
 def two_tasks(local_data, tmp_path):
-    "A copy of that data folder, to be changed."
+    "A copy of that data folder, to be modified."
     shutil.copytree(local_data, tmp_path / "data")
     return tmp_path / "data"
 
@@ -963,7 +965,7 @@ def two_tasks(local_data, tmp_path):
 SHORT = replace(TINY, name="short", tasks=("mrpc", "sst2"), steps=2, eval_every=2, random_seeds=())
 
 
-def test_rows_that_changed_under_a_name_are_recognized_before_anything_is_computed(two_tasks, tmp_path, one_thread):
+def test_changed_rows_are_recognized_before_anything_is_computed(two_tasks, tmp_path, one_thread):
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     dev = two_tasks / "tasks" / "sst2" / "dev.jsonl"
@@ -985,7 +987,7 @@ def test_label_words_are_part_of_the_rows(monkeypatch):
 
 @pytest.fixture
 def two_models(tmp_path):
-    "Two folders of one name with different weights, each in a models folder of its own."
+    "Two folders with the same name and different weights, each in its own models folder."
     places = []
     for place, micro in (("a", "micro-bert"), ("b", "micro-bert")):
         shutil.copytree(model_folder(micro), tmp_path / place / "checkpoint-500")
@@ -996,7 +998,7 @@ def two_models(tmp_path):
     return places
 
 
-def test_weights_that_changed_under_a_name_are_recognized(two_models, tmp_path, one_thread):
+def test_changed_weights_are_recognized(two_models, tmp_path, one_thread):
     study = replace(TINY, backbones=("checkpoint-500",), tasks=("micro/sst2",), steps=2, eval_every=2, random_seeds=())
     out = study.run(tmp_path / "out", models=two_models[0], workers=1, progress=False)
     study.run(out, models=two_models[0], workers=1, progress=False)
@@ -1004,7 +1006,7 @@ def test_weights_that_changed_under_a_name_are_recognized(two_models, tmp_path, 
         study.run(out, models=two_models[1], workers=1, progress=False)
 
 
-def test_a_checkpoint_of_another_model_of_the_same_name_is_refused(two_models, tmp_path):
+def test_a_checkpoint_of_another_model_with_the_same_name_is_rejected(two_models, tmp_path):
     one, other = (Backbone.from_pretrained(place / "checkpoint-500") for place in two_models)
     data, settings = load_task("micro/sst2", max_train=60, max_eval=20), dict(steps=2, eval_every=2, progress=False)
     run = tune_prompt(one, data, length=4, checkpoint=tmp_path / "checkpoint", **settings)
@@ -1020,7 +1022,7 @@ def test_a_checkpoint_of_another_model_of_the_same_name_is_refused(two_models, t
         evaluate(one, saved, data)
 
 
-def test_the_command_says_whether_a_prompt_is_this_models(two_models, tmp_path, capsys):
+def test_the_command_reports_whether_a_prompt_belongs_to_the_model(two_models, tmp_path, capsys):
     one, data = Backbone.from_pretrained(two_models[0] / "checkpoint-500"), load_task("micro/sst2", max_train=60)
     run = tune_prompt(one, data, length=4, steps=1, eval_every=1, progress=False)
     file = run.prompt.save(tmp_path / "prompt.safetensors")
@@ -1031,7 +1033,7 @@ def test_the_command_says_whether_a_prompt_is_this_models(two_models, tmp_path, 
         assert ("was trained for a model other than" in said.err) == (not belongs)
 
 
-def test_rows_that_change_while_a_study_runs_are_not_mixed_with_the_others(two_tasks, tmp_path, monkeypatch):
+def test_rows_that_change_during_a_study_are_not_mixed_with_the_others(two_tasks, tmp_path, monkeypatch):
     dev, tune = two_tasks / "tasks" / "sst2" / "dev.jsonl", KINDS["tune"]
 
     def change_then_tune(*asked):
@@ -1044,7 +1046,7 @@ def test_rows_that_change_while_a_study_runs_are_not_mixed_with_the_others(two_t
         SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
 
 
-def test_a_study_may_grow_and_change_what_does_not_matter(two_tasks, tmp_path, one_thread):
+def test_a_study_may_grow_and_change_irrelevant_settings(two_tasks, tmp_path, one_thread):
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     written = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/[!.]*/*")}
     for grown in (replace(SHORT, tpt_steps=1), replace(SHORT, name="grown", random_seeds=(0,))):
@@ -1063,8 +1065,8 @@ def test_a_packed_study_may_grow_too(two_tasks, tmp_path, one_thread):
     assert len(Store(out).keys()) == len(grown.cells()) and grown.status(out)["missing"].sum() == 0
 
 
-def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_tasks, tmp_path, one_thread):
-    "Its questions had no fingerprints."
+def test_a_folder_of_an_earlier_version_can_be_read_but_not_continued(two_tasks, tmp_path, one_thread):
+    "Its questions have no fingerprints."
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     known = cells_in(SHORT, out)
     for cell, old in zip(known, SHORT.cells(), strict=True):
@@ -1081,13 +1083,13 @@ def test_a_folder_of_an_earlier_version_can_be_read_and_is_not_gone_on_with(two_
     "noted",
     ["3", "[]", "{models: {}}", "{models: {a: 1}, rows: {}}", "{models: {}, rows: {a: b}}", "{rows: 3, models: 3}"],
 )
-def test_fingerprints_that_no_run_wrote_are_refused(noted, tmp_path):
+def test_invalid_fingerprints_are_rejected(noted, tmp_path):
     (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
     with pytest.raises(StudyError, match="are not valid"):
         recorded_fingerprints(tmp_path)
 
 
-def test_a_new_metric_or_method_enters_no_study_by_itself(monkeypatch):
+def test_a_new_metric_or_method_does_not_enter_existing_studies(monkeypatch):
     before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
     monkeypatch.setitem(METHODS, "a new method", ())
     named = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
@@ -1108,7 +1110,7 @@ def test_a_new_metric_or_method_enters_no_study_by_itself(monkeypatch):
 # ---- answers of other folders
 
 
-def test_what_another_study_has_is_copied_and_not_computed(two_tasks, tmp_path, one_thread, monkeypatch):
+def test_answers_of_another_study_are_copied_instead_of_computed(two_tasks, tmp_path, one_thread, monkeypatch):
     out = SHORT.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
     pack(out, tmp_path / "packed", cells_in(SHORT, out))
     more = replace(SHORT, name="more", random_seeds=(0,))
@@ -1125,7 +1127,7 @@ def test_what_another_study_has_is_copied_and_not_computed(two_tasks, tmp_path, 
                 assert (Store(again).place(cell) / file.name).read_bytes() == file.read_bytes()
 
 
-def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys, monkeypatch):
+def test_parts_of_a_study_are_merged(two_tasks, tmp_path, one_thread, capsys, monkeypatch):
     monkeypatch.setattr(study_module, "run_cells", partial(study_module.run_cells, patience=0))
     whole = SHORT.run(tmp_path / "whole", data=two_tasks, workers=1, progress=False)
     parts = [tmp_path / "a", tmp_path / "b"]
@@ -1141,14 +1143,14 @@ def test_parts_of_a_study_are_gathered(two_tasks, tmp_path, one_thread, capsys, 
     assert answers(SHORT, tmp_path / "all") == answers(SHORT, whole)
 
 
-# ---- tasks that are not known by name
+# ---- own tasks
 
 REVIEWS = {"reviews": {"task_type": "SA", "label_words": {"negative": "bad", "positive": ["good", "great"]}}}
 
 
 @pytest.fixture
 def reviews(local_data, tmp_path):
-    "A data folder with a task that only its study, or its own file, says something of."
+    "A data folder with a task that is described only by its study or its own file."
     folder = tmp_path / "data" / "tasks" / "reviews"
     folder.mkdir(parents=True)
     for split in ("train", "dev"):
@@ -1158,7 +1160,7 @@ def reviews(local_data, tmp_path):
     return folder.parents[1]
 
 
-def test_a_study_has_tasks_of_its_own(reviews, tmp_path, one_thread):
+def test_a_study_may_have_its_own_tasks(reviews, tmp_path, one_thread):
     study = replace(SHORT, tasks=("reviews", "mrpc"), own_tasks=REVIEWS, tpt=("other types",), tpt_steps=1)
     (tmp_path / "own.yaml").write_text(study.to_yaml())
     assert Study.from_file(tmp_path / "own.yaml") == study
@@ -1169,7 +1171,7 @@ def test_a_study_has_tasks_of_its_own(reviews, tmp_path, one_thread):
     assert (write_report(Results(out)).parent / "transfer.csv").is_file()
 
 
-def test_a_folder_that_says_what_it_is_is_a_task_of_the_command_line(reviews, tmp_path, capsys):
+def test_a_task_folder_is_accepted_on_the_command_line(reviews, tmp_path, capsys):
     folder, file = str(reviews / "tasks" / "reviews"), str(tmp_path / "prompt.safetensors")
     assert (
         main(
@@ -1208,18 +1210,18 @@ def test_a_folder_that_says_what_it_is_is_a_task_of_the_command_line(reviews, tm
         ("task_type: SA\nname: ../x\nlabel_words: {a: b, c: d}", "a task cannot be named '../x'"),
     ],
 )
-def test_what_declares_no_task_is_one_sentence(text, sentence, tmp_path):
+def test_an_invalid_task_file_is_one_sentence(text, sentence, tmp_path):
     (tmp_path / "task.yaml").write_text(text)
     with pytest.raises(ValueError, match=sentence):
         load_task(tmp_path)
 
 
-# ---- what the world does to a study
+# ---- disks, paths, pipes and damaged files
 
 
 @contextmanager
 def no_file_above(size):
-    "As on a disk that is full: this process, and those that it starts, can write no longer file."
+    "As on a full disk: this process, and those that it starts, cannot write a longer file."
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -1229,7 +1231,7 @@ def no_file_above(size):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_is_a_failure_of_cells_and_nothing_is_half_there(tmp_path, workers, one_thread, capsys):
+def test_a_full_disk_fails_cells_and_leaves_nothing_incomplete(tmp_path, workers, one_thread, capsys):
     (tmp_path / "short.yaml").write_text(replace(SHORT, tasks=("micro/mrpc", "micro/sst2")).to_yaml())
     words = ["study", "run", str(tmp_path / "short.yaml"), "--out", str(tmp_path / "out"), "--workers"]
     with no_file_above(2000):
@@ -1244,15 +1246,15 @@ def test_a_full_disk_is_a_failure_of_cells_and_nothing_is_half_there(tmp_path, w
 
 
 @pytest.mark.parametrize("place", ["a file", "/dev/null"])
-def test_a_place_that_is_no_folder_is_one_sentence(place, tmp_path, capsys):
+def test_a_path_that_is_not_a_folder_is_one_sentence(place, tmp_path, capsys):
     (tmp_path / "a file").touch()
     assert main(["study", "run", "micro", "--out", place if place[0] == "/" else str(tmp_path / place)]) == 2
     said = capsys.readouterr().err
     assert "is not a folder" in said and said.count("\n") == 1
 
 
-def test_who_reads_an_answer_may_go():
-    "Also the one of a failed run, in JSON: see `test_a_failure_is_told_without_the_orders_of_its_author`."
+def test_the_reader_of_an_answer_may_stop_early():
+    "This includes the answer of a failed run, in JSON: see `test_control_characters_in_a_failure_are_escaped`."
     said = subprocess.run(f"{COMMAND} release list | true", shell=True, capture_output=True, text=True)
     assert said.stderr == ""
 
@@ -1278,7 +1280,7 @@ def test_a_script_from_standard_input_cannot_have_workers(tmp_path):
         (TINY.to_yaml().encode()[:10], "declares no study"),
     ],
 )
-def test_study_files_that_cannot_be_read_are_one_sentence(content, sentence, tmp_path):
+def test_unreadable_study_files_are_one_sentence(content, sentence, tmp_path):
     (tmp_path / "study.yaml").write_bytes(content)
     with pytest.raises(StudyError, match=sentence) as refused:
         Study.from_file(tmp_path / "study.yaml")
@@ -1286,7 +1288,7 @@ def test_study_files_that_cannot_be_read_are_one_sentence(content, sentence, tmp
 
 
 def damaged(out, kind):
-    "A copy of the answer of a cell of that kind, to be damaged."
+    "A copy of the answer of a cell of this kind, to be damaged."
     cell = next(cell for cell in cells_in(SHORT, out) if cell.kind == kind)
     return Store(out).place(cell)
 
@@ -1309,7 +1311,7 @@ def damaged(out, kind):
         ("tune", "provenance.json", lambda text: text.replace('"libraries": {', '"libraries": 3, "x": {')),
     ],
 )
-def test_an_answer_that_is_not_whole_is_named(kind, file, change, two_tasks, tmp_path, short, capsys):
+def test_an_incomplete_answer_is_named(kind, file, change, two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "out")
     path = damaged(tmp_path / "out", kind) / file
     path.write_text(change(before := path.read_text()))
@@ -1342,7 +1344,7 @@ def test_links_in_a_report_are_replaced_and_not_followed(short, tmp_path):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-# ---- what a study costs, and how two runs differ
+# ---- the cost of a study, and the differences between two runs
 
 
 def test_a_plan_counts_what_is_computed(two_tasks, tmp_path, short):
@@ -1359,7 +1361,7 @@ def test_a_plan_counts_what_is_computed(two_tasks, tmp_path, short):
 
 
 @pytest.mark.parametrize(("kind", "times"), [("tune", 2), ("fine_tune", 3), ("transfer", 0)])
-def test_learning_costs_the_way_back_and_the_weights_gradient(kind, times):
+def test_training_costs_a_backward_pass_and_gradients_of_weights(kind, times):
     study = replace(SHORT, fine_tuning_rates=(1e-4,))
     cell = next(cell for cell in study.cells() if cell.kind == kind)
     rows = {task: {"dev": 7, "test": 3} for task in study.tasks}
@@ -1367,7 +1369,7 @@ def test_learning_costs_the_way_back_and_the_weights_gradient(kind, times):
     assert operations(cell, rows, weights=10, positions=5) == 2 * 10 * 5 * (times * learned + read) > 0
 
 
-def test_the_command_plans_and_prints_a_script(two_tasks, tmp_path, capsys):
+def test_the_command_plans_and_prints_a_slurm_script(two_tasks, tmp_path, capsys):
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     assert main(["study", "plan", str(tmp_path / "short.yaml"), "--data", str(two_tasks), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -1380,7 +1382,7 @@ def test_the_command_plans_and_prints_a_script(two_tasks, tmp_path, capsys):
     assert "--out '/shared/my study'" in script and '--shard "$SLURM_ARRAY_TASK_ID/7"' in script
 
 
-def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys):
+def test_differences_between_two_runs_are_listed(two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "same")
     other = replace(SHORT, steps=20, eval_every=20, learning_rate=1).run(
         tmp_path / "other", data=two_tasks, workers=1, progress=False
@@ -1396,7 +1398,7 @@ def test_two_runs_differ_by_what_they_differ(two_tasks, tmp_path, short, capsys)
     assert (within == table["inside"]).all() and said["outside"] == (~within).sum()
 
 
-def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks, tmp_path, short, capsys):
+def test_selected_cells_are_recomputed_from_the_answers_that_they_need(two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "kept")
     cells = SHORT.cells(recorded_fingerprints(short))
     chosen = next(cell for cell in cells if cell.kind == "transfer" and cell.needs)
@@ -1414,6 +1416,8 @@ def test_some_cells_are_computed_again_from_the_answers_that_they_need(two_tasks
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["both"], told["second"], told["different"]) == (len(again.keys()), 0, 0)
     assert main([*words, "0123456789abcdef"]) == 2 and "has no cell 0123456789abcdef" in capsys.readouterr().err
+    words[words.index("--out") + 1] = str(tmp_path / "one")
+    assert main([*words, needed.key]) == 0 and not (tmp_path / "one" / "report").exists()  # too little for a report
 
 
 def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, capsys):
@@ -1427,10 +1431,10 @@ def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, cap
     assert "largest: none\n" in capsys.readouterr().out
 
 
-# ---- parts that need each other
+# ---- shards that need each other
 
 
-def test_parts_that_run_together_wait_for_each_other(short, two_tasks, tmp_path, fork):
+def test_parts_that_run_at_the_same_time_wait_for_each_other(short, two_tasks, tmp_path, fork):
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     out = tmp_path / "out"
     words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", out, "--workers", "1", "--shard"]
@@ -1440,12 +1444,12 @@ def test_parts_that_run_together_wait_for_each_other(short, two_tasks, tmp_path,
     assert answers(SHORT, out) == answers(SHORT, short)
 
 
-# ---- the study of the paper, on models that fit into a test
+# ---- the studies of the paper, with models that are small enough for a test
 
 
 @pytest.fixture(scope="module")
 def small_papers(tmp_path_factory):
-    "Models with the names of the paper's, and rows of its tasks, both of the micro world."
+    "Models and tasks of the micro world under the names of the paper's."
     models, data = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("data")
     names = {"roberta-base": "micro-roberta", "bert-base-uncased": "micro-bert", "roberta-large": "micro-roberta-large"}
     for name, micro in names.items():
@@ -1463,7 +1467,7 @@ PAPERS_FEW = ("imdb", "laptop", "mnli")  # those that projectors learn from
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper")])
-def test_the_study_of_the_paper_runs_whole(name, small_papers, one_thread, tmp_path):
+def test_the_studies_of_the_paper_run_completely(name, small_papers, one_thread, tmp_path):
     study = Study.from_preset(name)
     smaller = dict(length=3, seeds=(0,), random_seeds=study.random_seeds[:1], steps=2, eval_every=2)
     asked = {cell.kind for cell in study.cells()}
@@ -1480,12 +1484,12 @@ def test_the_study_of_the_paper_runs_whole(name, small_papers, one_thread, tmp_p
     write_report(results)
 
 
-# ---- deaths at random moments
+# ---- kills at random moments
 
 
 @pytest.mark.parametrize("moment", range(int(os.environ.get("MOMENTS", "2"))))
 def test_a_run_that_ends_at_any_moment_loses_nothing(moment, short, two_tasks, tmp_path, fork):
-    "Killed or asked to end, the run or one of its workers; MOMENTS=40 tries forty of them."
+    "The run or one of its workers is killed or terminated; MOMENTS=40 tries forty moments."
     chance = random.Random(moment)
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     out = tmp_path / "out"
@@ -1523,12 +1527,12 @@ def alive(process):
     return False
 
 
-# ---- whose fingerprints a question has
+# ---- fingerprints in questions
 
 
 @pytest.mark.parametrize("kind", [*KINDS])
-def test_every_kind_asks_with_the_fingerprints_of_what_it_reads(kind):
-    "Other weights or rows under a name are another question, of every kind that reads them."
+def test_every_question_contains_the_fingerprints_of_what_is_read(kind):
+    "Other weights or rows under the same name change the question of every kind that reads them."
     study = replace(
         CROSS,
         cross_task=True,
@@ -1587,7 +1591,7 @@ def test_settings_and_vocabulary_are_part_of_a_model(tmp_path):
     assert vocabulary_prompt(one, 3, 0).belongs_to(others[0]) is None
 
 
-def test_carried_prompts_are_read_on_the_rows_that_were_asked_about(two_tasks, tmp_path, monkeypatch, one_thread):
+def test_mapped_prompts_are_evaluated_on_the_requested_rows(two_tasks, tmp_path, monkeypatch, one_thread):
     crossing = CrossModel(directions=(("micro-bert", "micro-roberta"),), fitted_on=(), methods=("directly reused",))
     study = replace(SHORT, backbones=("micro-bert", "micro-roberta"), cross_task=False, cross_model=crossing)
     dev, tune = two_tasks / "tasks" / "sst2" / "dev.jsonl", KINDS["tune"]
@@ -1605,7 +1609,7 @@ def test_carried_prompts_are_read_on_the_rows_that_were_asked_about(two_tasks, t
     assert {row["n"] for row in rows if row["split"] == "dev"} <= {40}
 
 
-def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_tasks, tmp_path):
+def test_a_declaration_extended_in_its_folder_can_be_read(short, two_tasks, tmp_path):
     shutil.copytree(short, tmp_path / "out")
     declared = yaml.safe_load((tmp_path / "out" / "study.yaml").read_text())
     declared["tasks"].append("qqp")
@@ -1616,7 +1620,7 @@ def test_a_declaration_that_was_extended_in_its_folder_can_be_read(short, two_ta
     assert main(["study", "status", str(tmp_path / "out")]) == 0
 
 
-def test_an_empty_result_is_named_with_what_to_do(short, tmp_path, capsys):
+def test_an_empty_result_is_reported_with_what_to_do(short, tmp_path, capsys):
     shutil.copytree(short, tmp_path / "out")
     for content in ("", '{"accuracy": 0.5', "{}"):
         place = next((tmp_path / "out" / "cells" / "tune").glob("*/result.json"))
@@ -1633,10 +1637,10 @@ def test_the_plan_of_a_finished_folder_has_nothing_left_to_do(name):
     assert (plan["done"] == plan["cells"]).all() and plan["hours"].sum() == 0
 
 
-# ---- what a head start is beside
+# ---- controls
 
 
-def test_controls_and_rates_are_cells_of_their_own(short, two_tasks, tmp_path):
+def test_controls_and_rates_have_separate_cells(short, two_tasks, tmp_path):
     study = replace(
         SHORT,
         tasks=("imdb", "mrpc", "sst2", "qqp"),
@@ -1675,6 +1679,8 @@ def test_starts_are_compared_at_their_own_rates(two_tasks, tmp_path):
         "best": 2,
     }
     assert set(results.tpt_runs("best", rate=3e-3)["task"]) == {"mrpc", "sst2"}
+    ends = results.table("control").groupby(["control", "learning_rate"])["step"].max().unstack()
+    assert ends.loc["twice the steps"].eq(4).all() and ends.loc["vocabulary start"].eq(2).all()
     compared = compare_starts(runs, "random start")
     assert compared.loc["random start", "gain"] == 0 and compared["tasks"].max() <= 2
     assert compared[["low", "high"]].isna().all(axis=None)
@@ -1685,7 +1691,7 @@ def test_unknown_controls_are_named():
         replace(SHORT, controls=("more coffee",))
 
 
-# ---- results that were changed by hand
+# ---- results changed by hand
 
 
 @pytest.mark.parametrize(
@@ -1701,7 +1707,7 @@ def test_unknown_controls_are_named():
         ("tune", lambda result: result["curve"]["accuracy"].pop()),
     ],
 )
-def test_results_that_no_run_writes_are_named(short, two_tasks, tmp_path, kind, damage):
+def test_invalid_results_are_named(short, two_tasks, tmp_path, kind, damage):
     study = replace(SHORT, probe_steps=2)
     shutil.copytree(short, tmp_path / "out")
     study.run(tmp_path / "out", data=two_tasks, workers=1, progress=False)
@@ -1714,10 +1720,10 @@ def test_results_that_no_run_writes_are_named(short, two_tasks, tmp_path, kind, 
     assert str(error.value).isprintable()
 
 
-# ---- what is taken over
+# ---- copied answers
 
 
-def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_path):
+def test_incomplete_answers_are_not_copied(short, two_tasks, tmp_path):
     shutil.copytree(short, tmp_path / "part")
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
     place = Store(tmp_path / "part").place(cell)
@@ -1730,7 +1736,7 @@ def test_answers_that_are_not_whole_are_not_taken_over(short, two_tasks, tmp_pat
             SHORT.run(tmp_path / "new", data=two_tasks, reuse=[tmp_path / "part"], workers=1, progress=False)
 
 
-def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path, capsys):
+def test_folders_that_cannot_be_copied_from_are_named(short, two_tasks, tmp_path, capsys):
     with pytest.raises(StudyError, match="'.*nowhere' is not the folder of a study"):
         SHORT.run(tmp_path / "out", data=two_tasks, reuse=[tmp_path / "nowhere"], workers=1, progress=False)
     assert main(["study", "merge", str(tmp_path / "all"), str(short), str(tmp_path / "nowhere")]) == 2
@@ -1742,27 +1748,27 @@ def test_folders_that_cannot_be_taken_from_are_named(short, two_tasks, tmp_path,
     assert "was computed with different inputs: the dev rows of 'sst2'" in capsys.readouterr().err
 
 
-def test_nobody_packs_what_somebody_works_on(short, tmp_path):
+def test_a_folder_in_use_is_not_packed(short, tmp_path):
     shutil.copytree(short, tmp_path / "out")
     for shard in ((1, 1), (2, 3)):
         with Store(tmp_path / "out").owned(shard), pytest.raises(StoreError, match="has been using"):
             pack(tmp_path / "out", tmp_path / "out", cells_in(SHORT, short))
 
 
-def test_a_packed_study_outlives_a_death_while_its_declaration_is_written(short, tmp_path):
+def test_a_packed_study_survives_a_kill_while_its_declaration_is_written(short, tmp_path):
     pack(short, tmp_path / "out", cells_in(SHORT, short))
     (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(recorded_fingerprints(short)))
     assert replace(SHORT, name="grown").status(tmp_path / "out")["missing"].sum() == 0
 
 
-def test_several_processes_declare_one_study(tmp_path):
+def test_several_processes_may_declare_one_study(tmp_path):
     script = "import sys; from prompt_transferability.cells import Store\n"
     script += "for i in range(200): Store(sys.argv[1]).declare('x')"
     both = [subprocess.Popen([sys.executable, "-c", script, tmp_path]) for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0] and (tmp_path / "study.yaml").read_text() == "x"
 
 
-# ---- declarations that are nearly right
+# ---- invalid declarations
 
 
 @pytest.mark.parametrize(
@@ -1780,7 +1786,7 @@ def test_several_processes_declare_one_study(tmp_path):
         (None, "own_tasks.r"),
     ],
 )
-def test_a_task_of_ones_own_that_is_none_is_one_sentence(own, sentence):
+def test_an_invalid_own_task_is_one_sentence(own, sentence):
     with pytest.raises(ValueError, match=sentence) as refused:
         Study("x", ("micro-bert",), tasks=("r",), own_tasks={"r": own})
     assert "\n" not in str(refused.value)
@@ -1802,19 +1808,19 @@ def test_a_task_of_ones_own_that_is_none_is_one_sentence(own, sentence):
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_what_no_declaration_may_hold_is_one_sentence(wrong):
+def test_an_invalid_declaration_is_one_sentence(wrong):
     with pytest.raises(ValueError) as refused:
         Study(**{"name": "x", "backbones": ("micro-bert",), "tasks": ("micro/sst2",)} | wrong)
     assert isinstance(refused.value, StudyError | UnknownNameError) and "\n" not in str(refused.value)
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_numbers_are_accepted():
     study = replace(TINY, seeds=(np.int64(3),), steps=np.int32(7), learning_rate=np.float32(0.5))
     assert (study.seeds, study.steps, study.learning_rate) == ((3,), 7, 0.5)
     assert Study("x", ["micro-bert"]).backbones == ("micro-bert",)
 
 
-def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tmp_path, capsys):
+def test_control_characters_in_a_failure_are_escaped(short, two_tasks, tmp_path, capsys):
     shutil.copytree(short, tmp_path / "out")
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "transfer")
     shutil.rmtree(Store(tmp_path / "out").place(cell))
@@ -1833,7 +1839,7 @@ def test_a_failure_is_told_without_the_orders_of_its_author(short, two_tasks, tm
 @pytest.mark.parametrize(
     "name", ["micro", "micro-tpt", "micro-sources", "micro-unified", "micro-finetune", "micro-cross"]
 )
-def test_a_finished_folder_is_not_refused_by_its_preset(name, tmp_path):
+def test_a_preset_accepts_its_finished_folder(name, tmp_path):
     out = Path(shutil.copytree(ROOT / "results" / name, tmp_path / name))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with warnings.catch_warnings():
@@ -1843,7 +1849,7 @@ def test_a_finished_folder_is_not_refused_by_its_preset(name, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff" * 100, None])
-def test_a_prompt_of_a_cell_that_was_cut_is_named(content, short, tmp_path, capsys):
+def test_a_truncated_prompt_of_a_cell_is_named(content, short, tmp_path, capsys):
     shutil.copytree(short, tmp_path / "out")
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "tune")
     file = Store(tmp_path / "out").place(cell) / "prompt.safetensors"

@@ -781,7 +781,7 @@ def real_results():
         (["list", "nowhere"], "there is no warehouse 'nowhere'"),
         (["nearest", "nowhere", "sst2"], "there is no prompt 'sst2' in 'nowhere'"),
         (["nearest", "nowhere", "x.safetensors"], "there is no prompt file 'x.safetensors'"),
-        (["add", "nowhere"], "name prompt files"),
+        (["add", "nowhere"], "give prompt files"),
         (["add", "nowhere", "a.safetensors", "b.safetensors", "--name", "c"], "--name is for a single prompt"),
         (["add", "nowhere", "--study", "no-study"], "no-study"),
     ],

@@ -1,4 +1,4 @@
-"""Mutate the files and commands that the package reads, and count the cases not answered with one sentence.
+"""Mutate the files and commands that the package reads, and count the cases that it does not handle.
 
     python tools/fuzz.py --cases 100000 --out results/fuzzing/counts.json
 
@@ -526,7 +526,7 @@ SLOW = {
 
 
 def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tuple[str, str]:
-    "How one case ended, and details if it failed."
+    "How one case ended, with details if it failed."
     started, before = time.perf_counter(), most_memory()
     try:
         case(chance)

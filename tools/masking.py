@@ -43,7 +43,7 @@ Mask = tuple[str, str, int, Tensor]  # what is masked, the other task, the draw,
 
 
 def rankings(values: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:  # [layers, ffn] each
-    "The values that rank the neurons of a task's prompt: its own, the others' means, and the difference."
+    "The values by which the neurons of a task's prompt are ranked: its own, the others' means, and the difference."
     others = mean_of_others(values)[task]
     return {"own": values[task], "shared": others, "specific": values[task] - others}
 
@@ -81,7 +81,7 @@ def losses_of(
     data: TaskData,
     masks: Mapping[float, list[Mask]],  # by ratio
 ) -> Iterator[dict]:
-    "One row per mask, and for each ratio a row for the whole model."
+    "One row per mask, and for each ratio one row for the model without a mask."
     own = {ratio: next(masked for name, *_, masked in of if name == "own") for ratio, of in masks.items()}
     listed = [(ratio, *mask) for ratio, of in masks.items() for mask in of]
     nothing = torch.zeros_like(listed[0][-1])
