@@ -18,8 +18,8 @@ import torch
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompt_tuning import tune_prompt
-from prompt_transferability.prompts import vocabulary_prompt, written_whole
-from prompt_transferability.provenance import recorded_command, surroundings
+from prompt_transferability.prompts import atomic_write, vocabulary_prompt
+from prompt_transferability.provenance import environment, recorded_command
 from prompt_transferability.tasks import load_task
 from prompt_transferability.training import Training
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         "init_size": init.values.square().mean().sqrt().item(),
         "training": asdict(training),
         "threads": torch.get_num_threads(),
-        "provenance": surroundings(),
+        "provenance": environment(),
     }
     for task in given.tasks:
         if before := found["runs"].get(task):
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
             "seconds": run.seconds,
             "curve": json.loads(run.curve.to_json(orient="records")),
         }
-        with written_whole(given.out) as unfinished:
+        with atomic_write(given.out) as unfinished:
             unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         checkpoint.unlink(missing_ok=True)
 

@@ -18,8 +18,8 @@ import torch
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.prompt_tuning import tune_prompt
-from prompt_transferability.prompts import vocabulary_prompt, written_whole
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.prompts import atomic_write, vocabulary_prompt
+from prompt_transferability.provenance import environment
 from prompt_transferability.tasks import MICRO_NAMES, load_task
 from prompt_transferability.training import Training
 from prompt_transferability.zero_shot_transfer import evaluate
@@ -66,9 +66,9 @@ def main() -> None:
             row |= {f"{trained}, read in {dtype}": read[trained, dtype].accuracy for trained, dtype in read}
             agreed = [(read[t, "float32"].predictions == read[t, "bfloat16"].predictions).mean() for t in DTYPES]
             row |= {"same label": sum(agreed) / 2, "fingerprint": model.fingerprint}
-            row |= {"command": command, "threads": torch.get_num_threads(), "provenance": surroundings()}
+            row |= {"command": command, "threads": torch.get_num_threads(), "provenance": environment()}
             found["rows"].append(row)
-            with written_whole(given.out) as unfinished:
+            with atomic_write(given.out) as unfinished:
                 unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

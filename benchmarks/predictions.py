@@ -21,7 +21,7 @@ import torch
 from prompt_transferability.backbones import DTYPES, Backbone
 from prompt_transferability.prediction import predicted_rows
 from prompt_transferability.prompts import random_prompt
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import environment
 from prompt_transferability.tasks import ALL_TASKS, read_texts
 
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         for dtype in given.dtypes:
             backbone = Backbone.from_pretrained(name, device="cpu", dtype=dtype)
             for task in given.tasks:
-                one = {"dtype": dtype} | measured(backbone, task, given) | about | {"provenance": surroundings()}
+                one = {"dtype": dtype} | measured(backbone, task, given) | about | {"provenance": environment()}
                 found = [*(other for other in found if what(other) != what(one)), one]
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

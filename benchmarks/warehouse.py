@@ -21,9 +21,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from prompt_transferability.files import written_whole
+from prompt_transferability.files import atomic_write
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import environment
 from prompt_transferability.similarity import EMBEDDING_METRICS
 from prompt_transferability.tasks import PAPER_TASKS
 from prompt_transferability.warehouse import Warehouse
@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"{folder} has less than {2 * size / 1e9:.1f} GB free; name another place with --folder")
         about = {"command": f"python benchmarks/warehouse.py --prompts {given.prompts}"}
         about |= {"threads": torch.get_num_threads(), "prompts": given.prompts, "length": LENGTH, "width": WIDTH}
-        about |= {"gigabytes": size / 1e9, "provenance": surroundings(), "seconds": {}}
+        about |= {"gigabytes": size / 1e9, "provenance": environment(), "seconds": {}}
         for step, seconds in measured(Warehouse(folder), given.prompts):
             about["seconds"][step] = seconds
-            with written_whole(given.out) as path:
+            with atomic_write(given.out) as path:
                 path.write_text(json.dumps(about, indent=1) + "\n")
 
 

@@ -2,8 +2,8 @@
 
     python example/train.py --output_dir outputs --dataset sst2 --learning_rate 1e-2
 
-`--help` lists the arguments: those of `transformers.TrainingArguments` and the authors' own. `example/train.sh` has the
-README's. Without a network: `--backbone micro-roberta --dataset micro/sst2 --prompt_len 10`.
+`--help` lists the arguments: those of `transformers.TrainingArguments` and the authors' own. `example/train.sh` uses
+those of the README. Without a network, add `--backbone micro-roberta --dataset micro/sst2 --prompt_len 10`.
 """
 
 import sys
@@ -23,7 +23,7 @@ def main() -> None:
     before, _ = trainer.activated_neuron(args.backbone, args.dataset)
     print(f"activated neurons: {(before > 0).float().mean():.1%} of {before.numel():,}")
     metrics, mask = trainer.mask_activated_neuron(args.backbone, args.dataset, ratio=0.2)
-    print(f"evaluation without the {int(mask.sum()):,} most activated:", metrics)
+    print(f"evaluation without the {int(mask.sum()):,} most activated neurons:", metrics)
 
 
 if __name__ == "__main__":

@@ -37,14 +37,14 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from .backbones import DTYPES, Backbone, EncodedTexts, TextBatch
 from .families import FAMILIES
 from .prompts import random_prompt
-from .provenance import surroundings
+from .provenance import environment
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
 __all__ = ['SHAPES', 'TASK', 'LENGTHS', 'CONTESTANTS', 'COUNTS', 'POOL', 'SPLIT', 'MEASURED', 'random_model',
            'label_word_tokenizer', 'BenchError', 'bench_model', 'draw_texts', 'Contestant', 'ThisPackage',
            'EveryPosition', 'Peft', 'WholeModel', 'Dimensions', 'matrices', 'dimensions', 'layer_operations',
-           'masked_operations', 'causal_operations', 'seconds_of', 'product_rate', 'Settings', 'labelled_texts',
+           'masked_operations', 'causal_operations', 'seconds_of', 'product_rate', 'Settings', 'labeled_texts',
            'batch_rows', 'Race', 'Turn', 'OperationTimes', 'memory_is_known', 'process_memory', 'added_memory',
            'step_memory', 'fresh_step_memory', 'entrants', 'measure_model', 'origin', 'bench', 'summary']
 
@@ -436,7 +436,7 @@ POOL, SPLIT = 2048, 128
 "The number of texts for drawing batches, and of texts in a dev split."
 
 
-def labelled_texts(kind: str, backbone: Backbone, seed: int) -> tuple[EncodedTexts, Tensor]:
+def labeled_texts(kind: str, backbone: Backbone, seed: int) -> tuple[EncodedTexts, Tensor]:
     "The texts of a benchmark, and a label for each."
     texts = draw_texts(kind, POOL, backbone.model.config.vocab_size, seed)
     labels = np.random.default_rng(seed).integers(len(TASK.labels), size=POOL)
@@ -472,7 +472,7 @@ class Race:
         self.models, self.kind, self.settings = models, kind, settings
         self.model = next(iter(models.values()))
         self.shape = dimensions(self.model)
-        self.texts, self.labels = labelled_texts(kind, self.model, settings.seed)
+        self.texts, self.labels = labeled_texts(kind, self.model, settings.seed)
         self.entrants = {
             (name, dtype): CONTESTANTS[name](models[dtype], settings.length, settings.seed) for name, dtype in entrants
         }
@@ -611,7 +611,7 @@ def step_memory(model: str, kind: str, contestant: str, dtype: str, settings: Ma
     asked = Settings(**settings)
     with _threads(asked.threads):
         backbone = bench_model(model, dtype, asked.device, asked.seed)
-        texts, labels = labelled_texts(kind, backbone, asked.seed)
+        texts, labels = labeled_texts(kind, backbone, asked.seed)
         entrant, rows = CONTESTANTS[contestant](backbone, asked.length, asked.seed), batch_rows(0, asked.batch_size)
         return added_memory(lambda: entrant.step(texts.batch(rows), labels[rows]), backbone.device)
 
@@ -671,8 +671,8 @@ def measure_model(
 
 # %% ../nbs/library/bench.ipynb #21cd2eca
 def origin() -> dict[str, object]:
-    "The origin of measurements: time, number of threads, and the result of `surroundings`."
-    about, peft = surroundings(), {"peft": version("peft")} if find_spec("peft") else {}
+    "The origin of measurements: time, number of threads, and the result of `environment`."
+    about, peft = environment(), {"peft": version("peft")} if find_spec("peft") else {}
     libraries = about["libraries"] | peft
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return about | {"libraries": libraries, "threads": torch.get_num_threads(), "date": when}

@@ -34,13 +34,13 @@ from fastcore.basics import patch
 from safetensors import safe_open
 
 from prompt_transferability.files import (
+    atomic_write,
     parse_json,
     read_json,
     read_tensors,
     read_text,
     save_tensors,
     tensor_header,
-    written_whole,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ else:  # as in `files`
 
 # %% auto #0
 __all__ = ['MANIFEST', 'TABLE', 'TENSORS', 'LEFT_OUT', 'ALIVE', 'SILENT', 'Answer', 'Cell', 'StoreError', 'hash_of',
-           'check_manifest', 'read_table', 'read_headers', 'finish_packing', 'written_together', 'Store', 'pack',
+           'check_manifest', 'read_table', 'read_headers', 'finish_packing', 'atomic_write_together', 'Store', 'pack',
            'Failure', 'Report', 'compute', 'Schedule', 'shard_of', 'with_needs', 'run_cells']
 
 # %% ../nbs/library/cells.ipynb #b6f5626a
@@ -149,13 +149,13 @@ def finish_packing(folder: Path) -> None:
 
 # %% ../nbs/library/cells.ipynb #1a4b59e0
 @contextmanager
-def written_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+def atomic_write_together(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
     "Temporary paths of files that get their names, and a manifest of their hashes, once all are complete."
     unfinished = [folder / f".{name}.part" for name in names]
     try:
         yield unfinished
         lines = [f"{hash_of(path)}  {name}\n" for path, name in zip(unfinished, names, strict=True)]
-        with written_whole(folder / _PLAN, through_links=False) as plan:
+        with atomic_write(folder / _PLAN, through_links=False) as plan:
             plan.write_text("".join(lines), encoding="utf-8")
     except BaseException:
         for path in unfinished:
@@ -197,7 +197,7 @@ def place(self: Store, cell: Cell) -> Path:
 
 # %% ../nbs/library/cells.ipynb #51f5384e
 @patch
-def beside(self: Store, cell: Cell, what: str) -> Path:
+def sibling(self: Store, cell: Cell, what: str) -> Path:
     "A file or folder for a cell, next to the folder of its answer."
     return self.folder / "cells" / cell.kind / f".{cell.key}.{what}"
 
@@ -242,7 +242,7 @@ _HOST = socket.gethostname()
 @contextmanager
 def writing(self: Store, cell: Cell) -> Iterator[tuple[Path, dict[str, Any]]]:
     "A folder for the files of an answer, and a dict for its `result` and `provenance`."
-    unfinished = self.beside(cell, f"{_HOST}-{os.getpid()}.part")
+    unfinished = self.sibling(cell, f"{_HOST}-{os.getpid()}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     parts = {"cell": {"kind": cell.kind, "code_version": cell.version, "asked": dict(cell.asked)}}
@@ -516,7 +516,7 @@ def pack(
         tensors, headers = _all_tensors(store, answered, keep)
         into.mkdir(parents=True, exist_ok=True)
         finish_packing(into)
-        with written_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
+        with atomic_write_together(into, [TABLE, TENSORS, "study.yaml"]) as (table_file, tensor_file, declaration):
             pq.write_table(table, table_file, compression="zstd", compression_level=12, use_dictionary=["kind"])
             save_tensors(tensors, tensor_file, {"files": json.dumps(headers, sort_keys=True)})
             shutil.copyfile(store.folder / "study.yaml", declaration)
@@ -536,7 +536,7 @@ def declare(self: Store, text: str) -> None:
     if (self.folder / MANIFEST).is_file():
         lines = (self.folder / MANIFEST).read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.endswith("  study.yaml")]
-        with written_whole(self.folder / MANIFEST, through_links=False) as unfinished:
+        with atomic_write(self.folder / MANIFEST, through_links=False) as unfinished:
             lines = [*kept, f"{hash_of(self.folder / 'study.yaml')}  study.yaml"]
             unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -575,7 +575,7 @@ def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) 
     else:
         line = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'without a message'}"
         found = Failure(cell.kind, cell.key, line, "".join(traceback.format_exception(error)))
-    path = self.beside(cell, "failed.json")
+    path = self.sibling(cell, "failed.json")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):  # a full disk may be why the cell failed; the report contains the error too
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -587,7 +587,7 @@ def note_failure(self: Store, cell: Cell, error: BaseException | Failure | str) 
 @patch
 def failure(self: Store, cell: Cell) -> Failure | None:
     "The failure of the last attempt at a cell."
-    path, found = self.beside(cell, "failed.json"), None
+    path, found = self.sibling(cell, "failed.json"), None
     with suppress(StoreError):
         found = read_json(path, StoreError) if path.is_file() else None
     names = {f.name for f in fields(Failure)}
@@ -605,7 +605,7 @@ def compute(cell: Cell, store: Store, answer: Answer) -> None:
         result, provenance = answer(cell, store, folder)
         parts |= {"result": result, "provenance": provenance}
     for what in ("failed.json", "checkpoint"):
-        store.beside(cell, what).unlink(missing_ok=True)
+        store.sibling(cell, what).unlink(missing_ok=True)
 
 # %% ../nbs/library/cells.ipynb #1c133ffd
 class Schedule:
@@ -669,7 +669,7 @@ class _Run:
     fail_fast: bool
     done: Callable[[Cell, float], object]
 
-    def goes_on(self) -> bool:
+    def should_continue(self) -> bool:
         return not (self.fail_fast and self.report.failed)
 
     def answered(self, cell: Cell, seconds: float) -> None:
@@ -683,7 +683,7 @@ class _Run:
 
 # %% ../nbs/library/cells.ipynb #8c5953f0
 def _run_here(run: _Run) -> None:
-    while run.schedule.ready and run.goes_on():
+    while run.schedule.ready and run.should_continue():
         cell, started = run.schedule.ready.popleft(), time.monotonic()
         try:
             compute(cell, run.store, run.answer)
@@ -790,7 +790,7 @@ def run_cells(
                 _run_here(run)
             else:
                 _run_in_workers(run, workers, start)
-            if shard[1] == 1 or not schedule.cells or not run.goes_on():
+            if shard[1] == 1 or not schedule.cells or not run.should_continue():
                 break
             if not schedule.look(store.__contains__):  # wait for what other shards are still computing
                 if store.company(shard):
@@ -894,7 +894,7 @@ def end(self: _Workers) -> None:
 def _run_in_workers(run: _Run, count: int, start: Callable[[], object] | None) -> None:
     workers, tried_again = _Workers(run.store, run.answer, start), set()
     try:
-        while run.goes_on():
+        while run.should_continue():
             while run.schedule.ready and len(workers.busy) < count:
                 workers.give(run.schedule.ready.popleft())
             if not workers.busy:
@@ -960,7 +960,7 @@ def _run_on_ray(run: _Run, count: int, start: Callable[[], object] | None, addre
     remote = ray.remote(_answer_elsewhere).options(num_cpus=1, num_gpus=gpus, max_retries=3)
     running = {}
     try:
-        while run.goes_on():
+        while run.should_continue():
             while run.schedule.ready and len(running) < count:
                 cell = run.schedule.ready.popleft()
                 needed = [(need, _files_of(run.store, need)) for need in cell.needs]

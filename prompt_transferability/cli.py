@@ -29,11 +29,11 @@ from .backbones import DTYPES, Backbone
 from .bench import CONTESTANTS, LENGTHS, SHAPES, Settings, bench, summary
 from .cells import Cell, Store, pack
 from .experiments import KINDS, METHODS, Kind, Sources, cell_label, check_stored
-from .files import printable, written_whole
+from .files import atomic_write, printable
 from .microworld import MICRO_MODELS, build_model
 from .neurons import CHOICES, mask_neurons
 from .prediction import predicted_rows, save_predictions
-from .projectors import ACTIVATIONS, WAYS, Projection, ProjectorError
+from .projectors import ACTIVATIONS, PROJECTION_METHODS, Projection, ProjectorError
 from .prompt_tuning import tune_prompt
 from .prompts import UNTRAINED, PromptError, SoftPrompt
 from .provenance import recorded_command
@@ -64,7 +64,7 @@ from prompt_transferability.study import (
     Study,
     StudyError,
     check_source,
-    noted_fingerprints,
+    recorded_fingerprints,
     slurm_script,
 )
 from prompt_transferability.tasks import (
@@ -485,7 +485,7 @@ def _named_prompts(paths: Sequence[str]) -> dict[str, SoftPrompt]:
 def _write_table(table: pd.DataFrame, out: Path | None) -> None:
     "Write a table as CSV if requested, whole or not at all."
     if out is not None:
-        with written_whole(out) as unfinished:
+        with atomic_write(out) as unfinished:
             table.to_csv(unfinished)
 
 # %% ../nbs/library/cli.ipynb #c2534bc0
@@ -750,7 +750,7 @@ def _pairs(
 _OF_FIT = (
     _option(
         "method",
-        choices=[name.replace(" ", "-") for name in WAYS],
+        choices=[name.replace(" ", "-") for name in PROJECTION_METHODS],
         help="see the page on projectors; relative-representations uses all shared words as anchors, without a filter",
     ),
     _option(
@@ -783,7 +783,7 @@ _OF_FIT = (
 # %% ../nbs/library/cli.ipynb #fd0e8cd2
 @_command("project fit", "train a projector from one model's prompts to another's", *_OF_FIT)
 def _project_fit(options: argparse.Namespace) -> dict:
-    fit = WAYS[options.method.replace("-", " ")]
+    fit = PROJECTION_METHODS[options.method.replace("-", " ")]
     takes, read = _taken(fit, options), [*options.prompts, *options.wanted]
     prompts, wanted = _prompts(options.prompts), _prompts(options.wanted)
     layout = prompts[0].layout if prompts else "paper"
@@ -894,7 +894,9 @@ def _study_run(options: argparse.Namespace) -> dict:
     given += ("retry_failed", "fail_fast")
     settings = {name: getattr(options, name) for name in given}
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
-    return {"study": study.name, "dtype": study.dtype, "out": str(out), "report": str(write_report(Results(out)))}
+    answer = {"study": study.name, "dtype": study.dtype, "out": str(out)}
+    # A report needs more than some cells.
+    return answer if options.only else answer | {"report": str(write_report(Results(out)))}
 
 # %% ../nbs/library/cli.ipynb #17ed412f
 @_command("study status", "report the progress of a study", _option("out", help="folder of the results"))
@@ -982,7 +984,7 @@ def _study_slurm(options: argparse.Namespace) -> dict | _Lines:
 def _study_merge(options: argparse.Namespace) -> dict:
     store, parts = Store(options.out), [*map(Store, options.folders)]
     first = store.folder if (store.folder / "study.yaml").is_file() else parts[0].folder
-    study, noted = Study.from_file(first / "study.yaml"), noted_fingerprints(first)
+    study, noted = Study.from_file(first / "study.yaml"), recorded_fingerprints(first)
     for part in parts:
         check_source(part, noted)
     planned, taken = study.cells(noted), {}
@@ -1196,7 +1198,7 @@ def _bench(options: argparse.Namespace) -> dict:
     found = bench(*asked, progress=not options.json, **settings)
     found["provenance"]["command"] = options.command_line
     if out is not None:
-        with written_whole(out) as unfinished:
+        with atomic_write(out) as unfinished:
             unfinished.write_text(json.dumps(found, indent=1) + "\n")
     return found if options.json else _medians(summary(found))
 

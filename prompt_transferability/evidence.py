@@ -18,9 +18,9 @@ import pandas as pd
 from .articles import listing, number, p_value, percent, with_interval
 from .backbones import Backbone
 from .checkpoints import MICRO_MODELS
-from .files import written_whole
-from .paper import own_beside_others
-from .projectors import named_way
+from .files import atomic_write
+from .paper import own_and_other_similarities
+from .projectors import method_name
 from .prompts import SoftPrompt
 from .results import Results
 from prompt_transferability.similarity import (
@@ -55,7 +55,7 @@ from prompt_transferability.tpt_task import (
     compare_starts,
     mean_regret,
     paired_times,
-    sooner_or_later,
+    sooner_sign_test,
     times_by_chance,
 )
 from prompt_transferability.zero_shot_transfer import (
@@ -68,11 +68,11 @@ from prompt_transferability.zero_shot_transfer import (
 
 # %% auto #0
 __all__ = ['STUDIES', 'VERDICTS', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS',
-           'Evidence', 'studies_there', 'each_study', 'verdict', 'said', 'row_of', 'learned_tasks', 'tuned_on_dev',
-           'whole_matrix', 'type_test', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities',
-           'similarities', 'good_sources', 'holm', 'compared', 'metrics_beside_transfer', 'by_similarity', 'by_pair',
-           'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector',
-           'by_further', 'by_carried', 'across', 'progress', 'claims']
+           'Evidence', 'available_studies', 'each_study', 'verdict', 'summarize_verdicts', 'row_of', 'learned_tasks',
+           'tuned_on_dev', 'whole_matrix', 'type_test', 'by_type', 'pair_similarities', 'write_similarities',
+           'read_similarities', 'similarities', 'good_sources', 'holm', 'compared', 'metrics_against_transfer',
+           'by_similarity', 'by_pair', 'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words',
+           'by_method', 'by_projector', 'by_further', 'by_carried', 'across', 'progress', 'claims']
 
 # %% ../nbs/library/evidence.ipynb #1ec20935
 _PLAIN = ("paper", "smollm", "gemma", "small", "micro")
@@ -109,12 +109,12 @@ class Evidence:
         study, done, planned = self.results.study, len(self.results.answered), len(self.results.planned)
         models = f"{self.source} to {self.backbone}" if self.source else self.backbone
         tasks = "generated" if any(task.startswith("micro/") for task in study.tasks) else "real"
-        seeds = self.results.seeds_said() if self.seed is None else f"seed {self.seed} alone"
+        seeds = self.results.describe_seeds() if self.seed is None else f"seed {self.seed} alone"
         unfinished = "" if done == planned else f", unfinished ({done} of {planned} cells)"
         return f"{self.name}: {models}, {len(study.tasks)} {tasks} tasks, {seeds}{unfinished}"
 
 # %% ../nbs/library/evidence.ipynb #7377c430
-def studies_there(
+def available_studies(
     folder: str | Path,  # the parent folder of the studies, `results`
     question: str,  # one of `STUDIES`
 ) -> list[Evidence]:  # one per model, or per direction from one model to another
@@ -144,7 +144,7 @@ def each_study(
     each_seed: bool = False,  # also add a row per seed for studies with several seeds and a declared rule
 ) -> pd.DataFrame:  # texts, one row per study; – for missing values
     "A table with a row for each study in the folder; the row is empty if the study lacks the results it needs."
-    rows, shown = {}, studies_there(folder, question)
+    rows, shown = {}, available_studies(folder, question)
     if each_seed:
         shown = [one for study in shown for one in (study, *_single_seeds(study))]
     for study in shown:
@@ -178,7 +178,7 @@ def verdict(
     return {"above": HOLDS, "below": FAILS, None: OPEN}[side] if study.name.startswith(DECLARED) else "–"
 
 
-def said(
+def summarize_verdicts(
     table: pd.DataFrame,  # from `each_study`
     column: str = "verdict",
 ) -> str:  # Markdown
@@ -341,7 +341,7 @@ def write_similarities(
         if i <= j
     ]
     table = pd.DataFrame(rows, columns=["backbone", "metric", "one", "other", "similarity"])
-    with written_whole(Path(file)) as part:
+    with atomic_write(Path(file)) as part:
         part.write_text(f"# {json.dumps(origin)}\n" + table.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
     return Path(file)
 
@@ -423,7 +423,9 @@ FEWEST_TASKS = 4
 "The minimum number of tasks for partial correlations."
 
 
-def metrics_beside_transfer(study: Evidence, by_layer: bool = False) -> pd.DataFrame:  # one row per metric and baseline
+def metrics_against_transfer(
+    study: Evidence, by_layer: bool = False
+) -> pd.DataFrame:  # one row per metric and baseline
     """How well each metric's ranking of sources agrees with transfer, and what it adds to types (Table 3).
 
     Columns: `rho`, the plain correlation, with `low` and `high`; `more`, its difference from the types' correlation;
@@ -460,7 +462,7 @@ def by_similarity(study: Evidence) -> dict[str, str]:
     if the partial correlation with types held fixed is positive and p < 0.05 after Holm's correction, and fails if the
     correlation is negative with such a p.
     """
-    table = metrics_beside_transfer(study)
+    table = metrics_against_transfer(study)
     if table.empty:
         return {}
     row = {"task type": _rho(table.loc["task type"]), "good elsewhere": _rho(table.loc["good elsewhere"])}
@@ -574,7 +576,7 @@ def by_start(study: Evidence) -> dict[str, dict[str, str]]:
             continue
         by_task = compare_runs(curves, study.results.curves(study.backbone), tolerance=0)
         overall, by_task = by_task.loc["overall"], by_task.drop("overall")
-        counts, over = sooner_or_later(by_task["comparable_time"]), better_start(study, choice)
+        counts, over = sooner_sign_test(by_task["comparable_time"]), better_start(study, choice)
         row = rows[f"from {choice}"] = {
             "steps": f"{declared.tpt_steps or declared.steps} of {declared.steps}",
             "tasks sooner": f"{counts['sooner']} of {len(by_task)}",
@@ -671,7 +673,7 @@ def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
     shares, noise = (recovered_by_kind(matrix, types) for matrix in (carried, untrained))
     for group in results.study.cross_model.fitted_on:
         methods = ("task tuning", "own prompt", "prompt mapping", "task tuning without LayerNorm")
-        tuned, reused, mapped, bare = (named_way(method, group) for method in methods)
+        tuned, reused, mapped, bare = (method_name(method, group) for method in methods)
         of, vectors, own = (
             table["same type"].get(name, np.nan) for table, name in ((shares, tuned), (noise, tuned), (shares, reused))
         )
@@ -709,7 +711,7 @@ def by_further(study: Evidence) -> dict[str, dict[str, str]]:
     several = curves["seed"].nunique() > 1
     chance = times_by_chance(curves)["comparable_time"] if several else pd.Series(dtype=float)
     for group in study.results.study.cross_model.fitted_on:
-        projector = named_way("task tuning", group)
+        projector = method_name("task tuning", group)
         try:
             found = study.results.tpt_model_by_kind(study.source, study.backbone, projector)
         except StudyError:  # no prompt of this projector has been tuned further
@@ -738,7 +740,7 @@ def by_carried(
     crossing = results.study.cross_model
     known = [method for method in methods if method in crossing.methods]
     for method, group in ((method, group) for group in crossing.fitted_on for method in known):
-        kinds, parts, lengths, projector = {types[task] for task in group}, [], [], named_way(method, group)
+        kinds, parts, lengths, projector = {types[task] for task in group}, [], [], method_name(method, group)
         for seed in results.study.seeds:
             try:
                 carried = results.carried_prompts(study.source, study.backbone, projector, seed)
@@ -749,7 +751,7 @@ def by_carried(
             both = {f"carried {task}": prompt for task, prompt in carried.items()}
             both |= {f"own {task}": prompt for task, prompt in tuned.items()}
             alike = similarity_matrix(both, "cosine_concat").iloc[: len(carried), len(carried) :]
-            parts.append(own_beside_others(alike.set_axis([*carried]).set_axis([*tuned], axis=1), types))
+            parts.append(own_and_other_similarities(alike.set_axis([*carried]).set_axis([*tuned], axis=1), types))
             lengths.append([_mean_norm(of.values()) for of in (carried, {task: tuned[task] for task in carried})])
         if parts:
             near, (long, own) = pd.concat(parts), np.mean(lengths, axis=0)
@@ -772,7 +774,7 @@ def across(study: Evidence) -> dict[str, str]:
     They are compared on unseen tasks of the types that task tuning learned from. The claim holds if the interval of
     the difference over tasks is above zero, and fails if it is below zero.
     """
-    here = studies_there(study.results.out.parent, "transfer")
+    here = available_studies(study.results.out.parent, "transfer")
     alike = [other for other in here if other.backbone == study.backbone]
     carried = study.results.cross_model(study.source, study.backbone)
     matrices = [matrix for matrix in map(whole_matrix, alike) if {*carried.columns} <= {*matrix.columns}]

@@ -24,10 +24,16 @@ from .cells import Cell, Store
 from .files import printable
 from .fine_tuning import FineTuningRun, fine_tune
 from .microworld import MICRO_MODELS
-from .projectors import WAYS, MisfitError, Projection, fit_prompt_mapping, fit_task_tuning
+from prompt_transferability.projectors import (
+    PROJECTION_METHODS,
+    MisfitError,
+    Projection,
+    fit_prompt_mapping,
+    fit_task_tuning,
+)
 from .prompt_tuning import TuningRun, tune_prompt
 from .prompts import SoftPrompt, random_prompt, vocabulary_prompt
-from .provenance import surroundings
+from .provenance import environment
 from .tasks import SPLITS, DataError, Task, TaskData, load_task, unify_label_words
 from .tpt_model import tune_from_carried
 from .tpt_task import SourceScores, choice_cost, source_similarities, train_probe, tune_from_tasks
@@ -421,7 +427,7 @@ def _settings(cell: Cell, store: Store) -> dict[str, Any]:
     "A cell's settings for training a prompt or a model."
     names = ("steps", "learning_rate", "batch_size", "seed", "eval_every", "patience")
     names += tuple(name for name in ("relative", "schedule", "warmup") if name in cell.asked)
-    checkpoint = store.beside(cell, "checkpoint")
+    checkpoint = store.sibling(cell, "checkpoint")
     return {name: cell.asked[name] for name in names} | {"checkpoint": checkpoint, "progress": False}
 
 # %% ../nbs/library/experiments.ipynb #c81de9e5
@@ -823,12 +829,16 @@ def _control(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     return found | {"test": _tested(backbone, SoftPrompt.load(folder / "prompt.safetensors"), data)}
 
 
+def _control_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"control": cell.asked["control"]} | row for row in _curve_rows(cell, result)]
+
+
 KINDS["control"] = Kind(
     _plan_control,
     _control,
     Tuned,
     label=lambda cell: _on_model(cell, f", {cell.asked['control']}, at {cell.asked['learning_rate']:g}"),
-    rows=_curve_rows,
+    rows=_control_rows,
     files=_own_prompt,
     texts=_texts_of_training,
 )
@@ -836,7 +846,7 @@ KINDS["control"] = Kind(
 # %% ../nbs/library/experiments.ipynb #0ac28913
 _MAPPING = ("hidden_size", "mapping_steps", "mapping_learning_rate", "eval_every")
 _TUNING = ("hidden_size", "steps", "learning_rate", "eval_every")
-METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(WAYS, ()) | {
+METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(PROJECTION_METHODS, ()) | {
     "token mapping": _MAPPING,
     "prompt mapping": _MAPPING,
     "task tuning": _TUNING,
@@ -915,7 +925,7 @@ def _projection(
         settings |= {"layer_norm": kind == asked["method"], "batch_size": asked["batch_size"]}
         datas = [_with_label_words(data, asked) for data in datas]
         return fit_task_tuning(target, [prompts[name] for name in names], datas, **settings)
-    return WAYS[kind](source, target, **settings)
+    return PROJECTION_METHODS[kind](source, target, **settings)
 
 # %% ../nbs/library/experiments.ipynb #c5ca69ab
 def _evaluated(
@@ -947,7 +957,7 @@ def _project(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
         for keys in (asked["prompts"], asked["wanted"])
     )
     try:
-        projection = _projection(asked, prompts, wanted, sources, store.beside(cell, "checkpoint"))
+        projection = _projection(asked, prompts, wanted, sources, store.sibling(cell, "checkpoint"))
     except MisfitError as error:
         return {"impossible": str(error), "rows": []}
     projection.save(folder / "projector.safetensors")
@@ -1061,7 +1071,7 @@ def answer(
     command: str | None = None,  # noted in the provenance
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     "Compute a cell's result and provenance. Raises `DataError` if rows or weights have changed."
-    started, origin = time.time(), surroundings()
+    started, origin = time.time(), environment()
     _check_unchanged(cell.asked, sources)
     result = KINDS[cell.kind].answer(cell, sources, store, folder)
     backbone = _model(cell.asked, sources) if "backbone" in cell.asked else None

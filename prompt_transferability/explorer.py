@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .backbones import Backbone
-from .files import written_whole
+from .files import atomic_write
 from .microworld import MICRO_MODELS
 from .paper import printed, table
 from .plots import TYPE_COLORS
@@ -39,7 +39,7 @@ from .tasks import PAPER_TASKS, with_titles
 # %% auto #0
 __all__ = ['METRIC_WORDS', 'PUBLISHED', 'PROJECTED', 'COSINES', 'VARIABLE', 'rounded', 'task_entries', 'principal_components',
            'overall_correlation', 'best_metric', 'printed_cells', 'published_collections', 'base_similarities',
-           'printed_profile', 'evaluations', 'curves', 'similarities', 'compared', 'profile', 'said_of',
+           'printed_profile', 'evaluations', 'curves', 'similarities', 'compared', 'profile', 'describe_study',
            'study_collection', 'carried_collection', 'gather', 'as_script', 'read_script', 'write_explorer']
 
 # %% ../nbs/library/explorer.ipynb #d1e0b590
@@ -285,14 +285,14 @@ def profile(
     }
 
 # %% ../nbs/library/explorer.ipynb #474e93c5
-def said_of(results: Results, about: str) -> str:
+def describe_study(results: Results, about: str) -> str:
     "A description of a study, with a warning about its numbers."
     study = results.study
     micro = all(name.startswith("micro/") for name in study.tasks)
     data = "generated tasks of the micro world, a made-up language" if micro else "samples of the paper's tasks"
     words = ", all with the label words 1, 2, 3" if study.unified_label_words else ""
     return (
-        f"{about} on {data}{words}: our {study.name} study, {results.seeds_said()}, {study.length} vectors, "
+        f"{about} on {data}{words}: our {study.name} study, {results.describe_seeds()}, {study.length} vectors, "
         f"{study.steps} steps. "
         f"These are not RoBERTa's numbers{', and not English either' if micro else ''}."
     )
@@ -310,7 +310,7 @@ def study_collection(
         "id": f"{study.name}-{backbone}",
         "group": "Our studies: not RoBERTa",
         "name": f"{backbone}, study {study.name}",
-        "says": said_of(results, backbone),
+        "says": describe_study(results, backbone),
         "source": f"results/{results.out.name}/files.html",
         "tasks": task_entries(list(matrix)),
         "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)} | evaluations(results, backbone, matrix),
@@ -330,7 +330,7 @@ def carried_collection(results: Results, source: str, target: str) -> dict[str, 
         "id": f"{results.study.name}-{source}-to-{target}",
         "group": "Our studies across models: not RoBERTa",
         "name": f"{source} to {target}, study {results.study.name}",
-        "says": said_of(results, f"Prompts of {source} on {target}"),
+        "says": describe_study(results, f"Prompts of {source} on {target}"),
         "source": f"results/{results.out.name}/files.html",
         "tasks": task_entries(list(matrix)),
         "transfer": {"rows": list(matrix.index), "accuracy": rounded(matrix)},
@@ -381,5 +381,5 @@ def write_explorer(
     out: str | Path,  # the script
 ) -> None:
     "Gather what the Explorer shows, and write its script."
-    with written_whole(Path(out)) as unfinished:
+    with atomic_write(Path(out)) as unfinished:
         unfinished.write_text(as_script(gather(Path(results))), encoding="utf-8")

@@ -29,7 +29,7 @@ else:  # the name is enough; importing torch takes a second, too long for the wo
 # %% auto #0
 __all__ = ['SIZE_LIMIT', 'DEEPEST', 'LONGEST_YAML', 'MOST_NODES', 'TENSOR_TYPES', 'FLOATS', 'size_limit', 'is_printable',
            'printable', 'shown', 'check_fetched', 'as_text', 'open_text', 'read_text', 'parse_json', 'read_json',
-           'one_line', 'parse_yaml', 'written_whole', 'save_tensors', 'tensor_header', 'read_tensors']
+           'one_line', 'parse_yaml', 'atomic_write', 'save_tensors', 'tensor_header', 'read_tensors']
 
 # %% ../nbs/library/files.ipynb #9b6b3622
 SIZE_LIMIT = 256 * 2**20
@@ -314,7 +314,7 @@ def _written(path: Path, through_links: bool) -> Iterator[Path]:
 
 # %% ../nbs/library/files.ipynb #5c03d23e
 @contextmanager
-def written_whole(
+def atomic_write(
     path: str | Path,
     through_links: bool = True,  # for a link, write its target; False: replace the link by the file
 ) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from .backbones import Backbone
-from .projectors import ProjectorError, fit_task_tuning, named_way
+from .projectors import ProjectorError, fit_task_tuning, method_name
 from .prompt_tuning import TuningRun
 from .prompts import SoftPrompt
 from .similarity import METRICS, pair_means, similarity_matrix
@@ -79,7 +79,7 @@ def layernorm_ablation(
     table9, table10 = {"tuned": _accuracies(target_backbone, own, datas, split), "random": at_random.to_dict()}, {}
     curves = [baselines[task].curve.assign(fitted_on="", prompts="tuned", task=task) for task in tuned_tasks]
     for group, (layer_norm, suffix) in product(fitted_on, ((False, " without LayerNorm"), (True, ""))):
-        method, name = named_way(f"task tuning{suffix}", group), ", ".join(group)
+        method, name = method_name(f"task tuning{suffix}", group), ", ".join(group)
         settings = dict(fitting or {}) | {"layer_norm": layer_norm, "checkpoint": checkpoint(method)}
         learned_from = [prompts[task] for task in group], [datas[task] for task in group]
         projector = fit_task_tuning(target_backbone, *learned_from, **settings)

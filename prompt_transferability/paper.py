@@ -17,7 +17,7 @@ from .tasks import PAPER_TASKS
 
 # %% auto #0
 __all__ = ['SECONDS_PER_STEP', 'printed', 'table', 'reproduces', 'agreement', 'heading', 'column_by_column', 'side_by_side',
-           'own_beside_others']
+           'own_and_other_similarities']
 
 # %% ../nbs/library/paper.ipynb #e9f0fcf8
 _COLUMNS = {
@@ -273,7 +273,7 @@ def side_by_side(
     return side.apply(lambda _: bold, axis=None).format_index(heading, axis=1)
 
 # %% ../nbs/library/paper.ipynb #0b2dc828
-def own_beside_others(
+def own_and_other_similarities(
     similarity: pd.DataFrame,  # prompts in rows, tuned prompts in columns, both by task
     types: Mapping[str, str],  # the type of each task
 ) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean
@@ -285,7 +285,7 @@ def own_beside_others(
     tasks, tuned = similarity.index, similarity.columns
     lacking = [task for task in tasks.union(tuned, sort=False) if task not in types or task not in tuned]
     if lacking:
-        raise ValueError(f"each task needs a tuned prompt and a type; there is none of {', '.join(lacking)}")
+        raise ValueError(f"each task needs a tuned prompt and a type; one is missing for {', '.join(lacking)}")
     own = tasks.to_numpy()[:, None] == tuned.to_numpy()
     same = tasks.map(types).to_numpy()[:, None] == tuned.map(types).to_numpy()
     pairs = {"own": own, "others of its type": same & ~own, "other types": ~same}

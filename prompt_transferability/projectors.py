@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from .backbones import Backbone
 from prompt_transferability.files import (
     FLOATS,
+    atomic_write,
     is_printable,
     one_line,
     parse_json,
     read_tensors,
     save_tensors,
-    written_whole,
 )
 from .prompt_tuning import TextStream, TuningJob, fingerprint, run_identity, text_streams
 from .prompts import TASK_ENTRIES, SoftPrompt
@@ -36,9 +36,9 @@ from .tasks import TaskData, UnknownNameError
 from .training import Batches, Loop, Objective, Training, read_settings, train, whole_number
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'WAYS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
+__all__ = ['ACTIVATIONS', 'PROJECTION_METHODS', 'FORMAT', 'KINDS', 'ProjectorError', 'MisfitError', 'Projection', 'Projector',
            'fit_prompt_mapping', 'fit_token_mapping', 'fit_task_tuning', 'DirectReuse', 'reuse_directly',
-           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'named_way']
+           'shared_tokens', 'LinearMap', 'fit_linear_map', 'RelativeMap', 'fit_relative_map', 'method_name']
 
 # %% ../nbs/library/projectors.ipynb #8376d6b5
 class ProjectorError(ValueError):
@@ -72,7 +72,7 @@ class Projection(nn.Module):
 # %% ../nbs/library/projectors.ipynb #bde742cd
 @patch
 def settings(self: Projection) -> dict[str, Any]:
-    "The arguments that create another one of the same shape, without the weights."
+    "The arguments for creating another projection of the same shape, without the weights."
     return {"source_size": self.source_size, "target_size": self.target_size}
 
 
@@ -95,7 +95,7 @@ def _marks(one: SoftPrompt | Backbone) -> dict[str, str | None]:
 # %% ../nbs/library/projectors.ipynb #fc009908
 @patch
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
-    "Raise `ProjectorError` unless the prompt and the model are those that this maps from and to."
+    "Raise `ProjectorError` unless this projection fits both the prompt and the target model."
     models = {name: self.metadata.get(f"{name}_backbone") for name in ("source", "target")}
     layout = self.metadata.get("layout", prompt.layout)  # methods fitted on words alone have no layout
     whose = f"the prompt of task {prompt.task!r} on {prompt.backbone!r}"
@@ -137,10 +137,10 @@ def project(
     prompt: SoftPrompt,  # a prompt of the source model
     backbone: Backbone,  # the target model
 ) -> SoftPrompt:
-    """A prompt for the target model; its metadata records where it came from.
+    """A prompt for the target model; its metadata records its origin.
 
-    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
-    model of another width, layout, name or revision than this was fitted for.
+    Raises `ProjectorError` for a prompt of another width, length, model or revision than expected, and for a target
+    model of another width, layout, name or revision than the projection was fitted for.
     """
     self._check_fit(prompt, backbone)
     device = next((tensor.device for tensor in self.state_dict().values()), None)
@@ -251,9 +251,9 @@ def _fitted(
 
 # %% ../nbs/library/projectors.ipynb #37e5e10c
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
-    """The one of several prompts that identifies its model most precisely.
+    """The prompt, of several, that identifies its model most precisely.
 
-    Raises `ProjectorError` if there is none, or if they are not alike.
+    Raises `ProjectorError` if there is none, or if models, lengths or layouts differ.
     """
     if not prompts:
         raise ProjectorError(f"there is no prompt of the {whose} model to train on; give at least one")
@@ -371,8 +371,8 @@ def fit_token_mapping(
 ) -> Projector:
     """Train a projector to map words to the target model's own (token mapping, Eq. 9).
 
-    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and for
-    settings the errors of `fit_prompt_mapping`.
+    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and the
+    errors of `fit_prompt_mapping` for settings.
     """
     training = read_settings({"learning_rate": learning_rate, "batch_size": batch_size} | kwargs, fit_token_mapping)
     seed = whole_number("seed", seed, 0)
@@ -596,7 +596,7 @@ def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> Line
     """The matrix that maps the source model's words closest to the target model's, by least squares (Mikolov et al.).
 
     `metadata["missed"]` is the share of unexplained variance of words left out of a trial fit (every fifth word).
-    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers, and `ProjectorError` for one
+    Raises `MisfitError` for models with fewer shared tokens than a vector has dimensions, and `ProjectorError` for one
     model given twice.
     """
     models = _between(source_backbone, target_backbone)
@@ -631,9 +631,8 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
     Every word that both models have as one token is an anchor, without the original filter (the 8192 strongest) and
-    search. The map rejects a prompt with a vector of zeros, which has no direction. Raises
-    `MisfitError` for models with fewer shared words than a vector has numbers, and `ProjectorError` for one model given
-    twice.
+    search. The map rejects a prompt with a vector of zeros, which has no direction. Raises `MisfitError` for models
+    with fewer shared words than a vector has dimensions, and `ProjectorError` for one model given twice.
     """
     models = _between(source_backbone, target_backbone)
     x, y = (F.normalize(vectors, dim=-1) for vectors in _shared_embeddings(source_backbone, target_backbone, True))
@@ -646,7 +645,7 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     return relative
 
 # %% ../nbs/library/projectors.ipynb #01751c87
-WAYS: dict[str, Callable[..., Projection]] = {
+PROJECTION_METHODS: dict[str, Callable[..., Projection]] = {
     "directly reused": reuse_directly,
     "linear map": fit_linear_map,
     "relative representations": fit_relative_map,
@@ -657,12 +656,12 @@ WAYS: dict[str, Callable[..., Projection]] = {
 "The function that fits each method; the name is the `objective` in the metadata of the result."
 
 # %% ../nbs/library/projectors.ipynb #f2742666
-def named_way(
-    way: str,  # one of `WAYS`, or a variant of one
+def method_name(
+    method: str,  # one of `PROJECTION_METHODS`, or a variant of one
     tasks: Sequence[str],  # the tasks that it was fitted on
 ) -> str:
     "A method's name in tables, such as `task tuning (imdb, laptop)`; the prefix `micro/` of tasks is left out."
-    return way + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
+    return method + (f" ({', '.join(task.removeprefix('micro/') for task in tasks)})" if tasks else "")
 
 # %% ../nbs/library/projectors.ipynb #db7302c4
 FORMAT = "prompt_transferability/projection/1"
@@ -680,7 +679,7 @@ KINDS: dict[str, type[Projection]] = {
 # %% ../nbs/library/projectors.ipynb #be320ec9
 @patch
 def save(self: Projection, path: str | Path) -> Path:
-    """Write the projection to one `.safetensors` file, whole or not at all.
+    """Write the projection to one `.safetensors` file, completely or not at all.
 
     Raises `ProjectorError` for a kind that is not in `KINDS`, and for metadata that JSON cannot represent.
     """
@@ -694,7 +693,7 @@ def save(self: Projection, path: str | Path) -> Path:
         raise ProjectorError(
             f"the metadata cannot be written as JSON ({error}); give plain numbers and texts"
         ) from error
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_tensors(self.state_dict(), unfinished, header)
     return path
 

@@ -24,7 +24,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from .backbones import Backbone
-from .files import read_json, written_whole
+from .files import atomic_write, read_json
 from .neurons import evaluate_masked, most_activated
 from .plots import plot_neurons
 from .projectors import Projector, fit_task_tuning
@@ -304,7 +304,7 @@ def _reporters(args: PromptTrainingArguments) -> list[Any]:
 
 # %% ../nbs/library/prompt_hub.ipynb #6d90d286
 class Watch:
-    "Reports, checkpoints and the choice of the best, at the steps that the arguments name."
+    "Reports, checkpoints and the selection of the best, at the steps that the arguments specify."
 
     def __init__(
         self,
@@ -381,7 +381,7 @@ def _save(self: Watch, loop: Loop, asked: dict) -> None:
         loop.save(place / STATE, asked)
     if self.best is not None:
         self.state.best_model_checkpoint = str(self.best)
-    with written_whole(place / JOURNAL) as unfinished:
+    with atomic_write(place / JOURNAL) as unfinished:
         self.state.save_to_json(str(unfinished))
     self.tell("on_save")
     kept = {place} | ({self.best} if self.args.load_best_model_at_end else set())
@@ -470,7 +470,7 @@ class PromptHub:
 def names(self: PromptHub, model: str | None = None, dataset: str | None = None) -> tuple[str, str]:
     "A model and a task, by default those of the arguments. Raises `HubError` if no task is named."
     if not (dataset or self.args.dataset):
-        raise HubError("there is no task; name one, in the arguments with dataset=")
+        raise HubError("there is no task; name one, or give dataset= in the arguments")
     return model or self.args.backbone, _task_name(dataset or self.args.dataset)
 
 # %% ../nbs/library/prompt_hub.ipynb #16a757b1
@@ -617,7 +617,7 @@ def _given(
 
 # %% ../nbs/library/prompt_hub.ipynb #e206ebb2
 def _kept(metrics: dict[str, float], path: Path) -> dict[str, float]:
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(metrics, indent=4) + "\n", encoding="utf-8")
     return metrics
 
@@ -752,7 +752,7 @@ def mask_activated_neuron(
     ratio: float = 0.2,  # fraction of these layers' neurons to silence
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
 ) -> tuple[dict[str, float], Tensor]:  # the results, and bool [layers, ffn], True where a neuron was silenced
-    """The results of a prompt without the neurons that it activates most.
+    """The results of a prompt with its most activated neurons silenced.
 
     Raises `HubError` if there is no prompt, and `ValueError` for a ratio that selects no neuron and for layers that
     do not exist.

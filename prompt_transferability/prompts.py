@@ -27,6 +27,7 @@ from .backbones import LAYOUTS, Backbone, checked_backbone
 from .families import FAMILIES
 from prompt_transferability.files import (
     FLOATS,
+    atomic_write,
     is_printable,
     parse_json,
     printable,
@@ -36,7 +37,6 @@ from prompt_transferability.files import (
     shown,
     size_limit,
     tensor_header,
-    written_whole,
 )
 from .tasks import ALL_TASKS, Task, UnknownNameError
 
@@ -130,7 +130,7 @@ def named_prompts(
 ) -> dict[str, SoftPrompt]:
     """Prompts by name: their own, or that of their task, numbered if the task occurs several times.
 
-    Raises `PromptError` for anything but prompts, and if two would get one name.
+    Raises `PromptError` for anything but prompts, and if two would get the same name.
     """
     if isinstance(prompts, SoftPrompt | str | Path | Tensor):
         raise PromptError(f"expected several prompts; got {shown(prompts)}: put a single prompt into a list")
@@ -252,12 +252,12 @@ def _header(self: SoftPrompt, own: Mapping[str, str]) -> dict[str, str]:
 # %% ../nbs/library/prompts.ipynb #50faa59a
 @patch
 def save(self: SoftPrompt, path: str | Path) -> Path:
-    """Write the prompt to one `.safetensors` file, whole or not at all.
+    """Write the prompt to one `.safetensors` file, completely or not at all.
 
     Raises `PromptError` for a metadata entry whose name is reserved in the header, or that JSON cannot represent.
     """
     path, header = Path(path), self._header({"format": FORMAT})
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_tensors({"soft_prompt": self.values}, unfinished, header)
     return path
 
@@ -422,7 +422,7 @@ def to_peft(
     backbone: Backbone | None = None,  # the prompt's model; None: PEFT's models will not use the adapter
     exact: bool = False,  # make PEFT compute the same logits: for a masked model, the mask becomes a vector too
 ) -> Path:
-    """Write the prompt as an adapter for Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
+    """Write the prompt as an adapter for Hugging Face's PEFT (`PromptTuningConfig`), each file complete or not at all.
 
     Raises `PromptError` if the prompt does not fit the backbone or `exact` is impossible, and
     `ModuleNotFoundError` if `peft` is not installed.
@@ -439,8 +439,8 @@ def to_peft(
     config = json.dumps(self._peft_config(backbone, len(values)), indent=2, sort_keys=True)
     folder, header = Path(folder), self._header(own)
     with (
-        written_whole(folder / "adapter_config.json") as config_file,
-        written_whole(folder / "adapter_model.safetensors") as weights_file,
+        atomic_write(folder / "adapter_config.json") as config_file,
+        atomic_write(folder / "adapter_model.safetensors") as weights_file,
     ):
         config_file.write_text(config, encoding="utf-8")
         save_tensors({"prompt_embeddings": values}, weights_file, header)
@@ -523,7 +523,7 @@ def from_peft(
 ) -> SoftPrompt:
     """Read the vectors of a PEFT prompt-tuning adapter; for an encoder-decoder, those of its encoder.
 
-    The information that `to_peft` recorded comes back with them. An adapter written by PEFT has no layout and gets
+    The information that `to_peft` recorded is restored. An adapter written by PEFT has no layout and gets
     "paper". Raises `FileNotFoundError`, or `PromptError` if it is pickled or is not simply a prompt.
     """
     folder = Path(folder)

@@ -20,7 +20,7 @@ import torch
 import prompt_transferability
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'surroundings', 'recorded_command']
+__all__ = ['LIBRARIES', 'environment', 'recorded_command']
 
 # %% ../nbs/library/provenance.ipynb #6786619e
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
@@ -32,7 +32,7 @@ def _git(*arguments: str) -> str | None:
     here = Path(prompt_transferability.__file__).parent
     try:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(here), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -47,7 +47,7 @@ def _processor() -> str:
 
 # %% ../nbs/library/provenance.ipynb #a88c8ea7
 @lru_cache(maxsize=1)
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     "The origin of this process's results: package, commit, versions and hardware."
     tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
     return {
@@ -67,7 +67,7 @@ def surroundings() -> dict[str, Any]:
 def recorded_command(
     words: Iterable[str],  # of the command, the program first
 ) -> str:
-    "A command as results record it for other readers: of a path on this machine, the name only."
+    "A command as it is recorded with results: of an absolute path, only the last part."
 
     def without_folders(word: str) -> str:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from .backbones import Backbone
-from .prompts import SoftPrompt, written_whole
-from .provenance import surroundings
+from .prompts import SoftPrompt, atomic_write
+from .provenance import environment
 from .release import COMMIT, Release, published
 from prompt_transferability.similarity import (
     EMBEDDING_METRICS,
@@ -261,13 +261,13 @@ def write_tables(
     tables = {name: compute(release) for name, compute in TABLES.items()}
     if backbone is not None:
         tables |= {name: compute(release, backbone) for name, compute in NEURON_TABLES.items()}
-    origin = {"command": command, "release": COMMIT, "tables": [*tables]} | surroundings()
+    origin = {"command": command, "release": COMMIT, "tables": [*tables]} | environment()
     origin |= {"model": None if backbone is None else f"{backbone.name}, {backbone.fingerprint}"}
     origin["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     origin["seconds"] = round(time.time() - started, 2)
     texts = {f"{name}.csv": table.to_csv() for name, table in tables.items()}
     for name, text in (texts | {"provenance.json": json.dumps(origin, indent=1) + "\n"}).items():
-        with written_whole(out / name) as unfinished:
+        with atomic_write(out / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     return out
 

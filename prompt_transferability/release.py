@@ -23,7 +23,7 @@ import platformdirs
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .prompts import SoftPrompt, written_whole
+from .prompts import SoftPrompt, atomic_write
 from .tasks import PAPER_TASKS, UnknownNameError
 
 # %% auto #0
@@ -190,13 +190,13 @@ def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
             content = archive.extractfile(member).read()
             if sha256(content).hexdigest() != _sums()[file]:
                 raise ReleaseError(f"{ARCHIVE} has another {file!r} than was published (its SHA-256 sum differs)")
-            with written_whole(folder / file) as unfinished:
+            with atomic_write(folder / file) as unfinished:
                 unfinished.write_bytes(content)
             wanted.remove(file)
             bar.update()
             if not wanted:
                 return
-    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, {min(wanted)!r} for one")
+    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, such as {min(wanted)!r}")
 
 # %% ../nbs/library/release.ipynb #8b8148f6
 def download_release(

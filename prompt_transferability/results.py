@@ -33,20 +33,20 @@ from prompt_transferability.experiments import (
     check_result,
     stored_prompt,
 )
-from .files import written_whole
+from .files import atomic_write
 from .microworld import MICRO_MODELS
 from .plots import figure_svg, plot_curves, plot_summary, plot_transfer
-from .projectors import named_way
+from .projectors import method_name
 from .prompts import SoftPrompt
 from .similarity import METRICS, independent_pairs, task_means
-from .study import Study, StudyError, noted_fingerprints
+from .study import Study, StudyError, recorded_fingerprints
 from .tasks import ALL_TASKS, UnknownNameError, with_titles
 from .tpt_task import MIXES, compare_runs
 from .zero_shot_transfer import type_means, wilson_interval
 
 # %% auto #0
 __all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'COLUMN_NAMES', 'TYPE_NAMES', 'CARRIED_CAPTIONS',
-           'REPORT_STYLE', 'Results', 'readable', 'html_table', 'findings', 'headline', 'said_of_models',
+           'REPORT_STYLE', 'Results', 'readable', 'html_table', 'findings', 'headline', 'describe_models',
            'write_report']
 
 # %% ../nbs/library/results.ipynb #cd0b3a16
@@ -62,7 +62,7 @@ class Results:
     def __init__(self, out: str | Path):  # the study's folder; `FileNotFoundError` if it contains no study
         self.out, self.store = Path(out), Store(out)
         self.study = Study.from_file(self.out / "study.yaml")
-        self.planned = self.study.cells(noted_fingerprints(self.out))  # every cell of the study, answered or not
+        self.planned = self.study.cells(recorded_fingerprints(self.out))  # every cell of the study, answered or not
 
     @cached_property
     def answered(self) -> list[tuple[Cell, dict[str, Any]]]:
@@ -174,7 +174,7 @@ def trained_seeds(self: Results) -> list[int]:
 
 
 @patch
-def seeds_said(self: Results) -> str:
+def describe_seeds(self: Results) -> str:
     "The number of seeds in words; for a study in progress, also how many of them have trained prompts."
     begun, declared = len(self.trained_seeds()), len(self.study.seeds)
     several = f"{begun} of {declared}" if 0 < begun < declared else f"{declared}"
@@ -239,7 +239,7 @@ def origin(self: Results) -> pd.Series:  # texts, one entry per fact
 # %% ../nbs/library/results.ipynb #59c42f0d
 def _method(cell: Cell) -> str:
     "The method of a cell, with the tasks that it learned from."
-    return named_way(cell.asked["method"], cell.asked["fitted_on"])
+    return method_name(cell.asked["method"], cell.asked["fitted_on"])
 
 
 @patch
@@ -262,7 +262,7 @@ def impossible(self: Results, source: str, target: str) -> dict[str, str]:  # re
 
 # %% ../nbs/library/results.ipynb #31e9bf3d
 CARRIED = (
-    *("way", "method", "fitted_on", "fit_seed"),
+    *("method_name", "method", "fitted_on", "fit_seed"),
     *("source", "seed", "target", "split", "accuracy", "low", "high", "n", "f1"),
 )
 "The columns of `Results.carried`: the method, the task and seed of the prompt, and its accuracy on a target."
@@ -279,7 +279,7 @@ def carried(
     Methods that are `impossible` have no rows. Raises `StudyError` if there is no evaluation yet.
     """
     cells, rows_of = self._projected(source, target), KINDS["projected"].rows
-    rows = [{"way": _method(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
+    rows = [{"method_name": _method(cell)} | row for cell, result in cells for row in rows_of(cell, result)]
     return pd.DataFrame(rows, columns=[*CARRIED])
 
 # %% ../nbs/library/results.ipynb #07b538e2
@@ -293,7 +293,7 @@ def _baselines(self: Results, target: str, split: str) -> dict[str, pd.Series]:
     }
     accuracy = own.groupby(["source", "target"])["accuracy"].mean().unstack()
     for group in self.study.cross_model.fitted_on if split == "dev" else ():
-        found[named_way("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
+        found[method_name("own prompt", group)] = accuracy.reindex([*group]).mean(skipna=False)
     return found
 
 # %% ../nbs/library/results.ipynb #50093472
@@ -320,23 +320,23 @@ def cross_model(
     rows = rows[((rows.source == "random") == untrained) & (rows.split == split)]
     learned = rows.fitted_on != ""
     rows = rows[~learned | ((rows.seed == rows.fit_seed) == (seeds == "same"))]
-    methods = rows.pivot_table("accuracy", "way", "target", aggfunc="mean", sort=False)
-    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, methods]).rename_axis("way")
+    methods = rows.pivot_table("accuracy", "method_name", "target", aggfunc="mean", sort=False)
+    table = pd.concat([pd.DataFrame(self._baselines(target, split)).T, methods]).rename_axis("method")
     return table[[task for task in self.study.tasks if task in table]]
 
 # %% ../nbs/library/results.ipynb #b8755fe5
 @patch
-def _cells_of(self: Results, source: str, target: str, way: str) -> dict[int, Cell]:
+def _cells_of(self: Results, source: str, target: str, method: str) -> dict[int, Cell]:
     "The cells that carried prompts by one method, by the seed of the prompts."
-    if way in (impossible := self.impossible(source, target)):
-        raise StudyError(f"no prompts can be carried by {way!r}: {impossible[way]}")
+    if method in (impossible := self.impossible(source, target)):
+        raise StudyError(f"no prompts can be carried by {method!r}: {impossible[method]}")
     found = {}
     for cell, _ in self._projected(source, target):
         seeds = [cell.asked["seed"]] if METHODS[cell.asked["method"]] else self.study.seeds
         found.setdefault(_method(cell), {}).update(dict.fromkeys(seeds, cell))
-    if way not in found:
-        raise UnknownNameError("method of carrying prompts", way, found)
-    return found[way]
+    if method not in found:
+        raise UnknownNameError("method of carrying prompts", method, found)
+    return found[method]
 
 # %% ../nbs/library/results.ipynb #5ba1ce11
 @patch
@@ -344,23 +344,23 @@ def cross_model_by_seed(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are carried to
-    way: str,  # the name of a learned method, as in the rows of `cross_model`
+    method: str,  # the name of a learned method, as in the rows of `cross_model`
     untrained: bool = False,  # evaluate the untrained vectors that the prompts started from
 ) -> pd.DataFrame:  # accuracies on dev; rows: "tuned" and "random", which are means, and each seed; columns: tasks
     """The accuracies of carried prompts by seed, for a method that learned from prompts of the same seed.
 
     `recovered_share` accepts this table. Raises `UnknownNameError`, or `StudyError` if the method is impossible.
     """
-    self._cells_of(source, target, way)
-    rows = self.carried(source, target).query("way == @way and split == 'dev' and seed == fit_seed")
+    self._cells_of(source, target, method)
+    rows = self.carried(source, target).query("method_name == @method and split == 'dev' and seed == fit_seed")
     by_seed = rows[(rows.source == "random") == untrained].pivot_table("accuracy", "seed", "target")
     ends = self.cross_model(source, target).loc[["tuned", "random"]]
     return pd.concat([ends, by_seed])[[*ends]]
 
 # %% ../nbs/library/results.ipynb #ae011c31
-def _check_carried_seed(seed: int, there: Iterable[int], way: str) -> None:
+def _check_carried_seed(seed: int, there: Iterable[int], method: str) -> None:
     if seed not in (there := list(dict.fromkeys(there))):
-        raise UnknownNameError(f"seed of the prompts carried by {way}", str(seed), [*map(str, there)])
+        raise UnknownNameError(f"seed of the prompts carried by {method}", str(seed), [*map(str, there)])
 
 # %% ../nbs/library/results.ipynb #429f40e8
 @patch
@@ -368,27 +368,27 @@ def carried_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are carried to
-    way: str,  # the name of a method, as in the rows of `cross_model`
+    method: str,  # the name of a method, as in the rows of `cross_model`
     seed: int,  # of the prompts, and of the projector if the method is learned
 ) -> dict[str, SoftPrompt]:
     """The prompts carried over by one method, by task.
 
     Raises `UnknownNameError`, or `StudyError` if the method is impossible.
     """
-    cells = self._cells_of(source, target, way)
-    _check_carried_seed(seed, cells, way)
+    cells = self._cells_of(source, target, method)
+    _check_carried_seed(seed, cells, method)
     return {task: stored_prompt(self.store, cells[seed], carried_file(task, seed)) for task in self.study.tasks}
 
 # %% ../nbs/library/results.ipynb #535bd57e
 @patch
-def _tpt_model(self: Results, source: str, target: str, way: str) -> list[tuple[Cell, dict[str, Any]]]:
+def _tpt_model(self: Results, source: str, target: str, method: str) -> list[tuple[Cell, dict[str, Any]]]:
     "The answered runs that tuned the prompts carried over by one method."
-    starts = {cell.key for cell in self._cells_of(source, target, way).values()}
+    starts = {cell.key for cell in self._cells_of(source, target, method).values()}
     found = [
         (cell, result) for cell, result in self.answered if cell.kind == "tpt_model" and cell.needs[0].key in starts
     ]
     if not found:
-        raise StudyError(f"study {self.study.name!r} has tuned no prompt carried by {way!r} yet; run it first")
+        raise StudyError(f"study {self.study.name!r} has tuned no prompt carried by {method!r} yet; run it first")
     return found
 
 # %% ../nbs/library/results.ipynb #7397a6a3
@@ -397,13 +397,13 @@ def tpt_model_curves(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are carried to
-    way: str,  # the name of a method, as in the rows of `cross_model`
+    method: str,  # the name of a method, as in the rows of `cross_model`
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     """The training curves of runs that started from prompts carried over by one method.
 
     `compare_runs` compares them with `curves(target)` (Table 6). Raises `UnknownNameError`, `StudyError`.
     """
-    return _curves_of(self._tpt_model(source, target, way))
+    return _curves_of(self._tpt_model(source, target, method))
 
 # %% ../nbs/library/results.ipynb #fff8545f
 @patch
@@ -411,12 +411,12 @@ def tpt_model_prompts(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are carried to
-    way: str,  # the name of a method, as in the rows of `cross_model`
+    method: str,  # the name of a method, as in the rows of `cross_model`
     seed: int,  # of the prompts
 ) -> dict[str, SoftPrompt]:
     "The carried prompts after further tuning, by task. Raises `UnknownNameError`, `StudyError`."
-    cells = [cell for cell, _ in self._tpt_model(source, target, way)]
-    _check_carried_seed(seed, (cell.asked["seed"] for cell in cells), f"{way} and tuned further")
+    cells = [cell for cell, _ in self._tpt_model(source, target, method)]
+    _check_carried_seed(seed, (cell.asked["seed"] for cell in cells), f"{method} and tuned further")
     own = [cell for cell in cells if cell.asked["seed"] == seed]
     return {cell.asked["task"]: stored_prompt(self.store, cell) for cell in own}
 
@@ -436,7 +436,7 @@ def tpt_model_by_kind(
     self: Results,
     source: str,  # the model that the prompts come from
     target: str,  # the model that they are carried to
-    way: str,  # the name of a method, as in the rows of `cross_model`
+    method: str,  # the name of a method, as in the rows of `cross_model`
     tolerance: float = 0.005,  # as in `compare_runs`
 ) -> pd.DataFrame:  # one row per kind of tasks; accuracies and times as fractions
     """Tuning from carried prompts compared with tuning from random vectors, by kind of tasks.
@@ -445,7 +445,7 @@ def tpt_model_by_kind(
     are those of the row "overall" of `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`,
     the mean gain on test. Raises `UnknownNameError`, `StudyError`.
     """
-    runs, baseline, rows = self._tpt_model(source, target, way), self.curves(target), {}
+    runs, baseline, rows = self._tpt_model(source, target, method), self.curves(target), {}
     gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
     fitted = {task for cell, _ in runs for task in cell.needs[0].asked["fitted_on"]}
     known = pd.MultiIndex.from_frame(baseline[["task", "seed"]])  # in an interrupted study, some baselines are missing
@@ -734,7 +734,7 @@ def difference(
 ) -> pd.DataFrame:  # index as in `accuracies`; columns one, other, difference, low, high, inside
     """The accuracies that two runs of a study have in common, in the order of this run.
 
-    `low` and `high` are the 95 % Wilson interval of this run's accuracy, and `inside` says whether it contains the
+    `low` and `high` are the 95 % Wilson interval of this run's accuracy, and `inside` is whether it contains the
     other run's; they are NaN and <NA> if the number of examples is not known.
     """
     own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
@@ -881,7 +881,7 @@ def headline(results: Results) -> str:
     return f"Prompts tuned for {backbone} reach {percent(results.summary(backbone)['accuracy'].mean())}"
 
 
-def said_of_models(study: Study) -> str:
+def describe_models(study: Study) -> str:
     "The models and settings of a study, and the limits of its numbers."
     short = [name.rpartition("/")[2] for name in study.backbones]
     settings = f"{study.length} vectors, {study.steps} steps, seeds {', '.join(map(str, study.seeds))}"
@@ -967,8 +967,8 @@ def _cross_section(
     parts = [
         f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
         "<p>The first rows are baselines: the target's own prompts, random prompts, and the target's own prompts of "
-        "the tasks in parentheses, used without a projector. Learned methods learned from prompts of the same seed on "
-        "these tasks. If untrained vectors do as well, nothing of the prompt was carried over. Times of further "
+        "the tasks in parentheses, used without a projector. Learned methods were trained on prompts of the same seed "
+        "for these tasks. If untrained vectors do as well, nothing of the prompt was carried over. Times of further "
         "tuning are in % of the baseline step, at which tuning from random vectors had converged.</p>",
     ]
     for name, table in tables.items():
@@ -1014,7 +1014,7 @@ def _page(results: Results, sections: list[str]) -> str:
 <meta name="description" content="Report of the study {study}: {title}.">
 <style>{REPORT_STYLE}</style></head><body><main>
 <h1>{title}</h1>
-<p>Study {study}. {html.escape(said_of_models(results.study))}</p>
+<p>Study {study}. {html.escape(describe_models(results.study))}</p>
 <ul>
 {found}
 </ul>
@@ -1044,7 +1044,7 @@ def _further_tuned(results: Results, source: str, target: str) -> list[str]:
 # %% ../nbs/library/results.ipynb #rp-file
 def _write(path: Path, text: str) -> Path:
     "Write a complete file of the report; a symbolic link at its path is replaced, not followed."
-    with written_whole(path, through_links=False) as unfinished:
+    with atomic_write(path, through_links=False) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
 
@@ -1089,7 +1089,7 @@ def write_report(
         methods = _further_tuned(results, source, target)
         further = {method: results.tpt_model_by_kind(source, target, method) for method in methods}
         if any(map(len, further.values())):  # the runs to compare with may not have been computed yet
-            tables["tuned_further"] = pd.concat(further, names=["way", "tasks"])
+            tables["tuned_further"] = pd.concat(further, names=["method", "tasks"])
         prefix = f"{source}_to_{target}_".replace("/", "_")
         for name, table in tables.items():
             _write(folder / f"{prefix}{name}.csv", table.to_csv())

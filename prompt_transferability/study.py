@@ -68,8 +68,8 @@ from .training import SCHEDULES
 from .zero_shot_transfer import evaluate
 
 # %% auto #0
-__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'noted_fingerprints',
-           'take_fingerprints', 'check_source', 'CellsFailedError', 'slurm_script']
+__all__ = ['PAPERS_METHODS', 'PRESETS', 'ENGINES', 'StudyError', 'CrossModel', 'OwnTask', 'Study', 'recorded_fingerprints',
+           'compute_fingerprints', 'check_source', 'CellsFailedError', 'slurm_script']
 
 # %% ../nbs/library/study.ipynb #ea1aeda4
 def _once_each(values: tuple) -> tuple:
@@ -131,10 +131,10 @@ def _several(of: Any, description: str) -> Any:
 
 # %% ../nbs/library/study.ipynb #7ffb650c
 _Names = _several(_Word, "a list of names without repetition")
-_SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one name or more without repetition")]
+_SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one or more names without repetition")]
 _Seeds = _several(_Seed, "a list of whole numbers of at least 0 without repetition")
 _SomeSeeds = Annotated[
-    _Seeds, Field(min_length=1, description="a list of one whole number of at least 0 or more, without repetition")
+    _Seeds, Field(min_length=1, description="a list of one or more whole numbers of at least 0, without repetition")
 ]
 _Rates = _several(_Rate, "a list of numbers above 0 without repetition")
 _Groups = Annotated[
@@ -171,10 +171,10 @@ def _sentence(kind: type, error: ValidationError, given: Mapping[str, Any]) -> E
     if found["type"] == "unexpected_keyword_argument":
         return UnknownNameError("study setting", last, [f.name for f in fields(kind)])
     if found["type"] == "missing":
-        return StudyError(f"the table of a study's {kind.__name__} has no {last}; it needs that")
+        return StudyError(f"the table of a study's {kind.__name__} has no {last}, which is required")
     study = f"study {given['name']!r}" if path != "name" and isinstance(given.get("name"), str) else "a study"
     expected = (
-        described.description if described is not None and described.description else "as the page on studies says"
+        described.description if described is not None and described.description else "as the page on studies describes"
     )
     return StudyError(printable(f"{path} of {study} must be {expected}; got {_short(value)}"))
 
@@ -298,7 +298,9 @@ class Study:
     learning_rate: _Rate = 1e-3
     relative: _Flag = False  # learning_rate is relative to the size of a prompt's initial vectors
     schedule: Annotated[_Word, _known("schedule", SCHEDULES)] = "constant"  # of the learning rate
-    warmup: Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")] = 0  # steps of rise
+    warmup: Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")] = (
+        0  # steps in which the rate rises from 0
+    )
     init: Annotated[_Word, _known("init", INITS)] = "random"  # the initialization of a prompt
     batch_size: _Count = 16  # texts in a step
     eval_every: _Count = 500  # steps between two evaluations on dev
@@ -366,7 +368,7 @@ def _read_yaml(path: str | Path) -> Any:
 def from_file(cls: Study, path: str | Path) -> Study:
     """A study declared in YAML. Raises `FileNotFoundError`, or `StudyError` for an invalid study.
 
-    `noted_fingerprints` reads what a run recorded along with the declaration.
+    `recorded_fingerprints` reads what a run recorded along with the declaration.
     """
     declared, path, known = _read_yaml(path), Path(path), [f.name for f in fields(cls)]
     if not isinstance(declared, dict) or not {"name", "backbones"} <= declared.keys():
@@ -388,7 +390,7 @@ def _maps(table: Any, kind: type) -> bool:
     )
 
 # %% ../nbs/library/study.ipynb #1bf8ce1e
-def noted_fingerprints(
+def recorded_fingerprints(
     out: str | Path,  # the study's folder
 ) -> Fingerprints:
     "The fingerprints that a run recorded; none for a folder written by an earlier version."
@@ -578,7 +580,7 @@ def _sources(self: Study, data: str | Path | None, models: str | Path | None, de
     return Sources(*places, str(device), tuple(self.task(name) for name in self.own_tasks))
 
 # %% ../nbs/library/study.ipynb #0cf586c1
-def take_fingerprints(study: Study, sources: Sources) -> Fingerprints:
+def compute_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     """The fingerprints of a study's models and rows.
 
     Every task and model is loaded, and every label word must be one token, which is checked before hours of work.
@@ -613,7 +615,7 @@ def _claim(study: Study, found: Fingerprints, store: Store, cells: Sequence[Cell
     "Write the declaration to the folder, unless it has answers that this study does not need."
     declaration = store.folder / "study.yaml"
     if declaration.is_file():
-        there, noted = Study.from_file(declaration), noted_fingerprints(store.folder)
+        there, noted = Study.from_file(declaration), recorded_fingerprints(store.folder)
         if store.keys() - {cell.key for cell in cells}:
             raise StudyError(f"the folder {store.folder.name!r} {_mismatch(study, found, there, noted)}")
     if not declaration.is_file() or (there, noted) != (study, found):
@@ -627,7 +629,7 @@ def check_source(other: Store, found: Fingerprints) -> None:
     "Raise `StudyError` if a folder is not a study's, or was computed with other models or rows."
     if not (other.folder / "study.yaml").is_file():
         raise StudyError(f"{str(other.folder)!r} is not the folder of a study: it has no study.yaml")
-    changed = noted_fingerprints(other.folder).differences(found)
+    changed = recorded_fingerprints(other.folder).differences(found)
     if changed:
         raise StudyError(
             f"{other.folder.name!r} was computed with different inputs: {', '.join(changed)}; leave it out"
@@ -636,7 +638,7 @@ def check_source(other: Store, found: Fingerprints) -> None:
 # %% ../nbs/library/study.ipynb #9dcd0286
 def _finished_before(study: Study, store: Store) -> bool:
     "Whether a folder of an earlier version, which recorded no fingerprints, has everything that the study needs."
-    if not (store.folder / "study.yaml").is_file() or noted_fingerprints(store.folder) != UNKNOWN:
+    if not (store.folder / "study.yaml").is_file() or recorded_fingerprints(store.folder) != UNKNOWN:
         return False
     finished = all(cell in store for cell in study.cells())
     if finished:
@@ -723,7 +725,7 @@ def _checked_workers(engine: str, workers: int | None, shard: tuple[int, int], d
 def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row per kind of cell: done, missing
     "How much of the study a folder contains."
     store = Store(out)
-    noted = noted_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
+    noted = recorded_fingerprints(out) if (store.folder / "study.yaml").is_file() else UNKNOWN
     rows = [(cell.kind, cell in store) for cell in self.cells(noted)]
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})
@@ -762,7 +764,7 @@ def run(
         return store.folder
     forget()
     sources = self._sources(data, models, device)
-    found = take_fingerprints(self, sources)
+    found = compute_fingerprints(self, sources)
     for other in others:
         check_source(other, found)
     every = self.cells(found)
@@ -823,7 +825,7 @@ def plan(
     sources, rows = self._sources(data, models, device), {}
     store = Store(out) if out is not None else None
     before = store is not None and _finished_before(self, store)
-    cells = self.cells(UNKNOWN if before else take_fingerprints(self, sources))
+    cells = self.cells(UNKNOWN if before else compute_fingerprints(self, sources))
     datas = [task_of(sources, name, self.max_train, self.max_eval) for name in self.tasks]
     sizes = {each.task.name: {split: len(found) for split, found in each.splits().items()} for each in datas}
     for backbone in self.backbones:

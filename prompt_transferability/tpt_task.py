@@ -29,9 +29,9 @@ from .training import Training, whole_number
 from .zero_shot_transfer import evaluate_prompts
 
 # %% auto #0
-__all__ = ['WAYS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'SourceScores',
+__all__ = ['SELECTION_METHODS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'SourceScores',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
-           'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_or_later',
+           'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_sign_test',
            'compare_starts', 'choice_regret', 'mean_regret']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
@@ -44,7 +44,7 @@ def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
         )
 
 # %% ../nbs/library/tpt_task.ipynb #dd3210b1
-WAYS = ("transfer", "trial", *METRICS)
+SELECTION_METHODS = ("transfer", "trial", *METRICS)
 "Methods of choosing a source, besides its name and a function."
 
 # %% ../nbs/library/tpt_task.ipynb #ca5e5093
@@ -62,7 +62,7 @@ def usable_sources(
     if not others:
         raise ValueError(f"there is no source for {data.task.name!r}; give trained prompts of other tasks")
     for name, prompt in others.items():
-        if name in WAYS:
+        if name in SELECTION_METHODS:
             raise ValueError(f"a source is called {name!r}, which is a method of choosing one; give it another name")
         _check_model(backbone, name, prompt)
     return others
@@ -102,24 +102,24 @@ def source_similarities(
 
 # %% ../nbs/library/tpt_task.ipynb #c36745a6
 def choice_cost(
-    way: str,  # one of `WAYS`, or anything without cost, such as the name of a source
+    method: str,  # one of `SELECTION_METHODS`, or anything without cost, such as the name of a source
     sources: int,  # number of sources
     k: int = 3,  # maximum number of sources that "trial" tries
     probe_steps: int = 50,  # number of training steps, for "trial" and the metrics
 ) -> tuple[int, int]:  # steps of training, evaluations on the dev split
     "The cost of choosing by a method."
-    if way == "transfer":
+    if method == "transfer":
         return 0, sources
-    if way == "trial":
+    if method == "trial":
         return min(k, sources) * probe_steps, sources + 2 * min(k, sources)
-    return (probe_steps, 2) if way in METRICS else (0, 0)
+    return (probe_steps, 2) if method in METRICS else (0, 0)
 
 # %% ../nbs/library/tpt_task.ipynb #24295248
 @dataclass(frozen=True)
 class SourceScores:
     "The score of each source for a target, and the cost of computing it; None: unknown."
 
-    way: str  # the method
+    method: str  # of selection
     values: pd.Series  # by name of the source, highest first
     steps: int | None = None  # training steps, besides those of the run that follows
     evaluations: int | None = None  # evaluations of a prompt on the target's dev split
@@ -131,7 +131,7 @@ def _highest_first(values: Mapping[str, float]) -> pd.Series:
 
 # %% ../nbs/library/tpt_task.ipynb #aadd4c6d
 def _checked_scores(found: Any, sources: Mapping[str, SoftPrompt]) -> SourceScores:
-    "The scores that a function returned; `way` is empty if it returned only numbers."
+    "The scores that a function returned; `method` is empty if it returned only numbers."
     scores = found if isinstance(found, SourceScores) else None
     values = found.values if scores else found
     if not isinstance(values, Mapping | pd.Series) or not 0 < len(values) or not {*values.keys()} <= sources.keys():
@@ -147,7 +147,7 @@ _SETTINGS = [name for name in signature(tune_prompt).parameters if name not in (
 
 
 def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
-    "Reject invalid settings of the run before anything is measured for it."
+    "Reject invalid settings of the run before anything is computed for it."
     whole_number("k", k, 1)
     for name in settings:
         if name not in _SETTINGS:
@@ -179,7 +179,7 @@ def score_sources(
     backbone: Backbone,
     data: TaskData,  # the target task
     sources: Mapping[str, SoftPrompt] | Sequence[SoftPrompt],  # by name, or named by their tasks
-    choose: str | Callable = "transfer",  # one of `WAYS`, a source's name, or a function
+    choose: str | Callable = "transfer",  # one of `SELECTION_METHODS`, a source's name, or a function
     k: int = 3,  # maximum number of sources that "trial" tries
     probe_steps: int = 50,  # number of training steps, for "trial" and the metrics
     **settings: Any,  # of `tune_prompt`, for the steps of "trial" and the metrics
@@ -192,19 +192,19 @@ def score_sources(
     """
     sources = usable_sources(backbone, data, sources)
     _check_settings(settings, k, probe_steps)
-    if not callable(choose) and choose not in (*WAYS, *sources):
-        raise UnknownNameError("method of choosing a source", choose, (*WAYS, *sources))
+    if not callable(choose) and choose not in (*SELECTION_METHODS, *sources):
+        raise UnknownNameError("method of choosing a source", choose, (*SELECTION_METHODS, *sources))
     started = time.perf_counter()
     if callable(choose):
         scores = _checked_scores(choose(backbone, data, sources), sources)
-        way = getattr(choose, "__name__", type(choose).__name__)
-        return scores if scores.way else replace(scores, way=way, seconds=time.perf_counter() - started)
+        method = getattr(choose, "__name__", type(choose).__name__)
+        return scores if scores.method else replace(scores, method=method, seconds=time.perf_counter() - started)
     values = {choose: np.nan}  # a source's name: nothing is measured
     if choose in METRICS:
         length = next(iter(sources.values())).length
         probe = train_probe(backbone, data, length, probe_steps, **_short_run_settings(settings))
         values = source_similarities(backbone, probe, sources, choose)
-    elif choose in WAYS:
+    elif choose in SELECTION_METHODS:
         found = evaluate_prompts(backbone, sources.values(), data)
         values = {name: result.accuracy for name, result in zip(sources, found, strict=True)}
         if choose == "trial":
@@ -284,7 +284,7 @@ def _origin(
             | {"score": None if np.isnan(score) else score}
             for name, score in taken.items()
         ],
-        "chosen_by": scores.way,
+        "chosen_by": scores.method,
         "mix": mix,
         "choice": {"steps": scores.steps, "evaluations": scores.evaluations, "seconds": seconds},
     }
@@ -527,7 +527,7 @@ def sooner_by_rule(
     return pd.Series(found | {"every seed": int((single.max() < 1).sum())}, name="tasks").rename_axis("rule")
 
 # %% ../nbs/library/tpt_task.ipynb #c0ffb106
-def sooner_or_later(
+def sooner_sign_test(
     times: Sequence[float],  # comparable-result times relative to the baseline's; inf: never
 ) -> pd.Series:  # sooner, same, later (or never), p
     "How many times are below, at and above 1, and the two-sided sign test of the first against the last; p may be NaN."

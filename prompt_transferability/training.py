@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 from tqdm.auto import tqdm
 
-from .files import parse_json, printable, read_tensors, save_tensors, written_whole
+from .files import atomic_write, parse_json, printable, read_tensors, save_tensors
 from .tasks import UnknownNameError
 
 # %% auto #0
@@ -173,8 +173,8 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     facts: dict,  # JSON values
 ) -> None:
-    "Write the state of a run to one safetensors file, whole or not at all."
-    with written_whole(path) as unfinished:
+    "Write the state of a run to one safetensors file, completely or not at all."
+    with atomic_write(path) as unfinished:
         save_tensors(tensors, unfinished, {"asked": json.dumps(asked), "facts": json.dumps(facts)})
 
 # %% ../nbs/library/training.ipynb #be25d990

@@ -547,7 +547,7 @@ def _mean_distances(
 
 # %% ../nbs/library/warehouse.ipynb #cff8503c
 @patch
-def maybe_nearest(self: _Search, k: int) -> _Search:  # with at least k entries, if there are as many
+def nearest_candidates(self: _Search, k: int) -> _Search:  # with at least k entries, if there are as many
     "A search among the prompts that may be among the k with the smallest mean distance, including all that are."
     if len(self.entries) <= k:
         return self
@@ -622,7 +622,7 @@ def nearest(
         raise WarehouseError(_nothing_comparable(self.folder, others, prompt, metric))
     search = _Search(self, entries, prompt, backbone)
     if metric == "euclidean_average":
-        search = search.maybe_nearest(k)
+        search = search.nearest_candidates(k)
     scores = pd.Series(_SEARCHES[metric](search), [*search.entries], dtype=float).dropna()
     best = scores.sort_values(ascending=False, kind="stable").head(k)
     return _table({name: {"similarity": score} | entries[name] for name, score in best.items()}, "similarity")
@@ -636,7 +636,7 @@ def sources(
 ) -> dict[str, SoftPrompt]:  # by name
     """The prompts of other tasks that were trained for exactly this model: the sources for `tune_from_tasks`.
 
-    They carry the name of this backbone. Raises `WarehouseError` if there are none.
+    They are returned under the name of this backbone. Raises `WarehouseError` if there are none.
     """
     own = backbone.name, backbone.fingerprint
     fitting = [

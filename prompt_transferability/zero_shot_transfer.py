@@ -183,17 +183,17 @@ def _kinds_of_tasks(
     if untyped:
         raise ValueError(f"types must have the type of every column; it lacks {', '.join(map(repr, untyped))}")
     found = {}
-    for way in matrix.index:
-        named = re.search(r"\((.*?)\)", way)
+    for method in matrix.index:
+        named = re.search(r"\((.*?)\)", method)
         if named is None:
             continue
         fitted = named[1].split(", ")
         unknown = [task for task in fitted if task not in columns]
         if unknown:
-            raise ValueError(f"the row {way!r} names {', '.join(unknown)}; the columns are {', '.join(columns)}")
+            raise ValueError(f"the row {method!r} names {', '.join(unknown)}; the columns are {', '.join(columns)}")
         seen = matrix.columns.isin([columns[task] for task in fitted])
         alike = matrix.columns.map(types).isin([types[columns[task]] for task in fitted])
-        found |= {("fitted on", way): seen, ("same type", way): alike & ~seen, ("other types", way): ~alike}
+        found |= {("fitted on", method): seen, ("same type", method): alike & ~seen, ("other types", method): ~alike}
     return found
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb96
@@ -211,8 +211,8 @@ def recovered_by_task(
     """
     recovered = recovered_transfer(matrix, tuned_row="tuned")
     kinds = _kinds_of_tasks(matrix, types)
-    index = pd.MultiIndex.from_tuples([*kinds], names=["tasks", "way"])
-    rows = [recovered.loc[way].where(chosen) for (_, way), chosen in kinds.items()]
+    index = pd.MultiIndex.from_tuples([*kinds], names=["tasks", "method"])
+    rows = [recovered.loc[method].where(chosen) for (_, method), chosen in kinds.items()]
     return pd.DataFrame(rows, columns=matrix.columns).set_axis(index)
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb97
@@ -237,8 +237,8 @@ def recovered_by_kind(
 ) -> pd.DataFrame:  # one row per method that names tasks; columns: fitted on, same type, other types
     "`recovered_share` of every method, by kind of task; errors as in `recovered_by_task`."
     found = {}
-    for (kind, way), chosen in _kinds_of_tasks(matrix, types).items():
-        found.setdefault(way, {})[kind] = recovered_share(matrix, way, matrix.columns[chosen])
+    for (kind, method), chosen in _kinds_of_tasks(matrix, types).items():
+        found.setdefault(method, {})[kind] = recovered_share(matrix, method, matrix.columns[chosen])
     return pd.DataFrame.from_dict(found, orient="index", columns=["fitted on", "same type", "other types"])
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #1b0544f8
@@ -246,7 +246,7 @@ def across_tasks_and_models(
     transfer: pd.DataFrame,  # accuracies of the target model's prompts, with the row "random"; sources in rows
     carried: pd.DataFrame,  # accuracies of another model's prompts, as in `recovered_by_task`
     types: Mapping[str, str],  # the type of each task
-    way: str = "task tuning",  # the transfer method: the name of rows before the tasks in parentheses
+    method: str = "task tuning",  # the transfer method: the name of rows before the tasks in parentheses
 ) -> pd.DataFrame:  # accuracies, one row per target that the method was not fitted on
     """On unseen tasks, a model's prompts for other tasks compared with another model's prompts for this task (§5.3).
 
@@ -255,7 +255,7 @@ def across_tasks_and_models(
     """
     rows = {}
     kinds = _kinds_of_tasks(carried, types)
-    for row in (row for kind, row in kinds if kind == "same type" and row.partition(" (")[0] == way):
+    for row in (row for kind, row in kinds if kind == "same type" and row.partition(" (")[0] == method):
         learned = list(carried.columns[kinds["fitted on", row]])
         for target in carried.columns[kinds["same type", row]]:
             others = [task for task in transfer.columns if types[task] == types[target] and task != target]

@@ -572,7 +572,7 @@ def test_pair_shows_the_paper_the_published_and_ours(explorer):
     of_model(explorer, "published-roberta-base")
     explorer.page.locator("#explorer-matrix td.own").first.click()
     said = explorer.page.inner_text("#explorer-pair")
-    for part in ("Prompt of IMDB", "the paper, Table 1: RoBERTa-base", "89.9 %", "published: RoBERTa-base", "89.7 %"):
+    for part in ("Prompt for IMDB", "the paper, Table 1: RoBERTa-base", "89.9 %", "published: RoBERTa-base", "89.7 %"):
         assert part in said
     ours = next(c for c in collections(explorer) if c["id"] == "micro-micro-roberta")["transfer"]
     (low, high), n = ours["interval"][0][0], ours["n"][0][0]
@@ -607,12 +607,12 @@ def test_keyboard_reaches_everything(explorer):
                 f"{100 * accuracy[2][1]:.1f}",
                 f"micro laptop on micro SST-2, {100 * accuracy[2][1]:.1f} %",
             ]
-            assert "Prompt of micro laptop (sentiment), on micro SST-2" in page.inner_text("#explorer-pair")
+            assert "Prompt for micro laptop (sentiment), on micro SST-2" in page.inner_text("#explorer-pair")
         if stops[-1] == "point":
             before = page.evaluate("document.activeElement.textContent")
             press("End")
             assert page.evaluate("document.activeElement.textContent") != before
-            assert "Prompt of" in page.inner_text("#explorer-scatter-pair")
+            assert "Prompt for" in page.inner_text("#explorer-scatter-pair")
     figures = [f"numbers of explorer-{name}" for name in ("layers", "map", "curves")]
     chosen = [f"explorer-{name}" for name in ("whose", "scale", "metric", "target", "self", "of")]
     assert {*chosen, *figures, "cell", "point", "SA", "none"} <= {*stops}

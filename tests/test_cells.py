@@ -381,7 +381,7 @@ def test_a_killed_idle_worker_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("noted", ["", "{", "3", "{}", '{"kind": 1, "key": "a", "error": "b", "traceback": "c"}'])
 def test_an_invalid_note_of_a_failure_is_ignored(noted, tmp_path):
-    path = Store(tmp_path).beside(FIRST[0], "failed.json")
+    path = Store(tmp_path).sibling(FIRST[0], "failed.json")
     path.parent.mkdir(parents=True)
     path.write_text(noted)
     assert Store(tmp_path).failure(FIRST[0]) is None

@@ -24,6 +24,7 @@ from prompt_transferability.evidence import (
     VERDICTS,
     Evidence,
     across,
+    available_studies,
     by_carried,
     by_choice,
     by_further,
@@ -40,10 +41,9 @@ from prompt_transferability.evidence import (
     compared,
     each_study,
     learned_tasks,
-    metrics_beside_transfer,
+    metrics_against_transfer,
     progress,
-    said,
-    studies_there,
+    summarize_verdicts,
     tuned_on_dev,
     whole_matrix,
 )
@@ -115,10 +115,10 @@ def folder(tiny, tmp_path_factory):
 
 def test_a_row_is_labeled_by_the_study_itself_and_not_by_its_folder(folder):
     for question in STUDIES:
-        found = studies_there(folder, question)
+        found = available_studies(folder, question)
         assert list(dict.fromkeys(study.name for study in found)) == list(FIRST[question])
         assert all(": micro-" in study.label and "4 generated tasks" in study.label for study in found)
-    assert studies_there(folder, "models")[0].label.startswith("paper: micro-bert to micro-roberta")
+    assert available_studies(folder, "models")[0].label.startswith("paper: micro-bert to micro-roberta")
 
 
 @pytest.mark.parametrize(("question", "row"), [(question, row) for question, rows in ROWS.items() for row in rows])
@@ -140,9 +140,9 @@ def test_verdicts_list_all_studies(folder):
 
 def test_missing_studies_are_left_out(folder, tmp_path):
     assert each_study(tmp_path, "transfer", by_type).empty and claims(tmp_path).empty
-    assert said(each_study(tmp_path, "transfer", by_type)) == "No study in this repository decides this."
+    assert summarize_verdicts(each_study(tmp_path, "transfer", by_type)) == "No study in this repository decides this."
     shutil.copytree(folder / "smollm", tmp_path / "smollm")
-    assert [study.name for study in studies_there(tmp_path, "transfer")] == ["smollm", "smollm"]
+    assert [study.name for study in available_studies(tmp_path, "transfer")] == ["smollm", "smollm"]
     assert each_study(tmp_path, "models", across).empty
     assert progress(tmp_path, ("smollm", "gemma"))["cells"].tolist()[1] == "not run"
 
@@ -157,29 +157,29 @@ def test_an_unfinished_study_is_labeled_and_shows_its_complete_tasks(tiny, tmp_p
     ]
     assert Store(tmp_path / "smollm").take(kept, [Store(tiny)]) == len(kept)
     (tmp_path / "smollm" / "study.yaml").write_text((tiny / "study.yaml").read_text())
-    (half,) = studies_there(tmp_path, "transfer")
+    (half,) = available_studies(tmp_path, "transfer")
     assert "unfinished" in half.label and half.backbone == "micro-bert"
     assert "2 seeds" in half.label
     first = [cell for cell in kept if cell.kind == "data" or (cell.kind == "tune" and cell.asked["seed"] == 0)]
     assert Store(tmp_path / "gemma").take(first, [Store(tiny)]) == len(first)
     (tmp_path / "gemma" / "study.yaml").write_text((tiny / "study.yaml").read_text())
-    *_, one = studies_there(tmp_path, "prompts")
+    *_, one = available_studies(tmp_path, "prompts")
     assert one.name == "gemma" and "1 of 2 seeds" in one.label
     shutil.rmtree(tmp_path / "gemma")
-    trained = studies_there(tmp_path, "prompts")
+    trained = available_studies(tmp_path, "prompts")
     assert [study.backbone for study in trained] == [*TINY.backbones]
     on_dev = tuned_on_dev(half.results, "micro-roberta")
     assert [*on_dev.index] == [*TINY.tasks] and (on_dev["accuracy"] >= on_dev["start"]).all()
     assert [*whole_matrix(half).columns] == [*TINY.tasks[:3]]
-    assert by_type(half)["tasks learned"].endswith("of 3") and metrics_beside_transfer(half).empty
+    assert by_type(half)["tasks learned"].endswith("of 3") and metrics_against_transfer(half).empty
     assert [*each_study(tmp_path, "transfer", by_choice).index] == [half.label]
     assert each_study(tmp_path, "starts", by_start).empty
 
 
 def test_single_seeds_follow_their_mean(folder):
     table = each_study(folder, "transfer", by_type, each_seed=True)
-    assert len(table) == 3 * len(studies_there(folder, "transfer"))
-    study = studies_there(folder, "transfer")[0]
+    assert len(table) == 3 * len(available_studies(folder, "transfer"))
+    study = available_studies(folder, "transfer")[0]
     matrices = [whole_matrix(replace(study, seed=seed)) for seed in TINY.seeds]
     pd.testing.assert_frame_equal(sum(matrices) / 2, whole_matrix(study), check_names=False)
 
@@ -197,10 +197,10 @@ def test_a_learned_task_is_above_both_baselines_intervals(folder, monkeypatch):
 
 
 def test_task_tuning_must_beat_noise_and_own_prompts(monkeypatch, folder):
-    study = studies_there(folder, "models")[0]
+    study = available_studies(folder, "models")[0]
     for carried, noise, own, said_so in ((0.9, 0.5, 0.6, HOLDS), (0.9, 0.95, 0.6, FAILS), (0.6, 0.5, 0.6, FAILS)):
-        ways = {"task tuning (imdb)": carried, "own prompt (imdb)": own, "task tuning (mnli)": carried}
-        tables = iter([ways | {"own prompt (mnli)": own}, dict.fromkeys(ways, noise)])
+        methods = {"task tuning (imdb)": carried, "own prompt (imdb)": own, "task tuning (mnli)": carried}
+        tables = iter([methods | {"own prompt (mnli)": own}, dict.fromkeys(methods, noise)])
         shares = lambda *_, tables=tables: pd.DataFrame(  # noqa: E731
             {kind: next(tables) for kind in ["same type"]}
         ).assign(**{"other types": 0.0})
@@ -224,7 +224,7 @@ def test_similarities_are_stored_for_pages_without_the_model(folder, tmp_path):
     assert origin["command"].startswith("python tools/similarities.py smollm") and {*origin["models"]} == {
         *TINY.backbones
     }
-    for study in studies_there(tmp_path, "transfer"):
+    for study in available_studies(tmp_path, "transfer"):
         kept, own = (
             evidence.similarities(study),
             evidence.similarities(replace(study, results=Results(folder / "smollm"))),
@@ -243,7 +243,9 @@ def evidence_cells(page):
         *(
             source
             for source in sources
-            if re.search(r"\b(each_study|claims|progress|said|real_models|metrics_beside_transfer)\(", source)
+            if re.search(
+                r"\b(each_study|claims|progress|summarize_verdicts|real_models|metrics_against_transfer)\(", source
+            )
         ),
     ]
 

@@ -417,7 +417,7 @@ NAMED = {  # data, an example in a help text, and the micro models, which are of
     "microworld._unigram",
     "microworld._word_piece",
     "prompt_hub.PromptTrainingArguments",
-    "results.said_of_models",
+    "results.describe_models",
     "study.PRESETS",
     "study._GEMMA",
     "study._MICRO",

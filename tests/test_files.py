@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from prompt_transferability.files import (
     SIZE_LIMIT,
+    atomic_write,
     is_printable,
     open_text,
     parse_json,
@@ -24,7 +25,6 @@ from prompt_transferability.files import (
     save_tensors,
     size_limit,
     tensor_header,
-    written_whole,
 )
 
 LIMIT = "PROMPT_TRANSFERABILITY_MAX_BYTES"
@@ -222,7 +222,7 @@ def test_links_are_written_through_and_never_replaced(tmp_path):
     target, link, twice = tmp_path / "there" / "kept", tmp_path / "link", tmp_path / "twice"
     link.symlink_to(target)
     twice.symlink_to(link)
-    with written_whole(twice) as unfinished:
+    with atomic_write(twice) as unfinished:
         unfinished.write_text("new")
     assert target.read_text() == "new" and link.is_symlink() and twice.is_symlink()
     assert [path.name for path in target.parent.iterdir()] == ["kept"]
@@ -232,7 +232,7 @@ def test_a_planted_link_beside_the_file_leads_nowhere(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("whole")
     (tmp_path / "out.part").symlink_to(victim)
-    with written_whole(tmp_path / "out") as unfinished:
+    with atomic_write(tmp_path / "out") as unfinished:
         unfinished.write_text("new")
     assert victim.read_text() == "whole" and (tmp_path / "out").read_text() == "new"
     assert not (tmp_path / "out").is_symlink()
@@ -241,7 +241,7 @@ def test_a_planted_link_beside_the_file_leads_nowhere(tmp_path):
 def test_a_circle_of_links_is_an_error_of_the_system(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(OSError), written_whole(tmp_path / "a" / "file") as unfinished:
+    with pytest.raises(OSError), atomic_write(tmp_path / "a" / "file") as unfinished:
         unfinished.write_text("new")
 
 
@@ -250,14 +250,14 @@ def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    with written_whole(pipe) as unfinished:
+    with atomic_write(pipe) as unfinished:
         unfinished.write_bytes(b"whole")
     reader.join(timeout=10)
     assert read == [b"whole"] and stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_a_device_is_written_to():
-    with written_whole("/dev/null") as unfinished:
+    with atomic_write("/dev/null") as unfinished:
         unfinished.write_bytes(b"gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
@@ -266,7 +266,7 @@ def test_a_device_is_written_to():
 def test_who_may_read_new_files_may_read_these(tmp_path, umask):
     before = os.umask(umask)
     try:
-        with written_whole(tmp_path / "x") as unfinished:
+        with atomic_write(tmp_path / "x") as unfinished:
             save_tensors({"x": torch.zeros(2)}, unfinished, {})
     finally:
         os.umask(before)
@@ -288,23 +288,23 @@ def test_what_commands_a_terminal_is_shown_as_what_it_is(text):
 def test_a_link_that_leads_back_to_itself_is_never_replaced(tmp_path):
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(OSError, match="leads back to itself; choose another file"), written_whole(loop) as part:
+    with pytest.raises(OSError, match="leads back to itself; choose another file"), atomic_write(loop) as part:
         part.write_text("x")
     assert loop.is_symlink()
 
 
 def test_a_full_disk_is_told_with_the_files_name(tmp_path):
-    with pytest.raises(OSError, match="No space left on device; .*'/dev/full'"), written_whole("/dev/full") as part:
+    with pytest.raises(OSError, match="No space left on device; .*'/dev/full'"), atomic_write("/dev/full") as part:
         part.write_text("x")
     (tmp_path / "file").write_text("kept")
     with (
         pytest.raises(OSError, match="(File exists|Not a directory); .*file/below"),
-        written_whole(tmp_path / "file" / "below") as part,
+        atomic_write(tmp_path / "file" / "below") as part,
     ):
         part.write_text("x")
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_what_is_wrong_with_another_file_is_not_laid_to_the_one_that_is_written(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing'$"), written_whole(tmp_path / "out") as part:
+    with pytest.raises(FileNotFoundError, match="missing'$"), atomic_write(tmp_path / "out") as part:
         part.write_text((tmp_path / "missing").read_text())

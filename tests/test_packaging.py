@@ -332,6 +332,14 @@ def test_a_claim_has_one_verdict_on_all_pages():
         assert found[claim_of(claim)] == verdict
 
 
+def test_home_and_readme_count_the_verdicts_of_their_tables():
+    said = "Two hold (the first for sentiment only), one holds in part, and three cannot be decided."
+    for text in (words("index.ipynb"), readme()):
+        verdicts = [re.search(r"\*\*(.+?)\*\*", verdict)[1] for _, verdict, _ in claims(text)]
+        assert said in " ".join(text.split())
+        assert [verdicts.count(verdict) for verdict in ("holds", "partly", "cannot be decided")] == [2, 1, 3]
+
+
 def test_the_pages_of_claims_are_there():
     for claim, *_ in claims(readme()):
         (link,) = re.findall(r"\]\((.+?)\)", claim)

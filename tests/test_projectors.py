@@ -15,7 +15,7 @@ from prompt_transferability import layernorm_ablation as module
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.layernorm_ablation import layernorm_ablation
 from prompt_transferability.projectors import (
-    WAYS,
+    PROJECTION_METHODS,
     MisfitError,
     Projection,
     Projector,
@@ -300,7 +300,7 @@ def test_every_way_says_its_name(source, target, data, prompt):
     wanted = SoftPrompt(prompt.values, target.name, prompt.task)
     arguments = {"task tuning": (target, [prompt], [data]), "prompt mapping": ([(prompt, wanted)],)}
     arguments |= {"token mapping": (target, large)}
-    for name, fit in WAYS.items():
+    for name, fit in PROJECTION_METHODS.items():
         settings = SETTINGS | dict(steps=1) if name in arguments else {}
         assert fit(*arguments.get(name, (source, target)), **settings).metadata["objective"] == name
 
@@ -381,7 +381,7 @@ def test_a_prompt_and_a_model_of_another_revision_are_refused(target, data, prom
 
 def test_no_way_leads_from_a_model_to_itself(source, target, data, prompt, monkeypatch):
     own = SoftPrompt(prompt.values, target.name, prompt.task, metadata={"backbone_revision": "a"})
-    for name, fit in WAYS.items():
+    for name, fit in PROJECTION_METHODS.items():
         given = {"task tuning": (target, [own], [data]), "prompt mapping": ([(own, own)],)}.get(name, (target, target))
         with pytest.raises(ProjectorError, match="source and target must be two models; got 'micro-roberta' twice"):
             fit(*given)
@@ -661,8 +661,8 @@ def arguments():
 def test_each_group_has_its_rows(arguments):
     found = layernorm_ablation(**arguments)
     learned = ("sst2, imdb", "mnli")
-    ways = [f"task tuning{kind} ({group})" for group in learned for kind in (" without LayerNorm", "")]
-    assert list(found["table9"].index) == ["tuned", "random", *ways] and list(found["table9"]) == list(NAMES)
+    methods = [f"task tuning{kind} ({group})" for group in learned for kind in (" without LayerNorm", "")]
+    assert list(found["table9"].index) == ["tuned", "random", *methods] and list(found["table9"]) == list(NAMES)
     assert found["table9"].notna().all(axis=None)
     noise = [random_prompt(arguments["target_backbone"], 4, seed) for seed in (0, 1, 2)]
     for data in arguments["datas"]:
@@ -670,7 +670,7 @@ def test_each_group_has_its_rows(arguments):
         assert found["table9"].loc["random", data.task.name] == pytest.approx(sum(worth) / 3)
     # The rows are those of a study, so what reads a study's reads these.
     types = {name: ALL_TASKS[name].task_type for name in NAMES}
-    assert list(recovered_by_kind(found["table9"], types).index) == ways
+    assert list(recovered_by_kind(found["table9"], types).index) == methods
     assert len(found["table10"]) == len(GROUPS) * 2 * len(NAMES) + 1 == len(found["table10"].index.unique())
     curves = found["figure10"].groupby(["fitted_on", "prompts", "task"]).size()
     assert len(curves) == len(NAMES) * (1 + 2 * len(GROUPS)) and set(curves) == {3}

@@ -446,7 +446,7 @@ MODELS = CROSS.cross_model.directions[0]
 
 def test_carried_prompts_match_a_computation_by_hand(tmp_path):
     results = write(CROSS, tmp_path)
-    (tuning,) = [way for way in results.cross_model(*MODELS).index if way.startswith("task tuning")]
+    (tuning,) = [method for method in results.cross_model(*MODELS).index if method.startswith("task tuning")]
     table = results.cross_model(*MODELS)
     assert list(table.index) == ["tuned", "random", "own prompt (sst2)", "directly reused", tuning]
     assert table.loc["own prompt (sst2)", "imdb"] == pytest.approx((76 + 80) / 2 / HUNDRED)
@@ -486,7 +486,7 @@ def test_impossible_methods_have_a_reason_and_no_rows(tmp_path):
     )
     assert results.impossible(*MODELS) == {"token mapping": "two vocabularies"}
     assert list(results.cross_model(*MODELS).index) == ["tuned", "random", "own prompt (sst2)"]
-    assert results.carried(*MODELS).empty and "way" in results.carried(*MODELS)
+    assert results.carried(*MODELS).empty and "method_name" in results.carried(*MODELS)
     assert "No token mapping: two vocabularies." in write_report(results).read_text()
     with pytest.raises(StudyError, match="no prompts can be carried by 'token mapping': two vocabularies"):
         results.carried_prompts(*MODELS, "token mapping", 0)
@@ -502,9 +502,9 @@ def test_methods_without_training_carry_the_prompts_of_every_seed(tmp_path):
                 values = torch.full((2, 3), float(seed))
                 path = Store(tmp_path).place(cell) / "prompts" / str(seed) / f"{task}.safetensors"
                 SoftPrompt(values, MODELS[1], task).save(path)
-    for way in ("directly reused", "task tuning (sst2)"):
+    for method in ("directly reused", "task tuning (sst2)"):
         for seed in CROSS.seeds:
-            assert results.carried_prompts(*MODELS, way, seed)["imdb"].values[0, 0] == seed
+            assert results.carried_prompts(*MODELS, method, seed)["imdb"].values[0, 0] == seed
 
 
 def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
@@ -518,15 +518,15 @@ def test_the_columns_of_table_6_come_from_stored_curves(tmp_path):
 
 
 def test_choices_outside_the_study_are_unknown(tmp_path):
-    results, way = write(CROSS, tmp_path), "task tuning (sst2)"
+    results, method = write(CROSS, tmp_path), "task tuning (sst2)"
     with pytest.raises(UnknownNameError, match="unknown split of carried prompts 'tset'.*did you mean 'test'"):
         results.cross_model(*MODELS, split="tset")
     with pytest.raises(UnknownNameError, match="unknown seed of the prompts carried by task tuning .sst2. '99'"):
-        results.carried_prompts(*MODELS, way, 99)
+        results.carried_prompts(*MODELS, method, 99)
     # Seed 1 was carried but not tuned further.
     for seed in (1, 99):
         with pytest.raises(UnknownNameError, match=f"carried by task tuning .sst2. and tuned further '{seed}'"):
-            results.tpt_model_prompts(*MODELS, way, seed)
+            results.tpt_model_prompts(*MODELS, method, seed)
     for ask in (results.tpt_model_curves, results.tpt_model_by_kind):
         with pytest.raises(UnknownNameError, match="did you mean 'task tuning .sst2.'"):
             ask(*MODELS, "task tuning (sst)")

@@ -41,7 +41,7 @@ from prompt_transferability.experiments import (
     operations,
 )
 from prompt_transferability.microworld import model_folder
-from prompt_transferability.projectors import WAYS, Projector, ProjectorError
+from prompt_transferability.projectors import PROJECTION_METHODS, Projector, ProjectorError
 from prompt_transferability.prompt_tuning import tune_prompt
 from prompt_transferability.prompts import SoftPrompt, random_prompt, vocabulary_prompt
 from prompt_transferability.provenance import LIBRARIES
@@ -52,7 +52,7 @@ from prompt_transferability.study import (
     CrossModel,
     Study,
     StudyError,
-    noted_fingerprints,
+    recorded_fingerprints,
 )
 from prompt_transferability.tasks import ALL_TASKS, DataError, UnknownNameError, load_task, unify_label_words
 from prompt_transferability.tpt_task import compare_starts
@@ -76,7 +76,7 @@ TINY = Study(
 
 def cells_in(study, out):
     "The cells of a study, with the fingerprints recorded in its folder."
-    return study.cells(noted_fingerprints(out))
+    return study.cells(recorded_fingerprints(out))
 
 
 def answers(study, out):
@@ -659,7 +659,9 @@ def test_a_study_needs_a_valid_name(name):
 
 
 def test_negative_seeds_are_rejected():
-    with pytest.raises(StudyError, match="seeds of study 'tiny' must be a list of one whole number of at least 0"):
+    with pytest.raises(
+        StudyError, match="seeds of study 'tiny' must be a list of one or more whole numbers of at least 0"
+    ):
         replace(TINY, seeds=(-1,))
 
 
@@ -711,7 +713,7 @@ def test_every_method_is_computed_or_recorded_as_impossible(crossed):
         for method in METHODS
         for direction in (0, 1)
     }
-    said = {way: sentence for way, sentence in impossible.items() if sentence is not None}
+    said = {method: sentence for method, sentence in impossible.items() if sentence is not None}
     assert set(said) == {("token mapping", 0), ("directly reused", 1)}
     assert "one vocabulary" in said["token mapping", 0]
     assert "prompts of 'micro-roberta' are 128 wide; 'micro-roberta-large' takes 144" in said["directly reused", 1]
@@ -723,7 +725,7 @@ def test_an_error_in_a_method_is_not_stored_as_its_answer(crossed, monkeypatch):
     def breaks(*models):
         raise ProjectorError("a mistake")
 
-    monkeypatch.setitem(WAYS, "linear map", breaks)
+    monkeypatch.setitem(PROJECTION_METHODS, "linear map", breaks)
     with pytest.raises(ProjectorError, match="a mistake"):
         KINDS["projected"].answer(cell, Sources(), Store(crossed), crossed / "nowhere")
 
@@ -805,7 +807,7 @@ def test_a_study_across_models_survives_writing_and_reading(tmp_path):
         (dict(fitted_on=[[]]), "none of them empty"),
         (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "or repeated"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
-        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
+        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one or more names"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
@@ -832,7 +834,7 @@ def test_missing_settings_of_cross_model_are_named(name, tmp_path):
     there = text.index(f"  {name}:")
     following = next(place for place in (text.find(f"\n  {f.name}:", there) for f in fields(CrossModel)) if place > 0)
     (tmp_path / "study.yaml").write_text(text[:there] + text[following + 1 :])
-    with pytest.raises(StudyError, match=f"CrossModel has no {name}; it needs that"):
+    with pytest.raises(StudyError, match=f"CrossModel has no {name}, which is required"):
         Study.from_file(tmp_path / "study.yaml")
 
 
@@ -1084,17 +1086,17 @@ def test_a_folder_of_an_earlier_version_can_be_read_but_not_continued(two_tasks,
 def test_invalid_fingerprints_are_rejected(noted, tmp_path):
     (tmp_path / "study.yaml").write_text(TINY.to_yaml() + f"fingerprints: {noted}\n")
     with pytest.raises(StudyError, match="are not valid"):
-        noted_fingerprints(tmp_path)
+        recorded_fingerprints(tmp_path)
 
 
 def test_a_new_metric_or_method_does_not_enter_existing_studies(monkeypatch):
     before = [[cell.key for cell in Study.from_preset(name).cells()] for name in PRESETS]
-    monkeypatch.setitem(METHODS, "a new way", ())
+    monkeypatch.setitem(METHODS, "a new method", ())
     named = ("euclidean_concat", "euclidean_average", "cosine_concat", "cosine_average", "neuron_overlap")
-    ways = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
+    untuned = ("directly reused", "linear map", "relative representations", "token mapping", "prompt mapping")
     assert named == PAPERS_METRICS == Study.from_preset("micro-sources").metrics
     tuned = ("task tuning", "task tuning without LayerNorm")
-    assert (*ways, *tuned) == study_module.PAPERS_METHODS == Study.from_preset("paper").cross_model.methods
+    assert (*untuned, *tuned) == study_module.PAPERS_METHODS == Study.from_preset("paper").cross_model.methods
     source = (
         Path(study_module.__file__).with_name("experiments.py").read_text() + Path(study_module.__file__).read_text()
     )
@@ -1398,7 +1400,7 @@ def test_differences_between_two_runs_are_listed(two_tasks, tmp_path, short, cap
 
 def test_selected_cells_are_recomputed_from_the_answers_that_they_need(two_tasks, tmp_path, short, capsys):
     shutil.copytree(short, tmp_path / "kept")
-    cells = SHORT.cells(noted_fingerprints(short))
+    cells = SHORT.cells(recorded_fingerprints(short))
     chosen = next(cell for cell in cells if cell.kind == "transfer" and cell.needs)
     (needed,) = (cell for cell in chosen.needs if cell.kind == "tune")
     (Store(tmp_path / "kept").place(chosen) / "result.json").write_text('{"wrong": 1}')  # it is not read
@@ -1414,6 +1416,8 @@ def test_selected_cells_are_recomputed_from_the_answers_that_they_need(two_tasks
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["both"], told["second"], told["different"]) == (len(again.keys()), 0, 0)
     assert main([*words, "0123456789abcdef"]) == 2 and "has no cell 0123456789abcdef" in capsys.readouterr().err
+    words[words.index("--out") + 1] = str(tmp_path / "one")
+    assert main([*words, needed.key]) == 0 and not (tmp_path / "one" / "report").exists()  # too little for a report
 
 
 def test_runs_of_different_studies_are_not_equal(two_tasks, tmp_path, short, capsys):
@@ -1675,6 +1679,8 @@ def test_starts_are_compared_at_their_own_rates(two_tasks, tmp_path):
         "best": 2,
     }
     assert set(results.tpt_runs("best", rate=3e-3)["task"]) == {"mrpc", "sst2"}
+    ends = results.table("control").groupby(["control", "learning_rate"])["step"].max().unstack()
+    assert ends.loc["twice the steps"].eq(4).all() and ends.loc["vocabulary start"].eq(2).all()
     compared = compare_starts(runs, "random start")
     assert compared.loc["random start", "gain"] == 0 and compared["tasks"].max() <= 2
     assert compared[["low", "high"]].isna().all(axis=None)
@@ -1751,7 +1757,7 @@ def test_a_folder_in_use_is_not_packed(short, tmp_path):
 
 def test_a_packed_study_survives_a_kill_while_its_declaration_is_written(short, tmp_path):
     pack(short, tmp_path / "out", cells_in(SHORT, short))
-    (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(noted_fingerprints(short)))
+    (tmp_path / "out" / "study.yaml").write_text(replace(SHORT, name="grown").to_yaml(recorded_fingerprints(short)))
     assert replace(SHORT, name="grown").status(tmp_path / "out")["missing"].sum() == 0
 
 
@@ -1819,7 +1825,7 @@ def test_control_characters_in_a_failure_are_escaped(short, two_tasks, tmp_path,
     cell = next(cell for cell in cells_in(SHORT, short) if cell.kind == "transfer")
     shutil.rmtree(Store(tmp_path / "out").place(cell))
     forged = {"kind": "x", "key": "y", "error": "\x1b[31mred\nprompt-transfer: all is well", "traceback": ""}
-    Store(tmp_path / "out").beside(cell, "failed.json").write_text(json.dumps(forged))
+    Store(tmp_path / "out").sibling(cell, "failed.json").write_text(json.dumps(forged))
     (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
     words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
     assert main([*map(str, words)]) == 1

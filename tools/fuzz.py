@@ -1,4 +1,4 @@
-"""Mutate the files and commands that the package reads, and count the cases not answered with one sentence.
+"""Mutate the files and commands that the package reads, and count the cases that it does not handle.
 
     python tools/fuzz.py --cases 100000 --out results/fuzzing/counts.json
 
@@ -45,7 +45,7 @@ from prompt_transferability.files import is_printable, save_tensors
 from prompt_transferability.microworld import model_folder
 from prompt_transferability.projectors import Projection, Projector
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import environment
 from prompt_transferability.results import Results
 from prompt_transferability.study import CrossModel, Study
 from prompt_transferability.tasks import task_from_files
@@ -526,7 +526,7 @@ SLOW = {
 
 
 def outcome(case: Callable[[random.Random], None], chance: random.Random) -> tuple[str, str]:
-    "How one case ended, and details if it failed."
+    "How one case ended, with details if it failed."
     started, before = time.perf_counter(), most_memory()
     try:
         case(chance)
@@ -603,7 +603,7 @@ def main(arguments: list[str] | None = None) -> int:
         "more_memory_mib": (most_memory() - before) // 2**20,
         "memory_mib": most_memory() // 2**20,
         "kinds": found,
-        "provenance": surroundings(),
+        "provenance": environment(),
     }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

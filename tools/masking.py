@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from prompt_transferability.backbones import Backbone
 from prompt_transferability.experiments import Sources
-from prompt_transferability.files import written_whole
+from prompt_transferability.files import atomic_write
 from prompt_transferability.neurons import (
     evaluate_masked,
     mean_of_others,
@@ -34,7 +34,7 @@ from prompt_transferability.neurons import (
     share_of,
 )
 from prompt_transferability.prompts import SoftPrompt
-from prompt_transferability.provenance import recorded_command, surroundings
+from prompt_transferability.provenance import environment, recorded_command
 from prompt_transferability.results import Results
 from prompt_transferability.similarity import activation_values
 from prompt_transferability.tasks import TaskData, load_task
@@ -43,7 +43,7 @@ Mask = tuple[str, str, int, Tensor]  # what is masked, the other task, the draw,
 
 
 def rankings(values: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:  # [layers, ffn] each
-    "The values that rank the neurons of a task's prompt: its own, the others' means, and the difference."
+    "The values by which the neurons of a task's prompt are ranked: its own, the others' means, and the difference."
     others = mean_of_others(values)[task]
     return {"own": values[task], "shared": others, "specific": values[task] - others}
 
@@ -81,7 +81,7 @@ def losses_of(
     data: TaskData,
     masks: Mapping[float, list[Mask]],  # by ratio
 ) -> Iterator[dict]:
-    "One row per mask, and for each ratio a row for the whole model."
+    "One row per mask, and for each ratio one row for the model without a mask."
     own = {ratio: next(masked for name, *_, masked in of if name == "own") for ratio, of in masks.items()}
     listed = [(ratio, *mask) for ratio, of in masks.items() for mask in of]
     nothing = torch.zeros_like(listed[0][-1])
@@ -153,10 +153,10 @@ def main() -> None:
         "seconds": round(time.perf_counter() - begun),
         "threads": torch.get_num_threads(),
     }
-    with written_whole(options.out) as part:
+    with atomic_write(options.out) as part:
         pd.DataFrame(rows).to_csv(part, index=False, float_format="%.5g")
-    with written_whole(options.out.with_suffix(".json")) as part:
-        part.write_text(json.dumps(origin | surroundings(), indent=1) + "\n")
+    with atomic_write(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps(origin | environment(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from prompt_transferability.evidence import pair_similarities, write_similarities
 from prompt_transferability.experiments import Sources
-from prompt_transferability.provenance import recorded_command, surroundings
+from prompt_transferability.provenance import environment, recorded_command
 from prompt_transferability.results import Results
 
 
@@ -36,7 +36,7 @@ def main() -> None:
         models[name] = {"fingerprint": backbone.fingerprint, "layers": backbone.num_layers}
     origin = {"command": recorded_command(["python", "tools/similarities.py", *sys.argv[1:]])}
     origin |= {"models": models, "processor seconds": round(time.process_time() - begun)}
-    write_similarities(found, options.out, origin | {"threads": torch.get_num_threads()} | surroundings())
+    write_similarities(found, options.out, origin | {"threads": torch.get_num_threads()} | environment())
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
 from prompt_transferability.backbones import Backbone
-from prompt_transferability.files import written_whole
+from prompt_transferability.files import atomic_write
 from prompt_transferability.microworld import MICRO_MODELS
-from prompt_transferability.provenance import surroundings
+from prompt_transferability.provenance import environment
 from prompt_transferability.recomputed import read_table
 from prompt_transferability.results import TYPES, Results
 from prompt_transferability.similarity import (
@@ -206,11 +206,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the table (.csv); its origin goes into .json")
     options = parser.parse_args()
     found = atlas()
-    with written_whole(options.out) as part:
+    with atomic_write(options.out) as part:
         found.to_csv(part, index=False)
     origin = {"command": f"python tools/stability.py --out {options.out}", "variations": int(found["variations"].sum())}
-    with written_whole(options.out.with_suffix(".json")) as part:
-        part.write_text(json.dumps(origin | surroundings(), indent=1) + "\n")
+    with atomic_write(options.out.with_suffix(".json")) as part:
+        part.write_text(json.dumps(origin | environment(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@
       }
     }
     const elsewhere = (shown.collection.elsewhere || {})[source];
-    if (!rows.length) rows.push(["the paper", elsewhere ? `printed of projectors whose training is named: see ${elsewhere}` : "not printed", "–", "–"]);
+    if (!rows.length) rows.push(["the paper", elsewhere ? `printed only for projectors whose training is stated: see ${elsewhere}` : "not printed", "–", "–"]);
     const seen = [shown.collection, ...collections.filter((other) => other !== shown.collection && !other.repeats)];
     for (const collection of seen) {
       const name = (own) => collection.transfer.rows.concat(collection.tasks.map((task) => task.name))
@@ -161,10 +161,10 @@
         found.n || "–",
       ]);
     }
-    const what = typeOf(source) === NO_TASK ? `Prompt: ${source}` : `Prompt of ${titleOf(source)} (${TYPES[typeOf(source)]})`;
+    const what = typeOf(source) === NO_TASK ? `Prompt: ${source}` : `Prompt for ${titleOf(source)} (${TYPES[typeOf(source)]})`;
     const head = make("p", {}, make("strong", {}, `${what}, on ${titleOf(target)} (${TYPES[typeOf(target)]})`));
     const body = rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row[0]), ...cells("td", row.slice(1))));
-    const columns = make("tr", {}, ...cells("th", ["whose", "accuracy", "interval", "examples"]));
+    const columns = make("tr", {}, ...cells("th", ["numbers of", "accuracy", "95 % interval", "examples"]));
     get(place).replaceChildren(head, make("table", {}, make("thead", {}, columns), make("tbody", {}, ...body)));
   }
 
@@ -217,14 +217,14 @@
     const ends = scale === "accuracy" ? [percent(low, 0), percent(high, 0)] : ["nothing recovered", "all of it"];
     const key = make("p", { class: "explorer-key" }, `${ends[0]} `,
       ...[0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: shade(share), "aria-hidden": "true" })), ` ${ends[1]}`,
-      scale === "accuracy" ? "" : `; striped: tuning gains less than ${100 * LEARNED} points, or its gain is unknown`);
+      scale === "accuracy" ? "" : `; striped: the gain from tuning is below ${100 * LEARNED} points or unknown`);
     const line = make("p", { id: "explorer-cell" });
     show("explorer-matrix", ...(items.length ? [line, make("div", { class: "explorer-wide" }, table), key] : [nothing()]));
     get("explorer-pair").replaceChildren();
     if (items.length) items[Math.min(1, columns.length - 1)].dispatchEvent(new Event("mouseenter"));
   }
 
-  const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is selected: tick at least one type of source and one of target.");
+  const nothing = () => make("p", { class: "explorer-nothing" }, "Nothing is selected. Tick at least one type of source and one type of target.");
   const lacks = (what) => make("p", { class: "explorer-nothing" }, what);
 
   // ---------------------------------------------------------------- figures
@@ -282,7 +282,7 @@
     get("explorer-scatter-pair").replaceChildren();
     if (!similarity) {
       get("explorer-correlation").textContent = "";
-      show("explorer-scatter", lacks("A correlation needs the similarities of at least six tasks' prompts, and how accurate each is on each task; they are not all here."));
+      show("explorer-scatter", lacks("A correlation requires the similarities of at least six tasks' prompts and the accuracy of each prompt on each task. Not all of these are available here."));
       return;
     }
     const metric = similarity[get("explorer-metric").value];
@@ -369,7 +369,7 @@
   function drawMap() {
     const { maps } = shown.collection;
     if (!maps) {
-      show("explorer-map", lacks("These prompts are not among the committed results."));
+      show("explorer-map", lacks("These prompts are not in this repository."));
       return;
     }
     const map = maps[get("explorer-of").value];
@@ -457,7 +457,7 @@
     show("explorer-curves", ...(tasks.length ? [make("div", { class: "explorer-panels" }, ...panels),
       make("p", {}, `Accuracy on dev, from ${percent(low, 0)} to ${percent(high, 0)}, by training step. Each line is a seed; the dotted line is the share of the most frequent label. The numbers above a panel are the best accuracy of each seed${starts.length ? " that started from random vectors" : ""}.`),
       make("p", { class: "explorer-key" }, ...seeds.map((seed) => make("span", {}, sample("#1d2730", dash(seed)), ` seed ${seed} `)),
-        ...starts.map((start) => make("span", {}, sample(startColor(start), ""), ` started from a prompt of: ${start} `))),
+        ...starts.map((start) => make("span", {}, sample(startColor(start), ""), ` started from another task's prompt: ${start} `))),
       numbers(["task", "started from", "seed", "best on dev", "at step", "most frequent label"], rows)] : [nothing()]));
   }
 
@@ -475,14 +475,14 @@
   function choose() {
     shown.collection = collections.find((collection) => collection.id === get("explorer-whose").value);
     const { says, source, similarity, maps, transfer } = shown.collection;
-    get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Where these numbers are from"), ".", finding(shown.collection));
+    get("explorer-says").replaceChildren(make("strong", {}, says), " ", make("a", { href: `../${source}` }, "Origin of these numbers"), ".", finding(shown.collection));
     options("explorer-metric", (similarity || []).map((metric, i) => [i, metric.name]));
     if (similarity) get("explorer-metric").value = shown.collection.opens_on; // the metric with the highest correlation
     options("explorer-of", (maps || []).map((map, i) => [i, map.of]));
     const random = transfer.rows.includes("random");
     const recovery = get("explorer-scale").querySelector("[value=recovered]");
     recovery.disabled = !random;
-    recovery.textContent = `the share of tuning's gain that is recovered${random ? "" : " (needs a random prompt's row)"}`;
+    recovery.textContent = `recovered share of the gain from tuning${random ? "" : " (requires a random prompt's row)"}`;
     if (!random) get("explorer-scale").value = "accuracy";
     draw();
   }
