@@ -288,7 +288,7 @@ class Study:
     seeds: _SomeSeeds = (0,)  # seeds of the trained prompts, one prompt per task and seed
     random_seeds: _Seeds = (0, 1, 2)  # seeds of the random prompts
     layout: Annotated[_Word, _known("layout", LAYOUTS)] = "paper"
-    dtype: Annotated[_Word, _known("dtype", ["auto", *DTYPES])] = "float32"  # the models' number type
+    dtype: Annotated[_Word, _known("dtype", ["auto", *DTYPES])] = "float32"  # the models' data type
     cross_task: _Flag = True  # evaluate every prompt on the dev splits of all tasks, not only of its own
     cross_model: CrossModel | None = Field(default=None, description="a table of settings, or null")  # None: none
     unified_label_words: _Flag = False  # every task uses the label words 1, 2, 3, ... (Figure 3 (b)) instead of its own

@@ -182,9 +182,9 @@ def test_help_shows_the_defaults(capsys, name):
     if name == "tune":
         shown = " ".join(shown.split())
         for text in (
-            "--init is not given (default: 100)",
+            "unless --init is given (default: 100)",
             "training steps (default: 3000)",
-            "constant (default: 0.001)",
+            "constant learning rate of AdamW (default: 0.001)",
         ):
             assert text in shown
 
