@@ -797,6 +797,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'prompt_transferability/experiments.py'),
                                                     'prompt_transferability.experiments._control': ( 'nbs/library/experiments.html#_control',
                                                                                                      'prompt_transferability/experiments.py'),
+                                                    'prompt_transferability.experiments._control_rows': ( 'nbs/library/experiments.html#_control_rows',
+                                                                                                          'prompt_transferability/experiments.py'),
                                                     'prompt_transferability.experiments._count': ( 'nbs/library/experiments.html#_count',
                                                                                                    'prompt_transferability/experiments.py'),
                                                     'prompt_transferability.experiments._curve_rows': ( 'nbs/library/experiments.html#_curve_rows',

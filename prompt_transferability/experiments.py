@@ -829,12 +829,16 @@ def _control(cell: Cell, sources: Sources, store: Store, folder: Path) -> dict:
     return found | {"test": _tested(backbone, SoftPrompt.load(folder / "prompt.safetensors"), data)}
 
 
+def _control_rows(cell: Cell, result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"control": cell.asked["control"]} | row for row in _curve_rows(cell, result)]
+
+
 KINDS["control"] = Kind(
     _plan_control,
     _control,
     Tuned,
     label=lambda cell: _on_model(cell, f", {cell.asked['control']}, at {cell.asked['learning_rate']:g}"),
-    rows=_curve_rows,
+    rows=_control_rows,
     files=_own_prompt,
     texts=_texts_of_training,
 )

@@ -50,9 +50,9 @@ def random_neurons(
     layers: tuple[int, int] | None = None,  # the layers to draw from; None: all
     by_layer: bool = False,  # match the number of masked neurons in each layer
 ) -> list[Tensor]:  # bool [layers, ffn] each
-    """The same number of random neurons, in several draws; for a given seed, the ranking does not depend on the number.
+    """The same number of random neurons, in several draws. A seed fixes the rankings, whatever the number of neurons.
 
-    Raises `ValueError` for no draw, and for layers that do not exist or have too few neurons.
+    Raises `ValueError` for fewer than one draw, and for layers that do not exist or have too few neurons.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; give 1 or more")
@@ -98,15 +98,15 @@ def mask_neurons(
     data: TaskData,  # the task to evaluate on
     ratio: float,  # fraction of these layers' neurons to silence, above 0 and at most 1
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
-    by: str | SoftPrompt | Sequence[str | SoftPrompt] = CHOICES,  # whose neurons: `CHOICES`, other prompts, or several
+    by: str | SoftPrompt | Sequence[str | SoftPrompt] = CHOICES,  # names from `CHOICES`, other prompts, or several
     draws: int = 20,  # number of random draws
     seed: int = 0,  # seed of these draws
     split: str = "dev",  # "train", "dev" or "test"
 ) -> pd.DataFrame:  # one row per mask: by, prompt, draw, neurons, of_own, accuracy, low, high, n, f1
-    """The accuracy of a prompt without its most activated neurons, and without others as controls.
+    """The accuracy of a prompt with its most activated neurons silenced, and with others silenced as controls.
 
     The first row, by "nothing", is the whole model. Raises `UnknownNameError` for another choice or split,
-    `ValueError` for layers that do not exist, no neuron to silence or no draw, and the errors of `evaluate`.
+    `ValueError` for layers that do not exist, no neuron to silence or no draw; also the errors of `evaluate`.
     """
     asked = [by] if isinstance(by, str | SoftPrompt) else [*by]
     for unknown in (choice for choice in asked if isinstance(choice, str) and choice not in CHOICES):

@@ -285,7 +285,7 @@ def own_and_other_similarities(
     tasks, tuned = similarity.index, similarity.columns
     lacking = [task for task in tasks.union(tuned, sort=False) if task not in types or task not in tuned]
     if lacking:
-        raise ValueError(f"each task needs a tuned prompt and a type; there is none of {', '.join(lacking)}")
+        raise ValueError(f"each task needs a tuned prompt and a type; one is missing for {', '.join(lacking)}")
     own = tasks.to_numpy()[:, None] == tuned.to_numpy()
     same = tasks.map(types).to_numpy()[:, None] == tuned.map(types).to_numpy()
     pairs = {"own": own, "others of its type": same & ~own, "other types": ~same}

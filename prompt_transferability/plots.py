@@ -198,7 +198,7 @@ _GAP = 0.35  # between tasks and other rows, in cells
 
 
 def _cell_width(columns: int) -> float:
-    "Width of a cell in inches: few columns are wider, so that the color bar's label has room below them."
+    "Width of a cell in inches: wider if there are few columns, so that the color bar's label fits below."
     return max(0.49, 3.3 / columns)
 
 # %% ../nbs/library/plots.ipynb #c2f91d51
@@ -334,7 +334,7 @@ def plot_transfer(
 
 # %% ../nbs/library/plots.ipynb #69d557a5
 def _decimals(low: float, high: float) -> int:
-    "The decimals of percentages with which numbers in this range differ in their last two digits."
+    "The number of decimals at which percentages in this range differ in their last two digits."
     return int(np.clip(np.ceil(-np.log10(max(high - low, 1e-3))) - 1, 0, 2))
 
 # %% ../nbs/library/plots.ipynb #c5a6d4f9
@@ -728,7 +728,7 @@ def plot_neurons(
 ) -> Figure:
     """The neurons that prompts activate, those that they share, or those that separate task types.
 
-    Raises `UnknownNameError` for another picture, and `ValueError` for a prompt without a type, no states, states of
+    Raises `UnknownNameError` for another figure, and `ValueError` for a prompt without a type, no states, states of
     different models, fewer than one column, or, for "types", prompts of a single type.
     """
     if shows not in _NEURONS:

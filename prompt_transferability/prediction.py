@@ -40,7 +40,7 @@ CHUNK = 1_000
 def predicted_rows(
     backbone: Backbone,
     prompt: SoftPrompt,
-    rows: Iterable[Mapping[str, Any]],  # `text_a`, maybe `text_b`, and others; for example from `read_texts`
+    rows: Iterable[Mapping[str, Any]],  # `text_a`, optionally `text_b`, and others; for example from `read_texts`
     task: str | os.PathLike | Task | None = None,  # as in `load_task`: it defines the labels; None: the prompt's own
 ) -> Iterator[dict[str, Any]]:
     """Each row, with `prediction`, the most likely label, and `probabilities`, those of all labels.
@@ -94,10 +94,10 @@ def save_predictions(
     rows: Iterable[Mapping[str, Any]],  # rows of `predicted_rows`
     path: str | Path,  # path of the CSV file
 ) -> Counter[str]:  # how often each label was predicted
-    "Write a table of predictions, whole or not at all. Raises `DataError` for a row with different columns."
+    "Write a table of predictions, completely or not at all. Raises `DataError` for a row with different columns."
     counts: Counter[str] = Counter()
     table = None
-    # Columns other than the texts may contain half a character, which must not stop the work.
+    # Columns other than the texts may contain half a character, which must not raise an error.
     half = {"encoding": "utf-8", "errors": "backslashreplace"}
     with atomic_write(path) as unfinished, open(unfinished, "w", newline="", **half) as file:
         for number, row in enumerate(map(table_row, rows), start=1):

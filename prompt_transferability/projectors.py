@@ -72,7 +72,7 @@ class Projection(nn.Module):
 # %% ../nbs/library/projectors.ipynb #bde742cd
 @patch
 def settings(self: Projection) -> dict[str, Any]:
-    "The arguments that create another one of the same shape, without the weights."
+    "The arguments for creating another projection of the same shape, without the weights."
     return {"source_size": self.source_size, "target_size": self.target_size}
 
 
@@ -95,7 +95,7 @@ def _marks(one: SoftPrompt | Backbone) -> dict[str, str | None]:
 # %% ../nbs/library/projectors.ipynb #fc009908
 @patch
 def _check_fit(self: Projection, prompt: SoftPrompt, backbone: Backbone) -> None:
-    "Raise `ProjectorError` unless the prompt and the model are those that this maps from and to."
+    "Raise `ProjectorError` unless this projection fits both the prompt and the target model."
     models = {name: self.metadata.get(f"{name}_backbone") for name in ("source", "target")}
     layout = self.metadata.get("layout", prompt.layout)  # methods fitted on words alone have no layout
     whose = f"the prompt of task {prompt.task!r} on {prompt.backbone!r}"
@@ -137,10 +137,10 @@ def project(
     prompt: SoftPrompt,  # a prompt of the source model
     backbone: Backbone,  # the target model
 ) -> SoftPrompt:
-    """A prompt for the target model; its metadata records where it came from.
+    """A prompt for the target model; its metadata records its origin.
 
-    Raises `ProjectorError` for a prompt of another width, length, model or revision than this takes, and for a target
-    model of another width, layout, name or revision than this was fitted for.
+    Raises `ProjectorError` for a prompt of another width, length, model or revision than expected, and for a target
+    model of another width, layout, name or revision than the projection was fitted for.
     """
     self._check_fit(prompt, backbone)
     device = next((tensor.device for tensor in self.state_dict().values()), None)
@@ -251,9 +251,9 @@ def _fitted(
 
 # %% ../nbs/library/projectors.ipynb #37e5e10c
 def _of_one_kind(prompts: Sequence[SoftPrompt], whose: str) -> SoftPrompt:
-    """The one of several prompts that identifies its model most precisely.
+    """The prompt, of several, that identifies its model most precisely.
 
-    Raises `ProjectorError` if there is none, or if they are not alike.
+    Raises `ProjectorError` if there is none, or if models, lengths or layouts differ.
     """
     if not prompts:
         raise ProjectorError(f"there is no prompt of the {whose} model to train on; give at least one")
@@ -371,8 +371,8 @@ def fit_token_mapping(
 ) -> Projector:
     """Train a projector to map words to the target model's own (token mapping, Eq. 9).
 
-    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and for
-    settings the errors of `fit_prompt_mapping`.
+    Raises `MisfitError` for models with different vocabularies, `ProjectorError` for one model given twice, and the
+    errors of `fit_prompt_mapping` for settings.
     """
     training = read_settings({"learning_rate": learning_rate, "batch_size": batch_size} | kwargs, fit_token_mapping)
     seed = whole_number("seed", seed, 0)
@@ -596,7 +596,7 @@ def fit_linear_map(source_backbone: Backbone, target_backbone: Backbone) -> Line
     """The matrix that maps the source model's words closest to the target model's, by least squares (Mikolov et al.).
 
     `metadata["missed"]` is the share of unexplained variance of words left out of a trial fit (every fifth word).
-    Raises `MisfitError` for models with fewer shared tokens than a vector has numbers, and `ProjectorError` for one
+    Raises `MisfitError` for models with fewer shared tokens than a vector has dimensions, and `ProjectorError` for one
     model given twice.
     """
     models = _between(source_backbone, target_backbone)
@@ -631,9 +631,8 @@ def fit_relative_map(source_backbone: Backbone, target_backbone: Backbone) -> Re
     """$v^t = A^{+} r_s(v^s)$, a closed form of Wu et al., *Zero-Shot Continuous Prompt Transfer* (ICLR 2024).
 
     Every word that both models have as one token is an anchor, without the original filter (the 8192 strongest) and
-    search. The map rejects a prompt with a vector of zeros, which has no direction. Raises
-    `MisfitError` for models with fewer shared words than a vector has numbers, and `ProjectorError` for one model given
-    twice.
+    search. The map rejects a prompt with a vector of zeros, which has no direction. Raises `MisfitError` for models
+    with fewer shared words than a vector has dimensions, and `ProjectorError` for one model given twice.
     """
     models = _between(source_backbone, target_backbone)
     x, y = (F.normalize(vectors, dim=-1) for vectors in _shared_embeddings(source_backbone, target_backbone, True))
@@ -680,7 +679,7 @@ KINDS: dict[str, type[Projection]] = {
 # %% ../nbs/library/projectors.ipynb #be320ec9
 @patch
 def save(self: Projection, path: str | Path) -> Path:
-    """Write the projection to one `.safetensors` file, whole or not at all.
+    """Write the projection to one `.safetensors` file, completely or not at all.
 
     Raises `ProjectorError` for a kind that is not in `KINDS`, and for metadata that JSON cannot represent.
     """

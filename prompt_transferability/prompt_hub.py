@@ -304,7 +304,7 @@ def _reporters(args: PromptTrainingArguments) -> list[Any]:
 
 # %% ../nbs/library/prompt_hub.ipynb #6d90d286
 class Watch:
-    "Reports, checkpoints and the choice of the best, at the steps that the arguments name."
+    "Reports, checkpoints and the selection of the best, at the steps that the arguments specify."
 
     def __init__(
         self,
@@ -470,7 +470,7 @@ class PromptHub:
 def names(self: PromptHub, model: str | None = None, dataset: str | None = None) -> tuple[str, str]:
     "A model and a task, by default those of the arguments. Raises `HubError` if no task is named."
     if not (dataset or self.args.dataset):
-        raise HubError("there is no task; name one, in the arguments with dataset=")
+        raise HubError("there is no task; name one, or give dataset= in the arguments")
     return model or self.args.backbone, _task_name(dataset or self.args.dataset)
 
 # %% ../nbs/library/prompt_hub.ipynb #16a757b1
@@ -752,7 +752,7 @@ def mask_activated_neuron(
     ratio: float = 0.2,  # fraction of these layers' neurons to silence
     layers: tuple[int, int] | None = None,  # first and last, from 1, inclusive; None: all
 ) -> tuple[dict[str, float], Tensor]:  # the results, and bool [layers, ffn], True where a neuron was silenced
-    """The results of a prompt without the neurons that it activates most.
+    """The results of a prompt with its most activated neurons silenced.
 
     Raises `HubError` if there is no prompt, and `ValueError` for a ratio that selects no neuron and for layers that
     do not exist.

@@ -130,7 +130,7 @@ def named_prompts(
 ) -> dict[str, SoftPrompt]:
     """Prompts by name: their own, or that of their task, numbered if the task occurs several times.
 
-    Raises `PromptError` for anything but prompts, and if two would get one name.
+    Raises `PromptError` for anything but prompts, and if two would get the same name.
     """
     if isinstance(prompts, SoftPrompt | str | Path | Tensor):
         raise PromptError(f"expected several prompts; got {shown(prompts)}: put a single prompt into a list")
@@ -252,7 +252,7 @@ def _header(self: SoftPrompt, own: Mapping[str, str]) -> dict[str, str]:
 # %% ../nbs/library/prompts.ipynb #50faa59a
 @patch
 def save(self: SoftPrompt, path: str | Path) -> Path:
-    """Write the prompt to one `.safetensors` file, whole or not at all.
+    """Write the prompt to one `.safetensors` file, completely or not at all.
 
     Raises `PromptError` for a metadata entry whose name is reserved in the header, or that JSON cannot represent.
     """
@@ -422,7 +422,7 @@ def to_peft(
     backbone: Backbone | None = None,  # the prompt's model; None: PEFT's models will not use the adapter
     exact: bool = False,  # make PEFT compute the same logits: for a masked model, the mask becomes a vector too
 ) -> Path:
-    """Write the prompt as an adapter for Hugging Face's PEFT (`PromptTuningConfig`), each file whole or not at all.
+    """Write the prompt as an adapter for Hugging Face's PEFT (`PromptTuningConfig`), each file complete or not at all.
 
     Raises `PromptError` if the prompt does not fit the backbone or `exact` is impossible, and
     `ModuleNotFoundError` if `peft` is not installed.
@@ -523,7 +523,7 @@ def from_peft(
 ) -> SoftPrompt:
     """Read the vectors of a PEFT prompt-tuning adapter; for an encoder-decoder, those of its encoder.
 
-    The information that `to_peft` recorded comes back with them. An adapter written by PEFT has no layout and gets
+    The information that `to_peft` recorded is restored. An adapter written by PEFT has no layout and gets
     "paper". Raises `FileNotFoundError`, or `PromptError` if it is pickled or is not simply a prompt.
     """
     folder = Path(folder)

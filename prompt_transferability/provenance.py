@@ -32,7 +32,7 @@ def _git(*arguments: str) -> str | None:
     here = Path(prompt_transferability.__file__).parent
     try:
         return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(here), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -67,7 +67,7 @@ def environment() -> dict[str, Any]:
 def recorded_command(
     words: Iterable[str],  # of the command, the program first
 ) -> str:
-    "A command as results record it for other readers: of a path on this machine, the name only."
+    "A command as it is recorded with results: of an absolute path, only the last part."
 
     def without_folders(word: str) -> str:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)

@@ -196,7 +196,7 @@ def _fetch(wanted: set[str], folder: Path, progress: bool) -> None:
             bar.update()
             if not wanted:
                 return
-    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, {min(wanted)!r} for one")
+    raise ReleaseError(f"{ARCHIVE} ended without {len(wanted)} of the published files, such as {min(wanted)!r}")
 
 # %% ../nbs/library/release.ipynb #8b8148f6
 def download_release(

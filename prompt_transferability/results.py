@@ -734,7 +734,7 @@ def difference(
 ) -> pd.DataFrame:  # index as in `accuracies`; columns one, other, difference, low, high, inside
     """The accuracies that two runs of a study have in common, in the order of this run.
 
-    `low` and `high` are the 95 % Wilson interval of this run's accuracy, and `inside` says whether it contains the
+    `low` and `high` are the 95 % Wilson interval of this run's accuracy, and `inside` is whether it contains the
     other run's; they are NaN and <NA> if the number of examples is not known.
     """
     own, others = self.accuracies(), other.accuracies()["accuracy"].rename("other")
@@ -967,8 +967,8 @@ def _cross_section(
     parts = [
         f"<h2>From {html.escape(source)} to {html.escape(target)}</h2>",
         "<p>The first rows are baselines: the target's own prompts, random prompts, and the target's own prompts of "
-        "the tasks in parentheses, used without a projector. Learned methods learned from prompts of the same seed on "
-        "these tasks. If untrained vectors do as well, nothing of the prompt was carried over. Times of further "
+        "the tasks in parentheses, used without a projector. Learned methods were trained on prompts of the same seed "
+        "for these tasks. If untrained vectors do as well, nothing of the prompt was carried over. Times of further "
         "tuning are in % of the baseline step, at which tuning from random vectors had converged.</p>",
     ]
     for name, table in tables.items():

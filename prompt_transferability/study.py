@@ -131,10 +131,10 @@ def _several(of: Any, description: str) -> Any:
 
 # %% ../nbs/library/study.ipynb #7ffb650c
 _Names = _several(_Word, "a list of names without repetition")
-_SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one name or more without repetition")]
+_SomeNames = Annotated[_Names, Field(min_length=1, description="a list of one or more names without repetition")]
 _Seeds = _several(_Seed, "a list of whole numbers of at least 0 without repetition")
 _SomeSeeds = Annotated[
-    _Seeds, Field(min_length=1, description="a list of one whole number of at least 0 or more, without repetition")
+    _Seeds, Field(min_length=1, description="a list of one or more whole numbers of at least 0, without repetition")
 ]
 _Rates = _several(_Rate, "a list of numbers above 0 without repetition")
 _Groups = Annotated[
@@ -171,10 +171,10 @@ def _sentence(kind: type, error: ValidationError, given: Mapping[str, Any]) -> E
     if found["type"] == "unexpected_keyword_argument":
         return UnknownNameError("study setting", last, [f.name for f in fields(kind)])
     if found["type"] == "missing":
-        return StudyError(f"the table of a study's {kind.__name__} has no {last}; it needs that")
+        return StudyError(f"the table of a study's {kind.__name__} has no {last}, which is required")
     study = f"study {given['name']!r}" if path != "name" and isinstance(given.get("name"), str) else "a study"
     expected = (
-        described.description if described is not None and described.description else "as the page on studies says"
+        described.description if described is not None and described.description else "as the page on studies describes"
     )
     return StudyError(printable(f"{path} of {study} must be {expected}; got {_short(value)}"))
 
@@ -298,7 +298,9 @@ class Study:
     learning_rate: _Rate = 1e-3
     relative: _Flag = False  # learning_rate is relative to the size of a prompt's initial vectors
     schedule: Annotated[_Word, _known("schedule", SCHEDULES)] = "constant"  # of the learning rate
-    warmup: Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")] = 0  # steps of rise
+    warmup: Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")] = (
+        0  # steps in which the rate rises from 0
+    )
     init: Annotated[_Word, _known("init", INITS)] = "random"  # the initialization of a prompt
     batch_size: _Count = 16  # texts in a step
     eval_every: _Count = 500  # steps between two evaluations on dev

@@ -319,7 +319,7 @@ ALL_TASKS = (
 
 # %% ../nbs/library/tasks.ipynb #84fbc0e4
 def with_titles(name: str) -> str:
-    "A name with readers' names of the tasks in it: of `task tuning (micro/mnli)`, task tuning (micro MNLI)."
+    "A name in which tasks are replaced by their titles: `task tuning (micro/mnli)` becomes task tuning (micro MNLI)."
 
     def titled(word: re.Match) -> str:
         task = ALL_TASKS.get(word[0])
@@ -599,7 +599,9 @@ def _unpaired(origin: str, unit: str, blank: int, other: int) -> DataError:
 
 
 def _dataset(
-    rows: Iterable[tuple[int, Mapping]],  # number of each row, and the row: text_a (or text), label and maybe text_b
+    rows: Iterable[
+        tuple[int, Mapping]
+    ],  # number of each row, and the row: text_a (or text), label and optionally text_b
     task: Task,
     origin: str,  # where the rows come from, for messages
     unit: str = "line",  # what the numbers count, for messages
@@ -664,8 +666,8 @@ def _rows_in_memory(table: object, origin: str) -> Iterator[tuple[int, Mapping]]
 
 # %% ../nbs/library/tasks.ipynb #73eb72b9
 RowSource = str | os.PathLike | pd.DataFrame | Iterable[Mapping]
-"""Where the rows of a split are: in a file (.csv, .tsv or .jsonl, maybe .gz), or in a table in memory (a `DataFrame`, a
-`Dataset` or a list of dictionaries), with the columns text_a (or text), label and maybe text_b."""
+"""The source of a split's rows: a file (.csv, .tsv or .jsonl, optionally .gz) or a table in memory (a `DataFrame`, a
+`Dataset` or a list of dictionaries), with the columns text_a (or text), label and optionally text_b."""
 
 
 def _read_split(source: RowSource, task: Task, split: str) -> Dataset:
@@ -680,7 +682,7 @@ def task_from_files(
     name: str,  # short name of the task
     task_type: str,  # one of `TASK_TYPES`
     label_words: Mapping[str, str | Sequence[str]],  # native label -> its word, or several words
-    train: RowSource | None = None,  # a file or a table, with the columns text_a (or text), label and maybe text_b
+    train: RowSource | None = None,  # a file or a table, with the columns text_a (or text), label and optionally text_b
     dev: RowSource | None = None,  # None: hold out part of train, if any
     test: RowSource | None = None,  # None: no test split
 ) -> TaskData:
@@ -704,7 +706,9 @@ def task_from_files(
 
 # %% ../nbs/library/tasks.ipynb #fe801344
 def checked_texts(
-    rows: Iterable[tuple[int, Mapping]],  # the number of each row, and the row: text_a (or text), maybe text_b, others
+    rows: Iterable[
+        tuple[int, Mapping]
+    ],  # the number of each row, and the row: text_a (or text), optionally text_b, others
     origin: str,  # where the rows come from, for messages
     unit: str = "line",  # what the numbers count, for messages
 ) -> Iterator[dict]:  # the rows, all with text_a, and either all or none with text_b
@@ -727,7 +731,8 @@ def checked_texts(
 
 # %% ../nbs/library/tasks.ipynb #7e245cf7
 def read_texts(
-    path: str | os.PathLike,  # .csv, .tsv or .jsonl, maybe .gz, with the columns text_a (or text) and maybe text_b
+    path: str
+    | os.PathLike,  # .csv, .tsv or .jsonl, optionally .gz, with the columns text_a (or text) and optionally text_b
 ) -> Iterator[dict]:
     "The checked rows of a file, one at a time; raises `DataError`, or `FileNotFoundError` if there is no file."
     yield from checked_texts(_records(Path(path), by_line=True), str(path))

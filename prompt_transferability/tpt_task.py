@@ -147,7 +147,7 @@ _SETTINGS = [name for name in signature(tune_prompt).parameters if name not in (
 
 
 def _check_settings(settings: Mapping[str, Any], k: int, probe_steps: int) -> None:
-    "Reject invalid settings of the run before anything is measured for it."
+    "Reject invalid settings of the run before anything is computed for it."
     whole_number("k", k, 1)
     for name in settings:
         if name not in _SETTINGS:

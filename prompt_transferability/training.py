@@ -173,7 +173,7 @@ def save_checkpoint(
     tensors: Mapping[str, Tensor],
     facts: dict,  # JSON values
 ) -> None:
-    "Write the state of a run to one safetensors file, whole or not at all."
+    "Write the state of a run to one safetensors file, completely or not at all."
     with atomic_write(path) as unfinished:
         save_tensors(tensors, unfinished, {"asked": json.dumps(asked), "facts": json.dumps(facts)})
 

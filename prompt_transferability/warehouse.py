@@ -636,7 +636,7 @@ def sources(
 ) -> dict[str, SoftPrompt]:  # by name
     """The prompts of other tasks that were trained for exactly this model: the sources for `tune_from_tasks`.
 
-    They carry the name of this backbone. Raises `WarehouseError` if there are none.
+    They are returned under the name of this backbone. Raises `WarehouseError` if there are none.
     """
     own = backbone.name, backbone.fingerprint
     fitting = [

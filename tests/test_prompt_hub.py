@@ -233,7 +233,7 @@ def test_impossible_arguments_get_a_sentence(arguments):
         arguments(metric_for_best_model="loss")
     with pytest.raises(HubError, match="the best prompt is chosen by evaluations; give eval_strategy"):
         arguments(load_best_model_at_end=True)
-    with pytest.raises(HubError, match="there is no task; name one, in the arguments with dataset="):
+    with pytest.raises(HubError, match="there is no task; name one, or give dataset= in the arguments"):
         PromptHub(args=arguments(dataset=None)).train_prompt()
     with pytest.raises((DataError, UnknownNameError, FileNotFoundError)):
         PromptHub(args=arguments(dataset="no/such/task")).train_prompt()

@@ -33,7 +33,8 @@ def area(
 """
 
 PROSE = r"""A projector maps $P \in \mathbb{R}^{l \times d}$, as @eq-projector says; see @fig-line, @tbl-scores,
-@tbl-rooms and [the details](#sec-details). `area` is documented, and in code `@fig-line` and `$$ x $$ {#eq-x}` stay.
+@tbl-rooms, [the details](#sec-details) and [details of `area`](#sec-details).
+`area` is documented, and in code `@fig-line` and `$$ x $$ {#eq-x}` stay.
 
 $$
 \tilde{P} = \operatorname{LayerNorm}(W P + b)
@@ -198,6 +199,7 @@ def test_exported_code_without_documentation_stands_as_it_is(page):
 
 def test_names_in_prose_link_to_their_documentation(page):
     assert '<a href="demo.html#area"><code>area</code></a>' in page
+    assert '<a href="#sec-details">details of <code>area</code></a>' in page  # it is a link already
 
 
 def test_hidden_cells_stay_hidden(page):
@@ -236,9 +238,13 @@ def test_a_table_names_the_results_that_its_numbers_are_read_from():
         'each_study(root / "results", "starts", by_start)',
         "%time\nprinted(2)",
         "found = first.mean()\nprinted(2).join(found)",
+        'first = printed(2)\nfirst.join([first for first in results["small"]])',
+        'first, *rows = 1, {}\nfor second in (1, 2):\n    rows[second] = results["small"].size',
+        'def size(results):\n    return len(results)\n\n\n{"size": size(rows), "none": 2} | {name: 1 for name in rows}',
     ]
-    read = folders_read(sources, ["micro", "micro-tpt", "other", "small"])
-    assert read == [[], ["micro"], ["micro", "small"], ["micro-tpt", "small"], [], ["micro"]]
+    read, values = folders_read(sources, ["micro", "micro-tpt", "other", "small"])
+    of_all = [["micro"], ["micro", "small"], ["micro-tpt", "small"], [], ["micro"], ["small"], ["small"], ["small"]]
+    assert read == [[], *of_all] and values == {"size": ["small"], "none": []}
 
 
 @pytest.mark.parametrize("study", [True, False])
@@ -253,6 +259,20 @@ def test_a_row_that_is_a_task_leads_to_the_cells_of_its_study(tmp_path, study):
     link = '<a href="../../results/demo/files.html?find=SST-2">SST-2</a>'
     assert (link in data["text/html"], "Each task links to its cells" in data["text/html"]) == (study, study)
     assert '">mean</th>' in data["text/html"] and '<a href="../../results/demo/files.html">' in data["text/html"]
+
+
+def test_a_row_that_is_a_study_or_a_number_of_the_text_leads_to_its_files(tmp_path):
+    (tmp_path / "results" / "demo").mkdir(parents=True)
+    (tmp_path / "results" / "demo" / "study.yaml").write_text("")
+    rows = "".join(f'<tr><th class="row_heading level0">{name}</th></tr>' for name in ("demo: tiny", "best", "other"))
+    data = {"text/html": f"<table>{rows}</table>"}
+    source = 'kept = Results(root / "results" / "demo")\n{"best": kept.best(), "other": 2}'
+    text = NbCell(0, dict(cell_type="markdown", source="<!--=best-->0.9<!--/--> and <!--=other-->2<!--/-->"))
+    cell = NbCell(1, dict(cell_type="code", source=source, outputs=[{"data": data}]))
+    with_origins("nbs/index.ipynb", [text, cell], tmp_path)
+    link = '<th class="row_heading level0"><a href="../results/demo/files.html">'
+    assert f"{link}demo</a>: tiny</th>" in data["text/html"] and f"{link}best</a></th>" in data["text/html"]
+    assert ">other</th>" in data["text/html"]
 
 
 @pytest.mark.parametrize(
@@ -383,6 +403,12 @@ MAIN = """<html><head><title>A page – tiny</title></head><body><nav id="TOC"><
 id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1></header><h2>Part</h2>
 <p>See <a href="x.html">TPT</a>, <code>TPT</code> and PTs; TPT-task and micro worlds. TPT again, a layout.</p>
 <table><tr><th>sst2</th><td>-0.35 [-0.70, 0.10]</td><td>-0.00, 12%</td><td>2026-01-02, 1e-05</td></tr></table>
+<table><tr><td><a href="x.html">It <em>works</em></a></td>
+<td><strong>holds</strong></td><td>With <!--=best-->0.9 [0.8, 1.0]<!--/--> %, p = 0.01</td></tr></table>
+<div id="cell-1" class="cell"><details class="code-fold"><summary>How this is computed</summary>one</details>
+</div>
+<div id="cell-2" class="cell"><details class="code-fold"><summary>How this is computed</summary>two</details></div>
+<table><tr><th id="T_1" class="row_heading level0"><a href="files.html">best</a></th><td>0.9</td></tr></table>
 <p>Our Table A. Told.</p>
 <div class="cell"><details><pre>code</pre></details><div class="sd-table"><table><tr><td>a</td></tr></table></div></div>
 <div class="cell-output cell-output-display">
@@ -409,8 +435,22 @@ def test_tables_have_captions_and_true_numbers_and_scroll(finished):
         '<td>−0.35 <span class="interval">[−0.70, 0.10]</span></td><td>0.00, 12&nbsp;%</td><td>2026-01-02, 1e-05</td>'
         in finished
     )
-    assert finished.count('<div class="scroll">') == finished.count("<caption") == 2 and "<th>SST-2</th>" in finished
+    assert finished.count('<div class="scroll">') == finished.count("<caption") == 4 and "<th>SST-2</th>" in finished
     assert '<caption class="visually-hidden">Part</caption>' in finished and "<strong>Our Table A.</strong>" in finished
+
+
+def test_a_number_leads_to_its_row_and_is_not_broken(finished):
+    number = '<a class="number" href="#T_1">0.9 <span class="interval">[0.8, 1.0]</span></a>'
+    assert f"{number}&nbsp;%, p&nbsp;=&nbsp;0.01" in finished
+
+
+def test_folded_cells_in_a_row_are_one(finished):
+    assert finished.count("How this is computed") == 1 and re.search(r"</summary>one\s*two</details>", finished)
+
+
+def test_claims_are_in_the_contents_of_a_phone(finished):
+    assert '<ul><li><a href="#claim-0" class="nav-link">It <em>works</em></a></li><li><a href="#a"' in finished
+    assert re.search(r'<tr id="claim-0">\s*<td><a href="x.html">', finished)
 
 
 def test_figures_have_captions(finished):

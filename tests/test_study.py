@@ -659,7 +659,9 @@ def test_a_study_needs_a_valid_name(name):
 
 
 def test_negative_seeds_are_rejected():
-    with pytest.raises(StudyError, match="seeds of study 'tiny' must be a list of one whole number of at least 0"):
+    with pytest.raises(
+        StudyError, match="seeds of study 'tiny' must be a list of one or more whole numbers of at least 0"
+    ):
         replace(TINY, seeds=(-1,))
 
 
@@ -805,7 +807,7 @@ def test_a_study_across_models_survives_writing_and_reading(tmp_path):
         (dict(fitted_on=[[]]), "none of them empty"),
         (dict(fitted_on=[["micro/sst2", "micro/imdb"], ["micro/imdb", "micro/sst2"]]), "or repeated"),
         (dict(fitted_on=[]), "has no tasks that prompt mapping, task tuning, .* could learn from"),
-        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one name or more"),
+        (dict(methods=[]), "cross_model.methods of study 'cross' must be a list of one or more names"),
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
@@ -832,7 +834,7 @@ def test_missing_settings_of_cross_model_are_named(name, tmp_path):
     there = text.index(f"  {name}:")
     following = next(place for place in (text.find(f"\n  {f.name}:", there) for f in fields(CrossModel)) if place > 0)
     (tmp_path / "study.yaml").write_text(text[:there] + text[following + 1 :])
-    with pytest.raises(StudyError, match=f"CrossModel has no {name}; it needs that"):
+    with pytest.raises(StudyError, match=f"CrossModel has no {name}, which is required"):
         Study.from_file(tmp_path / "study.yaml")
 
 
@@ -1677,6 +1679,8 @@ def test_starts_are_compared_at_their_own_rates(two_tasks, tmp_path):
         "best": 2,
     }
     assert set(results.tpt_runs("best", rate=3e-3)["task"]) == {"mrpc", "sst2"}
+    ends = results.table("control").groupby(["control", "learning_rate"])["step"].max().unstack()
+    assert ends.loc["twice the steps"].eq(4).all() and ends.loc["vocabulary start"].eq(2).all()
     compared = compare_starts(runs, "random start")
     assert compared.loc["random start", "gain"] == 0 and compared["tasks"].max() <= 2
     assert compared[["low", "high"]].isna().all(axis=None)

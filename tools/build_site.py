@@ -39,6 +39,7 @@ body {{ font: 1rem/1.6 system-ui, sans-serif; margin: 3rem 1rem; background: Can
 <a href="{home}">Start at the home page</a>, where you can search all pages.</p>
 </main></body></html>
 """
+LINK_IN_LINK = re.compile(r"\[([^\[\]]*)\[(`[^`]+`)\]\([^)]*\)([^\[\]]*)\]\(")  # nbdev links code in a link's text too
 SOURCE_LINK = re.compile(r"\[source\]\(/blob/[^)]*\)(\{[^}]*\})?\s*")
 
 
@@ -63,6 +64,9 @@ def stage(
             check_first_cell(notebook.cells[0], page)
             notebook.cells = [part for cell in notebook.cells for part in with_source(cell)]
             FilterDefaults()(notebook)
+            for cell in notebook.cells:
+                if cell.cell_type == "markdown":
+                    cell.source = LINK_IN_LINK.sub(r"[\1\2\3](", cell.source)
             for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
                 mend_documentation(output.get("data", {}))
             if page.startswith(WITH_ORIGINS):

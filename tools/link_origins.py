@@ -85,6 +85,9 @@ STUDY_HEAD = "".join(
 TASK_ROW = re.compile(
     rf"(<th[^>]*row_heading[^>]*>)({'|'.join(re.escape(of.title) for of in ALL_TASKS.values() if of.title)})(</th>)"
 )
+# The heading of a row that is named in code: a study, before what its label says of it, or a number of the page's text
+NAMED_ROW = re.compile(r"(<th[^>]*row_heading[^>]*>)([\w.-]+)(?=: |</th>)")
+MARK = re.compile(r"<!--=([\w.]+)-->")
 # Attributes that a browser follows by itself; `href` counts for <link> and not for <a>
 REQUESTS = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
 REMOTE = re.compile(r"^(https?:)?//")
@@ -95,57 +98,106 @@ REMOTE_IN_SCRIPT = re.compile(r"""\bimport\b[^;\n]*?["'](https?://[^"']+)""")
 def with_origins(source: str, cells: Sequence, root: Path) -> None:
     """Add below each table of a page the results that its numbers are read from, and a button for its CSV.
 
-    A row that is a task links to the cells of that task if all numbers of the table are from one study.
+    A row that is a task links to its cells if all numbers of the table are from one study. A row that is a study, or a
+    number in the page's text that is read from one folder, links to the files there.
     """
+    folders, up = result_folders(root), "../" * source.count("/")
+    studies = [name for name in folders if (root / "results" / name / "study.yaml").is_file()]
     code = [cell for cell in cells if cell.cell_type == "code"]
-    for cell, folders in zip(code, folders_read([cell.source for cell in code], result_folders(root)), strict=True):
-        up = "../" * source.count("/")
-        links = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in folders]
+    marked = {name for cell in cells if cell.cell_type == "markdown" for name in MARK.findall(cell.source)}
+    shown_by_cell, read_by_key = folders_read([cell.source for cell in code], folders)
+
+    def link(m: re.Match) -> str:
+        start, name = m.groups()
+        of = [name] if name in studies else read_by_key.get(name, []) if name in marked else []
+        return f'{start}<a href="{up}results/{of[0]}/files.html">{name}</a>' if len(of) == 1 else m[0]
+
+    for cell, read in zip(code, shown_by_cell, strict=True):
+        links = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read]
         origin = f"Numbers: {', '.join(links)}. " if links else ""
-        study = len(folders) == 1 and (root / "results" / folders[0] / "study.yaml").is_file()
-        if study:
-            link = rf'\1<a href="{up}results/{folders[0]}/files.html?find=\2">\2</a>\3'
         button = '<button type="button" class="to-csv" hidden>CSV</button>'
         for output in cell.get("outputs", []):
             if "<table" in (shown := "".join(output.get("data", {}).get("text/html", ""))):
-                shown, tasks = TASK_ROW.subn(link, shown) if study else (shown, 0)
+                tasks = 0
+                if len(read) == 1 and read[0] in studies:
+                    cells_of = rf'\1<a href="{up}results/{read[0]}/files.html?find=\2">\2</a>\3'
+                    shown, tasks = TASK_ROW.subn(cells_of, shown)
                 said = f"{origin}Each task links to its cells. " if tasks else origin
+                shown = NAMED_ROW.sub(link, shown)
                 output["data"]["text/html"] = f'{shown}<p class="table-origin">{said}{button}</p>'
 
 
 def folders_read(
     sources: Sequence[str],  # of a page's code cells, in order
     folders: Sequence[str],  # under results/
-) -> list[list[str]]:  # for each cell, the folders that its output is read from
+) -> tuple[list[list[str]], dict[str, list[str]]]:  # what each cell's output is read from, and each dictionary's values
     """The results that each cell shows: a name counts as all results read by the statements that defined it."""
-    read, found = defaultdict(set), []
+    read, found, by_key = {}, [], {}
     for source in sources:
         shown = set()
         for statement in ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.M)).body:
-            taken = _read_in(statement, read, folders)
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    read[node.id] |= taken
-                elif isinstance(node, ast.FunctionDef):
-                    read[node.name] |= taken
+            for target, value in _assigned(statement):
+                taken = _read_in(value, read, folders)
+                again = isinstance(target, ast.Name | ast.Tuple)  # what the name stood for before no longer counts
+                read |= {name: taken if again else read.get(name, set()) | taken for name in _stored(target)}
             if not isinstance(statement, ast.Assign | ast.FunctionDef | ast.Import | ast.ImportFrom | ast.Assert):
-                shown |= taken
+                shown |= _read_in(statement, read, folders)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Dict):
+                    for key, value in zip(node.keys, node.values, strict=True):
+                        if isinstance(key, ast.Constant):
+                            by_key[key.value] = sorted(_read_in(value, read, folders))
         found.append([name for name in folders if name in shown])
+    return found, by_key
+
+
+def _assigned(statement: ast.stmt) -> list[tuple[ast.AST, ast.AST]]:
+    """What a statement binds, and what to: each name of a tuple to its own value, if both are written out."""
+    match statement:
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)) if len(names) == len(values):
+            return [*zip(names, values, strict=True)]
+        case ast.Assign(targets=[target], value=value):
+            return [(target, value)]
+    return [(statement, statement)]
+
+
+def _stored(node: ast.AST) -> set[str]:
+    """The names that a piece of code binds, and those of the objects in which it sets an item."""
+    own = {name for part in ast.walk(node) if isinstance(part, ast.comprehension) for name in ast.walk(part.target)}
+    found = set()
+    for part in ast.walk(node):
+        match part:
+            case ast.Name(id=name, ctx=ast.Store()) if part not in own:
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                found.add(name)
     return found
 
 
-def _read_in(node: ast.AST, read: dict[str, set[str]], folders: Sequence[str]) -> set[str]:
+def _read_in(node: ast.AST, read: Mapping[str, set[str]], folders: Sequence[str]) -> set[str]:
     """The folders that a piece of code reads, by itself or by the names in it."""
     match node:
         case ast.Constant(value=str(name)):
             return {name} & {*folders}
         case ast.Name(id=name, ctx=ast.Load()):
-            return set(read[name])
+            return read.get(name, set())
         case ast.Subscript(value=ast.Name(), slice=ast.Constant(value=str(name))) if name in folders:
             return {name}  # one of several studies, by name
+        case ast.Call(func=ast.Name(id="row_of"), args=[_, ast.Constant(value=str(name))]) if name in folders:
+            return {name}
         case ast.Call(func=ast.Name(id="each_study" | "available_studies"), args=[_, ast.Constant(value=question), *_]):
             return {*STUDIES[question]} & {*folders}
-    return set().union(*(_read_in(child, read, folders) for child in ast.iter_child_nodes(node)))
+        case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+            for part in node.generators:
+                read = {**read, **dict.fromkeys(_stored(part.target), _read_in(part.iter, read, folders))}
+            made = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+            parts = [*made, *(condition for part in node.generators for condition in part.ifs)]
+        case ast.FunctionDef() | ast.Lambda():
+            own = {part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)} | _stored(node)
+            read, parts = {**read, **dict.fromkeys(own, set())}, ast.iter_child_nodes(node)
+        case _:
+            parts = ast.iter_child_nodes(node)
+    return set().union(*(_read_in(part, read, folders) for part in parts))
 
 
 def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
@@ -163,6 +215,8 @@ def lead_to_sources(root: Path, out: Path, pages: list[str]) -> None:
         numbers = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read_by(root, source)]
         origin = f"This page: {', '.join(links)}." + (f" Its numbers: {', '.join(numbers)}." if numbers else "")
         text = page.read_text(encoding="utf-8")
+        if 'class="number"' in text:
+            origin += " Each number in the text links to a table below, next to the code that computes it."
         text = inserted(f'<p class="page-source">{origin}</p>\n', text, "</main>")
         if "tutorials" in Path(source).parts:
             taken = f'<a href="{Path(source).name}" download>Download this notebook</a>'

@@ -139,7 +139,7 @@ def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
 TABLE = re.compile(r'(<div class="sd-table">\s*)?(<table\b[^>]*>)(.*?)(</table>)(\s*</div>)?', re.S)
 CELL = re.compile(r"(<t[dh]\b[^>]*>)(.*?)(?=</t[dh]>)", re.S)
 HEADING = re.compile(r"<h[1-4]\b[^>]*>(.*?)</h[1-4]>", re.S)
-INTERVAL = re.compile(r"\[[−+]?[\d.,]+(?: ?%)?, [−+]?[\d.,]+(?: ?%)?\]")
+INTERVAL = re.compile(r"\[[−+]?[\d.,]+(?: ?%)?, [−+]?[\d.,]+(?: ?%)?\]|\([\d–]+ to [\d–]+\)")
 HYPHEN = re.compile(r"(?<![\w.\])–/-])-(?=\.?\d)")
 NEGATIVE_ZERO = re.compile(r"−(?=0(?:\.0+)?(?![\d.]|,\d))")
 DOCUMENTED = re.compile(
@@ -153,10 +153,22 @@ OUR_FIGURE = re.compile(
 OUR_TABLE = re.compile(
     r"<p>(Our Table [A-Z]\.(?:(?!</p>).)*)</p>((?:(?!<p\b|<h\d|<table\b).)*<table\b[^>]*>)(?!\s*<caption)", re.S
 )  # its caption is above the cell that computes it
+# A number in the text, and its row in the table that the cell shows which computes it; links and code come before
+MARKED = re.compile(r"<(a|pre|code|script|style|svg)\b.*?</\1>|<!--=([\w.]+)-->((?:(?!<a\b|<!--).)*)<!--/-->", re.S)
+NUMBER_ROW = re.compile(r'<th id="(\w+)" class="row_heading[^>]*>(?:<a [^>]*>)?([\w.]+)(?:</a>)?</th>')
 TITLES = {name: task.title for name, task in PAPER_TASKS.items()}
 TITLED = ("nbs/paper/", "nbs/results/", "nbs/index")  # pages that name tasks as the paper does
 UNLINKED = ("nbs/glossary", "nbs/house/", "CONTRIBUTING")  # pages whose terms are not linked to the glossary
 EVERYDAY = {"layout", "backbone", "published-files", "small-study"}  # entries whose words have other meanings too
+# Between two folded cells of which the first shows nothing: they become one
+FOLDED_AGAIN = re.compile(
+    r'</details>\s*</div>\s*<div id="cell-\d+" class="cell">\s*<details class="code-fold">\s*'
+    r"<summary>How this is computed</summary>"
+)
+NOT_APART = re.compile(r"(?<=\d) (?=%)|^ (?=%)|(?<=\bp) (?==|&lt;)|(?<==|;) (?=0\.\d)")
+CLAIM = re.compile(
+    r"<tr>(\s*<td>)((?:(?!</td>).)*)(?=</td>\s*<td><strong>)", re.S
+)  # the row of a claim and its verdict
 CONTENTS = re.compile(r'<nav [^>]*id="TOC"[^>]*>.*?(<ul>.*?</ul>)\s*</nav>', re.S)
 TOGGLE = (
     '<button type="button" class="theme-toggle btn" aria-pressed="false" aria-label="Dark mode" hidden>'
@@ -175,12 +187,21 @@ def finish(
     before, start, rest = page.partition("<main")
     main, end, after = rest.rpartition("</main>")
     main = OUR_FIGURE.sub(r'\1<figure class="ours">\2<figcaption>\4</figcaption></figure>\3', main)
+    rows = {number: row for row, number in NUMBER_ROW.findall(main)}  # of two of the same name, the last
     main = with_tables(OUR_TABLE.sub(r"\2<caption>\1</caption>", main), name)
+    main = FOLDED_AGAIN.sub("", main)
+    main = outside(main, NOT_PROSE, lambda text: NOT_APART.sub("&nbsp;", text))
     main = outside(main, NOT_RUNNING, lambda text: INTERVAL.sub(r'<span class="interval">\g<0></span>', text))
+    main = MARKED.sub(lambda m: f'<a class="number" href="#{rows[m[2]]}">{m[3]}</a>' if m[2] in rows else m[0], main)
     if not name.as_posix().startswith(UNLINKED):
         main = with_terms(main, terms, "../" * (len(name.parts) - 2) + "glossary.html" if terms else "")
     if contents := CONTENTS.search(before):
+        claims = [re.sub(r"</?a\b[^>]*>", "", m[2]) for m in CLAIM.finditer(main)]
+        number = iter(range(len(claims)))
+        main = CLAIM.sub(lambda m: f'<tr id="claim-{next(number)}">{m[1]}{m[2]}', main)
+        links = [f'<li><a href="#claim-{n}" class="nav-link">{claim}</a></li>' for n, claim in enumerate(claims)]
         small = re.sub(r'\s(?:id|data-scroll-target)="[^"]*"', "", contents[1])
+        small = small.replace("<ul>", f"<ul>{''.join(links)}", 1)
         small = f'<summary>On this page</summary><nav aria-label="Contents">{small}</nav>'
         main = main.replace("</header>", f'</header><details class="contents">{small}</details>', 1)
     return before + start + main + end + after
