@@ -184,6 +184,7 @@ def test_tables_heads_and_contents_are_as_readers_need_them(website):
         assert all("<caption" in table for table in tables), path
         cells = [re.sub(r"<[^>]+>", "", cell) for table in tables for cell in re.findall(r"<td\b.*?</td>", table, re.S)]
         assert not [cell for cell in cells if re.match(r"\s*(-\d|−0(\.0+)?\s*$)", cell)], path
+        assert "](" not in re.sub(r"<(pre|code|script|style|svg)\b.*?</\1>", "", page, flags=re.S), path
         assert '<meta name="description"' in page or path.parent == website, path
         assert 'data-scroll-target="#_' not in page and page.count('id="TOC"') <= 1
     for page in PAGES[:-1]:
@@ -218,6 +219,18 @@ def test_a_tasks_row_leads_to_its_cells_with_their_numbers_and_command(browser, 
     page.locator("#find").fill("transfer sst2 dev")
     left = page.locator("tbody th").locator("visible=true").all_inner_texts()
     assert left and all("transfer sst2" in name and "dev" in name for name in left)
+    page.close()
+
+
+def test_a_number_of_the_text_leads_to_its_row_and_to_its_files(browser, home):
+    page = browser.new_page()
+    page.goto(f"{home}/nbs/paper/table3.html")
+    number = page.locator("main a.number:has(.interval)").first
+    said = number.inner_text()
+    number.click()
+    assert page.locator("tr:has(> :target)").inner_text().split("\t")[1] == said
+    page.locator("th:target a").click()
+    page.wait_for_url("**/results/*/files.html")
     page.close()
 
 
@@ -341,8 +354,12 @@ def test_contents_and_the_drawing_are_whole_on_a_phone(browser, home):
         drawing = tab.page.locator("figure img").first.bounding_box()
         assert 200 < drawing["width"] and drawing["x"] + drawing["width"] <= PHONE["width"]
         tab.page.get_by_text("On this page").locator("visible=true").click()
-        tab.page.locator("details.contents a").nth(1).click()
-        assert "#" in tab.page.url
+        claim = tab.page.locator("details.contents a", has_text="neurons")
+        assert claim.bounding_box()["y"] < PHONE["height"]
+        claim.click()
+        row = tab.page.locator("tr:target")
+        assert "neurons" in row.inner_text() and "cannot be decided" in row.inner_text()
+        assert row.bounding_box()["width"] <= PHONE["width"]
 
 
 def test_what_scrolls_is_reached_with_the_keyboard_and_keeps_names_in_view(browser, home):

@@ -264,15 +264,18 @@ def test_a_row_that_is_a_task_leads_to_the_cells_of_its_study(tmp_path, study):
 def test_a_row_that_is_a_study_or_a_number_of_the_text_leads_to_its_files(tmp_path):
     (tmp_path / "results" / "demo").mkdir(parents=True)
     (tmp_path / "results" / "demo" / "study.yaml").write_text("")
-    rows = "".join(f'<tr><th class="row_heading level0">{name}</th></tr>' for name in ("demo: tiny", "best", "other"))
-    data = {"text/html": f"<table>{rows}</table>"}
+    tables = [
+        {"text/html": "".join(f'<table><tr><th class="row_heading level0">{name}</th></tr></table>' for name in names)}
+        for names in (("demo: tiny", "best"), ("best", "other"))
+    ]
     source = 'kept = Results(root / "results" / "demo")\n{"best": kept.best(), "other": 2}'
     text = NbCell(0, dict(cell_type="markdown", source="<!--=best-->0.9<!--/--> and <!--=other-->2<!--/-->"))
-    cell = NbCell(1, dict(cell_type="code", source=source, outputs=[{"data": data}]))
-    with_origins("nbs/index.ipynb", [text, cell], tmp_path)
+    outputs = [{"data": data} for data in tables]
+    with_origins("nbs/index.ipynb", [text, NbCell(1, dict(cell_type="code", source=source, outputs=outputs))], tmp_path)
     link = '<th class="row_heading level0"><a href="../results/demo/files.html">'
-    assert f"{link}demo</a>: tiny</th>" in data["text/html"] and f"{link}best</a></th>" in data["text/html"]
-    assert ">other</th>" in data["text/html"]
+    studies, numbers = (data["text/html"] for data in tables)
+    assert f"{link}demo</a>: tiny</th>" in studies and ">best</th>" in studies
+    assert f"{link}best</a></th>" in numbers and ">other</th>" in numbers
 
 
 @pytest.mark.parametrize(
@@ -408,7 +411,8 @@ id="toc-a" class="nav-link">Part</a></li></ul></nav><main><header><h1>A page</h1
 <div id="cell-1" class="cell"><details class="code-fold"><summary>How this is computed</summary>one</details>
 </div>
 <div id="cell-2" class="cell"><details class="code-fold"><summary>How this is computed</summary>two</details></div>
-<table><tr><th id="T_1" class="row_heading level0"><a href="files.html">best</a></th><td>0.9</td></tr></table>
+<table><tr><th id="T_1" class="row_heading level0"><a href="files.html">best</a></th><td>0.9</td></tr>
+<tr><th>one_two</th><td id="T_2" class="data row0">words of some length</td></tr></table>
 <p>Our Table A. Told.</p>
 <div class="cell"><details><pre>code</pre></details><div class="sd-table"><table><tr><td>a</td></tr></table></div></div>
 <div class="cell-output cell-output-display">
@@ -436,6 +440,7 @@ def test_tables_have_captions_and_true_numbers_and_scroll(finished):
         in finished
     )
     assert finished.count('<div class="scroll">') == finished.count("<caption") == 4 and "<th>SST-2</th>" in finished
+    assert '<th>one_<wbr>two</th><td id="T_2" class="long data row0">' in finished
     assert '<caption class="visually-hidden">Part</caption>' in finished and "<strong>Our Table A.</strong>" in finished
 
 

@@ -107,10 +107,15 @@ def with_origins(source: str, cells: Sequence, root: Path) -> None:
     marked = {name for cell in cells if cell.cell_type == "markdown" for name in MARK.findall(cell.source)}
     shown_by_cell, read_by_key = folders_read([cell.source for cell in code], folders)
 
-    def link(m: re.Match) -> str:
-        start, name = m.groups()
-        of = [name] if name in studies else read_by_key.get(name, []) if name in marked else []
-        return f'{start}<a href="{up}results/{of[0]}/files.html">{name}</a>' if len(of) == 1 else m[0]
+    def linked(table: str) -> str:
+        of_text = marked.issuperset(name for _, name in NAMED_ROW.findall(table))  # it lists numbers of the text
+
+        def link(m: re.Match) -> str:
+            start, name = m.groups()
+            of = [name] if name in studies else read_by_key.get(name, []) if of_text else []
+            return f'{start}<a href="{up}results/{of[0]}/files.html">{name}</a>' if len(of) == 1 else m[0]
+
+        return NAMED_ROW.sub(link, table)
 
     for cell, read in zip(code, shown_by_cell, strict=True):
         links = [f'<a href="{up}results/{name}/files.html">results/{name}</a>' for name in read]
@@ -123,8 +128,7 @@ def with_origins(source: str, cells: Sequence, root: Path) -> None:
                     cells_of = rf'\1<a href="{up}results/{read[0]}/files.html?find=\2">\2</a>\3'
                     shown, tasks = TASK_ROW.subn(cells_of, shown)
                 said = f"{origin}Each task links to its cells. " if tasks else origin
-                shown = NAMED_ROW.sub(link, shown)
-                output["data"]["text/html"] = f'{shown}<p class="table-origin">{said}{button}</p>'
+                output["data"]["text/html"] = f'{linked(shown)}<p class="table-origin">{said}{button}</p>'
 
 
 def folders_read(

@@ -138,6 +138,7 @@ def number(page: str, name: Path) -> tuple[str, dict[str, str]]:
 
 TABLE = re.compile(r'(<div class="sd-table">\s*)?(<table\b[^>]*>)(.*?)(</table>)(\s*</div>)?', re.S)
 CELL = re.compile(r"(<t[dh]\b[^>]*>)(.*?)(?=</t[dh]>)", re.S)
+LONG = re.compile(r'(<td [^>]*class=")(?=data[^>]*>[^<[(]{15,}</td>)')  # a cell of words, or of several numbers
 HEADING = re.compile(r"<h[1-4]\b[^>]*>(.*?)</h[1-4]>", re.S)
 INTERVAL = re.compile(r"\[[−+]?[\d.,]+(?: ?%)?, [−+]?[\d.,]+(?: ?%)?\]|\([\d–]+ to [\d–]+\)")
 HYPHEN = re.compile(r"(?<![\w.\])–/-])-(?=\.?\d)")
@@ -241,8 +242,10 @@ def with_tables(main: str, name: Path) -> str:
     def finished(m: re.Match) -> str:
         _, tag, body, close, _ = m.groups()
         body = CELL.sub(lambda cell: cell[1] + outside(cell[2], NOT_PROSE, true_numbers), body)
+        body = LONG.sub(r"\1long ", body)
         if titled:
             body = re.sub(r"(<th\b[^>]*>)([a-z0-9_]+)(?=</th>)", lambda th: th[1] + TITLES.get(th[2], th[2]), body)
+        body = re.sub(r"(?<=>)\w+_\w+(?=(?:</a>)?</th>)", lambda name: name[0].replace("_", "_<wbr>"), body)
         if "<caption" not in body:
             heading = [*HEADING.finditer(main, 0, m.start())]
             words = re.sub(r"<[^>]+>", "", heading[-1][1]) if heading else "Table"

@@ -82,11 +82,11 @@
 
   // ---------------------------------------------------------------- search
 
-  const KIND = { library: 0.35, house: 0.6 }; // pages and prose rank above the API and pages about the site
+  const KIND = { library: 0.35, house: 0.5, "CONTRIBUTING.html": 0.5 }; // pages and prose rank above the API and pages about the site
   const NOISE = new Set("a an and are as at be by can could do does for from how i in is it my of on or that the this to was what when where which who why with would you your".split(" "));
   const ALIKE = { // words that readers type, and those used on the pages
-    reproduce: ["holds", "verdict"], reproduces: ["reproduce", "holds", "verdict"], replicate: ["reproduce", "holds"], hold: ["holds", "verdict"],
-    gpu: ["cuda", "h100"], csv: ["files"], finetune: ["fine-tuning"], finetuning: ["fine-tuning"],
+    reproduce: ["findings", "holds", "verdict"], reproduces: ["reproduce", "findings", "holds", "verdict"], replicate: ["reproduce", "findings", "holds"], hold: ["holds", "verdict"],
+    long: ["cost", "hours"], take: ["costs"], gpu: ["cuda", "h100"], csv: ["files"], finetune: ["fine-tuning"], finetuning: ["fine-tuning"],
   };
   const wordsOf = (text) => text.toLowerCase().split(/[^\p{L}\p{N}_.-]+/u).map((word) => word.replace(/^[.-]+|[.-]+$/g, "")).filter(Boolean);
 
@@ -101,19 +101,14 @@
     return found;
   }
 
-  function score(entry, asked, phrase) {
-    let sum = 0, matched = 0;
-    for (const word of asked) {
-      const of = (text) => Math.max(count(text, word), ...(ALIKE[word] || []).map((other) => 0.7 * count(text, other)));
-      const places = [[of(entry.titleWords), 8], [of(entry.sectionWords), 6], [of(entry.textWords), 1]];
-      const worth = places.reduce((total, [times, weight]) => total + weight * Math.min(times, 3) / (times + 1) * 2, 0);
-      if (worth) matched += 1;
-      sum += worth;
-    }
-    if (!matched) return 0;
-    if (asked.length > 1 && entry.lower.includes(phrase)) sum += 6;
-    const folder = entry.href.split("/")[1] || "";
-    return sum * (matched / asked.length) ** 2 * (KIND[folder] || 1) * (entry.section ? 1 : 1.25);
+  // What an entry says about a word: titles count more than text, and long texts less than short ones
+  function worth(entry, word) {
+    const of = (text) => Math.max(count(text, word), ...(ALIKE[word] || []).map((other) => 0.7 * count(text, other)));
+    const part = (text, weight, usual) => {
+      const times = of(text);
+      return weight * times / (times + 0.8 + 0.2 * text.length / usual);
+    };
+    return part(entry.titleWords, 4, 4) + part(entry.sectionWords, 4, 4) + part(entry.textWords, 2, 150);
   }
 
   window.siteSearch = (index) => {
@@ -128,7 +123,23 @@
         const typed = wordsOf(query);
         const asked = typed.filter((word) => !NOISE.has(word));
         const words = asked.length ? asked : typed;
-        const scored = index.map((item) => ({ item, score: score(item, words, query.toLowerCase()) })).filter((one) => one.score > 0);
+        const found = words.map((word) => index.map((entry) => worth(entry, word)));
+        const rare = found.map((of) => Math.log(1 + index.length / (1 + of.filter(Boolean).length))); // rare words count more
+        const all = rare.reduce((sum, one) => sum + one, 0);
+        const scored = index.map((item, n) => {
+          const sum = found.reduce((total, of, k) => total + rare[k] * of[n], 0);
+          const matched = found.reduce((total, of, k) => total + (of[n] ? rare[k] : 0), 0) / all;
+          const name = (item.section || item.title).toLowerCase(), phrase = query.trim().toLowerCase();
+          const whole = name === phrase ? 1.7 : words.length > 1 && item.lower.includes(phrase) ? 1.3 : 1;
+          const kind = KIND[item.href.split("/")[1] || item.href.split("#")[0]] || 1;
+          return { item, score: sum * matched ** 2 * whole * kind * (!item.section ? 1.25 : item.section === "Run it again" ? 0.6 : 1) };
+        }).filter((one) => one.score > 0).sort((one, other) => other.score - one.score);
+        const seen = {}; // the sections of one page do not fill the first places
+        for (const one of scored) {
+          const page = one.item.href.split("#")[0];
+          seen[page] = (seen[page] || 0) + 1;
+          one.score *= 0.75 ** (seen[page] - 1);
+        }
         return scored.sort((one, other) => other.score - one.score).slice(0, limit);
       },
     };
