@@ -318,7 +318,7 @@ def plot_transfer(
         raise UnknownNameError("scale", scale, _SCALES)
     _check_matrix(matrix, types)
     targets = _by_type(matrix.columns, types)
-    # Sources have the order of their targets, so that the diagonal is one.
+    # Sources have the order of their targets, so each task's own prompt is on the diagonal.
     ordered = [name for name in dict.fromkeys([*targets, *matrix.index]) if name in matrix.index]
     sources = _by_type([name for name in ordered if name in types], types)
     others = [name for name in ordered if name not in types]

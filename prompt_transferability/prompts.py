@@ -217,7 +217,7 @@ def declared_task(self: SoftPrompt) -> Task:
     declared = noted if known is None else task_entries(known) | noted
     if declared.keys() != {*TASK_ENTRIES}:
         raise PromptError(
-            f"the prompt does not say which labels its task {self.task!r} has; name the task, or the folder of your "
+            f"the prompt does not specify the labels of its task {self.task!r}; name the task, or the folder of your "
             "own, with task= or --task"
         )
     try:
@@ -270,7 +270,9 @@ def _check_prompt_file(header: Mapping[str, str], tensors: Mapping[str, object],
             f"say format={FORMAT}"
         )
     if not {"backbone", "task", "layout"} <= header.keys():
-        raise PromptError(f"the header of {name!r} does not say which backbone, task and layout the prompt belongs to")
+        raise PromptError(
+            f"the header of {name!r} does not state which backbone, task and layout the prompt belongs to"
+        )
 
 # %% ../nbs/library/prompts.ipynb #426de304
 def _from_header(header: Mapping[str, str], name: str, *own: str) -> dict[str, Any]:
@@ -498,8 +500,8 @@ def _adapter_vectors(name: str, config: Mapping[str, Any], values: Tensor) -> Te
     wanted = (length and length * parts, width) if counted else (-1, -1)
     if any(one not in (None, found) for one, found in zip(wanted, values.shape, strict=False)):
         raise PromptError(
-            f"the adapter in {name!r} says num_virtual_tokens={length!r} and token_dim={width!r}, but its vectors have "
-            f"shape {list(values.shape)}; it is incomplete"
+            f"the adapter in {name!r} declares num_virtual_tokens={length!r} and token_dim={width!r}, but its vectors "
+            f"have shape {list(values.shape)}; it is incomplete"
         )
     return values[: len(values) // parts] if values.ndim else values
 

@@ -123,7 +123,7 @@ def test_pairs_and_labels_of_several_words(backbone):
 
 def test_a_prompt_says_how_it_is_read_and_a_task_may_be_given(backbone):
     assert [*predict(backbone, drawn(), TEXTS, SNLI)][-3:] == [f"p_{label}" for label in SNLI.labels]
-    with pytest.raises(PromptError, match="does not say which labels its task 'random' has"):
+    with pytest.raises(PromptError, match="does not specify the labels of its task 'random'"):
         predict(backbone, SoftPrompt(torch.ones(2, 128), "micro-bert", "random"), TEXTS)
 
 
@@ -227,7 +227,7 @@ def test_older_files_are_read_where_their_task_is_known_or_named(lines, refused,
     oldest = without(older, "label_words")
     assert lines(oldest, "--text", "a")[0]["probabilities"].keys() == labels
     own = without(oldest, task="guestbook")
-    assert "does not say which labels its task 'guestbook' has; name the task" in refused(own, "--text", "a")
+    assert "does not specify the labels of its task 'guestbook'; name the task" in refused(own, "--text", "a")
     assert lines(own, "--text", "a", "--task", "micro/sst2")[0]["probabilities"].keys() == labels
     (tmp_path / "task.yaml").write_text("{task_type: SA, label_words: {bad: negative, good: positive}}")
     assert lines(own, "--text", "a", "--task", tmp_path)[0]["probabilities"].keys() == {"bad", "good"}

@@ -584,9 +584,9 @@ def test_older_prompts_declare_known_tasks_with_the_words_that_they_note():
 @pytest.mark.parametrize(
     ("metadata", "sentence"),
     [
-        ({}, "does not say which labels its task 'guestbook' has; name the task"),
-        ({"label_words": ["bad", "good"]}, "does not say which labels"),
-        ({"task": "random"}, "does not say which labels its task 'random' has"),
+        ({}, "does not specify the labels of its task 'guestbook'; name the task"),
+        ({"label_words": ["bad", "good"]}, "does not specify the labels"),
+        ({"task": "random"}, "does not specify the labels of its task 'random'"),
         ({"task": "sst2", "label_words": ["bad"]}, "declares no task: .* a label without a word: positive"),
         ({"task": "sst2", "label_words": "bad"}, "declares no task: .* a word, or a list of words, for each label"),
         ({"task": "sst2", "label_words": [1, 2]}, "declares no task: .* a word, or a list of words, for each label"),
