@@ -225,10 +225,10 @@ def learned_tasks(results: Results, backbone: str | None = None) -> pd.DataFrame
 
 # %% ../nbs/library/evidence.ipynb #056c4bb4
 def tuned_on_dev(results: Results, backbone: str | None = None) -> pd.DataFrame:  # one row per task, means over seeds
-    """Accuracies on dev before and after training: `start`, `accuracy` with its Wilson interval `low` to `high`.
+    """Accuracies on dev before training (`start`) and after it (`accuracy`, with its Wilson interval `low` to `high`).
 
-    `majority` is the share of the most frequent label among the `n` rows, and `above` says whether `low` is above the
-    upper bound of its interval. Raises `StudyError` if no prompt has been trained yet.
+    `majority` is the share of the most frequent label among the `n` rows. `above` is true if `low` is above the upper
+    bound of the Wilson interval of `majority`. Raises `StudyError` if no prompt has been trained yet.
     """
     runs = [
         {
@@ -614,7 +614,7 @@ def _ahead(curves: pd.DataFrame, baseline: pd.DataFrame, step: int) -> str:
 
 # %% ../nbs/library/evidence.ipynb #9b29ca27
 def by_words(study: Evidence) -> dict[str, str]:
-    "The share of tuning's gain kept by prompts of other types, with own label words and with the same for all tasks."
+    "The share of tuning's gain kept by prompts of other types, with each task's label words and with shared ones."
     folder = study.results.out.parent / study.name.removesuffix("-unified")
     if not (folder / "study.yaml").is_file():
         return {}
@@ -731,8 +731,8 @@ def by_carried(
     """Are mapped prompts similar to the target's own prompt for their task (Tables 7 and 10)? One row per projector.
 
     Over the tasks of the projector's type: `cosine_concat` to the target's own prompts of the same seed, in %; how
-    often the own prompt of the same task is the most similar; and the length of mapped vectors relative to the
-    target's own.
+    often the target's own prompt for the same task is the most similar; and the length of mapped vectors relative to
+    the target's own.
     """
     results, types, rows = study.results, study.results.study.types(), {}
     if not _has_vectors(results):

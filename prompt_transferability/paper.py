@@ -238,7 +238,7 @@ def agreement(
     cells: pd.Series,  # a row of `printed`
     numbers: pd.Series,  # fractions; its labels are among those of `cells`
 ) -> pd.Series:  # agree and of: counts; mean and largest: differences, fractions; at: the place of the largest
-    "How close a row of numbers is to the printed one. Raises `KeyError` for other labels, `ValueError` for no numbers."
+    "How close a row of numbers is to the printed one. Raises `KeyError` for other labels and `ValueError` if empty."
     exact = reproduces(cells, numbers).dropna()
     off = (numbers - cells[numbers.index].map(_fraction)).dropna()
     at = off.abs().idxmax()
@@ -279,8 +279,8 @@ def own_and_other_similarities(
 ) -> pd.DataFrame:  # by task; columns own, others of its type, other types: means; first: boolean
     """The similarity of prompts to the tuned prompt of their task, of other tasks of its type, and of other types.
 
-    `first` states whether the own task's prompt is the most similar. A mean over nothing is NaN. Raises `ValueError`
-    for a task without a tuned prompt or without a type.
+    `first` states whether the tuned prompt of the same task is the most similar. A mean over nothing is NaN. Raises
+    `ValueError` for a task without a tuned prompt or without a type.
     """
     tasks, tuned = similarity.index, similarity.columns
     lacking = [task for task in tasks.union(tuned, sort=False) if task not in types or task not in tuned]

@@ -311,8 +311,8 @@ def plot_transfer(
 ) -> Figure:
     """Heatmap of zero-shot transfer between tasks (Figure 3).
 
-    Raises `ValueError` for a target without a type, percentages, an empty matrix, a duplicate name, or
-    "recovered" without the random prompt's row.
+    Raises `ValueError` for a target without a type, accuracies given as percentages, an empty matrix, a duplicate
+    name, or "recovered" without the random prompt's row.
     """
     if scale not in _SCALES:
         raise UnknownNameError("scale", scale, _SCALES)
@@ -345,7 +345,8 @@ def plot_similarity(
 ) -> Figure:
     """Heatmap of the similarity of prompts.
 
-    Raises `ValueError` for a row without a type, percentages, an empty matrix, or rows that are not the columns.
+    Raises `ValueError` for a row without a type, similarities given as percentages, an empty matrix, or rows that
+    are not the columns.
     """
     if matrix.empty or not matrix.index.is_unique or list(matrix.index) != list(matrix.columns):
         raise ValueError("a similarity matrix needs the same names in rows and columns, in the same order, each once.")
@@ -450,7 +451,7 @@ def plot_curves(
     """Accuracy on dev by training step, or the training loss, one panel per task.
 
     Raises `UnknownNameError` for another `shows`, and `ValueError` for missing columns, no rows, a task
-    without a type, percentages, or a run with two accuracies at one step.
+    without a type, accuracies given as percentages, or a run with two accuracies at one step.
     """
     if shows not in _SHOWN:
         raise UnknownNameError("kind of curve", shows, _SHOWN)
@@ -495,7 +496,7 @@ def plot_methods(
     """Accuracy on dev under several methods of training, by step or by second, one panel per task (Figures 2 and 4).
 
     Raises `UnknownNameError` for another `by`, and `ValueError` for missing columns, no rows, more than four methods, a
-    task without a type, or percentages.
+    task without a type, or accuracies given as percentages.
     """
     if by not in _AXES:
         raise UnknownNameError("axis", by, _AXES)
@@ -547,7 +548,8 @@ def plot_summary(
 ) -> Figure:
     """Tuned prompts with their intervals, the random prompt and the majority class, grouped by type.
 
-    Raises `ValueError` for missing columns, no rows, a task without a type or with two rows, or percentages.
+    Raises `ValueError` for missing columns, no rows, a task without a type or with two rows, or
+    accuracies given as percentages.
     """
     measures = ["accuracy", "low", "high", "random", "majority"]
     _check_columns(table, measures)
@@ -599,7 +601,8 @@ def plot_layers(
     """Overlap of activated neurons by layer (Figures 5 to 9).
 
     If pairs of the same type are distinguished from those of different types, pairs of different tasks, which combine
-    the two, are not drawn. Raises `ValueError` for missing columns, no rows, or percentages.
+    the two, are not drawn. Raises `ValueError` for missing columns, no rows, or
+    overlaps given as percentages.
     """
     _check_columns(profile, ["mean", "low", "high"])
     _check_fractions(profile[["mean", "low", "high"]], "the overlaps of the profile")
@@ -749,7 +752,8 @@ def plot_correlation(
 ) -> Figure:
     """Zero-shot accuracy by similarity to the target's prompt, one panel per target (the values behind Table 3).
 
-    Raises `ValueError` for a target without a type, percentages, or tasks that the similarity matrix lacks.
+    Raises `ValueError` for a target without a type, accuracies given as percentages, or tasks that the
+    similarity matrix lacks.
     """
     _check_matrix(transfer, types)
     _check_fractions(similarity, "the similarities of the matrix", least=-1)

@@ -538,7 +538,7 @@ def label_baseline(
 def type_pairs(
     types: Mapping[str, str],  # the type of each task
 ) -> dict[str, pd.DataFrame]:  # [tasks, tasks] of ones and zeros, by two types
-    "For every two types, the pairs of tasks of these types: all that types can contribute, with a free value for each."
+    "For every pair of types, the pairs of tasks of these types, so that each pair of types can have its own mean."
     kind, names = np.array(list(types.values()), dtype=object), list(types)
     found = {}
     for one, other in combinations_with_replacement(dict.fromkeys(types.values()), 2):
@@ -739,10 +739,10 @@ def partial_correlations(
 ) -> pd.DataFrame:  # one row per metric and set of controls; columns rho, p, draws, n
     """Each metric's correlation with transfer, controlling for nothing, types, or everything known without prompts.
 
-    The control "types" has a free value for every two types (`type_pairs`); "types, labels, sources" adds whether two
-    tasks have equally many labels, and the general quality of each source (`by_source`). Partial rank correlations
-    within targets, without self pairs, with two-sided permutation tests (supplementing Table 3). Errors as in
-    `partial_permutation_test`.
+    The control "types" has a separate mean for every pair of types (`type_pairs`); "types, labels, sources" adds
+    whether two tasks have equally many labels, and the general quality of each source (`by_source`). Partial rank
+    correlations within targets, without self pairs, with two-sided permutation tests (supplementing Table 3). Errors
+    as in `partial_permutation_test`.
     """
     tasks = [task for task in transfer.columns if task in transfer.index]
     pairs = type_pairs({task: types[task] for task in tasks})

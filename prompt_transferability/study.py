@@ -253,7 +253,7 @@ class OwnTask:
 
 # %% ../nbs/library/study.ipynb #22cd7fc7
 def _check_together(self: Study) -> None:
-    "Raise `UnknownNameError` for an unknown task or entry, `StudyError` for settings that exclude each other."
+    "Raise `UnknownNameError` for an unknown task or entry and `StudyError` for settings that exclude each other."
     object.__setattr__(self, "dtype", "float32" if self.dtype == "auto" else self.dtype)  # as in `from_pretrained`
     for name, own in self.own_tasks.items():
         if name in ALL_TASKS:

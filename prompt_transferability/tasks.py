@@ -986,7 +986,7 @@ def unify_label_words(
 ) -> dict[str, Task]:  # name -> the task with the words "1", "2", ...
     """The same tasks with the label words 1, 2, 3, ... by position (Figure 3 (b)).
 
-    Raises `UnknownNameError` for an unknown task, `ValueError` for a single name instead of several.
+    Raises `UnknownNameError` for an unknown task and `ValueError` for a single name instead of several.
     """
     if isinstance(tasks, str):
         raise ValueError(f"tasks is the text {tasks!r}; give a list of tasks or of their names, as in [{tasks!r}]")

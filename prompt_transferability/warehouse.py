@@ -607,7 +607,7 @@ def nearest(
     """The `k` prompts most similar to the given one (Eqs. 2, 3, 6), or fewer if there are not as many.
 
     Raises `UnknownNameError` for another metric, `WarehouseError` if no prompt can be compared, `PromptError` for
-    a prompt that the metric cannot compare with anything, `ValueError` for a `k` below 1 or a missing backbone.
+    a prompt that the metric cannot compare with anything, and `ValueError` for a `k` below 1 or a missing backbone.
     """
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
