@@ -664,8 +664,8 @@ def by_projector(study: Evidence) -> dict[str, dict[str, str]]:
     """Does task tuning map prompts for unseen tasks of its type (§5.2, Tables 4, 5 and 9)? One row per projector.
 
     Values are gains over the random prompt, as a share of the gain of the target model's own prompts. The claim holds
-    if mapped prompts gain more than untrained vectors and more than the target's own prompts for the learned tasks; it
-    fails otherwise, and is undecided if one of the three is missing.
+    if mapped prompts gain more than untrained vectors and more than the target's own prompts for the projector's
+    training tasks; it fails otherwise, and is undecided if one of the three is missing.
     """
     results, types, rows = study.results, study.results.study.types(), {}
     carried = results.cross_model(study.source, study.backbone)
