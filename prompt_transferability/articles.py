@@ -41,7 +41,7 @@ def points(
     difference: float,  # difference of two accuracies or shares, as a fraction
     digits: int = 1,
 ) -> str:
-    "A difference of accuracies or shares, in percentage points."
+    "A difference between accuracies or shares, in percentage points."
     return f"{number(100 * difference, digits, sign=True)} points"
 
 # %% ../nbs/library/articles.ipynb #0f85affb
