@@ -383,7 +383,7 @@ def _peft_config(self: SoftPrompt, backbone: Backbone | None, length: int) -> di
         from peft import PromptTuningConfig
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "to write a PEFT adapter, install this package with its extra [peft], or peft itself"
+            "to write a PEFT adapter, install PEFT: pip install 'prompt_transferability[peft]'"
         ) from error
     of_model = {} if backbone is None else {"task_type": PEFT_TASKS[backbone.kind]}
     of_model |= {name: getattr(backbone.model.config, of) for name, of in _SIZES.items() if backbone is not None}

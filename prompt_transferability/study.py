@@ -702,7 +702,7 @@ class CellsFailedError(StudyError):
 
     def __init__(self, study: str, report: Report):
         self.report = report
-        said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} wait"
+        said = f"cells of study {study!r} without an answer: {len(report.failed)} failed, {len(report.held_up)} blocked"
         if report.failed:
             said += f"; the first failed with {report.failed[0].error!r}; fix that, then use retry_failed"
         super().__init__(said)

@@ -186,20 +186,20 @@ def load_checkpoint(
     try:
         header, tensors = read_tensors(path, TuningError)
     except TuningError as error:
-        raise TuningError(f"{str(path)!r} is not a checkpoint ({error}); remove it or name another file") from error
+        raise TuningError(f"{str(path)!r} is not a checkpoint ({error}); remove it or choose another file") from error
     if not {"asked", "facts"} <= header.keys():
-        raise TuningError(f"{str(path)!r} is not a checkpoint of this package; remove it or name another file")
+        raise TuningError(f"{str(path)!r} is not a checkpoint of this package; remove it or choose another file")
     before, facts = (
         parse_json(header[name], f"entry {name!r} of the checkpoint {str(path)!r}", TuningError)
         for name in ("asked", "facts")
     )
     if not isinstance(before, dict) or not isinstance(facts, dict):
-        raise TuningError(f"{str(path)!r} is not a checkpoint of this package; remove it or name another file")
+        raise TuningError(f"{str(path)!r} is not a checkpoint of this package; remove it or choose another file")
     different = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
     if different:
         raise TuningError(
             f"the checkpoint {str(path)!r} belongs to another run: it differs in "
-            f"{printable(', '.join(different))[:200]}; remove it or name another file"
+            f"{printable(', '.join(different))[:200]}; remove it or choose another file"
         )
     return tensors, facts
 

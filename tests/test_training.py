@@ -319,7 +319,7 @@ def is_refused(backbone, data, state, tmp_path, tensors=None, **entries):
     )
     before = file.read_bytes()
     with pytest.raises(
-        TuningError, match="state'.*remove it or name another file|entry '.*' of the checkpoint"
+        TuningError, match="state'.*remove it or choose another file|entry '.*' of the checkpoint"
     ) as error:
         resumed(backbone, data, file)
     assert "\n" not in str(error.value) and file.read_bytes() == before
