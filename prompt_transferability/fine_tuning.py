@@ -58,7 +58,7 @@ def fine_tune(
 
     Computation is in float32. Settings have the same meaning as in `tune_prompt`. Raises `TuningError` for invalid
     settings, for a checkpoint of another run, and if the loss is no longer finite; `BackboneError` for label words
-    that the backbone does not have; `UnknownNameError` for an unknown setting and for a task without a train or dev
+    that the backbone does not have; and `UnknownNameError` for an unknown setting and for a task without a train or dev
     split.
     """
     training, job = read_settings({"learning_rate": learning_rate} | kwargs, fine_tune), TuningJob(data, seed=seed)

@@ -106,7 +106,7 @@ def mask_neurons(
     """The accuracy of a prompt with its most activated neurons silenced, and with others silenced as controls.
 
     The first row, by "nothing", is the whole model. Raises `UnknownNameError` for another choice or split,
-    `ValueError` for layers that do not exist, no neuron to silence or no draw; also the errors of `evaluate`.
+    `ValueError` for layers that do not exist, no neuron to silence or no draw, and the errors of `evaluate`.
     """
     asked = [by] if isinstance(by, str | SoftPrompt) else [*by]
     for unknown in (choice for choice in asked if isinstance(choice, str) and choice not in CHOICES):

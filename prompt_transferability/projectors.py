@@ -318,7 +318,7 @@ def fit_prompt_mapping(
 
     Raises `ProjectorError` for prompts that do not form pairs or are all of one
     model, `TuningError` for invalid settings, for a checkpoint of another run, and if the loss is no longer
-    finite; `UnknownNameError` for an unknown setting.
+    finite; and `UnknownNameError` for an unknown setting.
     """
     training = read_settings({"learning_rate": learning_rate} | kwargs, fit_prompt_mapping)
     seed = whole_number("seed", seed, 0)
@@ -488,7 +488,7 @@ def fit_task_tuning(
     Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
     a target model in another layout, or one that the prompts already belong to; `TuningError` for invalid settings, for
     a checkpoint of another run, and if the loss is no longer finite; `BackboneError` for label words that the target
-    model does not have; `UnknownNameError` for an unknown setting and for a task without a train or dev split.
+    model does not have; and `UnknownNameError` for an unknown setting and for a task without a train or dev split.
     """
     training = read_settings({"learning_rate": learning_rate} | kwargs, fit_task_tuning)
     seed = whole_number("seed", seed, 0)

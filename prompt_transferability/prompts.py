@@ -572,7 +572,7 @@ def random_prompt(
     """Vectors drawn at random (A.2): each number from a normal distribution with mean 0 and standard deviation 0.02.
 
     With distribution="uniform" each number is drawn from [0, 1) instead. Raises `PromptError` for a length below 1 or
-    a negative seed, `UnknownNameError` for another distribution.
+    a negative seed, and `UnknownNameError` for another distribution.
     """
     generator = _generator(length, seed)
     shape = (length, backbone.embedding_size)

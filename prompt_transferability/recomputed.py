@@ -276,7 +276,7 @@ def read_table(
     out: str | Path,  # the folder that `write_tables` filled
     name: str,  # one of `TABLES` or `NEURON_TABLES`
 ) -> pd.DataFrame:
-    "A computed table. Raises `UnknownNameError`, `FileNotFoundError`."
+    "A computed table. Raises `UnknownNameError` and `FileNotFoundError`."
     if name not in TABLES | NEURON_TABLES:
         raise UnknownNameError("table of the release", name, TABLES | NEURON_TABLES)
     file = Path(out) / f"{name}.csv"

@@ -161,7 +161,7 @@ def _download_command(folder: Path) -> str:
 def path(self: Release, file: str) -> Path:
     """The path of a published file, if it is whole.
 
-    Raises `FileNotFoundError` if it is missing, `ReleaseError` if it differs from the original.
+    Raises `FileNotFoundError` if it is missing and `ReleaseError` if it differs from the original.
     """
     state = self.state(file)
     if state == "missing":
@@ -205,7 +205,7 @@ def download_release(
 ) -> Path:  # the folder with the files
     """Download the published files that are missing or altered, from the authors' repository at its pinned commit.
 
-    Raises `FileNotFoundError` if they cannot be downloaded, `ReleaseError` if the archive contains other files.
+    Raises `FileNotFoundError` if they cannot be downloaded and `ReleaseError` if the archive contains other files.
     """
     release = Release(release_folder(data_dir))
     states = release.verify()

@@ -401,7 +401,7 @@ def tpt_model_curves(
 ) -> pd.DataFrame:  # columns task, seed, step, loss, accuracy
     """The training curves of runs that started from prompts carried over by one method.
 
-    `compare_runs` compares them with `curves(target)` (Table 6). Raises `UnknownNameError`, `StudyError`.
+    `compare_runs` compares them with `curves(target)` (Table 6). Raises `UnknownNameError` and `StudyError`.
     """
     return _curves_of(self._tpt_model(source, target, method))
 
@@ -414,7 +414,7 @@ def tpt_model_prompts(
     method: str,  # the name of a method, as in the rows of `cross_model`
     seed: int,  # of the prompts
 ) -> dict[str, SoftPrompt]:
-    "The carried prompts after further tuning, by task. Raises `UnknownNameError`, `StudyError`."
+    "The carried prompts after further tuning, by task. Raises `UnknownNameError` and `StudyError`."
     cells = [cell for cell, _ in self._tpt_model(source, target, method)]
     _check_carried_seed(seed, (cell.asked["seed"] for cell in cells), f"{method} and tuned further")
     own = [cell for cell in cells if cell.asked["seed"] == seed]
@@ -443,7 +443,7 @@ def tpt_model_by_kind(
 
     Rows are `fitted on`, `same type` and `other types`, as in `recovered_by_kind`, if the study has such tasks. Columns
     are those of the row "overall" of `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`,
-    the mean gain on test. Raises `UnknownNameError`, `StudyError`.
+    the mean gain on test. Raises `UnknownNameError` and `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, method), self.curves(target), {}
     gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
@@ -583,7 +583,7 @@ def probed(
     seed: int,
     backbone: str | None = None,  # None: the study's first
 ) -> pd.DataFrame:  # sources in rows, targets in columns; NaN on the diagonal
-    "The similarity of every source's prompt to every target's probe. Raises `UnknownNameError`, `StudyError`."
+    "The similarity of every source's prompt to every target's probe. Raises `UnknownNameError` and `StudyError`."
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
     self._check_seed(seed)

@@ -570,10 +570,10 @@ def choice_regret(
     scores: pd.DataFrame,  # the score of each source (rows) for each target (columns)
     outcomes: pd.DataFrame,  # the outcome of each choice; NaN: unknown, and left out
 ) -> pd.DataFrame:  # one row per target: chosen, outcome, best, best_outcome, regret
-    """The loss from choosing the highest score instead of the best source in hindsight; never the target itself.
+    """The loss from choosing the highest score instead of the best source in hindsight.
 
-    `outcome` is the mean over sources that share the highest score. Raises `ValueError` if a target has no source with
-    both numbers.
+    The target itself is never chosen. `outcome` is the mean over sources that share the highest score. Raises
+    `ValueError` if a target has no source with both numbers.
     """
     rows = {}
     for target in outcomes:
