@@ -426,10 +426,10 @@ def compare_runs(
 ) -> pd.DataFrame:  # one row per task, and "overall"; accuracies and times as fractions, inf: never
     """Accuracy, convergence time and comparable-result time, over seeds (Table 1); errors as in `paired_times`.
 
-    Columns as there, for means over seeds; the number of runs (`runs`), of those that reached their own baseline's
-    accuracy (`reached`), and of those that did so in fewer steps than it took to converge (`sooner`). The row
-    "overall" contains the medians of times, the means of the rest, and the 95 % intervals over tasks of `gain` and
-    of both times (`gain_low`, `gain_high` …), NaN for fewer than six tasks.
+    The columns are those of `paired_times`, for means over seeds, and three counts: of runs (`runs`), of those that
+    reached their own baseline's accuracy (`reached`), and of those that did so in fewer steps than the baseline took to
+    converge (`sooner`). The row "overall" contains the medians of times, the means of the rest, and the 95 % intervals
+    over tasks of `gain` and of both times (`gain_low`, `gain_high` …), NaN for fewer than six tasks.
     """
     rows = {}
     for task, (curves, against) in _paired_curves(tuned, baseline).items():
