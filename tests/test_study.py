@@ -1444,6 +1444,13 @@ def test_parts_that_run_at_the_same_time_wait_for_each_other(short, two_tasks, t
     assert answers(SHORT, out) == answers(SHORT, short)
 
 
+def test_a_part_with_too_few_cells_for_a_report_succeeds(two_tasks, tmp_path, capsys):
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
+    assert main([*map(str, words), "--shard", f"1/{len(SHORT.cells())}"]) == 0, capsys.readouterr().err
+    assert [path.parent.name for path in (tmp_path / "out" / "cells").glob("*/*")] == ["data"]
+
+
 # ---- the studies of the paper, with models that are small enough for a test
 
 
