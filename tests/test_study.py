@@ -811,7 +811,7 @@ def test_a_study_across_models_survives_writing_and_reading(tmp_path):
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
-        (dict(methods=[["linear map"]]), "cross_model.methods of study 'cross' must be a list of one name"),
+        (dict(methods=[["linear map"]]), "cross_model.methods of study 'cross' must be a list of one or more names"),
         (dict(methods=["linear map", "linear map"]), "without repetition"),
         (dict(tpt_seeds=[2]), "unknown entry of cross_model.tpt_seeds"),
         (dict(tpt_seeds=0), "cross_model.tpt_seeds of study 'cross' must be a list"),
