@@ -895,8 +895,9 @@ def _study_run(options: argparse.Namespace) -> dict:
     settings = {name: getattr(options, name) for name in given}
     out = study.run(options.out, progress=not options.json, command=options.command_line, **settings)
     answer = {"study": study.name, "dtype": study.dtype, "out": str(out)}
-    # A report needs more than some cells.
-    return answer if options.only else answer | {"report": str(write_report(Results(out)))}
+    if options.only or options.shard != (1, 1):  # a report needs more than some cells
+        return answer
+    return answer | {"report": str(write_report(Results(out)))}
 
 # %% ../nbs/library/cli.ipynb #17ed412f
 @_command("study status", "report the progress of a study", _option("out", help="folder of the results"))

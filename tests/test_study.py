@@ -811,7 +811,7 @@ def test_a_study_across_models_survives_writing_and_reading(tmp_path):
         (dict(methods=["linear map"], tpt_seeds=[0]), "carried over, and its methods are linear map"),
         (dict(methods=["task tunning"]), "did you mean 'task tuning'"),
         (dict(methods="linear map"), "cross_model.methods of study 'cross' must be a list"),
-        (dict(methods=[["linear map"]]), "cross_model.methods of study 'cross' must be a list of one name"),
+        (dict(methods=[["linear map"]]), "cross_model.methods of study 'cross' must be a list of one or more names"),
         (dict(methods=["linear map", "linear map"]), "without repetition"),
         (dict(tpt_seeds=[2]), "unknown entry of cross_model.tpt_seeds"),
         (dict(tpt_seeds=0), "cross_model.tpt_seeds of study 'cross' must be a list"),
@@ -1442,6 +1442,13 @@ def test_parts_that_run_at_the_same_time_wait_for_each_other(short, two_tasks, t
     codes = [part.wait() for part in parts]
     assert 0 in codes  # the last one at least had nothing left to wait for
     assert answers(SHORT, out) == answers(SHORT, short)
+
+
+def test_a_part_with_too_few_cells_for_a_report_succeeds(two_tasks, tmp_path, capsys):
+    (tmp_path / "short.yaml").write_text(SHORT.to_yaml())
+    words = ["study", "run", tmp_path / "short.yaml", "--data", two_tasks, "--out", tmp_path / "out", "--workers", "1"]
+    assert main([*map(str, words), "--shard", f"1/{len(SHORT.cells())}"]) == 0, capsys.readouterr().err
+    assert [path.parent.name for path in (tmp_path / "out" / "cells").glob("*/*")] == ["data"]
 
 
 # ---- the studies of the paper, with models that are small enough for a test
