@@ -442,8 +442,8 @@ def tpt_model_by_kind(
     """Tuning from carried prompts compared with tuning from random vectors, by kind of tasks.
 
     Rows are `fitted on`, `same type` and `other types`, as in `recovered_by_kind`, if the study has such tasks. Columns
-    are those of the row "overall" of `compare_runs`, `start`, the mean accuracy before the first step, and `test_gain`,
-    the mean gain on test. Raises `UnknownNameError` and `StudyError`.
+    are those of the row "overall" of `compare_runs`, and also `start` (the mean accuracy before the first step) and
+    `test_gain` (the mean gain on test). Raises `UnknownNameError` and `StudyError`.
     """
     runs, baseline, rows = self._tpt_model(source, target, method), self.curves(target), {}
     gains, types, curves = self._test_gains(runs, target), self.study.types(), _curves_of(runs)
