@@ -583,8 +583,8 @@ def _sources(self: Study, data: str | Path | None, models: str | Path | None, de
 def compute_fingerprints(study: Study, sources: Sources) -> Fingerprints:
     """The fingerprints of a study's models and rows.
 
-    Every task and model is loaded, and every label word must be one token, which is checked before hours of work.
-    Raises the errors of `run` before anything is computed.
+    Loads every task and model, and checks that every label word is one token, so that mistakes are found before hours
+    of work. Raises the errors of `run` before anything is computed.
     """
     rows = {task: rows_of(sources, task, study.max_train, study.max_eval) for task in study.tasks}
     models, tasks = {}, {name: study.task(name) for name in study.tasks}
