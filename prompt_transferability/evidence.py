@@ -428,10 +428,10 @@ def metrics_against_transfer(
 ) -> pd.DataFrame:  # one row per metric and baseline
     """How well each metric's ranking of sources agrees with transfer, and what it adds to types (Table 3).
 
-    Columns: `rho`, the plain correlation, with `low` and `high`; `more`, its difference from the types' correlation;
-    `types` and `all`, the partial correlations with types held fixed, and with types, numbers of labels and sources
-    held fixed, each with `p_`; `holm`, the p of `types` after Holm's correction over the metrics. Empty for fewer than
-    four tasks.
+    Columns: `rho`, the plain correlation, with `low` and `high`; `more`, its difference from the types' correlation,
+    with `more_low` and `more_high`; `types` and `all`, the partial correlations with types held fixed, and with types,
+    numbers of labels and sources held fixed, with their p-values, `p_types` and `p_all`; and `holm`, `p_types` after
+    Holm's correction over the metrics. Empty for fewer than four tasks.
     """
     found, transfer = compared(study, by_layer)
     if len(transfer) < FEWEST_TASKS:

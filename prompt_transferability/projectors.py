@@ -485,7 +485,7 @@ def fit_task_tuning(
 ) -> Projector:
     """Train a projector to make the frozen target model solve the tasks (task tuning, §5.1).
 
-    Raises `ProjectorError` for prompts that are no list or not alike, a task without prompt or a prompt without task,
+    Raises `ProjectorError` for prompts that are not a list or not alike, a task without a prompt or the reverse,
     a target model in another layout, or one that the prompts already belong to; `TuningError` for invalid settings, for
     a checkpoint of another run, and if the loss is no longer finite; `BackboneError` for label words that the target
     model does not have; and `UnknownNameError` for an unknown setting and for a task without a train or dev split.

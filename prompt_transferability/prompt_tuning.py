@@ -218,7 +218,7 @@ def tune_prompts(
 
     The same seeds yield the same prompts on the same machine and number of threads, interrupted or not. Raises
     `TuningError` for invalid settings, for a checkpoint of another run, and when a loss is no longer finite;
-    `PromptError` for a length below 1 and for an initial prompt of another width or layout than the backbone's;
+    `PromptError` for a length below 1 and for an initial prompt whose width or layout is not the backbone's;
     `BackboneError` for label words that the backbone does not have; and `UnknownNameError` for an unknown setting
     and for a task without a train or dev split.
     """

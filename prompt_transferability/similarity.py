@@ -181,7 +181,7 @@ def activation_values(
 ) -> dict[str, Tensor]:  # [layers, ffn], by name
     """The input to each neuron's activation at the position where a label is read, in all layers (Eq. 4).
 
-    Raises `PromptError` for a prompt of another width or layout than the backbone's. A prompt of another model of that
+    Raises `PromptError` for a prompt whose width or layout is not the backbone's. A prompt of another model of that
     width is allowed, because the values are responses of this one model.
     """
     vectors, names = [prompt.values_for(backbone) for prompt in prompts.values()], list(prompts)
@@ -355,8 +355,8 @@ def similarity_matrix(
     """The similarity of every pair of prompts (Eqs. 2, 3, 6).
 
     Raises `UnknownNameError` for another metric, `PromptError` for prompts that the metric cannot compare, and
-    `ValueError` for no prompts, a missing backbone, layers that do not exist or do not apply, and a measure of another
-    shape.
+    `ValueError` for no prompts, a missing backbone, layers that do not exist or do not apply, and a measure whose
+    result has the wrong shape.
     """
     own = callable(metric)
     if not own and metric not in METRICS:

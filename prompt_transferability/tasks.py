@@ -946,8 +946,8 @@ def load_task(
 
     Unless splits are named, the test split is read and checked when it is first used; if its labels are hidden
     (-1, as in GLUE), it is None. Raises `UnknownNameError` for an unknown task or split, `DataError` for rows that do
-    not fit, `ValueError` for a limit that is no whole number of at least 1, and `FileNotFoundError` if the rows cannot
-    be found.
+    not fit, `ValueError` for a limit that is not a positive whole number, and `FileNotFoundError` if the rows cannot be
+    found.
     """
     folder = _own_folder(name_or_task)
     task, named = find_task(name_or_task), splits is not None

@@ -105,7 +105,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a prompt on a task, with the task's own label words (§4.1).
 
-    Raises `PromptError` for a prompt of another width or layout than the backbone's, `BackboneError` for label words
+    Raises `PromptError` for a prompt whose width or layout is not the backbone's, `BackboneError` for label words
     that the backbone does not have, `UnknownNameError` for a split that the task does not have, and one of the first
     two or `DataError` for anything but a model, a prompt and a task with its rows.
     """
