@@ -105,7 +105,7 @@ def mask_neurons(
 ) -> pd.DataFrame:  # one row per mask: by, prompt, draw, neurons, of_own, accuracy, low, high, n, f1
     """The accuracy of a prompt with its most activated neurons silenced, and with others silenced as controls.
 
-    The first row, by "nothing", is the whole model. Raises `UnknownNameError` for another choice or split,
+    The first row, "nothing", is the unmasked model. Raises `UnknownNameError` for another choice or split,
     `ValueError` for layers that do not exist, no neuron to silence or no draw, and the errors of `evaluate`.
     """
     asked = [by] if isinstance(by, str | SoftPrompt) else [*by]
