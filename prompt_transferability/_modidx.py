@@ -2151,6 +2151,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'prompt_transferability/study.py'),
                                               'prompt_transferability.study._read_yaml': ( 'nbs/library/study.html#_read_yaml',
                                                                                            'prompt_transferability/study.py'),
+                                              'prompt_transferability.study._selected': ( 'nbs/library/study.html#_selected',
+                                                                                          'prompt_transferability/study.py'),
                                               'prompt_transferability.study._sentence': ( 'nbs/library/study.html#_sentence',
                                                                                           'prompt_transferability/study.py'),
                                               'prompt_transferability.study._several': ( 'nbs/library/study.html#_several',

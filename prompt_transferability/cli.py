@@ -327,15 +327,8 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
     "patience": (int, "stop after this many evaluations on dev without a new best (default: never)"),
 }
 
-# %% ../nbs/library/cli.ipynb #21f7a966
-@_command(
-    "tune",
-    "train a soft prompt on a task",
-    _option(
-        "task",
-        help=f"name of a task, such as sst2, or a file ({', '.join(ENDINGS)}) with columns text_a (or text), label and "
-        "optionally text_b",
-    ),
+# %% ../nbs/library/cli.ipynb #4adffc3b
+_OF_FILE = (
     _option(
         "--words",
         nargs="+",
@@ -346,6 +339,18 @@ _TUNING = {  # settings of `tune_prompt`: their type and description
         "--dev", help="for a file: another file of rows, to select the best step (default: some rows of the first)"
     ),
     _option("--type", help=f"for a file: type of the task: {', '.join(TASK_TYPES)} (default: {TASK_TYPES[0]})"),
+)
+
+# %% ../nbs/library/cli.ipynb #21f7a966
+@_command(
+    "tune",
+    "train a soft prompt on a task",
+    _option(
+        "task",
+        help=f"name of a task, such as sst2, or a file ({', '.join(ENDINGS)}) with columns text_a (or text), label and "
+        "optionally text_b",
+    ),
+    *_OF_FILE,
     _option("--backbone", required=True, help="a model on the Hub or in --models, a folder or a .gguf file"),
     _option("--out", required=True, help="prompt file to write (.safetensors)"),
     _option("--init", help="prompt file to start from (default: random vectors)"),

@@ -730,6 +730,15 @@ def status(self: Study, out: str | Path) -> pd.DataFrame:  # one row per kind of
     table = pd.DataFrame(rows, columns=["kind", "done"]).groupby("kind", sort=False)["done"].agg(["sum", "size"])
     return pd.DataFrame({"done": table["sum"], "missing": table["size"] - table["sum"]})
 
+# %% ../nbs/library/study.ipynb #508fc786
+def _selected(
+    study: str, every: list[Cell], only: Collection[str], others: Sequence[Store]
+) -> tuple[list[Cell], dict[str, Cell]]:  # the cells to answer; by key, those that are copied from other studies
+    if unknown := set(only) - {cell.key for cell in every}:
+        raise StudyError(f"study {study!r} has no cell {', '.join(sorted(unknown))} with these models and data")
+    cells = with_needs(every, only) if only else every
+    return cells, {cell.key: cell for cell in cells if cell.key not in only and any(cell in one for one in others)}
+
 # %% ../nbs/library/study.ipynb #2d08233b
 @patch
 def run(
@@ -752,11 +761,10 @@ def run(
 ) -> Path:  # `out`
     """Compute every cell that is missing.
 
-    A script must call this with several workers under `if __name__ == "__main__":`. Raises `StudyError` if
-    `out` has answers that this study does not need, or if `only` has a key that no cell of the study has; `StoreError`
-    if another process works on `out`; `UnknownNameError` for an unknown task, `FileNotFoundError`, `DataError` or
-    `BackboneError` for data, a model or a device that cannot be used, all before anything is computed; and
-    `CellsFailedError` at the end if cells have no answer.
+    A script must call this with several workers under `if __name__ == "__main__":`. Raises `StudyError` if `out` has
+    answers that this study does not need, or for an unknown key in `only`; `StoreError` if another process works on
+    `out`; `UnknownNameError` for an unknown task; `FileNotFoundError`, `DataError` or `BackboneError` for data, a model
+    or a device that cannot be used, all before anything is computed; and finally `CellsFailedError`.
     """
     workers = _checked_workers(engine, workers, shard, device)
     store, others = Store(out), [*map(Store, reuse)]
@@ -768,12 +776,8 @@ def run(
     for other in others:
         check_source(other, found)
     every = self.cells(found)
-    if unknown := set(only) - {cell.key for cell in every}:
-        raise StudyError(f"study {self.name!r} has no cell {', '.join(sorted(unknown))} with these models and data")
-    cells = with_needs(every, only) if only else every
-    copied = [cell for cell in cells if cell.key not in only and any(cell in other for other in others)]
-    known = {cell.key for cell in copied}
-    missing = [cell for cell in cells if cell not in store and cell.key not in known]
+    cells, copied = _selected(self.name, every, only, others)
+    missing = [cell for cell in cells if cell not in store and cell.key not in copied]
     alone = 1 if engine == "ray" else max(1, (os.cpu_count() or 1) // workers)  # a cell on a cluster has one core
     how = dict(start=partial(torch.set_num_threads, alone), workers=workers, shard=shard, fail_fast=fail_fast)
     how |= dict(engine=engine, address=address, gpu=device != "cpu", retry_failed=retry_failed)
@@ -781,7 +785,7 @@ def run(
 
         def claim() -> None:
             _claim(self, found, store, every)
-            store.take(copied, others, check_stored)
+            store.take([*copied.values()], others, check_stored)
             bar.begin()
 
         answering = partial(answer, sources=sources, command=command)
