@@ -171,7 +171,7 @@ def test_page_loads_from_a_folder_fits_prints_and_is_accessible(browser, home, p
         tab.page.evaluate(axe.AXE_SCRIPT)
         schemes = ("light", "dark") if len(page) % 2 else ("dark", "light")  # all four take long: two for each page
         for size, scheme in zip((DESK, PHONE), schemes, strict=True):
-            tab.page.emulate_media(media="screen", color_scheme=scheme)
+            tab.page.emulate_media(media="screen", color_scheme=scheme, reduced_motion="reduce")  # no fading colors
             tab.page.set_viewport_size(size)
             tab.page.evaluate(DRAWN)
             assert tab.page.evaluate(VIOLATIONS) == [], scheme
