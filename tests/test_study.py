@@ -152,7 +152,8 @@ def test_a_failed_cell_leaves_no_files_and_the_next_run_completes(whole, tmp_pat
 
 def test_a_killed_study_gives_the_same_results(whole, tmp_path, fork):
     out = tmp_path / "out"
-    process = fork(lambda: TINY.run(out, workers=1, progress=False) and None).process
+    # The run gives way to the process that watches it, which would otherwise come too late on a busy machine.
+    process = fork(lambda: (os.nice(19), TINY.run(out, workers=1, progress=False)) and None).process
     try:
         # In the middle: one prompt has been trained, and training of the second one has begun.
         while not (list(out.glob("cells/tune/[!.]*")) and list(out.glob("cells/tune/.*.checkpoint"))):
