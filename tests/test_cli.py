@@ -929,7 +929,10 @@ def test_every_command_uses_and_reports_the_requested_device_and_data_type(name,
 @pytest.mark.parametrize("name", COMPUTING)
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
-    [(("--dtype", "int8"), r"'int8'.*float32, bfloat16, float16, float64"), (("--device", "gpu"), "device 'gpu' is not available")],
+    [
+        (("--dtype", "int8"), r"'int8'.*float32, bfloat16, float16, float64"),
+        (("--device", "gpu"), "device 'gpu' is not available"),
+    ],
 )
 def test_unavailable_data_types_and_devices_are_rejected(name, mistake, sentence, computing, refused, tmp_path):
     assert re.search(sentence, refused(*computing(name), *mistake))
@@ -970,8 +973,8 @@ def test_a_prompt_does_not_use_a_folder_that_happens_to_have_its_models_name(tmp
     monkeypatch.chdir(tmp_path / "models")
     line = ["evaluate", prompt_file(tmp_path / "p", backbone="mine"), "micro/sst2", "--json"]
     assert main(line) == 2
-    assert "there is a folder or file of that name here" in (said := capsys.readouterr().err)
-    assert "write --backbone mine to use it" in said and said.count("\n") == 1
+    assert "a folder or file of that name here may be another model" in (said := capsys.readouterr().err)
+    assert "add --backbone mine to use it" in said and said.count("\n") == 1
     for words in (["--backbone", "mine"], ["--models", "."]):
         assert main([*line, *words]) == 0 and json.loads(capsys.readouterr().out)["n"] == 500
 
