@@ -169,7 +169,7 @@ def test_a_checkpoint_with_a_part_of_a_head_is_refused(damaged, lost):
         ({"position_embedding_type": "relative_key_query"}, "has position_embedding_type='relative_key_query'"),
         ({"is_decoder": True}, "has is_decoder=True in its configuration; a 'bert' backbone needs False"),
         ({"quantization_config": {"quant_method": "gptq"}}, "are quantized"),
-        ({"num_hidden_layers": 2}, "that are unknown to its config.json: bert.encoder.layer.2"),
+        ({"num_hidden_layers": 2}, "that its config.json does not describe: bert.encoder.layer.2"),
     ],
 )
 def test_a_checkpoint_that_would_be_computed_wrongly_is_refused(damaged, setting, message):

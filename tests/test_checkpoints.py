@@ -150,7 +150,7 @@ def test_settings_of_the_wrong_kind_are_refused_or_mean_nothing(model, settings)
 )
 def test_layers_without_weights_are_refused_in_other_families_too(model, setting):
     change(model / "config.json", **{setting: 65535})
-    refused(model, f"says {setting}=65535, and its weights are")
+    refused(model, f"has {setting}=65535, but the weights consist of")
 
 
 def test_padding_that_is_not_named(tmp_path):
