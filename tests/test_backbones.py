@@ -229,7 +229,7 @@ def test_a_tokenizer_of_another_model_is_refused(damaged):
 @pytest.mark.parametrize("family", ["deberta-v2", "gemma3n", "gemma4", "bart", "no-such-model"])
 def test_another_family_is_refused_by_name(family, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
-    with pytest.raises(BackboneError, match=f"is a '{family}' model; .* families bert, roberta"):
+    with pytest.raises(BackboneError, match=f"is a '{family}' model; .* types: bert, roberta"):
         Backbone.from_pretrained(tmp_path)
 
 

@@ -272,7 +272,7 @@ def test_an_adapter_whose_writing_breaks_off_leaves_what_was_there(prompt, tmp_p
 
 def test_without_peft_the_extra_is_named(prompt, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=r"extra \[peft\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'prompt_transferability\[peft\]'"):
         prompt.to_peft(tmp_path)
 
 
