@@ -475,8 +475,8 @@ def test_filters_change_what_is_drawn(explorer):
     assert explorer.page.input_value("#explorer-target") == "" and count(".explorer-point") == 10 * 4 - 4
     for kind in ("EJ", "PI"):
         explorer.page.uncheck(f"input[name=targets][value={kind}]")
-    assert "tick at least one type" in explorer.page.inner_text("#explorer-matrix")
-    assert "tick at least one type" in explorer.page.inner_text("#explorer-scatter")
+    assert "Tick at least one type" in explorer.page.inner_text("#explorer-matrix")
+    assert "Tick at least one type" in explorer.page.inner_text("#explorer-scatter")
 
 
 def test_correlations_need_sources(explorer):
