@@ -2569,6 +2569,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                            'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.kept_share': ( 'nbs/library/zero_shot_transfer.html#kept_share',
                                                                                                                      'prompt_transferability/zero_shot_transfer.py'),
+                                                           'prompt_transferability.zero_shot_transfer.least_gain': ( 'nbs/library/zero_shot_transfer.html#least_gain',
+                                                                                                                     'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.recovered_by_kind': ( 'nbs/library/zero_shot_transfer.html#recovered_by_kind',
                                                                                                                             'prompt_transferability/zero_shot_transfer.py'),
                                                            'prompt_transferability.zero_shot_transfer.recovered_by_task': ( 'nbs/library/zero_shot_transfer.html#recovered_by_task',

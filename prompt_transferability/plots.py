@@ -297,7 +297,7 @@ def _range(accuracies: pd.DataFrame) -> Normalize:
 # %% ../nbs/library/plots.ipynb #dae9e331
 _SCALES = {
     "accuracy": "accuracy",
-    "recovered": "share of tuning's gain over the random prompt\nthat is recovered (hatched: gain below {:g} points)",
+    "recovered": "share of tuning's gain over the random prompt\nthat is recovered (hatched: gain below {})",
 }
 
 
@@ -307,7 +307,7 @@ def plot_transfer(
     title: str = "",
     random_row: str = "random",  # the row of the random prompt
     scale: str = "accuracy",  # the meaning of the color: "accuracy", or "recovered", the share of tuning's gain
-    min_gain: float = MIN_GAIN,  # with "recovered": targets on which tuning gains less are hatched
+    min_gain: float | pd.Series = MIN_GAIN,  # with "recovered", as in `recovered_transfer`: other targets are hatched
 ) -> Figure:
     """Heatmap of zero-shot transfer between tasks (Figure 3).
 
@@ -328,7 +328,8 @@ def plot_transfer(
         shades = recovered_transfer(accuracies, random_row, min_gain).clip(0, 1)
         norm = Normalize(0, 1)
     with _styled():
-        words = _SCALES[scale].format(100 * min_gain)
+        one = not isinstance(min_gain, pd.Series)
+        words = _SCALES[scale].format(f"{100 * min_gain:g} points" if one else f"{100 * MIN_GAIN:g} points or in noise")
         figure = _heatmap(accuracies, shades, types, norm, words, title, ("tuned on", "evaluated on"))
         return _settled(figure, title or "Zero-shot transfer between tasks, accuracies in %")
 

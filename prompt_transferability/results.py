@@ -42,7 +42,7 @@ from .similarity import METRICS, independent_pairs, task_means
 from .study import Study, StudyError, recorded_fingerprints
 from .tasks import ALL_TASKS, UnknownNameError, with_titles
 from .tpt_task import MIXES, compare_runs
-from .zero_shot_transfer import type_means, wilson_interval
+from .zero_shot_transfer import least_gain, type_means, wilson_interval
 
 # %% auto #0
 __all__ = ['TYPES', 'LABELS', 'PROVENANCE', 'CARRIED', 'MEASURES', 'FIGURES', 'COLUMN_NAMES', 'TYPE_NAMES', 'CARRIED_CAPTIONS',
@@ -690,7 +690,10 @@ MEASURES = ("accuracy", "low", "high", "random", "majority")
 FIGURES = {
     "transfer": lambda results, backbone: plot_transfer(results.transfer(backbone), results.study.types()),
     "recovered": lambda results, backbone: plot_transfer(
-        results.transfer(backbone), results.study.types(), scale="recovered"
+        results.transfer(backbone),
+        results.study.types(),
+        scale="recovered",
+        min_gain=least_gain(results.summary(backbone)),
     ),
     "curves": lambda results, backbone: plot_curves(
         results.curves(backbone), results.study.types(), results.summary(backbone)["majority"].to_dict()

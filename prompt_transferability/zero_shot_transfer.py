@@ -26,9 +26,9 @@ from prompt_transferability.statistics import (
 from .tasks import DataError, Task, TaskData, checked_data
 
 # %% auto #0
-__all__ = ['MIN_GAIN', 'Evaluation', 'evaluate_prompts', 'evaluate', 'transfer_matrix', 'recovered_transfer', 'recovered_by_task',
-           'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means', 'recovered_by_type',
-           'recovered_overall', 'decided_by_type', 'kept_share', 'type_gap_test']
+__all__ = ['MIN_GAIN', 'Evaluation', 'evaluate_prompts', 'evaluate', 'transfer_matrix', 'least_gain', 'recovered_transfer',
+           'recovered_by_task', 'recovered_share', 'recovered_by_kind', 'across_tasks_and_models', 'type_means',
+           'recovered_by_type', 'recovered_overall', 'decided_by_type', 'kept_share', 'type_gap_test']
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #be589582
 @dataclass(frozen=True, eq=False)
@@ -148,10 +148,27 @@ MIN_GAIN = 0.05
 "If tuning gains less than this over the random prompt, no fraction of the gain is reported."
 
 
+def least_gain(
+    tuned: pd.DataFrame,  # one row per target; columns accuracy, low, random, majority and n, as in `Results.summary`
+) -> pd.Series:  # by target: `MIN_GAIN`, or inf if tuning's gain is within noise
+    """The gain from which a fraction of it is reported, for `recovered_transfer`.
+
+    The 95 % intervals of the gain over the random prompt and over the most frequent label must both lie above zero.
+    They are Newcombe's, computed from the lower bound `low` and from Wilson's upper bound for the other share. A gain
+    over an unknown share is not clear.
+    """
+    below, clear = tuned["accuracy"] - tuned["low"], pd.Series(True, tuned.index)
+    for name in ("random", "majority"):
+        pairs = zip(tuned[name], tuned["n"], strict=True)
+        ends = [np.nan if np.isnan(share) else wilson_interval(share, int(n))[1] for share, n in pairs]
+        clear &= tuned["accuracy"] - tuned[name] > np.hypot(below, ends - tuned[name])
+    return clear.map({True: MIN_GAIN, False: np.inf})
+
+# %% ../nbs/library/zero_shot_transfer.ipynb #f0eabf65
 def recovered_transfer(
     matrix: pd.DataFrame,  # accuracies, sources in rows, targets in columns, from `transfer_matrix`
     random_row: str = "random",  # the row of the random prompt
-    min_gain: float = MIN_GAIN,  # NaN for targets on which tuning gains less
+    min_gain: float | pd.Series = MIN_GAIN,  # NaN for targets on which tuning gains less; by target: from `least_gain`
     tuned_row: str | None = None,  # the row of the targets' own prompts; None: they are on the diagonal
 ) -> pd.DataFrame:  # fractions, in the shape of `matrix`
     """(zero-shot - random) / (tuned - random), by target: this package's measure, not the paper's.
@@ -167,7 +184,7 @@ def recovered_transfer(
     random = matrix.loc[random_row]
     own = pd.Series({target: matrix[target].get(target, np.nan) for target in matrix})
     tuned = own if tuned_row is None else matrix.loc[tuned_row]
-    gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= min_gain))
+    gain = (tuned - random).where(lambda gain: (gain > 0) & (gain >= pd.Series(min_gain, gain.index)))
     return (matrix - random) / gain
 
 # %% ../nbs/library/zero_shot_transfer.ipynb #2c41bb95
@@ -200,16 +217,17 @@ def _kinds_of_tasks(
 def recovered_by_task(
     matrix: pd.DataFrame,  # accuracies; tasks in columns; rows "tuned", "random", "task tuning (mnli)" and the like
     types: Mapping[str, str],  # the type of each task
+    min_gain: float | pd.Series = MIN_GAIN,  # as in `recovered_transfer`
 ) -> (
     pd.DataFrame
 ):  # rows: kind ("fitted on", "same type", "other types") and method; one column per task, NaN for other kinds
     """Recovered transfer of projected prompts, separately for tasks that the method was fitted on and others (§5.2).
 
     The tasks in parentheses are columns of the matrix, without the part before a slash. Also NaN if tuning gains less
-    than `MIN_GAIN`, as in `recovered_transfer`. Raises `ValueError` for a task in parentheses that is not a column, for
+    than `min_gain`, as in `recovered_transfer`. Raises `ValueError` for a task in parentheses that is not a column, for
     columns that differ only before the slash, and for a column without a type.
     """
-    recovered = recovered_transfer(matrix, tuned_row="tuned")
+    recovered = recovered_transfer(matrix, min_gain=min_gain, tuned_row="tuned")
     kinds = _kinds_of_tasks(matrix, types)
     index = pd.MultiIndex.from_tuples([*kinds], names=["tasks", "method"])
     rows = [recovered.loc[method].where(chosen) for (_, method), chosen in kinds.items()]

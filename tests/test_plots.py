@@ -171,6 +171,8 @@ def test_recovered_hatches_what_tuning_did_not_learn(matrix):
         place for place, color in colors(plot_transfer(matrix, TYPES, scale="recovered")).items() if color is None
     } == {(row, 3) for row in range(5)}
     assert None not in colors(plot_transfer(matrix, TYPES, scale="recovered", min_gain=0.01)).values()
+    noisy = plot_transfer(matrix, TYPES, scale="recovered", min_gain=pd.Series(np.inf, matrix.columns))
+    assert set(colors(noisy).values()) == {None} and "in noise" in noisy.axes[1].get_xlabel()
 
 
 def test_recovered_hatches_what_was_not_tuned_or_got_worse(matrix):

@@ -31,9 +31,11 @@ from prompt_transferability.tpt_task import (
 )
 from prompt_transferability.training import Loop, TuningError
 from prompt_transferability.zero_shot_transfer import (
+    MIN_GAIN,
     decided_by_type,
     evaluate,
     kept_share,
+    least_gain,
     recovered_by_kind,
     recovered_by_task,
     recovered_by_type,
@@ -466,6 +468,34 @@ def test_recovered_transfer_is_the_share_of_tunings_gain():
     )
     with pytest.raises(ValueError, match="the row 'random', which the matrix lacks"):
         recovered_transfer(matrix.drop("random"))
+
+
+def test_no_share_is_shown_of_a_gain_within_noise_over_the_random_prompt_or_the_most_frequent_label():
+    known = {"accuracy": 0.60, "low": 0.56, "random": 0.50, "majority": 0.50, "n": 500}
+    tuned = pd.DataFrame(
+        {
+            "clear": known,
+            "few rows": known | {"low": 0.46, "n": 50},
+            "a frequent label": known | {"majority": 0.58},
+            "a good random prompt": known | {"random": 0.57},
+            "one bad seed": known | {"low": 0.50},
+            "no random prompt": known | {"random": np.nan},
+        }
+    ).T
+    least = least_gain(tuned)
+    assert least[least == MIN_GAIN].index.tolist() == ["clear"] and np.isinf(least.drop("clear")).all()
+    names = [*tuned.index]
+    matrix = pd.DataFrame(0.55, [*names, "random"], names)
+    matrix.loc["random"], matrix.loc["tuned"] = 0.5, 0.6
+    shares = recovered_transfer(matrix, min_gain=least, tuned_row="tuned")
+    assert shares["clear"].tolist() == pytest.approx([0.5] * 6 + [0, 1]) and shares.drop(columns="clear").isna().all(
+        axis=None
+    )
+    by_task = recovered_by_task(
+        matrix.rename({"few rows": "task tuning (clear)"}), dict.fromkeys(names, "SA"), min_gain=least
+    )
+    assert by_task.loc[("fitted on", "task tuning (clear)"), "clear"] == pytest.approx(0.5)
+    assert by_task.loc[("same type", "task tuning (clear)")].isna().all()
 
 
 def test_type_means_leave_the_diagonal_and_the_random_row_out():
