@@ -2347,6 +2347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.paired_times': ( 'nbs/library/tpt_task.html#paired_times',
                                                                                                    'prompt_transferability/tpt_task.py'),
+                                                 'prompt_transferability.tpt_task.regret_interval': ( 'nbs/library/tpt_task.html#regret_interval',
+                                                                                                      'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.score_sources': ( 'nbs/library/tpt_task.html#score_sources',
                                                                                                     'prompt_transferability/tpt_task.py'),
                                                  'prompt_transferability.tpt_task.sooner_beyond_chance': ( 'nbs/library/tpt_task.html#sooner_beyond_chance',

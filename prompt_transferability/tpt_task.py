@@ -32,7 +32,7 @@ from .zero_shot_transfer import evaluate_prompts
 __all__ = ['SELECTION_METHODS', 'MIXES', 'usable_sources', 'train_probe', 'source_similarities', 'choice_cost', 'SourceScores',
            'score_sources', 'task_vector', 'mixed_prompt', 'tune_from_tasks', 'paired_times', 'compare_runs',
            'times_by_chance', 'sooner_beyond_chance', 'loss_left', 'sooner_by_rule', 'sooner_sign_test',
-           'compare_starts', 'choice_regret', 'mean_regret']
+           'compare_starts', 'choice_regret', 'mean_regret', 'regret_interval']
 
 # %% ../nbs/library/tpt_task.ipynb #7dd1d022
 def _check_model(backbone: Backbone, name: str, prompt: SoftPrompt) -> None:
@@ -598,3 +598,11 @@ def mean_regret(
 ) -> pd.Series:  # by target
     "The regret of each target, averaged over seeds; errors as in `choice_regret`."
     return pd.DataFrame({seed: choice_regret(scores[seed], outcomes[seed])["regret"] for seed in outcomes}).mean(axis=1)
+
+# %% ../nbs/library/tpt_task.ipynb #951da50b
+def regret_interval(
+    regrets: pd.Series,  # of single sources, by target
+) -> tuple[float, float, float]:  # mean, low, high
+    "The mean regret and its 95 % interval over targets, which ends at 0: no choice is better than the best source."
+    low, high = interval(regrets)
+    return float(regrets.mean()), float(np.maximum(low, 0)), high

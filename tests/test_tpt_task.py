@@ -21,6 +21,7 @@ from prompt_transferability.tpt_task import (
     loss_left,
     mixed_prompt,
     paired_times,
+    regret_interval,
     score_sources,
     sooner_beyond_chance,
     sooner_by_rule,
@@ -625,3 +626,12 @@ def test_a_share_that_is_kept_has_the_tasks_of_its_pairs():
     alone = kept_share(matrix.loc[[*names, "random"], names], pairs[:6, :6])
     assert alone == pytest.approx((share, low, high))
     assert kept_share(matrix, pairs, than=matrix)[0] == 0
+
+
+def test_a_regret_has_no_interval_below_zero():
+    regrets = pd.Series([0, 0, 0, 0, 0.01, 0.2, 0.0])
+    mean, low, high = regret_interval(regrets)
+    assert mean == pytest.approx(0.03) and low == 0 > interval(regrets)[0] and high == interval(regrets)[1]
+    away = regrets + 1
+    assert regret_interval(away)[1:] == interval(away)
+    assert np.isnan(regret_interval(regrets[:5])[1:]).all()  # too few targets
