@@ -603,6 +603,6 @@ def mean_regret(
 def regret_interval(
     regrets: pd.Series,  # of single sources, by target
 ) -> tuple[float, float, float]:  # mean, low, high
-    "The mean regret and its 95 % interval over targets, which ends at 0: no choice is better than the best source."
+    "The mean regret and its 95 % interval over targets, not below 0: no choice is better than the best source."
     low, high = interval(regrets)
     return float(regrets.mean()), float(np.maximum(low, 0)), high
