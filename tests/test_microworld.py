@@ -134,7 +134,7 @@ def test_every_sentence_is_made_of_the_vocabulary():
     assert set(re.findall("[a-z0-9]+", text)) <= set(vocabulary())
 
 
-@pytest.mark.parametrize("name, steps", [("micro-roberta", 120), ("micro-llama", 60), ("micro-t5", 60)])
+@pytest.mark.parametrize("name, steps", [("micro-roberta", 60), ("micro-llama", 35), ("micro-t5", 35)])
 def test_a_model_built_for_a_short_time_has_learned(name, steps, tmp_path):
     losses = []
     report = build_model(name, tmp_path / "model", steps=steps, progress=lambda step, loss: losses.append(loss))
