@@ -55,6 +55,7 @@ from prompt_transferability.tpt_task import (
     compare_starts,
     mean_regret,
     paired_times,
+    regret_interval,
     sooner_sign_test,
     times_by_chance,
 )
@@ -550,7 +551,7 @@ def by_choice(study: Evidence) -> dict[str, str]:
     for metric in (name for name in METRICS if name in found):
         methods[metric] = {seed: _of_seed(found[metric], tasks, seed) for seed in outcomes}
     regrets = {name: mean_regret(scores, outcomes) for name, scores in methods.items()}
-    return {name: with_interval(of.mean(), *interval(of), 1, 100) for name, of in regrets.items()}
+    return {name: with_interval(*regret_interval(of), 1, 100) for name, of in regrets.items()}
 
 
 def _of_seed(matrix: pd.DataFrame, tasks: Sequence[str], seed: int) -> pd.DataFrame:
