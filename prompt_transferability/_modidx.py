@@ -1919,6 +1919,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'prompt_transferability/similarity.py'),
                                                    'prompt_transferability.similarity._Comparison.correlations': ( 'nbs/library/similarity.html#_comparison.correlations',
                                                                                                                    'prompt_transferability/similarity.py'),
+                                                   'prompt_transferability.similarity._Comparison.overall': ( 'nbs/library/similarity.html#_comparison.overall',
+                                                                                                              'prompt_transferability/similarity.py'),
                                                    'prompt_transferability.similarity._Comparison.overall_test': ( 'nbs/library/similarity.html#_comparison.overall_test',
                                                                                                                    'prompt_transferability/similarity.py'),
                                                    'prompt_transferability.similarity._Comparison.resampled': ( 'nbs/library/similarity.html#_comparison.resampled',
