@@ -3,6 +3,8 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'prompt_transferability'},
   'syms': { 'prompt_transferability.articles': { 'prompt_transferability.articles.PageError': ( 'nbs/library/articles.html#pageerror',
                                                                                                 'prompt_transferability/articles.py'),
+                                                 'prompt_transferability.articles._end': ( 'nbs/library/articles.html#_end',
+                                                                                           'prompt_transferability/articles.py'),
                                                  'prompt_transferability.articles._texts': ( 'nbs/library/articles.html#_texts',
                                                                                              'prompt_transferability/articles.py'),
                                                  'prompt_transferability.articles.check_page': ( 'nbs/library/articles.html#check_page',
