@@ -609,7 +609,8 @@ def resampled(self: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, n
         columns.append(weighted_spearman(self.similarity[:, column], transfer[:, k], weights))
     # Without the only task of a type, for example, a target has no correlation: it keeps the original one.
     found = np.stack(columns, axis=1)
-    return np.where(np.isnan(found), self.correlations(), found)
+    unknown = np.isnan(found)
+    return np.where(unknown, self.correlations(), found) if unknown.any() else found
 
 # %% ../nbs/library/similarity.ipynb #27476aea
 @patch

@@ -16,6 +16,7 @@ from prompt_transferability.results import LABELS
 from prompt_transferability.results import TYPES as TYPES_OF
 from prompt_transferability.similarity import (
     EMBEDDING_METRICS,
+    _Comparison,
     by_source,
     partial_correlations,
     type_baseline,
@@ -334,6 +335,49 @@ def test_what_is_called_95_percent_covers_92_to_98():
     assert len(shares) > 150 and (shares["worlds"] >= 900).all()
     assert shares.groupby(["what", "n"])["share"].mean().between(0.92, 0.98).all()
     assert shares.loc[shares["n"] >= 12, "share"].min() >= 0.92
+
+
+# ---- worlds that were written without looking at those of the page
+
+
+def inside(found, true=None):
+    "The share of the intervals that contain the true value, or else the mean of the values."
+    value, low, high = np.array(found).T
+    true = value.mean() if true is None else true
+    return ((low <= true) & (true <= high)).mean()
+
+
+@pytest.mark.parametrize("n", [6, 9, 13])
+def test_a_mean_of_strongly_skewed_gains_is_covered_less_often(n):
+    random = np.random.default_rng(7)
+    found = [(0, *interval(random.lognormal(size=n))) for _ in range(800)]
+    assert 0.84 < inside(found, true=np.exp(0.5)) < 0.94
+
+
+def test_a_mean_of_gains_is_covered():
+    random = np.random.default_rng(7)
+    assert 0.92 < inside([(0, *interval(random.normal(size=7))) for _ in range(800)], true=0) < 0.98
+
+
+def test_the_smallest_of_three_gains_errs_on_one_side():
+    random, sides = np.random.default_rng(1), []
+    for _ in range(2000):
+        gains = random.standard_t(4, size=13) - 0.8 * random.standard_t(4, size=(3, 13))
+        sides.append(side_of(*interval(gains[gains.mean(1).argmin()])))
+    assert 0.03 < sides.count("below") / 2000 < 0.065 and sides.count("above") / 2000 < 0.01
+
+
+def test_types_that_decide_transfer_are_covered_less_often():
+    "Accuracies between chance and each target's own, by a type effect of unlike strength."
+    random, found = np.random.default_rng(0), []
+    for _ in range(150):
+        kinds = random.choice(4, 13, p=np.array([6, 3, 2, 2]) / 13)
+        strength, own = np.minimum(1, 0.7 * random.gamma(2, 0.5, size=13)), random.uniform(0.1, 0.5, 13)
+        noise = random.normal(0, 0.05, (13, 1)) + random.normal(0, 0.1, (13, 13))
+        kept = (kinds[:, None] == kinds) * strength + noise
+        accuracy = table(random.uniform(0.33, 0.5, 13) + own * kept.clip(-0.3, 1.1))
+        found.append(_Comparison(type_baseline(dict(zip(NAMES, kinds, strict=True))), accuracy, False).overall())
+    assert 0.82 < inside(found) < 0.96
 
 
 # ---- values that are not known
