@@ -72,7 +72,7 @@ __all__ = ['STUDIES', 'VERDICTS', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELIN
            'tuned_on_dev', 'whole_matrix', 'type_test', 'by_type', 'pair_similarities', 'write_similarities',
            'read_similarities', 'similarities', 'good_sources', 'holm', 'compared', 'metrics_against_transfer',
            'by_similarity', 'by_pair', 'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words',
-           'by_method', 'by_projector', 'by_further', 'by_carried', 'across', 'progress', 'claims']
+           'by_method', 'by_projector', 'by_further', 'by_carried', 'across', 'progress', 'claims', 'headlines']
 
 # %% ../nbs/library/evidence.ipynb #1ec20935
 _PLAIN = ("paper", "smollm", "gemma", "small", "micro")
@@ -282,6 +282,10 @@ def type_test(
     return permutation_test(gaps, len(tasks))
 
 # %% ../nbs/library/evidence.ipynb #cab68e87
+def _permutations(tested: PermutationResult) -> str:
+    return f"{tested.draws:,}" if tested.draws else "all"
+
+
 def _in_points(row: pd.Series, sign: bool = False) -> str:
     return with_interval(row["mean"], row["low"], row["high"], 0, 100, sign=sign)
 
@@ -304,11 +308,15 @@ def by_type(study: Evidence) -> dict[str, str]:
         side = side_of(of["gap"]["low"], of["gap"]["high"])
         chance = matrix.loc["random", sentiment].mean() if "random" in matrix.index else np.nan
         row |= {"same type": _in_points(of["within"]), "other types": _in_points(of["across"])}
-        majority = study.results.summary(study.backbone)["majority"].reindex(sentiment).mean()
+        most_frequent = study.results.summary(study.backbone)["majority"].reindex(matrix.columns)
+        majority = most_frequent[sentiment].mean()
         row |= {"random prompt": number(100 * chance, 0), "most frequent label": number(100 * majority, 0)}
-        row |= {"gap, points": _in_points(of["gap"], sign=True)}
+        row |= {"gap, points": _in_points(of["gap"], sign=True), "targets": str(len(sentiment))}
+        above = type_means(matrix.loc[[*matrix.columns]] - most_frequent, types).loc["SA", "within"]
+        row |= {"same type minus most frequent label": _in_points(above, sign=True)}
         side = None if side == "above" and is_significant(tested) is not True else side
-        row |= {"p, types permuted": p_value(tested.p).removeprefix("= "), "verdict": verdict(study, side)}
+        row |= {"p, types permuted": p_value(tested.p).removeprefix("= "), "permutations": _permutations(tested)}
+        row["verdict"] = verdict(study, side)
     return row
 
 # %% ../nbs/library/evidence.ipynb #8dbd63a9
@@ -430,8 +438,9 @@ def metrics_against_transfer(
 
     Columns: `rho`, the plain correlation, with `low` and `high`; `more`, its difference from the types' correlation,
     with `more_low` and `more_high`; `types` and `all`, the partial correlations with types held fixed, and with types,
-    numbers of labels and sources held fixed, with their p-values, `p_types` and `p_all`; and `holm`, `p_types` after
-    Holm's correction over the metrics. Empty for fewer than four tasks.
+    numbers of labels and sources held fixed, with their p-values, `p_types` and `p_all`; `holm`, `p_types` after
+    Holm's correction over the metrics; and `draws`, the number of random permutations of `p_types` (0: all of them).
+    Empty for fewer than four tasks.
     """
     found, transfer = compared(study, by_layer)
     if len(transfer) < FEWEST_TASKS:
@@ -446,6 +455,7 @@ def metrics_against_transfer(
         rows[name] |= dict(zip(("more", "more_low", "more_high"), more, strict=True))
         for column, held in {"types": "types", "all": "types, labels, sources"}.items():
             rows[name] |= dict(zip((column, f"p_{column}"), partial.loc[(name, held), ["rho", "p"]], strict=True))
+        rows[name]["draws"] = partial.loc[(name, "types"), "draws"]
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
     return table.assign(holm=holm(table.loc[[name for name in METRICS if name in table.index], "p_types"]))
 
@@ -459,8 +469,8 @@ def by_similarity(study: Evidence) -> dict[str, str]:
 
     The first claim holds if the interval of the difference between its correlation and the best vector-based metric's
     is above zero, and fails if it is below zero; deciding it requires prompts of several seeds. The second claim holds
-    if the partial correlation with types held fixed is positive and p < 0.05 after Holm's correction, and fails if the
-    correlation is negative with such a p.
+    if the partial correlation with types held fixed is positive and p < 0.05 after Holm's correction, as far as the
+    number of permutations can tell, and fails if the correlation is negative with such a p.
     """
     table = metrics_against_transfer(study)
     if table.empty:
@@ -478,8 +488,10 @@ def by_similarity(study: Evidence) -> dict[str, str]:
         row["minus the best"] = with_interval(*less[["gain", "low", "high"]], sign=True)
         independent = len(study.results.trained_seeds()) > 1 and study.seed is None
         row["predicts best"] = verdict(study, side_of(less["low"], less["high"]) if independent else None)
-        row["beyond types"] = f"{number(neurons['types'])} (p {p_value(neurons['holm'])})"
-        side = ("above" if neurons["types"] > 0 else "below") if neurons["holm"] < 0.05 else None
+        row["beyond types"] = f"{number(neurons['types'])} (Holm's p {p_value(neurons['holm'])})"
+        tested = PermutationResult(neurons["types"], neurons["p_types"], int(neurons["draws"]))
+        significant = is_significant(tested, 0.05 * neurons["p_types"] / neurons["holm"])  # the level after correction
+        side = ("above" if neurons["types"] > 0 else "below") if significant else None
         row["adds to types"] = verdict(study, side)
     return row
 
@@ -813,7 +825,10 @@ def progress(
 
 # %% ../nbs/library/evidence.ipynb #45924eb1
 CLAIMS = {
-    "Prompts transfer within a type, poorly across types (§4.1)": ("transfer", by_type, "verdict", "gap, points"),
+    "Prompts transfer within a type, poorly across types (§4.1)": (
+        *("transfer", by_type, "verdict"),
+        *("gap, points", "targets", "p, types permuted", "permutations"),
+    ),
     "Neuron overlap predicts transfer best (§4.3)": ("transfer", by_similarity, "predicts best", "minus the best"),
     "Neuron overlap adds to what the types say": ("transfer", by_similarity, "adds to types", "beyond types"),
     "Another task's prompt is a better start (§4.2)": (
@@ -843,3 +858,48 @@ def claims(folder: str | Path) -> pd.DataFrame:  # rows: claim and study; column
                 rows[claim, study] = {"verdict": of.get(said_in, "–"), "evidence": evidence}
     index = pd.MultiIndex.from_tuples([*rows], names=["claim", "study"]) if rows else None
     return pd.DataFrame([*rows.values()], index, ["verdict", "evidence"])
+
+# %% ../nbs/library/evidence.ipynb #f7e64dcf
+def headlines(folder: str | Path) -> dict[str, str]:  # texts by the names of their marks
+    """The numbers that home and Findings state of `smollm` (§4.1, §4.3) and of `micro-starts` (§4.2).
+
+    Raises `StudyError` if the folder lacks one of the two studies.
+    """
+    (real,) = _named(folder, "transfer", "smollm")
+    (fair,) = _named(folder, "starts", "micro-starts")
+    learned = learned_tasks(real.results, real.backbone).query("learned")
+    on_dev = [real.results.study.task(task).title for task in learned.index[learned["split"] == "dev"]]
+    of_types, of_metrics, over = by_type(real), by_similarity(real), better_start(fair, "same type")
+    metric, _, vectors = of_metrics["best vector-based metric"].partition(": ")
+    least = over["gain"].idxmin()
+    return {
+        "real_seeds": real.results.describe_seeds(),
+        "real_learned": of_types["tasks learned"],
+        "real_on_dev": listing(on_dev),
+        "real_within": of_types["same type"],
+        "real_across": of_types["other types"],
+        "real_gap": of_types["gap, points"],
+        "real_targets": of_types["targets"],
+        "real_p": f"p {'' if of_types['p, types permuted'].startswith('<') else '= '}{of_types['p, types permuted']}",
+        "real_permutations": of_types["permutations"],
+        "real_random": of_types["random prompt"],
+        "real_majority": of_types["most frequent label"],
+        "real_above": of_types["same type minus most frequent label"],
+        "real_verdict": of_types["verdict"],
+        "real_types": of_metrics["task type"],
+        "real_neurons": of_metrics["neuron overlap"],
+        "real_metric": f"`{metric}`",
+        "real_vectors": vectors,
+        "real_best": of_metrics["predicts best"],
+        "fair_seeds": fair.results.describe_seeds(),
+        "fair_tasks": f"{over.loc[least, 'tasks']:.0f}",
+        "fair_gain": with_interval(*over.loc[least, ["gain", "low", "high"]], 1, 100, sign=True),
+        "fair_least": least,
+    }
+
+
+def _named(folder: str | Path, question: str, name: str) -> list[Evidence]:
+    found = [study for study in available_studies(folder, question) if study.name == name]
+    if not found:
+        raise StudyError(f"{str(folder)!r} has no results of the study {name!r}")
+    return found

@@ -433,8 +433,8 @@ def load(self: Loop, path: Path, asked: dict) -> None:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
     except (KeyError, ValueError, RuntimeError) as error:
         raise TuningError(
-            f"{str(path)!r} does not contain the state of a run in the format of this version; remove it or name "
-            "another file"
+            f"{str(path)!r} does not contain the state of a run in the format of this version; remove it or "
+            "choose another file"
         ) from error
 
 # %% ../nbs/library/training.ipynb #f5a8616e
