@@ -44,7 +44,14 @@ def points(
     "A difference between accuracies or shares, in percentage points."
     return f"{number(100 * difference, digits, sign=True)} points"
 
-# %% ../nbs/library/articles.ipynb #0f85affb
+# %% ../nbs/library/articles.ipynb #506af99d
+def _end(value: float, null: float, digits: int, sign: bool) -> str:
+    "An end of an interval, with up to two more digits if it would look like `null`."
+    texts = [number(value, digits + more, sign) for more in range(3)]
+    like_null = [text == number(null, digits + more, sign) for more, text in enumerate(texts)]
+    return texts[0] if value == null or all(like_null) else texts[like_null.index(False)]
+
+
 def with_interval(
     value: float,
     low: float,
@@ -52,12 +59,14 @@ def with_interval(
     digits: int = 2,
     times: float = 1.0,  # 100: for fractions, to be shown in percent or points
     sign: bool = False,
+    null: float = 0.0,  # the value that means no effect; 0.5 for the area under an ROC curve
 ) -> str:
-    "A number with its interval, or alone if it has none."
-    value, low, high = (number(times * one, digits, sign) for one in (value, low, high))
+    "A number with its interval, or alone if it has none; no end is rounded to `null`."
+    low, high = (_end(times * end, times * null, digits, sign) for end in (low, high))
+    value = number(times * value, digits, sign)
     return value if "–" in (low, high) else f"{value} [{low}, {high}]"
 
-
+# %% ../nbs/library/articles.ipynb #0f85affb
 def p_value(p: float) -> str:
     "The p-value of a test, in the form that follows `p`."
     return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"

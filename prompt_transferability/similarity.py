@@ -609,7 +609,19 @@ def resampled(self: _Comparison, counts: np.ndarray) -> np.ndarray:  # [draws, n
         columns.append(weighted_spearman(self.similarity[:, column], transfer[:, k], weights))
     # Without the only task of a type, for example, a target has no correlation: it keeps the original one.
     found = np.stack(columns, axis=1)
-    return np.where(np.isnan(found), self.correlations(), found)
+    unknown = np.isnan(found)
+    return np.where(unknown, self.correlations(), found) if unknown.any() else found
+
+# %% ../nbs/library/similarity.ipynb #27476aea
+@patch
+def overall(self: _Comparison) -> tuple[float, float, float]:
+    "The mean correlation over targets, and the ends of its interval over tasks."
+    ends = jackknife_interval(
+        lambda counts: _mean_over_targets(self.resampled(counts), counts[:, self.columns]),
+        len(self.names),
+        correlation=True,
+    )
+    return float(_mean_over_targets(self.correlations())), *ends
 
 # %% ../nbs/library/similarity.ipynb #90b7a42e
 @patch
@@ -664,12 +676,7 @@ def transferability_correlation(
         tested, n = compared.target_test(k, draws, seed), int(compared.used[:, k].sum())
         rows[target] = [rho, *correlation_interval(rho, n), tested.p, tested.draws, n]
     tested = compared.overall_test(draws, seed)
-    ends = jackknife_interval(
-        lambda counts: _mean_over_targets(compared.resampled(counts), counts[:, compared.columns]),
-        len(compared.names),
-        correlation=True,
-    )
-    rows["overall"] = [_mean_over_targets(rhos), *ends, tested.p, tested.draws, int(np.isfinite(rhos).sum())]
+    rows["overall"] = [*compared.overall(), tested.p, tested.draws, int(np.isfinite(rhos).sum())]
     columns = ["rho", "low", "high", "p", "draws", "n"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("target")
 

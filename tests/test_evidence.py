@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -212,6 +213,47 @@ def test_one_seed_cannot_decide_a_claim_about_several(folder):
     study = Evidence(Results(folder / "paper"), "micro-bert", seed=0)
     assert by_similarity(study)["predicts best"] == OPEN
     assert compared(study)[1].shape == (4, 4)
+
+
+@pytest.mark.parametrize("row", [by_type, by_similarity])
+def test_no_verdict_depends_on_the_draws(row, monkeypatch):
+    "Permutation tests with other random permutations: p moves by up to four standard errors, and no verdict changes."
+    partial_correlations, permutation_test, moved = evidence.partial_correlations, evidence.permutation_test, 0
+
+    def p_of(p, draws):
+        return p if not draws else min(max(p + moved * (p * (1 - p) / draws) ** 0.5, 1 / (draws + 1)), 1)
+
+    @cache
+    def of_study(name):
+        found, transfer = compared(studies[name])
+        tasks = [studies[name].results.study.task(task) for task in transfer]
+        types, labels = {task.name: task.task_type for task in tasks}, {task.name: len(task.labels) for task in tasks}
+        return partial_correlations(found, transfer, types, labels, draws=1999)
+
+    def moved_test(*args, **how):
+        tested = permutation_test(*args, **how)
+        return tested._replace(p=p_of(tested.p, tested.draws))
+
+    def moved_partials(*args, **how):
+        table = of_study(name).copy()
+        table["p"] = [p_of(*pair) for pair in zip(table["p"], table["draws"], strict=True)]
+        return table
+
+    monkeypatch.setattr(evidence, "DECLARED", ("",))  # every study says what the rule would say of it
+    monkeypatch.setattr(evidence, "permutation_test", moved_test)
+    monkeypatch.setattr(evidence, "partial_correlations", moved_partials)
+    studies = {study.name: study for study in available_studies(ROOT / "results", "transfer")}
+    assert {"micro", "small", "smollm"} <= studies.keys()
+
+    def verdicts(by):
+        nonlocal moved
+        moved = by
+        return {column: text for column, text in row(studies[name]).items() if column in VERDICTS}
+
+    for name in studies:
+        said = verdicts(0)
+        assert said or (row, name) == (by_similarity, "small")  # whose model's neurons were not stored
+        assert verdicts(-4) == said == verdicts(4), name
 
 
 def test_similarities_are_stored_for_pages_without_the_model(folder, tmp_path):

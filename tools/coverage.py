@@ -2,11 +2,12 @@
 """Measure the coverage of the intervals in `prompt_transferability.statistics`, and the size and power of its tests.
 
     python tools/coverage.py intervals --worlds 1000 --seed 0 --out results/statistics/coverage.csv
-    python tools/coverage.py tests --worlds 1000 --seed 0 --out results/statistics/tests.csv
+    python tools/coverage.py tests --worlds 300 --seed 0 --out results/statistics/tests.csv
 
 Each world draws tasks, their types, how well prompts transfer between them and how similar their prompts are. The true
-value of a statistic is its mean over all worlds of a kind; its coverage is the share of worlds whose interval contains
-this value. The same seed yields the same table.
+value of a statistic is its mean over all worlds of a kind, so bias of the statistic itself is not seen; its coverage is
+the share of worlds whose interval contains this value. Statistics of whole matrices are slow, and are computed in a
+third as many worlds. The same seed yields the same table.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import pandas as pd
 from prompt_transferability.files import atomic_write
 from prompt_transferability.provenance import environment
 from prompt_transferability.similarity import (
+    _Comparison,
     by_source,
     correlation_gain,
     pair_means,
+    pooled_correlation,
     same_task_auc,
-    transferability_correlation,
     type_baseline,
     type_pairs,
 )
@@ -40,7 +42,12 @@ from prompt_transferability.statistics import (
     spearman,
     wilson_interval,
 )
-from prompt_transferability.zero_shot_transfer import type_means
+from prompt_transferability.zero_shot_transfer import (
+    recovered_by_type,
+    recovered_overall,
+    type_gap_test,
+    type_means,
+)
 
 TYPE_SHARES = np.array([6, 3, 2, 2]) / 13  # as in the paper's 13 tasks
 Found = Iterator[tuple[str, float, float, float]]  # name of the statistic, value, low, high
@@ -64,6 +71,9 @@ class World:
         similar = (similar + similar.T) / np.sqrt(2)
         if kind in ("types only", "given types"):
             similar, transfer = similar + 2 * same, transfer + 2 * same
+        elif kind == "types of unlike strength":
+            strength = random.gamma(2, 0.5, size=n)  # by target
+            similar, transfer = similar + 2 * same, 0.3 * transfer + 3 * strength * same
         elif kind == "latent factors":
             factors = random.normal(size=(n, 3))
             shared = factors @ factors.T / np.sqrt(3)
@@ -89,6 +99,12 @@ class World:
     def table(self, cells: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(cells, self.names, self.names)
 
+    def accuracies(self) -> pd.DataFrame:
+        "The accuracies if transfer is the share of its target's gain that a prompt keeps, with the random prompt's."
+        gain = 0.2 + 0.4 * self.random.random(len(self.names))
+        shares = self.transfer.mask(np.eye(len(gain), dtype=bool), 1.0)
+        return pd.concat([0.35 + gain * shares, pd.DataFrame(0.35, ["random"], self.names)])
+
     def prompts(self, seeds: int = 3) -> tuple[pd.DataFrame, dict[str, str]]:
         "The similarity of several prompts of each task, and the task of each."
         names = [f"{name} {seed}" for name in self.names for seed in range(seeds)]
@@ -104,6 +120,7 @@ WORLDS = (
     "no relation",
     "types only",
     "given types",
+    "types of unlike strength",
     "latent factors",
     "strong factors",
     "task effects",
@@ -116,19 +133,29 @@ def of_matrices(world: World) -> Found:
     "The intervals of statistics computed from whole matrices."
     ends = ["low", "high"]
     baseline = type_baseline(world.types)
-    row = transferability_correlation(world.similarity, world.transfer, draws=1).loc["overall"]
-    yield "correlation with transfer", row["rho"], *row[ends]
+    for name, matrix in {"metric": world.similarity, "task type": baseline}.items():
+        yield f"correlation of the {name}", *_Comparison(matrix, world.transfer, include_self=False).overall()
     row = correlation_gain(world.similarity, baseline, world.transfer).loc["overall"]
     yield "correlation beyond the type's", row["gain"], *row[ends]
+    row = pooled_correlation(world.similarity, world.transfer, draws=1)
+    yield "correlation over all pairs", row["rho"], *row[ends]
     prompts, tasks = world.prompts()
     means = pair_means(prompts, tasks, world.types)
     for kind in ("same task", "same type", "different type"):
         yield f"similarity, {kind}", means.at[kind, "mean"], *means.loc[kind, ends]
     found = same_task_auc(prompts, tasks)
     yield "AUC of the same task", found["auc"], *found[ends]
-    means = type_means(world.transfer, dict.fromkeys(world.names, "SA") | {name: "NLI" for name in world.names[6:]})
-    for name in ("within", "across", "gap"):
-        yield f"transfer {name} a type", *means.loc["SA"][name][["mean", *ends]]
+    first = world.names[:6]
+    known, two = world.accuracies(), dict.fromkeys(world.names, "NLI") | dict.fromkeys(first, "SA")
+    found = {
+        "transfer": type_means(world.transfer[first], two),
+        "share of the gain": recovered_by_type(known[first], two),
+    }
+    for what, means in found.items():
+        for name in ("within", "across", "gap"):
+            yield f"{what}, {'gap' if name == 'gap' else f'{name} a type'}", *means.loc["SA"][name][["mean", *ends]]
+    for name, row in recovered_overall(known, world.types).iterrows():
+        yield f"share of the gain, {name} all types", *row
 
 
 def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
@@ -141,13 +168,15 @@ def gains(kind: str, n: int, random: np.random.Generator) -> np.ndarray:
         "skew": random.exponential(size=n),
         "many zeros": random.exponential(size=n) * (random.random(n) < 0.6),
         "few tasks gain much": 0.3 * noise + random.exponential(size=n) * (random.random(n) < 0.4),
+        "strong skew": random.lognormal(size=n),
         "one task in ten gains much": 0.1 * noise + 3.0 * (random.random(n) < 0.1),
         "a sample of types": 0.8 * noise + np.repeat(random.normal(size=4), _sizes_of_types(n)),
     }[kind]
 
 
 GAINS = ("no relation", "types only", "task effects", "skew", "many zeros", "few tasks gain much")
-BEYOND = ("one task in ten gains much", "a sample of types")  # worlds about which a few tasks say too little
+# Worlds about which a few tasks say too little:
+BEYOND = ("strong skew", "one task in ten gains much", "a sample of types")
 
 
 def of_gains(kind: str, n: int, random: np.random.Generator) -> Found:
@@ -156,6 +185,8 @@ def of_gains(kind: str, n: int, random: np.random.Generator) -> Found:
     yield "mean of tasks", values.mean(), *interval(values)
     if kind != "many zeros":  # if many tasks share the median, no interval can miss it
         yield "median of tasks", np.median(values), *median_interval(values)
+    three = np.stack([values - gains(kind, n, random) for _ in range(3)])
+    yield "smallest of three gains, all zero", 0.0, *interval(three[three.mean(1).argmin()])
     tuned = 0.5 + 0.5 * random.random(n)
     kept = tuned * (0.4 + 0.1 * np.tanh(values))
     ends = jackknife_interval(lambda counts: (counts @ kept) / (counts @ tuned), n)
@@ -174,12 +205,14 @@ def of_one_target(kind: str, n: int, random: np.random.Generator) -> Found:
 
 
 def coverage(draw: Callable[[], Found], worlds: int, **about: object) -> pd.DataFrame:
-    "The share of worlds whose interval contains the mean over all worlds."
+    "The share of worlds whose interval contains the mean over all worlds, and of those whose interval is below it."
     rows = pd.DataFrame([row for _ in range(worlds) for row in draw()], columns=["what", "value", "low", "high"])
     rows = rows.dropna()
     rows["true"] = rows.groupby("what")["value"].transform("mean")
     rows["holds"] = (rows["low"] <= rows["true"]) & (rows["true"] <= rows["high"])
-    found = rows.groupby("what", sort=False).agg(share=("holds", "mean"), worlds=("holds", "size"))
+    rows["below"] = rows["high"] < rows["true"]
+    counted = {"share": ("holds", "mean"), "below": ("below", "mean"), "worlds": ("holds", "size")}
+    found = rows.groupby("what", sort=False).agg(**counted)
     return found.reset_index().assign(**about)
 
 
@@ -190,9 +223,9 @@ def of_one_accuracy(worlds: int, random: np.random.Generator) -> pd.DataFrame:
         true = 0.5 + 0.45 * random.random(worlds)
         hits = random.binomial(n, true)
         ends = np.array([wilson_interval(hit / n, n) for hit in hits])
-        holds = (ends[:, 0] <= true) & (true <= ends[:, 1])
+        holds, below = (ends[:, 0] <= true) & (true <= ends[:, 1]), ends[:, 1] < true
         about = {"what": "one accuracy", "n": n, "world": "any accuracy from 50 to 95 %"}
-        rows.append(about | {"share": holds.mean(), "worlds": worlds})
+        rows.append(about | {"share": holds.mean(), "below": below.mean(), "worlds": worlds})
     return pd.DataFrame(rows)
 
 
@@ -202,10 +235,14 @@ def rejections(kind: str, n: int, worlds: int, random: np.random.Generator) -> p
     for _ in range(worlds):
         world = World(kind, n, random)
         types = type_pairs(world.types)
-        controls = types | by_source(world.names)
-        for name, known in {"permutation test": {}, "partial, types": types, "partial, all": controls}.items():
-            tested = partial_permutation_test(world.similarity, world.transfer, known, draws=199, seed=0)
-            found.setdefault(name, []).append(tested.p <= 0.05)
+        controls = {"permutation test": {}, "partial, types": types, "partial, all": types | by_source(world.names)}
+        tested = {
+            name: partial_permutation_test(world.similarity, world.transfer, known, draws=199, seed=0)
+            for name, known in controls.items()
+        }
+        tested["types permuted"] = type_gap_test(world.accuracies(), world.types)
+        for name, result in tested.items():
+            found.setdefault(name, []).append(result.p <= 0.05)
     rows = [{"what": name, "share": np.mean(said), "worlds": worlds} for name, said in found.items()]
     return pd.DataFrame(rows).assign(n=n, world=kind)
 
@@ -226,25 +263,32 @@ def _counted(job: tuple[str, str, int, int, list[int]]) -> pd.DataFrame:
     return coverage(draw, worlds, n=n, world=kind)
 
 
+SIZES = {  # the numbers of tasks that pages use
+    "gains": (6, 7, 9, 10, 11, 12, 13),
+    "one target": (9, 12, 13),
+    "matrices": (9, 13),
+    "tests": (9, 13),
+}
+KINDS = {"gains": (*GAINS, *BEYOND), "one target": tuple(RELATIONS), "matrices": WORLDS, "tests": WORLDS}
+
+
 def simulate(
     what: str,  # "intervals" or "tests"
     worlds: int,
     seed: int,
     workers: int = 1,
-    sizes: tuple[int, ...] = (8, 12, 13),
 ) -> pd.DataFrame:
     "How often intervals contain the true value, or tests reject, in one table."
-    if what == "tests":
-        jobs = [("tests", kind, n) for n in sizes for kind in WORLDS]
-    else:
-        jobs = [("one accuracy", "", 0)]
-        jobs += [("gains", kind, n) for n in (6, *sizes) for kind in (*GAINS, *BEYOND)]
-        jobs += [("one target", kind, n) for n in sizes for kind in RELATIONS]
-        jobs += [("matrices", kind, n) for n in sizes for kind in WORLDS]
-    asked = [(*job, worlds, [seed, place]) for place, job in enumerate(jobs)]
+    groups = ("tests",) if what == "tests" else ("gains", "one target", "matrices")
+    jobs = [] if what == "tests" else [("one accuracy", "", 0, worlds)]
+    for group in groups:
+        number = worlds // 3 if group == "matrices" else worlds
+        jobs += [(group, kind, n, number) for n in SIZES[group] for kind in KINDS[group]]
+    asked = [(*job, [seed, place]) for place, job in enumerate(jobs)]
     with ProcessPoolExecutor(workers) as pool:
         tables = list(pool.map(_counted, asked))
-    return pd.concat(tables, ignore_index=True)[["what", "n", "world", "share", "worlds"]]
+    found = pd.concat(tables, ignore_index=True)
+    return found[[name for name in ("what", "n", "world", "share", "below", "worlds") if name in found]]
 
 
 def main() -> None:
