@@ -6,7 +6,8 @@
 Table 3 of the paper ranks similarity metrics by how well they correlate with zero-shot transfer. This script repeats
 the computation for each choice that could have been made: without up to two sources and up to one target, for each seed
 and for all, with and without self pairs and the dead first vector, by three correlations within targets and, over all
-cells at once, by two correlations of three measures of transfer. Each row of the table counts the subsets of tasks for
+cells at once, by two correlations of three measures of transfer. Within targets, Spearman's ranks of equal values are
+shared, or follow the order of the table in either direction. Each row of the table counts the subsets of tasks for
 which each conclusion holds. Nothing is trained, and no number is random.
 """
 
@@ -43,7 +44,10 @@ from prompt_transferability.zero_shot_transfer import MIN_GAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURES = ("accuracy", "share of the gain", "rank on the target")
-WITHIN, POOLED = ("Spearman", "Kendall", "Pearson"), ("Spearman", "Pearson")
+POOLED = ("Spearman", "Pearson")
+SHARED, BY_ORDER, REVERSED = "share a rank", "in the order of the table", "in reverse order"
+WITHIN = (("Spearman", SHARED), ("Spearman", BY_ORDER), ("Spearman", REVERSED), ("Kendall", "any"), ("Pearson", "any"))
+"Correlations within targets, and how the ranks of equal values are chosen."
 
 
 @dataclass
@@ -110,14 +114,21 @@ def subsets(n: int, most: int) -> list[np.ndarray]:
     return [np.delete(every, out) for size in range(most + 1) for out in combinations(range(n), size)]
 
 
-def within(kind: str, x: np.ndarray, y: np.ndarray) -> float:
+def ranks(values: np.ndarray, ties: str) -> np.ndarray:
+    "Ranks, with one of three treatments of equal values."
+    if ties == REVERSED:
+        return rankdata(values[::-1], method="ordinal")[::-1]
+    return rankdata(values, method="ordinal" if ties == BY_ORDER else "average")
+
+
+def within(kind: str, x: np.ndarray, y: np.ndarray, ties: str = SHARED) -> float:
     "A correlation; NaN if one side does not vary."
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
     if kind == "Kendall":
         return float(kendalltau(x, y).statistic)
     if kind == "Spearman":
-        x, y = rankdata(x), rankdata(y)
+        x, y = ranks(x, ties), ranks(y, ties)
     return float(np.corrcoef(x, y)[0, 1])
 
 
@@ -131,20 +142,20 @@ def measured(case: Case, measure: str) -> np.ndarray:  # [sources, targets]
     return (case.accuracy - case.random) / np.where(gain >= MIN_GAIN, gain, np.nan)
 
 
-def correlations(case: Case, self_pairs: bool) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    "By kind of correlation and measure: the correlation of each metric, over all subsets of sources and targets."
+def correlations(case: Case, self_pairs: bool) -> Iterator[tuple[str, str, str, dict[str, np.ndarray]]]:
+    "By correlation, ties and measure: the correlation of each metric, over all subsets of sources and targets."
     n = len(case.accuracy)
     sources, targets = subsets(n, 2), subsets(n, 1)
-    for kind in WITHIN:  # within a target the measures have the same order, or differ by a factor
+    for kind, ties in WITHIN:  # within a target the measures have the same order, or differ by a factor
         found = {}
         for metric, similar in case.similarity.items():
             by_target = np.full((len(sources), n), np.nan)
             for i, kept in enumerate(sources):
                 for target in range(n):
                     rows = kept if self_pairs else kept[kept != target]
-                    by_target[i, target] = within(kind, similar[rows, target], case.accuracy[rows, target])
+                    by_target[i, target] = within(kind, similar[rows, target], case.accuracy[rows, target], ties)
             found[metric] = np.stack([np.nanmean(by_target[:, kept], axis=1) for kept in targets], axis=1).ravel()
-        yield f"{kind}, within targets", "any", found
+        yield f"{kind}, within targets", ties, "any", found
     for measure in MEASURES:
         values = measured(case, measure)
         for kind in POOLED:
@@ -155,7 +166,8 @@ def correlations(case: Case, self_pairs: bool) -> Iterator[tuple[str, str, dict[
                     used = np.isfinite(values[cells]) & (self_pairs | (rows[:, None] != columns))
                     for metric, similar in case.similarity.items():
                         found[metric].append(within(kind, similar[cells][used], values[cells][used]))
-            yield f"{kind}, all cells", measure, {metric: np.array(rhos) for metric, rhos in found.items()}
+            ties = SHARED if kind == "Spearman" else "any"
+            yield f"{kind}, all cells", ties, measure, {metric: np.array(rhos) for metric, rhos in found.items()}
 
 
 def conclusions(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -180,9 +192,9 @@ def atlas() -> pd.DataFrame:
     cases = [*published(), *of_study("micro", "micro world"), *of_study("small", "all-MiniLM-L6-v2, real tasks")]
     for case in cases:
         for self_pairs in (True, False):
-            for kind, measure, found in correlations(case, self_pairs):
+            for kind, ties, measure, found in correlations(case, self_pairs):
                 about = {"study": case.study, "prompts": case.prompts, "vectors": case.vectors}
-                about |= {"self pairs": self_pairs, "correlation": kind, "measure": measure}
+                about |= {"self pairs": self_pairs, "correlation": kind, "ties": ties, "measure": measure}
                 order = np.argsort([-found[metric][0] for metric in found])  # with all tasks
                 orders = np.argsort(-np.stack([*found.values()]), axis=0, kind="stable")
                 rows.append(
