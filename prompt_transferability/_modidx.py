@@ -2051,8 +2051,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._share_counted_once': ( 'nbs/library/statistics.html#_share_counted_once',
                                                                                                               'prompt_transferability/statistics.py'),
-                                                   'prompt_transferability.statistics._skewness': ( 'nbs/library/statistics.html#_skewness',
-                                                                                                    'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._task_cells': ( 'nbs/library/statistics.html#_task_cells',
                                                                                                       'prompt_transferability/statistics.py'),
                                                    'prompt_transferability.statistics._two_sided': ( 'nbs/library/statistics.html#_two_sided',

@@ -509,7 +509,7 @@ def _pairs(study: Evidence) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
 
 def _auc(matrix: pd.DataFrame, tasks: Mapping[str, str]) -> str:
     try:
-        return with_interval(*same_task_auc(matrix, tasks)[["auc", "low", "high"]])
+        return with_interval(*same_task_auc(matrix, tasks)[["auc", "low", "high"]], null=0.5)
     except ValueError:  # one seed, or one task
         return "–"
 

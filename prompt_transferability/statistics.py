@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, binomtest, norm, rankdata, t
+from scipy.stats import binom, binomtest, norm, rankdata, skew, t
 
 # %% auto #0
 __all__ = ['FEWEST_UNITS', 'NEAR', 'wilson_interval', 'interval', 'median_interval', 'jackknife_interval', 'spearman',
@@ -43,12 +43,6 @@ def _check_level(level: float) -> None:
         raise ValueError(f"the level of an interval must be between 0 and 1; got {level}")
 
 # %% ../nbs/library/statistics.ipynb #dc0d3b37
-def _skewness(values: np.ndarray) -> float:
-    "The skewness of a sample, corrected for its size: SciPy's `skew`, which takes longer for a few values."
-    n, apart = len(values), values - values.mean()
-    return np.sqrt(n * (n - 1)) / (n - 2) * (apart**3).mean() / (apart**2).mean() ** 1.5
-
-
 def _hall(quantile: float, skewness: float, n: int) -> float:
     "The distance of an end of Hall's interval from the mean, in standard deviations."
     if abs(skewness) < 1e-6:
@@ -63,7 +57,7 @@ def _around(center: float, values: np.ndarray, level: float, share: float = 1.0)
     n = len(values)
     if n < FEWEST_UNITS or not np.isfinite(values).all() or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return _NO_INTERVAL
-    quantile, skewness = t.ppf((1 + level) / 2, n - 1), _skewness(values)
+    quantile, skewness = t.ppf((1 + level) / 2, n - 1), skew(values, bias=False)
     spread = values.std(ddof=1) * np.sqrt(share)
     student = quantile / np.sqrt(n)
     below, above = np.clip([_hall(quantile, skewness, n), -_hall(-quantile, skewness, n)], student, 2 * student)
