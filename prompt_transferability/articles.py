@@ -61,7 +61,7 @@ def with_interval(
     sign: bool = False,
     null: float = 0.0,  # the value that means no effect; 0.5 for the area under an ROC curve
 ) -> str:
-    "A number with its interval, or alone if it has none; no end is rounded to `null`."
+    "A number with its interval, if it has one; an end that would look like `null` gets up to two more digits."
     low, high = (_end(times * end, times * null, digits, sign) for end in (low, high))
     value = number(times * value, digits, sign)
     return value if "–" in (low, high) else f"{value} [{low}, {high}]"

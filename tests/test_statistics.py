@@ -328,7 +328,7 @@ def test_the_intervals_cover_what_the_page_says(coverage):
         assert abs(row.share - said) <= 4 * np.sqrt(said * (1 - said) / row.worlds) + 0.03
 
 
-def test_what_is_called_95_percent_covers_92_to_98_on_average_and_the_page_says_where_not():
+def test_what_is_called_95_percent_covers_92_to_98_on_average_and_rarely_less_than_87():
     rows = pd.read_csv(ROOT / "results" / "statistics" / "coverage.csv")
     for name, what in {"coverage": "intervals", "tests": "tests"}.items():
         origin = json.loads((ROOT / "results" / "statistics" / f"{name}.json").read_text())
@@ -388,7 +388,7 @@ def test_types_that_decide_transfer_are_covered_less_often():
         kept = (kinds[:, None] == kinds) * strength + noise
         accuracy = table(random.uniform(0.33, 0.5, 13) + own * kept.clip(-0.3, 1.1))
         found.append(_Comparison(type_baseline(dict(zip(NAMES, kinds, strict=True))), accuracy, False).overall())
-    assert 0.82 < inside(found) < 0.96
+    assert 0.82 < inside(found) < 0.94
 
 
 # ---- values that are not known
