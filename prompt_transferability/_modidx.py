@@ -729,8 +729,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence.tuned_on_dev': ( 'nbs/library/evidence.html#tuned_on_dev',
                                                                                                    'prompt_transferability/evidence.py'),
-                                                 'prompt_transferability.evidence.type_test': ( 'nbs/library/evidence.html#type_test',
-                                                                                                'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence.verdict': ( 'nbs/library/evidence.html#verdict',
                                                                                               'prompt_transferability/evidence.py'),
                                                  'prompt_transferability.evidence.whole_matrix': ( 'nbs/library/evidence.html#whole_matrix',

@@ -44,7 +44,6 @@ from prompt_transferability.statistics import (
     PermutationResult,
     interval,
     is_significant,
-    permutation_test,
     side_of,
     wilson_interval,
 )
@@ -64,16 +63,17 @@ from prompt_transferability.zero_shot_transfer import (
     kept_share,
     recovered_by_kind,
     recovered_share,
+    type_gap_test,
     type_means,
 )
 
 # %% auto #0
 __all__ = ['STUDIES', 'VERDICTS', 'HOLDS', 'FAILS', 'OPEN', 'DECLARED', 'BASELINES', 'FEWEST_TASKS', 'STARTS', 'CLAIMS',
            'Evidence', 'available_studies', 'each_study', 'verdict', 'summarize_verdicts', 'row_of', 'learned_tasks',
-           'tuned_on_dev', 'whole_matrix', 'type_test', 'by_type', 'pair_similarities', 'write_similarities',
-           'read_similarities', 'similarities', 'good_sources', 'holm', 'compared', 'metrics_against_transfer',
-           'by_similarity', 'by_pair', 'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words',
-           'by_method', 'by_projector', 'by_further', 'by_carried', 'across', 'progress', 'claims', 'headlines']
+           'tuned_on_dev', 'whole_matrix', 'by_type', 'pair_similarities', 'write_similarities', 'read_similarities',
+           'similarities', 'good_sources', 'holm', 'compared', 'metrics_against_transfer', 'by_similarity', 'by_pair',
+           'by_layers', 'by_choice', 'better_start', 'by_start', 'by_step', 'by_words', 'by_method', 'by_projector',
+           'by_further', 'by_carried', 'across', 'progress', 'claims', 'headlines']
 
 # %% ../nbs/library/evidence.ipynb #1ec20935
 _PLAIN = ("paper", "smollm", "gemma", "small", "micro")
@@ -257,31 +257,6 @@ def whole_matrix(study: Evidence) -> pd.DataFrame:  # sources in rows, with "ran
     tasks = [task for task in found.columns if task in found.index and found.loc[task].notna().all()]
     return found.loc[[*tasks, *(["random"] if "random" in found.index else [])], tasks]
 
-# %% ../nbs/library/evidence.ipynb #5482a0a9
-def type_test(
-    matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
-    types: Mapping[str, str],  # the type of each task
-    targets: Sequence[str],  # the targets to count, such as the learned tasks; all tasks are sources
-) -> PermutationResult:
-    "How much more of tuning's gain is kept within types than between types, and its p when types are permuted."
-    tasks = [*matrix.columns]
-    if "random" not in matrix.index or not targets:
-        return PermutationResult(np.nan, np.nan, 0)
-    kinds = np.array([types[task] for task in tasks], dtype=object)
-    gains = (matrix.loc[tasks] - matrix.loc["random"]).to_numpy()
-    counted = ~np.eye(len(tasks), dtype=bool) & np.isin(tasks, targets)
-    kept, tuned, same = counted * gains, counted * np.diag(gains), kinds[:, None] == kinds
-
-    def share(pairs: np.ndarray) -> np.ndarray:  # [draws, tasks, tasks] -> [draws]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.divide(*(np.einsum("dij,ij->d", pairs, part) for part in (kept, tuned)))
-
-    def gaps(orders: np.ndarray) -> np.ndarray:
-        alike = same[orders[:, :, None], orders[:, None]].astype(float)
-        return share(alike) - share(1 - alike)
-
-    return permutation_test(gaps, len(tasks))
-
 # %% ../nbs/library/evidence.ipynb #cab68e87
 def _permutations(tested: PermutationResult) -> str:
     return f"{tested.draws:,}" if tested.draws else "all"
@@ -301,7 +276,7 @@ def by_type(study: Evidence) -> dict[str, str]:
     if matrix.empty:
         return {}
     known = learned_tasks(study.results, study.backbone)["learned"]
-    tested = type_test(matrix, types, [task for task in matrix.columns if known.get(task, False)])
+    tested = type_gap_test(matrix, types, [task for task in matrix.columns if known.get(task, False)])
     row = {"tasks learned": f"{known.sum()} of {len(known)}"}
     means = type_means(matrix, types)
     if "SA" in means.index:

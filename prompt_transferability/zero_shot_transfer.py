@@ -406,17 +406,26 @@ def kept_share(
 def type_gap_test(
     matrix: pd.DataFrame,  # accuracies, with the row "random" and the targets' own prompts
     types: Mapping[str, str],  # the type of each task
+    targets: Sequence[str] | None = None,  # the targets to count, such as the learned tasks; None: all; all are sources
 ) -> PermutationResult:
-    "How much more of tuning's gain is kept within types than across them, and its p under random types."
-    kinds = np.array([types[task] for task in matrix], dtype=object)
-    gains = (matrix.loc[[*matrix.columns]] - matrix.loc["random"]).to_numpy()
-    same, differ = kinds[:, None] == kinds, ~np.eye(len(kinds), dtype=bool)
+    """How much more of tuning's gain is kept within types than across them, and its p under random types.
+
+    The result is NaN without a random prompt or a target.
+    """
+    tasks = [*matrix.columns]
+    counted = ~np.eye(len(tasks), dtype=bool) & (True if targets is None else np.isin(tasks, targets))
+    if "random" not in matrix.index or not counted.any():
+        return PermutationResult(np.nan, np.nan, 0)
+    kinds = np.array([types[task] for task in tasks], dtype=object)
+    gains, same = (matrix.loc[tasks] - matrix.loc["random"]).to_numpy(), kinds[:, None] == kinds
+    kept, tuned = counted * gains, counted * np.diag(gains)
 
     def share(pairs: np.ndarray) -> np.ndarray:  # [draws, tasks, tasks] -> [draws]
-        return np.einsum("dij,ij->d", pairs, gains) / np.einsum("dij,j->d", pairs, np.diag(gains))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.divide(*(np.einsum("dij,ij->d", pairs, part) for part in (kept, tuned)))
 
     def gaps(orders: np.ndarray) -> np.ndarray:
-        alike = same[orders[:, :, None], orders[:, None]]
-        return share((alike & differ).astype(float)) - share((~alike).astype(float))
+        alike = same[orders[:, :, None], orders[:, None]].astype(float)
+        return share(alike) - share(1 - alike)
 
-    return permutation_test(gaps, len(kinds))
+    return permutation_test(gaps, len(tasks))
