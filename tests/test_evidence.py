@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from fastcore.nbio import read_nb
 
-from prompt_transferability import evidence
+from prompt_transferability import evidence, zero_shot_transfer
 from prompt_transferability.cells import Store, pack
 from prompt_transferability.evidence import (
     CLAIMS,
@@ -218,7 +218,11 @@ def test_one_seed_cannot_decide_a_claim_about_several(folder):
 @pytest.mark.parametrize("row", [by_type, by_similarity])
 def test_no_verdict_depends_on_the_draws(row, monkeypatch):
     "Permutation tests with other random permutations: p moves by up to four standard errors, and no verdict changes."
-    partial_correlations, permutation_test, moved = evidence.partial_correlations, evidence.permutation_test, 0
+    partial_correlations, permutation_test, moved = (
+        evidence.partial_correlations,
+        zero_shot_transfer.permutation_test,
+        0,
+    )
 
     def p_of(p, draws):
         return p if not draws else min(max(p + moved * (p * (1 - p) / draws) ** 0.5, 1 / (draws + 1)), 1)
@@ -240,7 +244,7 @@ def test_no_verdict_depends_on_the_draws(row, monkeypatch):
         return table
 
     monkeypatch.setattr(evidence, "DECLARED", ("",))  # every study says what the rule would say of it
-    monkeypatch.setattr(evidence, "permutation_test", moved_test)
+    monkeypatch.setattr(zero_shot_transfer, "permutation_test", moved_test)
     monkeypatch.setattr(evidence, "partial_correlations", moved_partials)
     studies = {study.name: study for study in available_studies(ROOT / "results", "transfer")}
     assert {"micro", "small", "smollm"} <= studies.keys()
